@@ -1,0 +1,192 @@
+"""The one fit loop: progress, early stopping on held-out data, the best weights kept, and taking up where it stopped."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+from tqdm.auto import trange
+
+from fpnlib import checks
+
+Batch = tuple[Tensor, ...]
+
+
+class CheckpointStore(Protocol):
+    """Where a fit keeps its state between epochs; ``artifacts.Checkpoint`` is one."""
+
+    def load(self) -> tuple[dict[str, Tensor], dict] | None: ...
+    def save(self, tensors: dict[str, Tensor], meta: dict) -> None: ...
+    def clear(self) -> None: ...
+
+
+@dataclass
+class History:
+    """What a fit saw: one dict an epoch with ``epoch``, ``train``, ``validation`` (mean losses) and ``learning_rate``."""
+
+    epochs: list[dict] = field(default_factory=list)
+    best_epoch: int = 0
+    stopped_early: bool = False
+
+    @property
+    def best_validation(self) -> float:
+        """The smallest validation loss, that of the weights kept."""
+        return min((epoch["validation"] for epoch in self.epochs), default=math.inf)
+
+
+def fit(
+    module: nn.Module,
+    loss: Callable[..., Tensor],
+    train: Batch | Callable[[torch.Generator], Batch],
+    validation: Batch,
+    *,
+    epochs: int,
+    batch_size: int,
+    learning_rate: float,
+    one_cycle: bool = True,
+    patience: int | None = None,
+    weight_decay: float = 0.0,
+    clip_norm: float | None = None,
+    seed: int = 0,
+    checkpoint: CheckpointStore | None = None,
+    description: str = "fit",
+) -> History:
+    """Minimise the mean of ``loss`` over ``train`` with Adam; leave ``module`` in eval mode with its best weights.
+
+    Each epoch is seeded by (seed, epoch) alone, so a fit that was stopped and taken up again gives the same weights, to
+    the bit, as one that was not.
+
+    Args:
+        module: the parameters to train; those with ``requires_grad=False`` stay as they are.
+        loss: ``loss(*batch)`` gives the scalar mean over a batch.
+        train: tensors of equal length on the module's device, or a function of a generator that gives them anew for each epoch.
+        validation: held-out tensors of the same kind: they choose the best epoch and are never trained on.
+        one_cycle: warm up and anneal the rate (Smith 2018, arXiv:1803.09820) with ``learning_rate`` as its peak;
+            otherwise constant.
+        patience: stop after so many epochs without a better validation loss; None: never.
+        weight_decay: decoupled, as in AdamW.
+        clip_norm: bound on the gradient's norm; None: no bound.
+        checkpoint: keeps the state after each epoch; None: nothing is kept.
+
+    Raises:
+        ValueError: no training or validation data, or ``epochs`` or ``batch_size`` below 1.
+        FloatingPointError: the loss became NaN or infinite; the best weights so far are kept in ``module``.
+    """
+    checks.positive("epochs", epochs)
+    checks.positive("batch_size", batch_size)
+    draw = train if callable(train) else lambda generator: train
+    device = next(module.parameters()).device
+    n = len(draw(_generator(seed, 0, device))[0])
+    if not n or not len(validation[0]):
+        raise ValueError(f"fit needs data, got {n} training and {len(validation[0])} validation samples")
+
+    parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.AdamW(parameters, lr=learning_rate, weight_decay=weight_decay, fused=True)
+    schedule = None
+    if one_cycle:
+        steps = epochs * math.ceil(n / batch_size)
+        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, learning_rate, total_steps=steps)
+    history, best = History(), _copy(module)
+    if checkpoint is not None and (state := checkpoint.load()) is not None:
+        history, best = _restore(*state, module, optimizer, schedule, device)
+
+    progress = trange(len(history.epochs), epochs, desc=description, unit="epoch", dynamic_ncols=True)
+    for epoch in progress:
+        if history.stopped_early:
+            break
+        total = 0.0
+        # The global generator (dropout) is seeded too, and put back afterwards: the caller's own draws don't change.
+        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+            generator = _generator(seed, epoch, device)
+            torch.manual_seed(_mix(seed, epoch))
+            tensors = draw(generator)
+            order = torch.randperm(n, generator=generator, device=device)
+            module.train()
+            for rows in order.split(batch_size):
+                value = loss(*(tensor[rows] for tensor in tensors))
+                optimizer.zero_grad(set_to_none=True)
+                value.backward()
+                if clip_norm is not None:
+                    nn.utils.clip_grad_norm_(parameters, clip_norm)
+                optimizer.step()
+                if schedule is not None:
+                    schedule.step()
+                total += value.detach() * len(rows)
+        row = {
+            "epoch": epoch + 1,
+            "train": float(total) / n,
+            "validation": evaluate(module, loss, validation, batch_size),
+            "learning_rate": optimizer.param_groups[0]["lr"],
+        }
+        if not (math.isfinite(row["train"]) and math.isfinite(row["validation"])):
+            module.load_state_dict(best)
+            module.eval()
+            raise FloatingPointError(
+                f"{description}: the loss is {row['train']} in epoch {epoch + 1} (validation {row['validation']}); the weights of "
+                f"epoch {history.best_epoch} are kept. A smaller learning_rate than {learning_rate:g}, or clip_norm=1, usually helps."
+            )
+        if row["validation"] < history.best_validation:
+            history.best_epoch, best = epoch + 1, _copy(module)
+        history.epochs.append(row)
+        history.stopped_early = patience is not None and epoch + 1 - history.best_epoch >= patience
+        progress.set_postfix({key: f"{row[key]:.4g}" for key in ("train", "validation")})
+        if checkpoint is not None:
+            checkpoint.save(*_state(history, best, module, optimizer))
+    module.load_state_dict(best)
+    module.eval()
+    if checkpoint is not None:
+        checkpoint.clear()
+    return history
+
+
+@torch.no_grad()
+def evaluate(module: nn.Module, loss: Callable[..., Tensor], tensors: Batch, batch_size: int) -> float:
+    """Mean of ``loss`` over ``tensors`` in eval mode; the module's mode is put back."""
+    was_training = module.training
+    module.eval()
+    total = sum(float(loss(*batch)) * len(batch[0]) for batch in zip(*(tensor.split(batch_size) for tensor in tensors)))
+    module.train(was_training)
+    return total / len(tensors[0])
+
+
+def _mix(seed: int, epoch: int) -> int:
+    return (seed * 1_000_003 + epoch) % 2**63
+
+
+def _generator(seed: int, epoch: int, device: torch.device) -> torch.Generator:
+    return torch.Generator(device).manual_seed(_mix(seed, epoch))
+
+
+def _copy(module: nn.Module) -> dict[str, Tensor]:
+    return {key: tensor.detach().clone() for key, tensor in module.state_dict().items()}
+
+
+def _state(history: History, best: dict[str, Tensor], module: nn.Module, optimizer) -> tuple[dict[str, Tensor], dict]:
+    """Everything that the next epoch depends on, as flat tensors and JSON-able values."""
+    tensors = {f"module.{key}": value for key, value in module.state_dict().items()}
+    tensors |= {f"best.{key}": value for key, value in best.items()}
+    for index, state in optimizer.state_dict()["state"].items():
+        tensors |= {f"optimizer.{index}.{key}": value for key, value in state.items()}
+    return tensors, asdict(history)
+
+
+def _restore(tensors, meta, module, optimizer, schedule, device) -> tuple[History, dict[str, Tensor]]:
+    def under(prefix: str) -> dict[str, Tensor]:
+        return {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
+
+    history = History(**meta)
+    module.load_state_dict(under("module."))
+    state = optimizer.state_dict()
+    for key, value in under("optimizer.").items():
+        index, name = key.split(".")
+        state["state"].setdefault(int(index), {})[name] = value
+    optimizer.load_state_dict(state)
+    if schedule is not None and (taken := next(iter(state["state"].values()), None)):
+        # The schedule is a pure function of the steps taken: replaying it sets the rate (and Adam's beta1) to the bit.
+        for _ in range(int(taken["step"])):
+            schedule.step()
+    return history, {key: value.to(device) for key, value in under("best.").items()}
