@@ -1,0 +1,17 @@
+"""The frozen halves: autoencoders that a flow plugs into."""
+
+from fpnlib import checks
+from fpnlib.base_models.autoencoder import Autoencoder
+from fpnlib.base_models.conv import ConvAE, ConvVAE
+
+BASE_MODELS = {"ConvVAE": ConvVAE, "ConvAE": ConvAE}
+
+
+def build_base_model(name: str, **settings) -> Autoencoder:
+    """The base model called ``name``, untrained. Raises ValueError, with the nearest name, if there is none."""
+    if name not in BASE_MODELS:
+        raise checks.unknown("base model", name, BASE_MODELS)
+    return BASE_MODELS[name](**settings)
+
+
+__all__ = ["BASE_MODELS", "Autoencoder", "ConvAE", "ConvVAE", "build_base_model"]

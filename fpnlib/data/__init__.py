@@ -1,0 +1,32 @@
+"""Datasets by name, each with its embedded stand-in, all returned as one type."""
+
+from pathlib import Path
+
+from fpnlib import checks
+from fpnlib.data.dataset import Dataset, Split
+from fpnlib.data.digits import load_digits, load_mnist
+
+# name: loader(root, seed, download)
+DATASETS = {
+    "digits": lambda root, seed, download: load_digits(seed),  # ships with scikit-learn
+    "mnist": load_mnist,
+}
+
+
+def load(name: str, root: str | Path | None = None, seed: int = 0, download: bool = False) -> Dataset:
+    """The dataset called ``name``, its splits drawn by ``seed``.
+
+    Args:
+        root: folder of the data; None: the environment variable FPN_DATA, else ``data/`` in the project.
+        download: fetch what is missing, where that is possible.
+
+    Raises:
+        ValueError: an unknown name, with the nearest one; or damaged files.
+        FileNotFoundError: a missing file: which, where it should be, how to get it.
+    """
+    if name not in DATASETS:
+        raise checks.unknown("dataset", name, DATASETS)
+    return DATASETS[name](root, seed, download)
+
+
+__all__ = ["DATASETS", "Dataset", "Split", "load", "load_digits", "load_mnist"]

@@ -1,0 +1,101 @@
+"""The base models hold the authors' architecture and refuse what is not an image of theirs."""
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+from fpnlib.base_models import BASE_MODELS, Autoencoder, ConvAE, ConvVAE, build_base_model
+
+
+@pytest.fixture(params=BASE_MODELS)
+def base(request):
+    torch.manual_seed(0)
+    return BASE_MODELS[request.param](latent_dim=8).eval()
+
+
+@pytest.fixture
+def original(shared):
+    """The reference's outputs, and our model with its weights."""
+    reference = torch.load(shared / "reference" / "convvae_mnist.pt", weights_only=True)
+    base = ConvVAE()
+    base.load_state_dict({k.removeprefix("sd."): v for k, v in reference.items() if k.startswith("sd.")})
+    return reference, base.eval()
+
+
+@torch.no_grad()
+def test_convvae_agrees_with_the_original(original):
+    reference, base = original
+    tolerance = {"atol": 2e-5, "rtol": 0}
+    mean, std = base.posterior(reference["in.x"])
+    assert_close(mean, reference["out.mu"], **tolerance)
+    assert_close(2 * std.log(), reference["out.logvar"], **tolerance)
+    assert_close(mean + std * reference["in.eps"], reference["out.reparam_z"], **tolerance)
+    assert_close(base.encode(reference["in.x"]), reference["out.mu"], **tolerance)
+    assert_close(base.decode(reference["in.z"]), reference["out.decode_z"], **tolerance)
+    base.train()
+    assert_close(base.posterior(reference["in.x"])[0], reference["train.mu"], **tolerance)
+    assert_close(base.decode(reference["in.z"]), reference["train.decode_z"], **tolerance)
+
+
+@torch.no_grad()
+def test_convvae_loss_is_the_originals(original, monkeypatch):
+    reference, base = original
+    monkeypatch.setattr(torch, "randn_like", torch.zeros_like)  # the reference decodes the posterior mean
+    assert_close(base.loss(reference["in.x"]), reference["out.loss"] / len(reference["in.x"]))
+
+
+def test_encode_and_decode_have_the_shapes_they_state(base):
+    x = torch.rand(3, 1, 28, 28)
+    z = base.encode(x)
+    decoded = base.decode(z)
+    assert isinstance(base, Autoencoder)
+    assert z.shape == (3, base.latent_dim) and decoded.shape == x.shape
+    assert decoded.min() >= 0 and decoded.max() <= 1
+
+
+def test_loss_has_finite_gradients_where_pixels_saturate(base):
+    with torch.no_grad():
+        base.dec.gen[-1][0].bias.fill_(200.0)  # the sigmoid is exactly 1 everywhere
+    loss = base.loss(torch.zeros(4, 1, 28, 28))
+    loss.backward()
+    assert torch.isfinite(loss)
+    assert all(torch.isfinite(p.grad).all() for p in base.parameters() if p.grad is not None)
+
+
+def test_config_rebuilds_the_architecture(base):
+    twin = build_base_model(type(base).__name__, **base.config)
+    twin.load_state_dict(base.state_dict())
+    z = torch.randn(2, base.latent_dim)
+    assert torch.equal(twin.eval().decode(z), base.decode(z))
+
+
+@pytest.mark.parametrize(
+    ("x", "error", "said"),
+    [
+        (torch.zeros(2, 1, 32, 32), ValueError, r"\(n, 1, 28, 28\), got \(2, 1, 32, 32\)"),
+        (torch.zeros(2, 3, 28, 28), ValueError, r"\(n, 1, 28, 28\)"),
+        (torch.full((2, 1, 28, 28), 255.0), ValueError, r"in \[0, 1\]"),
+        (torch.zeros(2, 1, 28, 28, dtype=torch.uint8), TypeError, "uint8"),
+        (torch.full((2, 1, 28, 28), float("nan")), ValueError, "NaN"),
+    ],
+)
+def test_what_is_no_image_is_refused_in_one_line(base, x, error, said):
+    with pytest.raises(error, match=said) as raised:
+        base.encode(x)
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(("z", "said"), [(torch.zeros(2, 9), r"\(n, 8\)"), (torch.full((2, 8), float("inf")), "infinite")])
+def test_what_is_no_latent_is_refused_in_one_line(base, z, said):
+    with pytest.raises(ValueError, match=said):
+        base.decode(z)
+
+
+def test_misspelt_base_model_names_the_nearest():
+    with pytest.raises(ValueError, match="did you mean 'ConvVAE'"):
+        build_base_model("convvea")
+
+
+def test_latent_dim_must_be_positive():
+    with pytest.raises(ValueError, match="latent_dim"):
+        ConvAE(latent_dim=0)

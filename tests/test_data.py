@@ -1,0 +1,111 @@
+"""Loaders: what they return, and what they say when something is missing."""
+
+import pytest
+import torch
+
+from fpnlib import data
+
+
+@pytest.fixture(scope="module")
+def digits():
+    return data.load("digits")
+
+
+def write_mnist(root, train=60, test=20):
+    """A tiny data set in MNIST's own file format."""
+    raw = root / "MNIST" / "raw"
+    raw.mkdir(parents=True)
+    for name, n in (("train", train), ("t10k", test)):
+        pixels = torch.arange(n * 28 * 28).remainder(256).to(torch.uint8).numpy().tobytes()
+        labels = bytes(i % 10 for i in range(n))
+        sizes = b"".join(size.to_bytes(4, "big") for size in (n, 28, 28))
+        (raw / f"{name}-images-idx3-ubyte").write_bytes(b"\x00\x00\x08\x03" + sizes + pixels)
+        (raw / f"{name}-labels-idx1-ubyte").write_bytes(b"\x00\x00\x08\x01" + n.to_bytes(4, "big") + labels)
+    return raw
+
+
+def rows(split):
+    return {x.numpy().tobytes() for x in split.x}
+
+
+def test_digits_are_laid_out_as_mnist(digits):
+    assert sum(map(len, (digits.train, digits.validation, digits.test))) == 1797
+    for split in (digits.train, digits.validation, digits.test):
+        assert split.x.shape == (len(split), 1, 28, 28) and split.x.dtype == torch.float32
+        assert split.x.min() >= 0 and split.x.max() <= 1
+        assert split.y.dtype == torch.int64 and set(split.y.tolist()) == set(range(10))
+    framed = digits.train.x.clone()
+    framed[..., 4:24, 4:24] = 0
+    assert not framed.any()
+    assert digits.train.x[..., 4:24, 4:24].std() > 0.2
+
+
+def test_digits_match_their_labels(digits):
+    """An upside-down or shuffled set would not let the nearest class mean classify it."""
+    means = torch.stack([digits.train.x[digits.train.y == k].mean(0).flatten() for k in range(10)])
+    nearest = torch.cdist(digits.test.x.flatten(1), means).argmin(1)
+    assert (nearest == digits.test.y).float().mean() > 0.85
+
+
+def test_splits_are_disjoint_stratified_and_drawn_by_the_seed(digits):
+    assert not rows(digits.train) & rows(digits.test)
+    assert not rows(digits.train) & rows(digits.validation) and not rows(digits.validation) & rows(digits.test)
+    assert digits.test.y.bincount().max() - digits.test.y.bincount().min() <= 2
+    again, other = data.load("digits", seed=0), data.load("digits", seed=1)
+    assert torch.equal(again.train.x, digits.train.x) and again.checksum == other.checksum == digits.checksum
+    assert rows(other.test) != rows(digits.test)
+
+
+def test_mnist_holds_validation_out_of_train_and_leaves_test_alone(tmp_path):
+    write_mnist(tmp_path)
+    mnist = data.load_mnist(tmp_path, validation=20)
+    assert [len(split) for split in (mnist.train, mnist.validation, mnist.test)] == [40, 20, 20]
+    assert mnist.validation.y.bincount().tolist() == [2] * 10
+    assert mnist.test.y.tolist() == [i % 10 for i in range(20)]
+    assert mnist.test.x[0, 0].flatten()[:3].tolist() == pytest.approx([0, 1 / 255, 2 / 255])
+
+
+def test_mnist_checksum_follows_the_bytes(tmp_path):
+    raw = write_mnist(tmp_path)
+    before = data.load_mnist(tmp_path, validation=20).checksum
+    labels = raw / "t10k-labels-idx1-ubyte"
+    labels.write_bytes(labels.read_bytes()[:-1] + b"\x03")
+    assert data.load_mnist(tmp_path, validation=20).checksum != before
+
+
+def test_mnist_is_found_through_the_environment(tmp_path, monkeypatch):
+    write_mnist(tmp_path)
+    monkeypatch.setenv("FPN_DATA", str(tmp_path))
+    assert len(data.load_mnist(validation=20).test) == 20
+
+
+def test_missing_mnist_names_file_folder_and_remedy(tmp_path):
+    raw = write_mnist(tmp_path)
+    (raw / "t10k-images-idx3-ubyte").unlink()
+    with pytest.raises(FileNotFoundError, match="t10k-images-idx3-ubyte") as raised:
+        data.load("mnist", root=tmp_path)
+    said = str(raised.value)
+    assert str(raw) in said and "FPN_DATA" in said and "download=True" in said and "\n" not in said
+
+
+@pytest.mark.parametrize("name", ["train-images-idx3-ubyte", "t10k-labels-idx1-ubyte"])
+@pytest.mark.parametrize("left", [0, 3, 30])
+def test_damaged_mnist_is_refused_in_one_line(tmp_path, name, left):
+    raw = write_mnist(tmp_path)
+    (raw / name).write_bytes((raw / name).read_bytes()[:left] if left != 30 else (raw / name).read_bytes()[:-7])
+    with pytest.raises(ValueError, match="damaged") as raised:
+        data.load("mnist", root=tmp_path)
+    assert "\n" not in str(raised.value)
+
+
+def test_real_mnist(shared):
+    mnist = data.load("mnist", root=shared / "data")
+    assert [len(split) for split in (mnist.train, mnist.validation, mnist.test)] == [55_000, 5_000, 10_000]
+    assert mnist.test.y[:5].tolist() == [7, 2, 1, 0, 4]
+    share = mnist.train.y.bincount() / 55_000 - mnist.validation.y.bincount() / 5_000
+    assert share.abs().max() < 1e-3
+
+
+def test_misspelt_dataset_names_the_nearest():
+    with pytest.raises(ValueError, match="did you mean 'mnist'"):
+        data.load("mnits")
