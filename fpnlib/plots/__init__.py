@@ -1,0 +1,32 @@
+"""Every figure of the project: pure functions from arrays or tensors to a matplotlib ``Figure``.
+
+Colours are safe for the colour-blind (seaborn's "colorblind", cividis), and none carries a meaning alone: classes are
+also numbered, lines also dashed, values also written. Each function draws within ``style()``, changes no global
+setting, and raises a ValueError of one line for arrays of the wrong shape or with NaN.
+"""
+
+from fpnlib.plots.images import compare_grids, image_grid, posteriors
+from fpnlib.plots.look import COLORS, style
+from fpnlib.plots.planes import change_of_variables, densities, embedding, grids, jacobians
+from fpnlib.plots.schemas import SCHEMAS, schema
+from fpnlib.plots.scores import accuracies, confusion, confusions, costs, training_curves
+
+__all__ = [
+    "COLORS",
+    "SCHEMAS",
+    "accuracies",
+    "change_of_variables",
+    "compare_grids",
+    "confusion",
+    "confusions",
+    "costs",
+    "densities",
+    "embedding",
+    "grids",
+    "image_grid",
+    "jacobians",
+    "posteriors",
+    "schema",
+    "style",
+    "training_curves",
+]

@@ -1,0 +1,199 @@
+"""Points, densities and transformations in the plane (Figures 9 and 10; equations 2 to 13)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.collections import LineCollection
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from fpnlib import checks
+from fpnlib.plots.look import COLORS, HALO, INK, checked, names_of, new_figure, square, styled
+
+
+@styled
+def embedding(
+    panels: Mapping[str, tuple],
+    class_names: Sequence | None = None,
+    *,
+    axis_labels: tuple[str, str] = ("UMAP 1", "UMAP 2"),
+    legend_title: str = "class",
+    numbered: bool = True,
+    ticks: bool = False,
+) -> Figure:
+    """Labelled points in the plane, panels on the same axes: Figures 9, 10 and 12 (latents beside plugin samples).
+
+    Args:
+        panels: title → (points (n, 2), labels (n,)); labels are class indices 0…K-1.
+        numbered: write each class's name at the median of its points.
+        ticks: show the axes' numbers (UMAP's have no meaning).
+    """
+    panels = {title: _labelled(*panel) for title, panel in panels.items()}
+    classes = 1 + max(int(labels.max()) for _, labels in panels.values())
+    names = names_of(class_names, max(classes, len(class_names or ())))
+    fig, axes = new_figure(3.1 * len(panels) + 0.9, 3.2, 1, len(panels), sharex=True, sharey=True)
+    for ax, (title, (points, labels)) in zip(axes[0], panels.items()):
+        # A fixed shuffle keeps the class that is drawn last from hiding the others.
+        order = np.random.default_rng(0).permutation(len(points))
+        shades = np.array([COLORS[k % len(COLORS)] for k in labels])
+        size = float(np.clip(9000 / len(points), 3, 14))
+        ax.scatter(*points[order].T, c=shades[order], s=size, alpha=0.8, linewidths=0, rasterized=len(points) > 5000)
+        for k in np.unique(labels) if numbered else ():
+            middle = np.median(points[labels == k], axis=0)
+            ax.text(
+                *middle,
+                names[k],
+                ha="center",
+                va="center",
+                fontsize=10,
+                fontweight="bold",
+                color=INK,
+                path_effects=HALO,
+            )
+        ax.set(title=title, xlabel=axis_labels[0])
+        if not ticks:
+            ax.tick_params(left=False, bottom=False, labelleft=False, labelbottom=False)
+    axes[0, 0].set_ylabel(axis_labels[1])
+    present = sorted(set().union(*(np.unique(labels) for _, labels in panels.values())))
+    keys = [
+        Line2D([], [], marker="o", linestyle="", markersize=5, color=COLORS[k % len(COLORS)], label=names[k])
+        for k in present
+    ]
+    fig.legend(handles=keys, title=legend_title, loc="outside right center")
+    return fig
+
+
+@styled
+def densities(
+    panels: Mapping[str, object],
+    extent: tuple[float, float, float, float],
+    *,
+    samples: Mapping[str, object] | None = None,
+    axis_labels: tuple[str, str] = ("$x_1$", "$x_2$"),
+    columns: int = 4,
+) -> Figure:
+    """Densities in the plane as heat maps on one colour scale, samples on top.
+
+    Args:
+        panels: title → density (m, k) on a regular grid, row = second coordinate, from low to high; not negative.
+        extent: (left, right, bottom, top) of the grid.
+        samples: title → points (n, 2) drawn in that panel.
+    """
+    grids = {title: checked(grid, f"density '{title}'", "m", "k") for title, grid in panels.items()}
+    samples = {title: checked(points, f"samples '{title}'", "n", 2) for title, points in (samples or {}).items()}
+    for title in samples:
+        if title not in grids:
+            raise checks.unknown("panel", title, grids)
+    columns = min(columns, len(grids))
+    bands = math.ceil(len(grids) / columns)
+    fig, axes = new_figure(2.3 * columns + 0.7, 2.3 * bands + 0.3, bands, columns, sharex=True, sharey=True)
+    top = max(grid.max() for grid in grids.values())
+    for ax, (title, grid) in zip(axes.flat, grids.items()):
+        shown = ax.imshow(grid, extent=extent, origin="lower", cmap="cividis", vmin=0, vmax=top, aspect="equal")
+        if title in samples:
+            ax.scatter(*samples[title].T, s=5, color="white", edgecolors=INK, linewidths=0.3)
+        ax.set(title=title, xlim=extent[:2], ylim=extent[2:])
+    for ax in axes.flat[len(grids) :]:
+        ax.set_visible(False)
+    for ax in axes[-1]:
+        ax.set_xlabel(axis_labels[0])
+    for ax in axes[:, 0]:
+        ax.set_ylabel(axis_labels[1])
+    fig.colorbar(shown, ax=axes, label="density", shrink=0.85, pad=0.02).outline.set_visible(False)
+    return fig
+
+
+@styled
+def change_of_variables(u, x, density_u, density_x, *, interval: tuple[float, float] = (0.0, 1.0)) -> Figure:
+    """Equations 2 and 3 on a line: p_u below, x = T(u) in the middle, p_x on the left; equal shaded areas.
+
+    Args:
+        u, x: (n,) with x = T(u), u increasing, T monotone.
+        density_u, density_x: (n,) p_u(u) and p_x(x) at those points.
+        interval: an interval of u; the mass above it and the mass above its image are shaded.
+    """
+    u, x, density_u, density_x = (
+        checked(v, name, "n" if name == "u" else len(u))
+        for name, v in zip(("u", "x", "density_u", "density_x"), (u, x, density_u, density_x))
+    )
+    fig, axes = new_figure(4.6, 4.0, 2, 2, width_ratios=[1, 2.6], height_ratios=[2.6, 1])
+    left, middle, below = axes[0, 0], axes[0, 1], axes[1, 1]
+    axes[1, 0].axis("off")
+    left.sharey(middle)
+    below.sharex(middle)
+    inside = (u >= interval[0]) & (u <= interval[1])
+    middle.plot(u, x, color=INK)
+    for end in (u[inside][0], u[inside][-1]):
+        image = np.interp(end, u, x)
+        middle.plot([end, end, u.min()], [x.min(), image, image], color=COLORS[1], linewidth=0.8, linestyle=(0, (3, 2)))
+    below.plot(u, density_u, color=COLORS[0])
+    below.fill_between(u[inside], density_u[inside], color=COLORS[1], alpha=0.5, linewidth=0)
+    left.plot(density_x, x, color=COLORS[2])
+    left.fill_betweenx(x[inside], density_x[inside], color=COLORS[1], alpha=0.5, linewidth=0)
+    left.invert_xaxis()
+    below.set(xlabel="$u$", ylabel="$p_u(u)$", ylim=(0, None))
+    left.set(ylabel="$x$", xlabel="$p_x(x)$")
+    left.set_xlim(None, 0)
+    middle.set(title="$x = T(u)$", xlim=(u.min(), u.max()), ylim=(x.min(), x.max()))
+    middle.tick_params(labelleft=False, labelbottom=False)
+    masses = [float(np.trapezoid(p[inside], v[inside])) for p, v in ((density_u, u), (density_x, x))]
+    text = f"shaded mass\nof $u$: {masses[0]:.4f}\nof $x$: {masses[1]:.4f}"
+    axes[1, 0].text(0.5, 0.5, text, ha="center", va="center", transform=axes[1, 0].transAxes, linespacing=1.6)
+    return fig
+
+
+@styled
+def grids(panels: Mapping[str, object], *, axis_labels: tuple[str, str] = ("$x_1$", "$x_2$")) -> Figure:
+    """What a transformation does to the plane: a square grid, carried along; a panel a step (equations 4, 11 and 12).
+
+    Args:
+        panels: title → images (rows, columns, 2) of the points of a regular grid, the same points in each panel.
+    """
+    panels = {title: checked(points, f"grid '{title}'", "rows", "columns", 2) for title, points in panels.items()}
+    fig, axes = new_figure(2.4 * len(panels) + 0.3, 2.8, 1, len(panels))
+    reach = 1.05 * max(np.abs(points).max() for points in panels.values())
+    for ax, (title, points) in zip(axes[0], panels.items()):
+        for lines, color in ((points, COLORS[0]), (points.transpose(1, 0, 2), COLORS[1])):
+            ax.add_collection(LineCollection(list(lines), colors=[color], linewidths=0.8))
+        ax.set(title=title, xlabel=axis_labels[0], aspect="equal", xlim=(-reach, reach), ylim=(-reach, reach))
+        ax.label_outer()
+    axes[0, 0].set_ylabel(axis_labels[1])
+    return fig
+
+
+@styled
+def jacobians(panels: Mapping[str, object], *, row: str = "u", column: str = "x") -> Figure:
+    """Jacobians ∂row/∂column as heat maps, exact zeros left blank: the triangular structure seen (equations 10, 13).
+
+    Args:
+        panels: title → (D, D), entry (i, j) = ∂row_i/∂column_j.
+        row, column: the variables' names in the axis labels.
+    """
+    panels = {title: square(matrix, f"Jacobian '{title}'") for title, matrix in panels.items()}
+    fig, axes = new_figure(2.5 * len(panels) + 0.6, 2.7, 1, len(panels))
+    top = max(np.abs(matrix).max() for matrix in panels.values())
+    norm = mpl.colors.SymLogNorm(linthresh=top / 100, vmin=-top, vmax=top)
+    for ax, (title, matrix) in zip(axes[0], panels.items()):
+        ax.set_facecolor("white")
+        shown = ax.imshow(np.ma.masked_equal(matrix, 0), cmap="PuOr", norm=norm)
+        size = len(matrix)
+        ticks = range(0, size, max(1, size // 8))
+        ax.set_xticks(ticks, [i + 1 for i in ticks])
+        ax.set_yticks(ticks, [i + 1 for i in ticks])
+        ax.set(title=title, xlabel=f"$j$ (of ${column}_j$)", ylabel=f"$i$ (of ${row}_i$)")
+        ax.spines[:].set_visible(True)
+    bar = fig.colorbar(
+        shown, ax=axes, label=rf"$\partial {row}_i / \partial {column}_j$ (blank: exactly 0)", shrink=0.85, pad=0.02
+    )
+    bar.outline.set_visible(False)
+    bar.minorticks_off()
+    return fig
+
+
+def _labelled(points, labels) -> tuple[np.ndarray, np.ndarray]:
+    points = checked(points, "points", "n", 2)
+    return points, checked(labels, "labels", len(points)).astype(int)

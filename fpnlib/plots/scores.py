@@ -1,0 +1,225 @@
+"""Losses, confusions, accuracies and costs (Table 1)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Rectangle
+from matplotlib.ticker import MaxNLocator
+
+from fpnlib import checks
+from fpnlib.plots.look import COLORS, FAINT, INK, MARKERS, MUTED, checked, names_of, new_figure, square, styled
+
+
+@styled
+def training_curves(
+    histories: Mapping[str, Sequence[Mapping]], ylabel: str | Mapping[str, str], *, title: str | None = None
+) -> Figure:
+    """Training (dashed) and validation (solid) loss against the epoch, the best epoch marked with its value.
+
+    Args:
+        histories: name → rows with "epoch", "train" and "validation", as ``training.History.epochs`` has them.
+        ylabel: the loss and its unit; a mapping name → label draws each history in a panel of its own.
+    """
+    if not histories:
+        raise ValueError("histories must hold at least one training history, got none")
+    apart = not isinstance(ylabel, str)
+    panels = len(histories) if apart else 1
+    fig, axes = new_figure(3.6 * panels if apart else 5.2, 3.1, 1, panels)
+    dashes = {"linestyle": (0, (4, 2)), "linewidth": 1}
+    kinds = [Line2D([], [], color=MUTED, label="training", **dashes), Line2D([], [], color=MUTED, label="validation")]
+    keys = {ax: list(kinds) for ax in axes[0]}
+    for i, (name, rows) in enumerate(histories.items()):
+        ax = axes[0, i if apart else 0]
+        epoch, train, validation = _losses(name, rows)
+        best = int(validation.argmin())
+        look = {"color": COLORS[i % len(COLORS)], "marker": MARKERS[i % len(MARKERS)], "markeredgecolor": INK}
+        ax.plot(epoch, train, color=look["color"], **dashes)
+        ax.plot(epoch, validation, color=look["color"])
+        ax.plot(epoch[best], validation[best], **look)
+        text = f"{'' if apart else name + ', '}best: {validation[best]:.4g} (epoch {epoch[best]:g})"
+        keys[ax].append(Line2D([], [], label=text, **look))
+        ax.set(xlabel="epoch", ylabel=ylabel[name] if apart else ylabel, title=name if apart else title or "")
+    for ax in axes[0]:
+        ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+        _clip_top(ax)
+        ax.legend(handles=keys[ax])
+    if apart and title:
+        fig.suptitle(title)
+    return fig
+
+
+@styled
+def confusion(
+    matrix,
+    class_names: Sequence | None = None,
+    title: str | None = None,
+    *,
+    row_title: str = "requested class",
+    column_title: str = "judged class",
+) -> Figure:
+    """A confusion matrix in percent of its rows; the diagonal is muted, so that the confusions stand out.
+
+    Args:
+        matrix: (K, K) counts or rates: row = true or requested class, column = predicted or judged class.
+    """
+    matrix = _confusion(matrix)
+    classes = len(matrix)
+    names = names_of(class_names, classes)
+    percent = 100 * matrix / matrix.sum(1, keepdims=True)
+    off = np.ma.masked_array(percent, np.eye(classes, dtype=bool))
+    top = max(float(off.max()) if classes > 1 else 0, 0.5)
+    fig, axes = new_figure(0.43 * classes + 1.5, 0.4 * classes + 0.9)
+    ax = axes[0, 0]
+    shown = ax.imshow(off, cmap=sns.color_palette("YlOrBr", as_cmap=True), vmin=0, vmax=top)
+    for i, j in np.ndindex(classes, classes):
+        if i == j:
+            ax.add_patch(Rectangle((j - 0.5, i - 0.5), 1, 1, facecolor=FAINT, edgecolor="none"))
+        if i == j or percent[i, j] >= 0.05:
+            text = f"{percent[i, j]:.1f}" if percent[i, j] < 99.95 else "100"
+            color = MUTED if i == j else "white" if percent[i, j] > 0.65 * top else INK
+            ax.text(j, i, text, ha="center", va="center", color=color, fontsize=7)
+    ax.set_xticks(range(classes), names)
+    ax.set_yticks(range(classes), names)
+    ax.set(xlabel=column_title, ylabel=row_title, title=title or "")
+    ax.tick_params(length=0)
+    ax.spines[:].set_visible(False)
+    fig.colorbar(shown, ax=ax, label="confused, % of the row", shrink=0.8, pad=0.02).outline.set_visible(False)
+    return fig
+
+
+@styled
+def confusions(
+    matrices: Mapping[str, object], class_names: Sequence | None = None, *, top: int = 8, title: str | None = None
+) -> Figure:
+    """The most frequent confusions, in percent of the true or requested class, one bar a model.
+
+    Args:
+        matrices: model → confusion matrix (K, K) as for :func:`confusion`.
+        top: how many pairs to show, ordered by their sum over the models.
+    """
+    rates = {name: (m := _confusion(matrix)) / m.sum(1, keepdims=True) for name, matrix in matrices.items()}
+    classes = len(next(iter(rates.values())))
+    names = names_of(class_names, classes)
+    total = sum(rates.values()) * (1 - np.eye(classes))
+    order = [divmod(int(flat), classes) for flat in np.argsort(-total, axis=None, kind="stable")]
+    pairs = [(i, j) for i, j in order if i != j][: checks.positive("top", top)]
+    rows = [(f"{names[i]} → {names[j]}", name, 100 * rate[i, j]) for i, j in pairs for name, rate in rates.items()]
+    table = pd.DataFrame(rows, columns=["pair", "model", "percent"])
+    fig, axes = new_figure(4.6, 0.3 * len(pairs) * max(1, 0.45 * len(rates)) + 0.9)
+    ax = axes[0, 0]
+    palette = COLORS[: len(rates)]
+    sns.barplot(table, y="pair", x="percent", hue="model", palette=palette, ax=ax, errorbar=None, saturation=1)
+    ax.set(xlabel="% of the first class taken for the second", ylabel="", title=title or "")
+    ax.legend(title=None, loc="lower right")
+    return fig
+
+
+@styled
+def accuracies(
+    table: pd.DataFrame, *, label: str = "model", xlabel: str = "test accuracy", title: str | None = None
+) -> Figure:
+    """Scores of each model as dots on a line, ours beside the paper's: Tables 1 and 2 at a glance, values written.
+
+    Args:
+        table: one row a model, in the order drawn; the column ``label`` names it and every other numeric column
+            ("paper", "ours", …) is a series of dots. NaN: not reported, no dot.
+    """
+    if label not in table:
+        raise ValueError(
+            f"the table needs a column '{label}' with the models' names; it has {', '.join(map(str, table.columns))}"
+        )
+    series = [column for column in table.columns if column != label and pd.api.types.is_numeric_dtype(table[column])]
+    if not series:
+        raise ValueError("the table needs at least one numeric column of scores, got none")
+    rows = np.arange(len(table))[::-1]
+    fig, axes = new_figure(5 + 0.085 * max(7, *map(len, series)) * len(series), 0.38 * len(table) + 1.0)
+    ax = axes[0, 0]
+    beside = ax.get_yaxis_transform()
+    gap = 5.2 * max(7, *map(len, series)) + 6  # points from one written column to the next
+    ax.hlines(rows, 0, 1, transform=beside, color=FAINT, linewidth=0.8, zorder=0)
+    for i, column in enumerate(series):
+        color = "white" if column == "paper" else COLORS[(i - ("paper" in series)) % len(COLORS)]
+        values = table[column].to_numpy(float)
+        apart = 0.13 * ((len(series) - 1) / 2 - i)
+        ax.plot(
+            values,
+            rows + apart,
+            linestyle="",
+            marker=MARKERS[i % len(MARKERS)],
+            markersize=6,
+            color=color,
+            markeredgecolor=INK,
+            label=column,
+        )
+        for row, value in zip([*rows, len(table) - 0.5], [*values, column]):
+            text = value if value is column else f"{value:.4f}" if np.isfinite(value) else "–"
+            where = {"xy": (1, row), "xycoords": beside, "xytext": (14 + gap * i, 0), "textcoords": "offset points"}
+            ax.annotate(text, **where, va="center", fontsize=8, fontweight="bold" if value is column else "normal")
+    ax.set_yticks(rows, table[label])
+    ax.set(xlabel=xlabel, title=title or "", ylim=(-0.6, len(table) - 0.3))
+    ax.tick_params(axis="y", length=0)
+    ax.spines["left"].set_visible(False)
+    fig.legend(loc="outside lower center", ncols=len(series))
+    return fig
+
+
+@styled
+def costs(
+    table: pd.DataFrame, *, x: str = "D", y: str = "seconds", hue: str = "implementation", panel: str = "flow"
+) -> Figure:
+    """Time against dimension on logarithmic axes: a panel a flow, a line an implementation (nflows beside ours).
+
+    Args:
+        table: tidy, one measurement a row, with the columns ``x``, ``y`` (seconds), ``hue`` and, if there are several
+            flows, ``panel``.
+    """
+    if missing := [column for column in (x, y, hue) if column not in table]:
+        raise ValueError(f"the table lacks {', '.join(missing)}; it has {', '.join(map(str, table.columns))}")
+    groups = dict(list(table.groupby(panel, sort=False))) if panel in table else {"": table}
+    fig, axes = new_figure(3.2 * len(groups) + 0.4, 2.8, 1, len(groups), sharey=True)
+    for ax, (name, group) in zip(axes[0], groups.items()):
+        for i, (which, line) in enumerate(group.groupby(hue, sort=False)):
+            line = line.groupby(x)[y].median()
+            ax.plot(
+                line.index, line, marker=MARKERS[i % len(MARKERS)], markersize=5, markeredgecolor="white", label=which
+            )
+        ax.set(xscale="log", yscale="log", xlabel="dimension D" if x == "D" else x, title=name)
+        ticks = sorted(group[x].unique())
+        ax.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+        ax.set_xticks([], minor=True)
+        ax.grid(axis="y", color=FAINT, linewidth=0.6)
+    axes[0, 0].legend()
+    axes[0, 0].set_ylabel(y)
+    return fig
+
+
+def _losses(name: str, rows: Sequence[Mapping]) -> list[np.ndarray]:
+    """The columns epoch, train and validation of a history."""
+    columns = ("epoch", "train", "validation")
+    if not rows or (missing := [column for column in columns if column not in rows[0]]):
+        lack = f"it lacks {', '.join(missing)}" if rows else "it is empty"
+        raise ValueError(f"history '{name}' must have rows with epoch, train and validation; {lack}")
+    return [checked([row[column] for row in rows], f"history '{name}', {column},", "n") for column in columns]
+
+
+def _clip_top(ax: Axes) -> None:
+    """Keep a few huge first losses from flattening the rest of the curves."""
+    losses = np.concatenate([line.get_ydata() for line in ax.lines])
+    low, high = losses.min(), np.quantile(losses, 0.97)
+    if losses.max() - low > 2.5 * (high - low) > 0:
+        ax.set_ylim(low - 0.08 * (high - low), high + 0.25 * (high - low))
+
+
+def _confusion(matrix) -> np.ndarray:
+    matrix = square(matrix, "the confusion matrix").astype(float)
+    empty = np.flatnonzero(matrix.sum(1) == 0)
+    if len(empty):
+        raise ValueError(f"the confusion matrix has no samples of class {empty[0]}")
+    return matrix
