@@ -40,7 +40,9 @@ def image_grid(
     """
     images = _rows_of_images(images, columns)
     rows, cols, _, height, width = images.shape
-    fig, axes = new_figure(0.48 * cols * width / height + 0.7, 0.48 * rows + 0.35 * bool(title) + 0.2)
+    longest = max((len(str(label)) for label in column_labels or ()), default=0)
+    above = 0.2 + 0.3 * bool(title) + (0.08 * longest if longest > 4 else 0.2 * bool(longest))
+    fig, axes = new_figure(0.48 * cols * width / height + 0.7, 0.48 * rows + above)
     _draw_grid(axes[0, 0], images, row_labels, column_labels, title, row_title, framed, cmap)
     return fig
 

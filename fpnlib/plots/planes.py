@@ -125,22 +125,23 @@ def change_of_variables(u, x, density_u, density_x, *, interval: tuple[float, fl
     axes[1, 0].axis("off")
     left.sharey(middle)
     below.sharex(middle)
-    inside = (u >= interval[0]) & (u <= interval[1])
+    ends = np.linspace(*interval, 200)
+    images = np.interp(ends, u, x)
+    mass_u, mass_x = np.interp(ends, u, density_u), np.interp(images, x, density_x)
     middle.plot(u, x, color=INK)
-    for end in (u[inside][0], u[inside][-1]):
-        image = np.interp(end, u, x)
+    for end, image in ((ends[0], images[0]), (ends[-1], images[-1])):
         middle.plot([end, end, u.min()], [x.min(), image, image], color=COLORS[1], linewidth=0.8, linestyle=(0, (3, 2)))
     below.plot(u, density_u, color=COLORS[0])
-    below.fill_between(u[inside], density_u[inside], color=COLORS[1], alpha=0.5, linewidth=0)
+    below.fill_between(ends, mass_u, color=COLORS[1], alpha=0.5, linewidth=0)
     left.plot(density_x, x, color=COLORS[2])
-    left.fill_betweenx(x[inside], density_x[inside], color=COLORS[1], alpha=0.5, linewidth=0)
+    left.fill_betweenx(images, mass_x, color=COLORS[1], alpha=0.5, linewidth=0)
     left.invert_xaxis()
     below.set(xlabel="$u$", ylabel="$p_u(u)$", ylim=(0, None))
     left.set(ylabel="$x$", xlabel="$p_x(x)$")
     left.set_xlim(None, 0)
     middle.set(title="$x = T(u)$", xlim=(u.min(), u.max()), ylim=(x.min(), x.max()))
     middle.tick_params(labelleft=False, labelbottom=False)
-    masses = [float(np.trapezoid(p[inside], v[inside])) for p, v in ((density_u, u), (density_x, x))]
+    masses = np.trapezoid(mass_u, ends), np.trapezoid(mass_x, images)
     text = f"shaded mass\nof $u$: {masses[0]:.4f}\nof $x$: {masses[1]:.4f}"
     axes[1, 0].text(0.5, 0.5, text, ha="center", va="center", transform=axes[1, 0].transAxes, linespacing=1.6)
     return fig

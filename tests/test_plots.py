@@ -1,0 +1,157 @@
+"""The figures show what they were given, leave nothing behind, and refuse what they can't show."""
+
+import warnings
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from fpnlib import plots
+
+IMAGES = torch.rand(4, 3, 1, 28, 28, generator=torch.Generator().manual_seed(0))
+HISTORY = [{"epoch": i + 1, "train": 5.0 - i, "validation": v} for i, v in enumerate([5.0, 3.0, 4.0])]
+COUNTS = torch.tensor([[90, 10, 0], [0, 100, 0], [1, 1, 48]])
+POINTS = torch.tensor([[0.0, 0], [1, 1], [2, 2], [10, 10], [11, 11], [12, 12]])
+LABELS = torch.tensor([0, 0, 0, 1, 1, 1])
+TABLE = pd.DataFrame({"model": ["SVM", "FPN"], "paper": [0.96, 0.97], "ours": [0.95, np.nan]})
+COSTS = pd.DataFrame(
+    {"flow": "maf", "implementation": ["nflows", "ours"] * 2, "D": [8, 8, 64, 64], "seconds": [1, 0.5, 8, 1]}
+)
+GRID = torch.stack(torch.meshgrid(torch.linspace(-1, 1, 5), torch.linspace(-1, 1, 4), indexing="xy"), -1)
+U = torch.linspace(-4, 4, 2001)
+P_U = torch.exp(-(U**2) / 2) / (2 * torch.pi) ** 0.5
+
+FIGURES = {
+    "image_grid": lambda: plots.image_grid(IMAGES, "abcd", [1, 2, "reconstruction"], "title", framed=[(1, 2)]),
+    "image_grid of a list": lambda: plots.image_grid(IMAGES[0], columns=2),
+    "image_grid in colour": lambda: plots.image_grid(IMAGES.expand(-1, -1, 3, -1, -1)),
+    "compare_grids": lambda: plots.compare_grids(IMAGES, IMAGES, ("base", "plugin"), row_labels="abcd"),
+    "posteriors": lambda: plots.posteriors(IMAGES[0], torch.full((3, 2), 0.5).log(), labels=[0, 1, 1]),
+    "training_curves": lambda: plots.training_curves({"C-MAF": HISTORY, "C-RNVP": HISTORY}, "loss (nats)"),
+    "training_curves apart": lambda: plots.training_curves({"a": HISTORY, "b": HISTORY}, {"a": "nats", "b": "error"}),
+    "confusion": lambda: plots.confusion(COUNTS, ["a", "b", "c"], "title"),
+    "confusions": lambda: plots.confusions({"C-MAF": COUNTS, "C-RNVP": COUNTS}, top=3),
+    "accuracies": lambda: plots.accuracies(TABLE),
+    "costs": lambda: plots.costs(COSTS),
+    "embedding": lambda: plots.embedding({"base": (POINTS, LABELS), "plugin": (POINTS / 2, LABELS)}),
+    "densities": lambda: plots.densities(
+        {"a": torch.rand(5, 6), "b": torch.rand(5, 6)}, (0, 6, 0, 5), samples={"b": POINTS}
+    ),
+    "change_of_variables": lambda: plots.change_of_variables(U, 2 * U, P_U, P_U / 2),
+    "grids": lambda: plots.grids({"u": GRID, "x": 2 * GRID}),
+    "jacobians": lambda: plots.jacobians({"layer": torch.tril(torch.ones(4, 4))}),
+    **{f"schema {name}": lambda name=name: plots.schema(name) for name in plots.SCHEMAS},
+}
+
+
+def texts(fig):
+    return [text.get_text() for ax in fig.axes for text in ax.texts]
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_a_figure_is_drawn_without_warnings_and_changes_nothing_global(name):
+    before = dict(plt.rcParams)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        fig = FIGURES[name]()
+        fig.canvas.draw()
+    assert dict(plt.rcParams) == before
+    assert not plt.get_fignums()
+    drawn = [ax for ax in fig.axes if ax.axison and ax.lines and name != "posteriors"]  # these share one label
+    assert all(ax.get_xlabel() or ax.get_ylabel() or ax.get_title() for ax in drawn)
+
+
+def test_every_image_stands_in_its_place():
+    (ax,) = plots.image_grid(IMAGES, row_labels="abcd").axes
+    canvas = ax.images[0].get_array()
+    assert [label.get_text() for label in ax.get_yticklabels()] == list("abcd")
+    middle = ax.get_yticks()[2]  # of row "c": the third row's images lie around its label
+    top = round(middle - 13.5)
+    for j in range(3):
+        left = j * (canvas.shape[1] + 1) // 3
+        np.testing.assert_array_equal(canvas[top : top + 28, left : left + 28], IMAGES[2, j, 0])
+
+
+def test_the_best_epoch_is_that_of_the_validation_loss():
+    (ax,) = plots.training_curves({"C-MAF": HISTORY}, "loss (nats)").axes
+    marked = [line for line in ax.lines if line.get_marker() not in ("None", None, "")]
+    assert [line.get_xydata().tolist() for line in marked] == [[[2.0, 3.0]]]
+    assert "best: 3 (epoch 2)" in ax.get_legend().get_texts()[-1].get_text()
+
+
+def test_the_confusion_matrix_is_in_percent_of_its_rows_and_hides_the_diagonal():
+    fig = plots.confusion(COUNTS)
+    shown = fig.axes[0].images[0].get_array()
+    assert shown.mask.tolist() == np.eye(3, dtype=bool).tolist()
+    assert shown[0, 1] == 10 and shown[2, 0] == 2
+    assert sorted(texts(fig)) == sorted(["90.0", "10.0", "100", "2.0", "2.0", "96.0"])
+
+
+def test_the_most_frequent_confusion_comes_first():
+    (ax,) = plots.confusions({"C-MAF": COUNTS}, ["five", "zero", "nine"], top=2).axes
+    assert ax.get_yticklabels()[0].get_text() == "five → zero"
+    assert [bar.get_width() for bar in ax.containers[0]] == pytest.approx([10, 2])
+
+
+def test_a_score_that_is_not_reported_has_no_dot():
+    (ax,) = plots.accuracies(TABLE).axes
+    ours = next(line for line in ax.lines if line.get_label() == "ours")
+    assert np.isfinite(ours.get_xdata()).tolist() == [True, False]
+    assert {"0.9600", "0.9700", "0.9500", "–"} <= {text.get_text() for text in ax.texts}
+
+
+def test_embeddings_share_their_axes_and_number_the_classes_at_their_medians():
+    left, right = plots.embedding({"base": (POINTS, LABELS), "plugin": (POINTS / 2, LABELS)}, ["cat", "dog"]).axes
+    assert left.get_xlim() == right.get_xlim() and left.get_ylim() == right.get_ylim()
+    assert {text.get_text(): text.get_position() for text in left.texts} == {"cat": (1, 1), "dog": (11, 11)}
+
+
+def test_ten_classes_have_ten_colours():
+    fig = plots.embedding({"all": (torch.rand(10, 2), torch.arange(10))})
+    assert len({key.get_color() for key in fig.legends[0].legend_handles}) == 10
+
+
+def test_the_mass_of_an_interval_is_that_of_its_image():
+    fig = plots.change_of_variables(U, 2 * U, P_U, P_U / 2, interval=(0, 1))
+    (text,) = texts(fig)
+    assert [line.split(": ")[1] for line in text.splitlines()[1:]] == ["0.3413", "0.3413"]
+
+
+def test_exact_zeros_of_a_jacobian_are_blank():
+    fig = plots.jacobians({"layer": torch.tril(torch.ones(4, 4)), "tiny": torch.full((4, 4), 1e-12)})
+    layer, tiny = (ax.images[0].get_array() for ax in fig.axes[:2])
+    assert np.ma.getmaskarray(layer).sum() == 6 and not np.ma.getmaskarray(tiny).any()
+
+
+BAD = {
+    "(n, channels, h, w)": lambda: plots.image_grid(torch.rand(28, 28)),
+    "images must lie in [0, 1]": lambda: plots.image_grid(255 * IMAGES),
+    "images must have 1 or 3 channels, got 2": lambda: plots.image_grid(torch.rand(4, 2, 8, 8)),
+    "images has 1 NaN or infinite": lambda: plots.image_grid(torch.tensor([[[[0.5, torch.nan]]]])),
+    "row_labels must name 4 rows, got 3": lambda: plots.image_grid(IMAGES, row_labels="abc"),
+    "sum to 1": lambda: plots.posteriors(IMAGES[0], torch.zeros(3, 2)),
+    "log_posterior must have shape (3, K), got (2, 2)": lambda: plots.posteriors(IMAGES[0], torch.zeros(2, 2)),
+    "history 'C-MAF' must have rows with epoch, train and validation; it lacks validation": lambda: (
+        plots.training_curves({"C-MAF": [{"epoch": 1, "train": 2.0}]}, "loss")
+    ),
+    "at least one training history": lambda: plots.training_curves({}, "loss"),
+    "must be square, got (2, 3)": lambda: plots.confusion(torch.ones(2, 3)),
+    "no samples of class 1": lambda: plots.confusion(torch.tensor([[1, 0], [0, 0]])),
+    "class_names must name 3 classes, got 2": lambda: plots.confusion(COUNTS, ["a", "b"]),
+    "needs a column 'model'": lambda: plots.accuracies(TABLE.drop(columns="model")),
+    "lacks seconds": lambda: plots.costs(COSTS.drop(columns="seconds")),
+    "points must have shape (n, 2), got (6, 3)": lambda: plots.embedding({"base": (torch.rand(6, 3), LABELS)}),
+    "labels must have shape (6,), got (5,)": lambda: plots.embedding({"base": (POINTS, LABELS[:5])}),
+    "unknown panel 'c'": lambda: plots.densities({"a": torch.rand(5, 6)}, (0, 6, 0, 5), samples={"c": POINTS}),
+    "density_x must have shape (2001,), got (5,)": lambda: plots.change_of_variables(U, 2 * U, P_U, P_U[:5]),
+    "unknown schema 'trainig'; did you mean 'training'?": lambda: plots.schema("trainig"),
+}
+
+
+@pytest.mark.parametrize("line", BAD)
+def test_what_can_not_be_shown_is_said_in_one_line(line):
+    with pytest.raises(ValueError) as error:
+        BAD[line]()
+    assert line in str(error.value) and "\n" not in str(error.value)
