@@ -1,7 +1,7 @@
 """What a run leaves behind: atomic writes, safetensors with a JSON beside them, hashes, results, the manifest.
 
-Every write goes to a temporary file in the same folder, is flushed to the disk and then renamed, so that a run killed at
-any moment leaves either the old file or the new one. Nothing here is pickled.
+Every write goes to a temporary file in the same folder, is flushed to the disk and then renamed: a run killed at any
+moment leaves either the old file or the new one. Nothing here is pickled.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ import os
 import platform
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib import metadata
@@ -41,23 +40,29 @@ def write_bytes(path: PathLike, data: bytes) -> Path:
     Raises:
         OSError: the folder cannot be written to; one line that names the file and the reason.
     """
-    path, temporary = Path(path), None
+    path = Path(path)
+    make_folder(path.parent)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
-        with os.fdopen(handle, "wb") as file:
+        with open(temporary, "wb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(temporary, 0o666 & ~_umask())  # mkstemp's files are private
         os.replace(temporary, path)
     except OSError as error:
-        raise OSError(
-            error.errno, f"cannot write {path}: {error.strerror}; expected a folder that can be written to"
-        ) from None
+        raise _unwritable(path, error) from None
     finally:
-        if temporary is not None:
-            Path(temporary).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
+    return path
+
+
+def make_folder(path: PathLike) -> Path:
+    """Make a folder and those above it; returns it. Raises OSError, in one line, where that cannot be done."""
+    path = Path(path)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _unwritable(path, error) from None
     return path
 
 
@@ -141,7 +146,7 @@ def load_module(path: PathLike, module: nn.Module) -> dict:
     """Load what :func:`save_module` wrote into ``module``, on the module's own device; returns the ``meta``.
 
     Raises:
-        ValueError: another architecture; one line with the first name or shape that differs. ``module`` stays as it was.
+        ValueError: another architecture; one line with the first difference. ``module`` stays as it was.
         FileNotFoundError, ValueError: as :func:`load_tensors`.
     """
     tensors, meta = load_tensors(path)
@@ -150,15 +155,14 @@ def load_module(path: PathLike, module: nn.Module) -> dict:
         there, here = (tuple(state[name].shape) if name in state else None for state in (tensors, own))
         if there != here:
             there, here = ("absent" if shape is None else f"of shape {shape}" for shape in (there, here))
-            raise ValueError(
-                f"{path} holds another architecture than {type(module).__name__}: '{name}' is {there} in the file, expected {here}"
-            )
+            wanted = type(module).__name__
+            raise ValueError(f"{path} holds another architecture than {wanted}: '{name}' is {there}, expected {here}")
     module.load_state_dict(tensors)
     return meta
 
 
 class Checkpoint:
-    """The state of something unfinished: tensors and a JSON-able ``meta`` in one safetensors file, replaced atomically."""
+    """The state of something unfinished: tensors and a JSON-able ``meta`` in one file, replaced atomically."""
 
     def __init__(self, path: PathLike):
         self.path = _weights(path)
@@ -173,7 +177,8 @@ class Checkpoint:
             return None
         try:
             with safetensors.safe_open(self.path, framework="pt") as file:
-                return {name: file.get_tensor(name) for name in file.keys()}, json.loads(file.metadata()["meta"])
+                tensors = {name: file.get_tensor(name) for name in file.keys()}
+                return tensors, json.loads(file.metadata()["meta"])
         except (safetensors.SafetensorError, TypeError, KeyError, ValueError) as error:
             raise ValueError(f"{self.path} is damaged ({error}); delete it to start over") from None
 
@@ -194,7 +199,7 @@ def sha256(path: PathLike) -> str:
 
 
 def digest(obj: object) -> str:
-    """The first 12 hexadecimal digits of a hash of a JSON-able object, whatever the order of its keys: a cache's key."""
+    """The first 12 hexadecimal digits of a hash of a JSON-able object in whatever order of keys: a cache's key."""
     text = json.dumps(obj, sort_keys=True, separators=(",", ":"), default=_plain)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
@@ -276,10 +281,6 @@ class Manifest:
             sections.setdefault(section, {}).update(values)
             write_json(self.path, sections)
 
-    def note_environment(self) -> None:
-        """Note the commit, versions, device and processor of this very process."""
-        self.note("environment", environment())
-
     def note_files(self) -> None:
         """Note the sha256 of every file under figures, tables, results and models, and drop those that are gone."""
         with self._alone():
@@ -287,22 +288,17 @@ class Manifest:
 
     def files(self) -> dict[str, str]:
         """sha256 of every finished file under figures, tables, results and models, by its path within the folder."""
+        return {path.relative_to(self.folder).as_posix(): sha256(path) for path in self.paths()}
+
+    def paths(self) -> list[Path]:
+        """Those files, sorted."""
         paths = (path for kept in self.KEPT for path in sorted((self.folder / kept).rglob("*")))
-        return {
-            path.relative_to(self.folder).as_posix(): sha256(path)
-            for path in paths
-            if path.is_file() and path.name[0] != "."
-        }
+        return [path for path in paths if path.is_file() and not path.name.startswith(".")]
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
         """One process at a time between reading and replacing; the lock dies with its holder."""
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise OSError(
-                error.errno, f"cannot write {self.folder}: {error.strerror}; expected a folder that can be written to"
-            ) from None
+        make_folder(self.folder)
         if fcntl is None:
             yield
             return
@@ -369,10 +365,8 @@ def _processor() -> str:
     return platform.processor() or platform.machine()
 
 
-def _umask() -> int:
-    current = os.umask(0)
-    os.umask(current)
-    return current
+def _unwritable(path: Path, error: OSError) -> OSError:
+    return OSError(error.errno, f"cannot write {path} ({error.strerror}); expected a folder that can be written to")
 
 
 def _weights(path: PathLike) -> Path:
