@@ -1,0 +1,332 @@
+"""The paper's idea: a conditional flow p(z | y) on the latents of a frozen autoencoder (section 3).
+
+``FlowPlugin`` is the flow with its attributes; ``FlowPluginNetwork`` joins it to a base model, which it freezes.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from nflows.flows import Flow
+from torch import Tensor, nn
+
+from fpnlib import checks
+from fpnlib.attributes import Classes
+from fpnlib.base_models import Autoencoder
+from fpnlib.flows import build_flow
+from fpnlib.training import History, fit
+
+REDRAWS = 10
+# nflows' couplings scale by sigmoid(·) + 1e-3: they only ever contract, and at a deviation of 1 a class density narrower than
+# the unit normal would be out of reach.
+SPREAD = {"maf": 1.0, "realnvp": 4.0}
+
+
+class FlowPlugin(nn.Module):
+    """p(z | y): a conditional normalizing flow over latents, which are standardised on the way in.
+
+    What ``fit`` learns beside the flow's weights ends in ``_``: ``loc_`` and ``scale_`` (latent_dim,) standardise the
+    latents, ``low_`` and ``high_`` (latent_dim,) bound the box in which samples are trusted, ``log_prior_`` (K,) holds
+    the log frequencies of the classes, and ``history_`` the loss of each epoch.
+
+    **Noise that overflows.** The inverse of a flow can run away on rare noise, and of a barely trained one on most. A
+    latent counts as overflowed when an entry is NaN or infinite or lies further outside the range of the training
+    latents than that range is wide. ``sample`` draws such latents again (up to ten times); ``from_noise``, which must
+    answer for the noise it was given, and what is left after ten draws, are clamped to that box. Both warn with the
+    count and add it to ``overflows_``; before ``fit`` there is no box, and non-finite latents raise instead.
+
+    Args:
+        latent_dim: width D of the latents.
+        attributes: what the flow is conditioned on; gives the context.
+        flow: "maf", "realnvp" (section 5.1.1), or an nflows ``Flow`` of that latent and context width.
+        spread: standard deviation to which the latents are brought on the way in; None: 1, and 4 for "realnvp".
+        settings: of the flow, as ``flows.build_flow`` takes them (hidden_features, num_layers, num_blocks, …).
+
+    Raises:
+        ValueError: an unknown flow, a latent_dim below 1, or a Flow of other widths.
+    """
+
+    def __init__(
+        self, latent_dim: int, attributes: Classes, flow: str | Flow = "maf", *, spread: float | None = None, **settings: Any
+    ):
+        super().__init__()
+        self.latent_dim = checks.positive("latent_dim", latent_dim)
+        self.attributes = attributes
+        self.spread = float(spread or SPREAD.get(flow if isinstance(flow, str) else "", 1.0))
+        self.flow = flow if isinstance(flow, Flow) else build_flow(flow, latent_dim, attributes.context_dim, **settings)
+        self.config = {
+            "latent_dim": latent_dim,
+            "attributes": repr(attributes),
+            "flow": flow if isinstance(flow, str) else type(flow).__name__,
+            "spread": self.spread,
+            **settings,
+        }
+        self.register_buffer("loc_", torch.zeros(latent_dim))
+        self.register_buffer("scale_", torch.ones(latent_dim))
+        self.register_buffer("low_", torch.full((latent_dim,), -torch.inf))
+        self.register_buffer("high_", torch.full((latent_dim,), torch.inf))
+        self.register_buffer("log_prior_", torch.full((len(attributes),), 1 / len(attributes)).log())
+        self.history_ = History()
+        self.overflows_ = 0
+        if isinstance(flow, Flow):
+            self._try(flow)
+
+    def fit(
+        self,
+        z: Tensor,
+        y: object,
+        *,
+        std: Tensor | None = None,
+        validation: tuple[Tensor, object] | None = None,
+        epochs: int = 40,
+        batch_size: int = 1024,
+        learning_rate: float = 2e-3,
+        seed: int = 0,
+        **training: Any,
+    ) -> FlowPlugin:
+        """Minimise the conditional negative log-likelihood, -Σ log p(zᵢ | yᵢ) (eq. 14); returns self.
+
+        Args:
+            z: latents (n, latent_dim); with ``std``, the means of the encoder's posteriors.
+            y: their labels (n,); every class needs at least one.
+            std: standard deviations (n, latent_dim) of a VAE's posteriors: z is then drawn anew for each epoch.
+            validation: held-out (latents, labels), which choose the best epoch; None: a tenth of ``z``, by seed.
+            training: further settings of ``training.fit`` (one_cycle, patience, weight_decay, clip_norm, checkpoint, …).
+
+        Raises:
+            ValueError, TypeError: bad latents, labels of another length, or a class without samples.
+            FloatingPointError: the loss became NaN or infinite.
+        """
+        z, y = self._pair(z, y)
+        if std is not None:
+            std = checks.latents(std, self.latent_dim, "std").to(z)
+            checks.same_length(z, std, ("z", "std"))
+        if validation is None:
+            order = torch.randperm(len(z), generator=torch.Generator().manual_seed(seed)).to(z.device)
+            held_out, kept = order.split([len(z) // 10, len(z) - len(z) // 10])
+            validation = z[held_out] if std is None else z[held_out] + std[held_out] * _normal(z[held_out], seed), y[held_out]
+            z, y, std = z[kept], y[kept], None if std is None else std[kept]
+        z_validation, y_validation = self._pair(*validation, name="validation z")
+
+        counts = torch.bincount(y, minlength=len(self.attributes))
+        if (counts == 0).any():
+            empty = self.attributes.names[int((counts == 0).nonzero()[0])]
+            raise ValueError(f"class '{empty}' has no samples to fit; every class needs at least one")
+        with torch.no_grad():
+            self.log_prior_.copy_((counts / counts.sum()).log())
+            self._standardise(z, torch.zeros_like(z) if std is None else std)
+
+        def draw(generator: torch.Generator) -> tuple[Tensor, Tensor]:
+            drawn = z if std is None else z + std * torch.randn(z.shape, generator=generator, device=z.device, dtype=z.dtype)
+            return (drawn - self.loc_) / self.scale_, context
+
+        context = self._context(y)
+        held_out = (z_validation - self.loc_) / self.scale_, self._context(y_validation)
+        # The loss is per dimension of standardised latents: comparable between base models.
+        self.history_ = fit(
+            self.flow,
+            lambda inputs, context: -self.flow.log_prob(inputs, context).mean() / self.latent_dim,
+            draw,
+            held_out,
+            epochs=epochs,
+            batch_size=batch_size,
+            learning_rate=learning_rate,
+            seed=seed,
+            **{"description": f"flow {self.config['flow']}"} | training,
+        )
+        self.eval()
+        return self
+
+    @torch.no_grad()
+    def log_prob(self, z: Tensor, y: object) -> Tensor:
+        """log p(z | y) (n,) in nats (eq. 3), of latents (n, latent_dim) under labels (n,) or one label for all."""
+        z, y = self._pair(z, y)
+        return self.flow.log_prob((z - self.loc_) / self.scale_, self._context(y)) - self.scale_.log().sum()
+
+    @torch.no_grad()
+    def to_noise(self, z: Tensor, y: object) -> Tensor:
+        """u = T⁻¹(z | y) (n, latent_dim): the noise that y turns into z (section 3.5, first half)."""
+        z, y = self._pair(z, y)
+        return self.flow.transform_to_noise((z - self.loc_) / self.scale_, self._context(y))
+
+    @torch.no_grad()
+    def from_noise(self, u: Tensor, y: object) -> Tensor:
+        """z = T(u | y) (n, latent_dim): the latent that noise u becomes under y (section 3.5, second half)."""
+        u, y = self._pair(u, y, name="u")
+        z = self._inverse(u, y)
+        return self._clamp(z, self._overflowed(z))
+
+    @torch.no_grad()
+    def sample(self, y: object, n: int = 1, *, temperature: float = 1.0, seed: int | None = None) -> Tensor:
+        """Latents z ~ p(z | y) (section 3.3): ``n`` for each label of ``y``, label after label, (len(y)·n, latent_dim).
+
+        Args:
+            y: one label or (m,) of them.
+            temperature: standard deviation of the noise; below 1 nearer to each class's mode.
+            seed: of the noise; None: torch's global generator.
+
+        Raises:
+            ValueError, TypeError: n below 1, a temperature that is negative or not finite, or an unknown label.
+        """
+        checks.positive("n", n)
+        if not 0 <= temperature < float("inf"):
+            raise ValueError(f"temperature must be 0 or more and finite, got {temperature}")
+        y = self.attributes.index(y).repeat_interleave(n).to(self.loc_.device)
+        generator = None if seed is None else torch.Generator(self.loc_.device).manual_seed(seed)
+        z = self._inverse(temperature * _normal(self.loc_.expand(len(y), -1), generator), y)
+        bad = again = self._overflowed(z)
+        for _ in range(REDRAWS):
+            if not again.any():
+                break
+            z[again] = self._inverse(temperature * _normal(z[again], generator), y[again])
+            again = self._overflowed(z)
+        if (drawn_again := int(bad.sum()) - int(again.sum())) > 0:
+            self._count(drawn_again, len(z), "drawn again")
+        return self._clamp(z, again)
+
+    @torch.no_grad()
+    def log_posterior(self, z: Tensor, prior: str | Tensor = "flat") -> Tensor:
+        """log P(y | z) (n, K) by Bayes' rule (eqs. 15, 16).
+
+        Args:
+            prior: "flat", "train" (the frequencies seen in ``fit``), or probabilities (K,).
+        """
+        z = checks.latents(z, self.latent_dim).to(self.loc_)
+        contexts = self._context(torch.arange(len(self.attributes)))
+        joint = self.flow.class_log_prob((z - self.loc_) / self.scale_, contexts) + self._log_prior(prior)
+        return joint.log_softmax(-1)
+
+    def predict(self, z: Tensor, prior: str | Tensor = "flat") -> Tensor:
+        """The most probable class (n,), int64 indices (eq. 17)."""
+        return self.log_posterior(z, prior).argmax(-1)
+
+    def _pair(self, z: object, y: object, name: str = "z") -> tuple[Tensor, Tensor]:
+        z = checks.latents(z, self.latent_dim, name).to(self.loc_)
+        y = self.attributes.index(y).to(z.device)
+        y = y.expand(len(z)) if len(y) == 1 else y
+        checks.same_length(z, y, (name, "y"))
+        return z, y
+
+    def _context(self, y: Tensor) -> Tensor:
+        return self.attributes.encode(y).to(self.loc_)
+
+    def _log_prior(self, prior: str | Tensor) -> Tensor:
+        if isinstance(prior, str):
+            priors = {"flat": torch.zeros_like(self.log_prior_), "train": self.log_prior_}
+            if prior not in priors:
+                raise checks.unknown("prior", prior, priors)
+            return priors[prior]
+        prior = torch.as_tensor(prior).to(self.loc_)
+        if prior.shape != self.log_prior_.shape or not (prior >= 0).all() or not 0.999 < prior.sum() < 1.001:
+            raise ValueError(f"prior must be {len(self.attributes)} probabilities that sum to 1, got {prior.tolist()}")
+        return prior.log()
+
+    def _standardise(self, z: Tensor, std: Tensor) -> None:
+        """Centre and scale by the aggregate posterior (its variance: that of the means and the mean of the variances)."""
+        scale = (z.var(0, unbiased=False) + std.square().mean(0)).sqrt() / self.spread
+        self.loc_.copy_(z.mean(0))
+        self.scale_.copy_(torch.where(scale > 0, scale, 1.0))
+        low, high = (z - 4 * std).amin(0), (z + 4 * std).amax(0)
+        self.low_.copy_(low - (high - low))
+        self.high_.copy_(high + (high - low))
+
+    def _inverse(self, u: Tensor, y: Tensor) -> Tensor:
+        return self.flow.transform_from_noise(u, self._context(y)) * self.scale_ + self.loc_
+
+    def _overflowed(self, z: Tensor) -> Tensor:
+        return ~((z >= self.low_) & (z <= self.high_) & z.isfinite()).all(-1)
+
+    def _clamp(self, z: Tensor, overflowed: Tensor) -> Tensor:
+        if not overflowed.any():
+            return z
+        count = int(overflowed.sum())
+        if self.low_.isinf().any():
+            raise FloatingPointError(f"{count:,} of {len(z):,} latents overflowed; fit the plugin before it samples")
+        self._count(count, len(z), "clamped to the range of the training latents")
+        z = torch.where(z.isnan(), self.loc_, z)
+        return z.clamp(self.low_, self.high_)
+
+    def _count(self, count: int, of: int, fate: str) -> None:
+        self.overflows_ += count
+        warnings.warn(f"{count:,} of {of:,} latents overflowed in the flow and were {fate}", RuntimeWarning, stacklevel=3)
+
+    def _try(self, flow: Flow) -> None:
+        """One latent through a Flow of the user's own, to refuse other widths here and not in the middle of a fit."""
+        for name in ("transform_from_noise", "class_log_prob"):
+            if not hasattr(flow, name):
+                raise TypeError(f"flow must be a fpnlib.flows.ConditionalFlow, got {type(flow).__name__} without {name}")
+        was_training = flow.training
+        try:
+            with torch.no_grad():
+                flow.eval().log_prob(self.loc_[None], self._context(torch.tensor([0])))
+        except (RuntimeError, ValueError) as error:
+            widths = f"{self.latent_dim} latents and a context of {self.attributes.context_dim}"
+            raise ValueError(f"flow does not take {widths}: {str(error).splitlines()[0]}") from None
+        finally:
+            flow.train(was_training)
+
+
+class FlowPluginNetwork(nn.Module):
+    """A frozen base model joined to a plugin: a conditional generator, a classifier and an editor (sections 3.3–3.5).
+
+    Args:
+        base: anything with ``encode``, ``decode`` and ``latent_dim``. Its parameters lose their gradients and it stays
+            in eval mode, so that not one bit of it changes.
+        plugin: a ``FlowPlugin`` of the same latent_dim.
+
+    Raises:
+        TypeError: a base model that lacks one of the three.
+        ValueError: another latent_dim.
+    """
+
+    def __init__(self, base: Autoencoder, plugin: FlowPlugin):
+        super().__init__()
+        for name in ("encode", "decode", "latent_dim"):
+            if not hasattr(base, name):
+                raise TypeError(f"a base model needs encode, decode and latent_dim; {type(base).__name__} has no {name}")
+        if base.latent_dim != plugin.latent_dim:
+            raise ValueError(f"base and plugin must share latent_dim, got {base.latent_dim} and {plugin.latent_dim}")
+        self.base, self.plugin = base, plugin
+        if isinstance(base, nn.Module):
+            base.requires_grad_(False).eval()
+
+    def train(self, mode: bool = True) -> FlowPluginNetwork:
+        """The plugin's mode; the base model stays in eval mode, or its batch norm would move."""
+        super().train(mode)
+        if isinstance(self.base, nn.Module):
+            self.base.eval()
+        return self
+
+    def generate(self, y: object, n: int = 1, *, temperature: float = 1.0, seed: int | None = None) -> Tensor:
+        """``n`` new objects for each label of ``y`` (section 3.3), as :meth:`FlowPlugin.sample` orders and checks them."""
+        return self._batched(self.base.decode, self.plugin.sample(y, n, temperature=temperature, seed=seed))
+
+    def classify(self, x: Tensor, prior: str | Tensor = "flat") -> Tensor:
+        """The most probable class (n,) of each object (eq. 17)."""
+        return self.plugin.predict(self._batched(self.base.encode, x), prior)
+
+    def reconstruct(self, x: Tensor) -> Tensor:
+        """What the base model alone makes of x: decode(encode(x))."""
+        return self._batched(self.base.decode, self._batched(self.base.encode, x))
+
+    def edit(self, x: Tensor, y: object, to: object) -> Tensor:
+        """The objects x (n, …) of labels ``y`` with labels ``to`` instead, their noise kept (section 3.5)."""
+        noise = self.plugin.to_noise(self._batched(self.base.encode, x), y)
+        return self._batched(self.base.decode, self.plugin.from_noise(noise, to))
+
+    @torch.no_grad()
+    def _batched(self, function: Callable[[Tensor], Tensor], x: Tensor, size: int = 1024) -> Tensor:
+        """In batches, so that memory is bounded whatever n is."""
+        if len(x) <= size:
+            return function(x)
+        return torch.cat([function(part) for part in x.split(size)])
+
+
+def _normal(like: Tensor, source: torch.Generator | int | None) -> Tensor:
+    """Standard normal noise of the shape, type and device of ``like``."""
+    if isinstance(source, int):
+        source = torch.Generator(like.device).manual_seed(source)
+    return torch.randn(like.shape, generator=source, device=like.device, dtype=like.dtype)

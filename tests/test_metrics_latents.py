@@ -1,0 +1,36 @@
+"""Nearest-neighbour scores against cases whose answer is known."""
+
+import pytest
+import torch
+
+from fpnlib.metrics.latents import class_separation, embed, two_sample_accuracy
+
+
+def normal(n, shift=0.0, seed=0):
+    return torch.randn(n, 5, generator=torch.Generator().manual_seed(seed)) + shift
+
+
+def test_two_samples():
+    assert two_sample_accuracy(normal(500), normal(500, seed=1)) == pytest.approx(0.5, abs=0.07)
+    assert two_sample_accuracy(normal(500), normal(500, shift=20, seed=1)) == 1
+    assert two_sample_accuracy(normal(500), normal(500) + 1e-6) == 0  # copies
+
+
+def test_class_separation():
+    z, y = torch.cat([normal(200), normal(200, shift=20)]), torch.arange(2).repeat_interleave(200)
+    assert class_separation(z, y) == 1
+    assert class_separation(normal(1000), torch.arange(1000) % 2) == pytest.approx(0.5, abs=0.05)
+
+
+def test_one_embedding_holds_both_and_follows_its_seed():
+    real, sampled = normal(60), normal(40, shift=30)
+    left, right = embed(real, sampled)
+    assert left.shape == (60, 2) and right.shape == (40, 2)
+    assert class_separation(torch.tensor([*left, *right]), torch.arange(2).repeat_interleave(torch.tensor([60, 40]))) == 1
+    assert (embed(real, sampled)[0] == left).all()
+
+
+@pytest.mark.parametrize("call", [lambda z: two_sample_accuracy(z, z[:3]), lambda z: class_separation(z, torch.zeros(3))])
+def test_lengths_that_differ(call):
+    with pytest.raises(ValueError, match="same length"):
+        call(normal(10))

@@ -1,0 +1,249 @@
+"""What a plugin promises: densities, Bayes' rule, the two directions, a base model left as it was, and clear lines."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from fpnlib.attributes import Classes
+from fpnlib.flows import build_flow
+from fpnlib.plugin import FlowPlugin, FlowPluginNetwork
+
+MEANS = torch.tensor([[2.0, -1.0], [-3.0, 4.0], [0.0, 0.5]])
+FACTORS = torch.tensor([[[1.0, 0.0], [0.8, 0.5]], [[0.5, 0.0], [-0.3, 1.5]], [[2.0, 0.0], [0.0, 0.3]]])
+THREE = Classes("abc")
+
+
+def gaussians(n, seed=0):
+    """n latents of each of three known conditional Gaussians, and their labels."""
+    noise = torch.randn(3 * n, 2, generator=torch.Generator().manual_seed(seed))
+    y = torch.arange(3).repeat_interleave(n)
+    return MEANS[y] + (FACTORS[y] @ noise[..., None])[..., 0], y
+
+
+def true_log_prob(z, y):
+    return torch.distributions.MultivariateNormal(MEANS[y], scale_tril=FACTORS[y]).log_prob(z)
+
+
+@pytest.fixture(scope="module", params=["maf", "realnvp"])
+def fitted(request):
+    torch.manual_seed(0)
+    z, y = gaussians(2000)
+    plugin = FlowPlugin(2, THREE, request.param, hidden_features=24, num_layers=4)
+    return plugin.fit(z, y, epochs=25, batch_size=256, learning_rate=1e-2)
+
+
+class Base(nn.Module):
+    """A base model with everything that training could move: batch norm, dropout and weights."""
+
+    latent_dim = 2
+
+    def __init__(self):
+        super().__init__()
+        self.encoder = nn.Sequential(nn.Linear(5, 4), nn.BatchNorm1d(4), nn.Dropout(0.5), nn.Linear(4, 2))
+        self.decoder = nn.Sequential(nn.Linear(2, 4), nn.BatchNorm1d(4), nn.Linear(4, 5))
+
+    def encode(self, x):
+        return self.encoder(x)
+
+    def decode(self, z):
+        return self.decoder(z)
+
+
+def test_a_known_conditional_gaussian_is_recovered(fitted):
+    z = fitted.sample(range(3), n=4000, seed=1).unflatten(0, (3, 4000))
+    for k in range(3):
+        assert ((z[k].mean(0) - MEANS[k]).abs() < 0.12 * FACTORS[k].norm(dim=1)).all()  # in deviations of the class
+        torch.testing.assert_close(z[k].T.cov(), FACTORS[k] @ FACTORS[k].T, atol=0.3, rtol=0.1)
+    z, y = gaussians(1000, seed=2)
+    # The mean log-likelihood falls short of the truth by the KL divergence, which is small and never negative (but for sampling).
+    assert -0.03 < (true_log_prob(z, y) - fitted.log_prob(z, y)).mean() < 0.1
+
+
+@pytest.mark.parametrize("k", range(3))
+def test_the_density_integrates_to_one(fitted, k):
+    axis = torch.linspace(-16, 16, 641)
+    grid = torch.cartesian_prod(axis, axis) + MEANS[k]
+    total = fitted.log_prob(grid, k).double().exp().sum() * (axis[1] - axis[0]) ** 2
+    assert total.item() == pytest.approx(1, abs=5e-3)
+
+
+def test_noise_and_latents_are_inverse(fitted):
+    z, y = gaussians(200, seed=3)
+    torch.testing.assert_close(fitted.from_noise(fitted.to_noise(z, y), y), z, atol=1e-4, rtol=1e-4)
+    u = torch.randn(200, 2, generator=torch.Generator().manual_seed(4))
+    torch.testing.assert_close(fitted.to_noise(fitted.from_noise(u, 1), 1), u, atol=1e-4, rtol=1e-4)
+
+
+def test_the_posterior_is_bayes_rule_and_sums_to_one(fitted):
+    z, _ = gaussians(100, seed=5)
+    joint = torch.stack([fitted.log_prob(z, k) for k in range(3)], -1)
+    prior = torch.tensor([0.7, 0.2, 0.1])
+    posterior = fitted.log_posterior(z, prior)
+    torch.testing.assert_close(posterior, (joint + prior.log()).log_softmax(-1), atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(posterior.exp().sum(-1), torch.ones(len(z)))
+    torch.testing.assert_close(fitted.log_posterior(z), joint.log_softmax(-1), atol=1e-4, rtol=1e-4)
+    assert torch.equal(fitted.predict(z, prior), (joint + prior.log()).argmax(-1))
+
+
+def test_the_train_prior_is_the_frequencies():
+    z, y = gaussians(40)
+    z, y = z[10:], y[10:]
+    plugin = FlowPlugin(2, THREE, hidden_features=4, num_layers=1).fit(z, y, validation=(z, y), epochs=1)
+    expected = torch.bincount(y) / len(y)
+    torch.testing.assert_close(
+        plugin.log_posterior(z, "train"), plugin.log_posterior(z, expected), atol=1e-5, rtol=1e-5
+    )
+    assert not torch.allclose(plugin.log_posterior(z, "train"), plugin.log_posterior(z), atol=1e-3)
+
+
+def test_fresh_draws_spread_the_latents_by_their_std():
+    z, y = MEANS[torch.arange(3).repeat(500)], torch.arange(3).repeat(500)
+    plugin = FlowPlugin(2, THREE, hidden_features=16, num_layers=2)
+    plugin.fit(z, y, std=torch.full_like(z, 0.7), epochs=40, batch_size=128, learning_rate=1e-2)
+    spread = plugin.sample(range(3), n=2000, seed=0).unflatten(0, (3, 2000)).std(1)
+    torch.testing.assert_close(spread, torch.full((3, 2), 0.7), atol=0.1, rtol=0)
+
+
+def test_samples_follow_seed_temperature_and_order(fitted):
+    assert torch.equal(fitted.sample(1, n=3, seed=7), fitted.sample("b", n=3, seed=7))
+    assert not torch.equal(fitted.sample(1, n=3, seed=7), fitted.sample(1, n=3, seed=8))
+    modes = fitted.sample([2, 0], n=2, temperature=0, seed=0)
+    assert torch.equal(modes[0], modes[1]) and torch.equal(modes[2], modes[3])
+    torch.testing.assert_close(modes[[0, 2]], MEANS[[2, 0]], atol=0.3, rtol=0)
+
+
+def test_the_base_model_does_not_change_by_one_bit():
+    torch.manual_seed(0)
+    base, x, y = Base(), torch.randn(300, 5), torch.arange(3).repeat(100)
+    base.eval()
+    before = copy.deepcopy(base.state_dict())
+    plugin = FlowPlugin(2, THREE, hidden_features=8, num_layers=2)
+    fpn = FlowPluginNetwork(base, plugin).train()
+    plugin.fit(base.encode(x).detach(), y, epochs=5, batch_size=64)
+    fpn.train()
+    fpn.generate([0, 1, 2], n=4)
+    fpn.classify(x)
+    fpn.edit(x, y, 2)
+    for key, value in base.state_dict().items():
+        assert torch.equal(value, before[key]), key
+    assert not base.training
+
+
+def test_nothing_outside_the_plugin_has_a_gradient():
+    torch.manual_seed(0)
+    base, x, y = Base(), torch.randn(60, 5), torch.arange(3).repeat(20)
+    plugin = FlowPlugin(2, THREE, hidden_features=8, num_layers=2)
+    fpn = FlowPluginNetwork(base, plugin)
+    loss = -plugin.flow.log_prob(base.encode(x), plugin.attributes.encode(y)).mean()
+    loss.backward()
+    assert all(parameter.grad is not None for parameter in plugin.flow.parameters())
+    assert all(parameter.grad is None for parameter in base.parameters())
+    trainable = {name for name, parameter in fpn.named_parameters() if parameter.requires_grad}
+    assert trainable == {name for name, _ in fpn.named_parameters() if name.startswith("plugin.flow.")}
+
+
+def test_editing_to_its_own_class_returns_the_reconstruction(fitted):
+    torch.manual_seed(0)
+    fpn = FlowPluginNetwork(Base(), fitted)
+    x, y = torch.randn(50, 5), torch.arange(50) % 3
+    torch.testing.assert_close(fpn.edit(x, y, y), fpn.reconstruct(x), atol=1e-4, rtol=1e-4)
+    there = fitted.from_noise(fitted.to_noise(fpn.base.encode(x), y), 2)
+    back = fitted.from_noise(fitted.to_noise(there, 2), y)
+    torch.testing.assert_close(fpn.base.decode(back), fpn.reconstruct(x), atol=1e-3, rtol=1e-3)
+
+
+def test_a_base_model_needs_no_module_and_batches_do_not_matter(fitted):
+    class Doubler:
+        latent_dim = 2
+
+        def encode(self, x):
+            return x / 2
+
+        def decode(self, z):
+            return z * 2
+
+    fpn = FlowPluginNetwork(Doubler(), fitted)
+    x, _ = gaussians(700)
+    torch.testing.assert_close(fpn.reconstruct(2 * x), 2 * x)
+    assert fpn.classify(2 * x).eq(fitted.predict(x)).all() and len(fpn.generate(0, n=1500)) == 1500
+
+
+class Overflowing(nn.Module):
+    """A flow's inverse that runs away on the rows that ``bad`` picks, the first ``times`` it is asked."""
+
+    def __init__(self, flow, bad, times, value):
+        super().__init__()
+        self.flow, self.bad, self.times, self.value = flow, bad, times, value
+
+    def transform_from_noise(self, u, context):
+        z = self.flow.transform_from_noise(u, context).clone()
+        if self.times > 0:
+            self.times -= 1
+            z[: self.bad] = self.value
+        return z
+
+
+@pytest.fixture
+def plugin():
+    torch.manual_seed(0)
+    z, y = gaussians(300)
+    return FlowPlugin(2, THREE, hidden_features=8, num_layers=2).fit(z, y, epochs=3, batch_size=64)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), 1e30])
+def test_overflowing_samples_are_drawn_again_and_counted(plugin, value):
+    plugin.flow = Overflowing(plugin.flow, bad=3, times=1, value=value)
+    with pytest.warns(RuntimeWarning, match="3 of 100 latents overflowed in the flow and were drawn again"):
+        z = plugin.sample(0, n=100, seed=0)
+    assert z.isfinite().all() and plugin.overflows_ == 3
+    assert len(z.unique(dim=0)) == 100
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("-inf"), 1e30])
+def test_what_still_overflows_is_clamped_to_the_training_range(plugin, value):
+    plugin.flow = Overflowing(plugin.flow, bad=2, times=10**6, value=value)
+    with pytest.warns(RuntimeWarning, match="2 of 50 latents .* clamped"):
+        z = plugin.from_noise(torch.randn(50, 2), 1)
+    with pytest.warns(RuntimeWarning, match="clamped"):
+        z = torch.cat([z, plugin.sample(1, n=50, seed=0)])
+    assert z.isfinite().all() and (z >= plugin.low_).all() and (z <= plugin.high_).all()
+
+
+def test_a_plugin_that_is_not_fitted_never_hands_nan_on():
+    plugin = FlowPlugin(2, THREE, hidden_features=8, num_layers=2)
+    plugin.flow = Overflowing(plugin.flow, bad=1, times=10**6, value=float("nan"))
+    with pytest.raises(FloatingPointError, match="fit the plugin"):
+        plugin.sample(0, n=5)
+
+
+@pytest.mark.parametrize(
+    "call, line",
+    [
+        (lambda p, z: p.log_prob(z, 3), "class 3 is out of range; expected 0 to 2"),
+        (lambda p, z: p.log_prob(z[:, :1], 0), r"z must have shape \(n, 2\), got \(4, 1\)"),
+        (lambda p, z: p.log_prob(z / 0, 0), "NaN or infinite"),
+        (lambda p, z: p.log_prob("seven", 0), "z must be a tensor or an array"),
+        (lambda p, z: p.fit(z, [0, 1, 2]), "z and y must have the same length, got 4 and 3"),
+        (lambda p, z: p.fit(z, [0, 1, 1, 0], validation=(z, [0, 1, 1, 0])), "class 'c' has no samples"),
+        (lambda p, z: p.fit(z, [0, 1, 2, 0], std=z[:2]), "z and std must have the same length"),
+        (lambda p, z: p.sample(0, n=0), "n must be a positive whole number, got 0"),
+        (lambda p, z: p.sample(0, n=-2), "n must be a positive whole number, got -2"),
+        (lambda p, z: p.sample(0, n=1.5), "n must be a positive whole number, got 1.5"),
+        (lambda p, z: p.sample(0, n=1, temperature=-1), "temperature must be"),
+        (lambda p, z: p.log_posterior(z, "uniform"), "unknown prior 'uniform'"),
+        (lambda p, z: p.log_posterior(z, torch.ones(3)), "prior must be 3 probabilities that sum to 1"),
+        (lambda p, z: FlowPlugin(2, THREE, "mfa"), "unknown flow 'mfa'; did you mean 'maf'?"),
+        (lambda p, z: FlowPlugin(0, THREE), "latent_dim must be a positive"),
+        (lambda p, z: FlowPlugin(2, THREE, build_flow("maf", 2, 7, hidden_features=8)), "context"),
+        (lambda p, z: FlowPlugin(5, THREE, build_flow("maf", 2, 3, hidden_features=8)), "5 latents"),
+        (lambda p, z: FlowPluginNetwork(nn.Linear(2, 2), p), "Linear has no encode"),
+        (lambda p, z: FlowPluginNetwork(Base(), FlowPlugin(3, THREE)), "share latent_dim, got 2 and 3"),
+    ],
+)
+def test_bad_input_gets_one_clear_line(plugin, call, line):
+    z, _ = gaussians(2)
+    with pytest.raises((ValueError, TypeError), match=line) as error:
+        call(plugin, z[:4])
+    assert "\n" not in str(error.value)
