@@ -135,7 +135,7 @@ def fit(
         history.stopped_early = patience is not None and epoch + 1 - history.best_epoch >= patience
         progress.set_postfix({key: f"{row[key]:.4g}" for key in ("train", "validation")})
         if checkpoint is not None:
-            checkpoint.save(*_state(history, best, module, optimizer))
+            checkpoint.save(*_state(history, best, module, optimizer, schedule))
     module.load_state_dict(best)
     module.eval()
     if checkpoint is not None:
@@ -165,28 +165,27 @@ def _copy(module: nn.Module) -> dict[str, Tensor]:
     return {key: tensor.detach().clone() for key, tensor in module.state_dict().items()}
 
 
-def _state(history: History, best: dict[str, Tensor], module: nn.Module, optimizer) -> tuple[dict[str, Tensor], dict]:
+def _state(history: History, best: dict[str, Tensor], module, optimizer, schedule) -> tuple[dict[str, Tensor], dict]:
     """Everything that the next epoch depends on, as flat tensors and JSON-able values."""
     tensors = {f"module.{key}": value for key, value in module.state_dict().items()}
     tensors |= {f"best.{key}": value for key, value in best.items()}
-    for index, state in optimizer.state_dict()["state"].items():
-        tensors |= {f"optimizer.{index}.{key}": value for key, value in state.items()}
-    return tensors, asdict(history)
+    state = optimizer.state_dict()
+    for index, moments in state["state"].items():
+        tensors |= {f"optimizer.{index}.{key}": value for key, value in moments.items()}
+    meta = {"history": asdict(history), "param_groups": state["param_groups"]}
+    return tensors, meta | {"schedule": schedule.state_dict() if schedule is not None else None}
 
 
 def _restore(tensors, meta, module, optimizer, schedule, device) -> tuple[History, dict[str, Tensor]]:
     def under(prefix: str) -> dict[str, Tensor]:
         return {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
 
-    history = History(**meta)
     module.load_state_dict(under("module."))
-    state = optimizer.state_dict()
+    moments: dict[int, dict[str, Tensor]] = {}
     for key, value in under("optimizer.").items():
         index, name = key.split(".")
-        state["state"].setdefault(int(index), {})[name] = value
-    optimizer.load_state_dict(state)
-    if schedule is not None and (taken := next(iter(state["state"].values()), None)):
-        # The schedule is a pure function of the steps taken: replaying it sets the rate (and Adam's beta1) to the bit.
-        for _ in range(int(taken["step"])):
-            schedule.step()
-    return history, {key: value.to(device) for key, value in under("best.").items()}
+        moments.setdefault(int(index), {})[name] = value
+    optimizer.load_state_dict({"state": moments, "param_groups": meta["param_groups"]})
+    if schedule is not None:
+        schedule.load_state_dict(meta["schedule"])
+    return History(**meta["history"]), {key: value.to(device) for key, value in under("best.").items()}

@@ -1,0 +1,113 @@
+"""The fit loop: it learns, keeps the best weights, stops early, and a stopped fit taken up again ends at the same bits."""
+
+import pytest
+import torch
+from torch import nn
+
+from fpnlib.training import evaluate, fit
+
+
+class Memory:
+    """A checkpoint in memory that can pull the plug after some epochs."""
+
+    def __init__(self, stop_after=None):
+        self.state, self.saves, self.stop_after, self.cleared = None, 0, stop_after, False
+
+    def load(self):
+        return self.state
+
+    def save(self, tensors, meta):
+        self.state = ({key: value.clone() for key, value in tensors.items()}, meta)
+        self.saves += 1
+        if self.saves == self.stop_after:
+            raise KeyboardInterrupt
+
+    def clear(self):
+        self.cleared = True
+
+
+def problem(seed=0):
+    torch.manual_seed(seed)
+    x = torch.randn(300, 4)
+    y = x @ torch.tensor([[1.0], [-2.0], [0.5], [3.0]]) + 0.7
+    net = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Dropout(0.1), nn.BatchNorm1d(8), nn.Linear(8, 1))
+    return net, (x[:200], y[:200]), (x[200:], y[200:])
+
+
+def run(checkpoint=None, **settings):
+    net, train, validation = problem()
+    mse = lambda a, b: nn.functional.mse_loss(net(a), b)  # noqa: E731
+    settings = dict(epochs=6, batch_size=32, learning_rate=2e-2, seed=3) | settings
+    history = fit(net, mse, settings.pop("train", train), validation, checkpoint=checkpoint, **settings)
+    return net, history, evaluate(net, mse, validation, 32)
+
+
+def test_it_learns_and_keeps_the_best_weights():
+    net, history, validation = run(epochs=40)
+    assert history.epochs[-1]["train"] < 0.1 * history.epochs[0]["train"]
+    assert validation == pytest.approx(history.best_validation, rel=1e-5)
+    assert history.epochs[history.best_epoch - 1]["validation"] == history.best_validation
+    assert not net.training
+
+
+@pytest.mark.parametrize("one_cycle", [True, False])
+@pytest.mark.parametrize("fresh", [True, False])
+def test_a_stopped_fit_taken_up_again_ends_at_the_same_bits(one_cycle, fresh):
+    _, (x, y), _ = problem()
+    draws = (lambda generator: (x + 0.1 * torch.randn(x.shape, generator=generator), y)) if fresh else (x, y)
+    whole, history, _ = run(one_cycle=one_cycle, train=draws)
+    memory = Memory(stop_after=3)
+    with pytest.raises(KeyboardInterrupt):
+        run(memory, one_cycle=one_cycle, train=draws)
+    memory.stop_after = None
+    resumed, history_of_resumed, _ = run(memory, one_cycle=one_cycle, train=draws)
+    assert history_of_resumed == history and memory.cleared
+    for key, value in whole.state_dict().items():
+        assert torch.equal(value, resumed.state_dict()[key]), key
+
+
+def test_the_seed_decides_and_the_callers_draws_do_not_change():
+    torch.manual_seed(11)
+    expected = torch.rand(3)
+    net, train, validation = problem()
+    torch.manual_seed(11)
+    fit(net, lambda a, b: nn.functional.mse_loss(net(a), b), train, validation, epochs=1, batch_size=64, learning_rate=1e-3)
+    assert torch.equal(torch.rand(3), expected)
+    first, second, other = (run(seed=seed)[0].state_dict()["0.weight"] for seed in (3, 3, 4))
+    assert torch.equal(first, second) and not torch.equal(first, other)
+
+
+def test_early_stopping():
+    _, history, _ = run(epochs=200, patience=2, one_cycle=False, learning_rate=0.5)
+    assert history.stopped_early and len(history.epochs) == history.best_epoch + 2
+
+
+def test_a_frozen_parameter_stays_as_it_is():
+    net, train, validation = problem()
+    net[0].requires_grad_(False)
+    before = net[0].weight.clone()
+    fit(net, lambda a, b: nn.functional.mse_loss(net(a), b), train, validation,
+        epochs=2, batch_size=64, learning_rate=1e-2, weight_decay=0.1)  # fmt: skip
+    assert torch.equal(net[0].weight, before)
+
+
+def test_a_loss_of_nan_keeps_the_last_good_weights_and_says_what_to_change():
+    net, (x, y), validation = problem()
+    good = (x, y)
+    calls = iter([good, good, good, (x * float("nan"), y)])
+    with pytest.raises(FloatingPointError, match=r"epoch 3 .*learning_rate"):
+        fit(net, lambda a, b: nn.functional.mse_loss(net(a), b), lambda generator: next(calls), validation,
+            epochs=5, batch_size=64, learning_rate=1e-3)  # fmt: skip
+    assert all(torch.isfinite(value).all() for value in net.state_dict().values())
+
+
+@pytest.mark.parametrize("bad, line", [({"epochs": 0}, "epochs must be a positive"), ({"batch_size": 2.5}, "batch_size must be")])
+def test_bad_settings(bad, line):
+    with pytest.raises((ValueError, TypeError), match=line):
+        run(**bad)
+
+
+def test_no_data():
+    net, (x, y), validation = problem()
+    with pytest.raises(ValueError, match="needs data, got 0 training"):
+        fit(net, None, (x[:0], y[:0]), validation, epochs=1, batch_size=8, learning_rate=1e-3)
