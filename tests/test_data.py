@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torchvision.datasets import MNIST
 
 from fpnlib import data
 
@@ -86,6 +87,14 @@ def test_missing_mnist_names_file_folder_and_remedy(tmp_path):
         data.load("mnist", root=tmp_path)
     said = str(raised.value)
     assert str(raw) in said and "FPN_DATA" in said and "download=True" in said and "\n" not in said
+
+
+def test_failed_download_names_file_reason_and_remedy(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(MNIST, "mirrors", ["http://127.0.0.1:9/"])  # where nobody answers
+    with pytest.raises(FileNotFoundError, match="could not be fetched") as raised:
+        data.load("mnist", root=tmp_path, download=True)
+    said = str(raised.value)
+    assert "train-images-idx3-ubyte" in said and str(tmp_path) in said and "FPN_DATA" in said and "\n" not in said
 
 
 @pytest.mark.parametrize("name", ["train-images-idx3-ubyte", "t10k-labels-idx1-ubyte"])

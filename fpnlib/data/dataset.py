@@ -18,7 +18,7 @@ class Split:
 
 @dataclass(frozen=True)
 class Dataset:
-    """Three disjoint splits. ``validation`` is held out of the training data; ``checksum`` is sha256 of the bytes used."""
+    """Three disjoint splits, ``validation`` held out of the training data; ``checksum`` is sha256 of the bytes used."""
 
     name: str
     train: Split

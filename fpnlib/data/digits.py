@@ -3,7 +3,6 @@
 import hashlib
 import os
 from pathlib import Path
-from urllib.error import URLError
 
 import numpy as np
 import torch
@@ -13,10 +12,11 @@ from torch import Tensor
 from torch.nn.functional import interpolate, pad
 from torchvision.datasets import MNIST
 
+from fpnlib.artifacts import PROJECT
 from fpnlib.data.dataset import Dataset, Split
 
 CLASSES = tuple("0123456789")
-PROJECT_DATA = Path(__file__).resolve().parents[2] / "data"
+REMEDY = "set FPN_DATA to the folder that has MNIST/raw/ with the unpacked files"
 MNIST_FILES = [f"{part}-{kind}-ubyte" for part in ("train", "t10k") for kind in ("images-idx3", "labels-idx1")]
 
 
@@ -46,29 +46,26 @@ def load_mnist(
     stratified and drawn by ``seed``.
 
     Args:
-        root: the folder that has ``MNIST/raw/``; None: the environment variable FPN_DATA, else ``data/`` in the project.
+        root: the folder that has ``MNIST/raw/``; None: $FPN_DATA, else ``data/`` in the project.
         download: fetch through torchvision what is missing.
 
     Raises:
         FileNotFoundError: a file is missing, or could not be fetched: which, where, and how to get it.
         ValueError: a file is damaged.
     """
-    root = Path(root or os.environ.get("FPN_DATA") or PROJECT_DATA)
+    root = Path(root or os.environ.get("FPN_DATA") or PROJECT / "data")
     raw = root / "MNIST" / "raw"
-    missing = [name for name in MNIST_FILES if not (raw / name).is_file()]
+    missing = next((name for name in MNIST_FILES if not (raw / name).is_file()), None)
     if missing and not download:
-        raise FileNotFoundError(
-            f"MNIST: {missing[0]} is not in {raw}; set FPN_DATA to the folder that has MNIST/raw/ with the unpacked "
-            "files, or pass download=True where there is a network"
-        )
+        raise FileNotFoundError(f"MNIST: {missing} is not in {raw}; {REMEDY}, or, with a network, pass download=True")
     try:
-        parts = [MNIST(root, train=train, download=bool(missing)) for train in (True, False)]
-    except (URLError, OSError) as error:
-        raise FileNotFoundError(f"MNIST: could not fetch {missing or MNIST_FILES} to {raw}: {error}") from None
-    except (RuntimeError, AssertionError, ValueError, IndexError) as error:
-        if missing:
-            raise FileNotFoundError(f"MNIST: could not fetch {missing[0]} to {raw}: {error}") from None
-        raise ValueError(f"MNIST: the files in {raw} are damaged; replace them") from None
+        parts = [MNIST(root, train=train, download=missing is not None) for train in (True, False)]
+    except (OSError, RuntimeError, AssertionError, ValueError, IndexError) as error:
+        if missing is None:
+            raise ValueError(f"MNIST: the files in {raw} are damaged; replace them") from None
+        reason = str(error).splitlines()[0]
+        said = f"MNIST: {missing} is not in {raw} and could not be fetched ({reason}); {REMEDY}"
+        raise FileNotFoundError(said) from None
     (x, y), (x_test, y_test) = ((_scaled(part.data), part.targets.long()) for part in parts)
     train, held_out = _split(np.arange(len(y)), y, validation, seed)
     checksum = _checksum(*(array.numpy() for part in parts for array in (part.data, part.targets.to(torch.uint8))))
