@@ -7,7 +7,7 @@ import tqdm.std
 
 
 class TerminalBar(tqdm.std.tqdm):
-    """tqdm's bar on the process's own stderr, which ipykernel does not redirect into the notebook; gone when it is done."""
+    """tqdm's bar on the process's own stderr, which ipykernel does not redirect into the notebook."""
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **{"file": sys.__stderr__, "leave": False} | kwargs)

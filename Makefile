@@ -1,0 +1,44 @@
+# Flow Plugin Networks: needs Python 3.11 and make; everything else goes into $(VENV).
+VENV ?= .venv
+FPN_DATA ?= $(CURDIR)/data
+ARGS ?=
+export FPN_DATA
+
+PY := $(VENV)/bin/python
+PYTHON ?= $(shell for python in python3.11 python3 python; do \
+	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$python && break; done)
+
+.PHONY: help demo paper test lab bench clean
+
+help:  ## list these targets
+	@sed -n 's/^\([a-z]*\):[^#]*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 8
+
+demo: $(VENV)/.runtime  ## every notebook, offline, in minutes
+	$(PY) -m fpnlib run --profile demo $(ARGS)
+
+paper: $(VENV)/.runtime  ## the paper's experiments on the datasets in FPN_DATA
+	$(PY) -m fpnlib run --profile paper $(ARGS)
+
+test: $(VENV)/.test  ## the tests
+	$(PY) -m ruff check fpnlib tests
+	$(PY) -m pytest $(ARGS)
+
+lab: $(VENV)/.runtime  ## JupyterLab on the notebooks
+	$(PY) -m jupyter lab $(ARGS) notebooks
+
+bench: $(VENV)/.bench  ## the flows beside nflows and zuko
+	$(PY) -m fpnlib bench $(ARGS)
+
+clean:  ## remove the environment, caches and the demo's outputs
+	rm -rf $(VENV) outputs/demo .pytest_cache .ruff_cache *.egg-info
+	find fpnlib tests -name __pycache__ -type d -exec rm -rf {} +
+
+# One stamp for each set of extras, so that a second call installs nothing.
+$(VENV)/.runtime: EXTRAS =
+$(VENV)/.test: EXTRAS = [test]
+$(VENV)/.bench: EXTRAS = [bench]
+$(VENV)/.runtime $(VENV)/.test $(VENV)/.bench: pyproject.toml constraints.txt
+	@test -n "$(PYTHON)" || { echo "Python 3.11 is missing: no python3.11, python3 or python of that version was found" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(PY) -m pip install --disable-pip-version-check -c constraints.txt -e ".$(EXTRAS)"
+	@touch $@ $(VENV)/.runtime
