@@ -1,6 +1,7 @@
 """``python -m fpnlib run --profile demo``: the notebooks, headlessly."""
 
 import argparse
+import os
 import sys
 from pathlib import Path
 
@@ -28,7 +29,7 @@ def main(arguments: list[str] | None = None) -> int:
         if given.fresh and given.only:
             raise ValueError("--fresh starts a whole run over; to run one notebook again, delete its executed copy")
         runner.run(
-            given.profile, _folder(given.out), given.only, _values(given.set), given.fresh, given.notebooks.absolute()
+            given.profile, _folder(given.out), given.only, _values(given.set), given.fresh, given.notebooks.resolve()
         )
     except runner.CellError as error:
         print(f"\n{error}", file=sys.stderr)
@@ -46,7 +47,7 @@ def _folder(out: str | None) -> str | None:
     """A folder as the shell means it, named relative to the project where it lies inside."""
     if out is None:
         return None
-    path = Path(out).absolute()
+    path = Path(os.path.abspath(out))
     return path.relative_to(PROJECT).as_posix() if path.is_relative_to(PROJECT) else str(path)
 
 

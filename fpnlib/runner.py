@@ -161,7 +161,8 @@ def fitting(name: str, value: object, default: object) -> object:
 def _one(path: Path, settings: dict, library: str, manifest: Manifest, title: str) -> None:
     """Execute one notebook, or bring its executed copy's text up to date where it is finished."""
     source = nbformat.read(path, as_version=4)
-    key = digest([[cell.source for cell in source.cells if cell.cell_type == "code"], settings, library])
+    inputs = {name: value for name, value in settings.items() if name != "out"}  # a run that is moved stays finished
+    key = digest([[cell.source for cell in source.cells if cell.cell_type == "code"], inputs, library])
     final = manifest.folder / "notebooks" / path.name
     failed, running = final.with_suffix(".failed.ipynb"), final.with_name(f".{path.stem}.running.ipynb")
     entry = manifest.read().get("notebooks", {}).get(path.stem, {})
@@ -174,7 +175,7 @@ def _one(path: Path, settings: dict, library: str, manifest: Manifest, title: st
     before, started = _stamps(manifest), time.perf_counter()
     try:
         executed = papermill.execute_notebook(
-            source,
+            path,
             running,
             settings,
             cwd=PROJECT,
@@ -198,7 +199,7 @@ def _one(path: Path, settings: dict, library: str, manifest: Manifest, title: st
     here = environment()
     manifest.note("environment", here)
     manifest.note_files()
-    _save(executed, final)
+    _save(_with_text_of(source, executed), final)
     entry = {"key": key, "commit": here["commit"], "parameters": settings, "seconds": seconds, "files": files}
     manifest.note("notebooks", {path.stem: entry})
 
@@ -208,10 +209,14 @@ class ThisPython(AsyncKernelManager):
 
     @property
     def kernel_spec(self) -> KernelSpec:
-        # Bars and low-level output go to the kernel's own stderr, the terminal, and not into the notebook.
-        bars = "__import__('fpnlib.bars').bars.to_terminal()"
-        options = ["--IPKernelApp.capture_fd_output=False", f"--IPKernelApp.exec_lines={bars}"]
-        return KernelSpec(**get_kernel_dict(extra_arguments=options))
+        options = {
+            "log_level": "ERROR",
+            # Bars and low-level output go to the kernel's own stderr, the terminal, and not into the notebook.
+            "capture_fd_output": False,
+            "exec_lines": "__import__('fpnlib.bars').bars.to_terminal()",
+        }
+        extra = [f"--IPKernelApp.{name}={value}" for name, value in options.items()]
+        return KernelSpec(**get_kernel_dict(extra_arguments=extra))
 
     async def start_kernel(self, **options) -> None:
         threads = dict.fromkeys(

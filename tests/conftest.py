@@ -1,4 +1,4 @@
-"""What the tests share: one thread (numbers then don't depend on the machine's cores) and the data beside the checkout."""
+"""What the tests share: one thread (numbers don't depend on the machine's cores) and the data beside it."""
 
 from pathlib import Path
 
