@@ -43,7 +43,7 @@ def frechet_distance(judge: Judge, real: Tensor, fake: Tensor) -> float:
         if len(images) < 2:
             raise ValueError(f"a Fréchet distance needs two {name} images or more, got {len(images)}")
         distance.update(_in_batches(judge, judge.features, images).double(), real=name == "real")
-    return distance.compute().item()
+    return max(distance.compute().item(), 0.0)  # rounding goes below zero
 
 
 def diversity(judge: Judge, x: Tensor, y: Tensor) -> float:

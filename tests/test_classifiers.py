@@ -1,0 +1,98 @@
+"""The supervised baselines: known accuracies, the grid's choice, the same numbers twice, and bad input."""
+
+import json
+from dataclasses import asdict
+
+import pytest
+import torch
+
+from fpnlib.classifiers import BASELINES, automl, grid_search, linear_svm, logistic_regression, rbf_svm
+
+
+def clumps(n=240, seed=0):
+    """Three classes on a line, far apart: anything separates them."""
+    y = torch.arange(n) % 3
+    return torch.randn(n, 4, generator=torch.Generator().manual_seed(seed)) + 10 * y[:, None], y
+
+
+def shells(n=400, seed=0):
+    """One class around the other: only a curved boundary separates them."""
+    y = torch.arange(n) % 2
+    z = torch.randn(n, 3, generator=torch.Generator().manual_seed(seed))
+    return z / z.norm(dim=1, keepdim=True) * (1 + 3 * y[:, None]), y
+
+
+def quick(name, *data, seed=0):
+    settings = {"max_trials": 5} if name == "automl" else {"grid": (0.1, 10.0), "n_jobs": 1}
+    return BASELINES[name](*data, seed=seed, **settings)
+
+
+@pytest.mark.parametrize("name", BASELINES)
+def test_each_separates_what_is_separable(name):
+    scores = quick(name, *clumps(), *clumps(seed=1))
+    assert scores.train_accuracy == scores.test_accuracy == 1
+    assert scores.seconds > 0
+    assert json.loads(json.dumps(asdict(scores)))["settings"] == scores.settings
+
+
+def test_chance_is_what_labels_without_meaning_give():
+    (z, _), (z_test, _) = shells(), shells(seed=1)
+    y = torch.randint(2, (400,), generator=torch.Generator().manual_seed(2))
+    assert logistic_regression(z, y, z_test, y, grid=(1.0,), n_jobs=1).test_accuracy == pytest.approx(0.5, abs=0.1)
+
+
+def test_only_the_curved_boundary_separates_shells():
+    data = (*shells(), *shells(seed=1))
+    assert rbf_svm(*data, n_jobs=1).test_accuracy > 0.99
+    assert linear_svm(*data, n_jobs=1).test_accuracy < 0.75
+
+
+def test_grid_search_takes_the_best_c_the_smallest_of_equals_without_the_test_set():
+    fitted = []
+
+    class Spy:
+        def __init__(self, c):
+            self.c = c
+
+        def fit(self, z, y):
+            fitted.append((self.c, len(z)))
+            return self
+
+        def score(self, z, y):
+            return {0.1: 0.2, 1.0: 0.8, 10.0: 0.8}[self.c]
+
+    scores = grid_search("spy", Spy, *clumps(100), *clumps(30), grid=(10.0, 0.1, 1.0), folds=4, n_jobs=1)
+    assert fitted == [(c, 75) for c in (0.1, 1.0, 10.0) for _ in range(4)] + [(1.0, 100)]
+    assert scores.settings["C"] == 1.0
+    assert scores.settings["accuracy_by_C"] == pytest.approx({"0.1": 0.2, "1.0": 0.8, "10.0": 0.8})
+
+
+def test_scores_do_not_depend_on_the_number_of_jobs():
+    one, two = (linear_svm(*shells(), *shells(seed=1), grid=(0.1, 1.0), n_jobs=n) for n in (1, 2))
+    assert one.settings == two.settings and one.test_accuracy == two.test_accuracy
+
+
+def test_automl_gives_the_same_numbers_twice_and_says_what_ended_it():
+    data = (*shells(), *shells(seed=1))
+    first, second = (automl(*data, seed=3, max_trials=5, seconds=300) for _ in range(2))
+    assert first.settings == second.settings
+    assert (first.train_accuracy, first.test_accuracy) == (second.train_accuracy, second.test_accuracy)
+    assert first.settings["bound"] == "5 trials" and first.settings["trials"] == 5
+    assert automl(*data, max_trials=10_000, seconds=0.5).settings["bound"] == "0.5 seconds"
+
+
+@pytest.mark.parametrize("name", BASELINES)
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda z, y, zt, yt: (z * torch.nan, y, zt, yt), "NaN"),
+        (lambda z, y, zt, yt: (z, y[1:], zt, yt), "z and y must have the same length"),
+        (lambda z, y, zt, yt: (z, y, zt, yt[1:]), "z_test and y_test"),
+        (lambda z, y, zt, yt: (z, y, zt[:, 1:], yt), r"z_test must have shape \(n, 4\)"),
+        (lambda z, y, zt, yt: (z, torch.where(torch.arange(len(y)) < 2, 7, y), zt, yt), "class 7 has 2 samples"),
+    ],
+)
+def test_bad_input_gets_one_line(name, change, said):
+    with pytest.raises(ValueError, match=said) as raised:
+        quick(name, *change(*clumps(), *clumps(seed=1)))
+    assert "\n" not in str(raised.value)
