@@ -1,0 +1,173 @@
+"""The house in order: pins, floors, notebooks and profiles hold together."""
+
+import ast
+import re
+import statistics
+import sys
+import tomllib
+from importlib import metadata
+from pathlib import Path
+
+import nbformat
+import papermill
+import pytest
+import yaml
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+import fpnlib
+from fpnlib import runner
+
+ROOT = Path(__file__).resolve().parents[1]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+CONDA = yaml.safe_load((ROOT / "environment.yml").read_text())["dependencies"]
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+PROFILES = sorted((ROOT / "notebooks" / "profiles").glob("*.yaml"))
+FLOORS = {
+    "basement": {"checks", "bars"},
+    "ground": {"attributes", "flows", "base_models", "training", "artifacts"},
+    "middle": {"plugin", "data", "metrics", "classifiers", "plots"},
+    "top": {"experiments", "runner", "widgets", "report"},
+    "roof": {"__main__"},
+}
+each_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+
+
+def pins() -> dict[str, str]:
+    """Versions by name in constraints.txt, which holds nothing else: no hosts, no paths, no ranges."""
+    lines = (ROOT / "constraints.txt").read_text().splitlines()
+    matches = [
+        re.fullmatch(r"([A-Za-z0-9._-]+)==([A-Za-z0-9.!+]+)", line) for line in lines if not line.startswith("#")
+    ]
+    assert all(matches)
+    return {canonicalize_name(match[1]): match[2] for match in matches}
+
+
+def code(path: Path) -> list:
+    return [cell for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code"]
+
+
+def test_every_dependency_is_pinned_within_its_range():
+    extras = PROJECT["optional-dependencies"].values()
+    for text in [*PROJECT["dependencies"], *(text for extra in extras for text in extra)]:
+        wanted = Requirement(text)
+        assert pins()[canonicalize_name(wanted.name)] in wanted.specifier, text
+
+
+def test_conda_users_get_the_same_pins():
+    pip = next(entry["pip"] for entry in CONDA if isinstance(entry, dict))
+    wanted = [Requirement(text) for text in PROJECT["dependencies"]]
+    given = [Requirement(text) for text in pip if not text.startswith("-")]
+    versions = pins()
+    assert {(r.name, *r.extras): str(r.specifier) for r in given} == {
+        (r.name, *r.extras): f"=={versions[canonicalize_name(r.name)]}" for r in wanted
+    }
+    assert pip[-2:] == ["-c constraints.txt", "-e ."]
+    assert "python=3.11" in CONDA and "3.11" in Requirement(f"python{PROJECT['requires-python']}").specifier
+
+
+@pytest.mark.skipif(sys.version_info[:2] != (3, 11), reason="the pins are those of Python 3.11")
+def test_what_the_dependencies_need_is_pinned_too():
+    known, waiting, missing = set(), [Requirement("fpnlib[test]")], set()
+    while waiting:
+        wanted = waiting.pop()
+        name = canonicalize_name(wanted.name)
+        if (name, *wanted.extras) in known:
+            continue
+        known.add((name, *wanted.extras))
+        try:
+            needs = map(Requirement, metadata.requires(name) or ())
+        except metadata.PackageNotFoundError:
+            pytest.skip(f"{name} is not installed here")
+        missing |= {name} - {"fpnlib", *pins()}
+        environments = [{"extra": extra} for extra in ("", *wanted.extras)]
+        waiting += [need for need in needs if not need.marker or any(map(need.marker.evaluate, environments))]
+    assert not missing
+
+
+def test_one_version():
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert citation["version"] == fpnlib.__version__
+
+
+def test_rooms_import_only_rooms_below():
+    floor_of = {room: height for height, rooms in enumerate(FLOORS.values()) for room in rooms}
+    wrong = []
+    for path in sorted((ROOT / "fpnlib").rglob("*.py")):
+        room = path.relative_to(ROOT / "fpnlib").with_suffix("").parts[0]
+        if room == "__init__":
+            continue
+        assert room in floor_of, f"on which floor is {room}?"
+        for below in imported_rooms(path) - {room}:
+            if floor_of[below] >= floor_of[room]:
+                wrong.append(f"{path.relative_to(ROOT)} imports {below}")
+    assert not wrong
+
+
+def imported_rooms(path: Path) -> set[str]:
+    """Rooms of fpnlib that a module imports anywhere in it."""
+    rooms = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            rooms |= {name.name.split(".")[1] for name in node.names if name.name.startswith("fpnlib.")}
+        elif isinstance(node, ast.ImportFrom) and node.module == "fpnlib":
+            rooms |= {name.name for name in node.names}
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("fpnlib."):
+            rooms.add(node.module.split(".")[1])
+    return rooms
+
+
+@each_notebook
+def test_a_notebook_begins_with_its_parameters(path):
+    first, *others = code(path)
+    assert first.metadata.get("tags") == ["parameters"]
+    assert not any("parameters" in cell.metadata.get("tags", ()) for cell in others)
+    defaults = runner.parameters(path)
+    assert {"out", "seed"} <= defaults.keys()
+    described = papermill.inspect_notebook(str(path))
+    assert described.keys() == defaults.keys()
+    assert not [name for name, one in described.items() if not one["help"].strip()], "a parameter without '# help'"
+
+
+@each_notebook
+def test_a_notebook_is_committed_clean_and_runs_anywhere(path):
+    notebook = nbformat.read(path, as_version=4)
+    nbformat.validate(notebook)
+    assert notebook.metadata.kernelspec.name == "python3"
+    assert not [cell.source for cell in code(path) if cell.outputs or cell.execution_count is not None]
+    for cell in notebook.cells:
+        absolute = re.search(r"(?<![\w.:/~$)}])/(home|root|Users|tmp|opt|mnt|work|usr|var)/|\b[A-Z]:\\", cell.source)
+        assert not absolute, cell.source
+
+
+@each_notebook
+def test_a_notebook_is_thin(path):
+    lengths = [len(cell.source.splitlines()) for cell in code(path)]
+    assert statistics.median(lengths) <= 8
+    for cell in code(path):
+        for node in ast.walk(ast.parse(re.sub(r"^[%!]", "#", cell.source, flags=re.MULTILINE))):
+            if isinstance(node, ast.FunctionDef | ast.ClassDef):
+                assert node.end_lineno - node.lineno < 5, f"{node.name} belongs in fpnlib"
+
+
+def test_parameters_of_one_name_have_one_default():
+    seen = {}
+    for path in NOTEBOOKS:
+        for name, default in runner.parameters(path).items():
+            first, value = seen.setdefault(name, (path.stem, default))
+            assert (value, type(value)) == (default, type(default)), f"{name} differs in {first} and {path.stem}"
+    for name, value in runner.read_profile(ROOT / "notebooks" / "profiles", "demo").items():
+        if name in seen:
+            assert seen[name][1] == value, f"{name} differs in {seen[name][0]} and the demo profile"
+
+
+@pytest.mark.parametrize("profile", PROFILES, ids=lambda path: path.stem)
+def test_profiles_name_parameters_that_exist_with_values_that_fit(profile):
+    given = runner.read_profile(profile.parent, profile.stem)
+    declared = [runner.parameters(path) for path in NOTEBOOKS]
+    if not declared:
+        pytest.skip("no notebooks yet")
+    runner.refuse_unknown(given, declared)
+    for names in declared:
+        for name in names.keys() & given.keys():
+            runner.fitting(name, given[name], names[name])
