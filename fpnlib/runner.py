@@ -71,7 +71,7 @@ def run(
         for path in chosen
     }
 
-    folder = PROJECT / given["out"]
+    folder = PROJECT / fitting("out", given["out"], "outputs/demo")
     manifest = Manifest(folder)
     if fresh:
         _clear(manifest)
@@ -179,6 +179,7 @@ def _one(path: Path, settings: dict, library: str, manifest: Manifest, title: st
             running,
             settings,
             cwd=PROJECT,
+            start_timeout=300,
             kernel_manager_class=ThisPython,
             progress_bar={"desc": title, "dynamic_ncols": True},
         )
@@ -264,18 +265,32 @@ def _with_text_of(source: NotebookNode, executed: NotebookNode) -> NotebookNode:
 
 def _save(notebook: NotebookNode, path: Path) -> None:
     """Write an executed copy atomically, without times (the manifest has them) and without this machine's paths."""
-    notebook = nbformat.from_dict(notebook)
+    notebook = nbformat.from_dict(_without_places(notebook))
     for part in (notebook, *notebook.cells):
         for name in ("papermill", "execution"):
             part.metadata.pop(name, None)
+        if "injected-parameters" in part.metadata.get("tags", ()):
+            part["id"] = "injected-parameters"  # papermill's is drawn anew each time
     text = nbformat.writes(notebook)
-    data = os.environ.get("FPN_DATA")
-    places = {str(PROJECT) + os.sep: "", str(PROJECT): ".", sys.prefix: "<python>", str(Path.home()) + os.sep: "~/"}
-    for place, name in ({str(Path(data).absolute()): "$FPN_DATA"} if data else {} | places).items():
-        text = text.replace(place, name)
-    text = re.sub(r"[^\s\"]*/ipykernel_\d+/\d+\.py", "cell", text)
     if not path.is_file() or path.read_text(encoding="utf-8") != text:
         write_text(path, text)
+
+
+def _without_places(node: object) -> object:
+    """A notebook's text with this machine's folders named by what they are; pictures stay as they are."""
+    if isinstance(node, dict):
+        return {key: value if key.startswith("image/") else _without_places(value) for key, value in node.items()}
+    if isinstance(node, list):
+        return [_without_places(value) for value in node]
+    if isinstance(node, str):
+        data = os.environ.get("FPN_DATA")
+        places = {str(Path(data).absolute()): "$FPN_DATA"} if data else {}
+        places |= {f"{PROJECT}{os.sep}": "", str(PROJECT): "."}
+        places |= {f"{sys.prefix}{os.sep}": "", f"{Path.home()}{os.sep}": "~/"}
+        for place, name in places.items():
+            node = node.replace(place, name)
+        return re.sub(r"[^\s\"']*/ipykernel_\d+/\d+\.py", "cell", node)
+    return node
 
 
 def _traceback(error: PapermillExecutionError) -> str:

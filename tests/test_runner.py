@@ -42,7 +42,7 @@ def write_first(folder, text="# First", more=""):
         "import os, sys, json\nwrite('tables/here.json', json.dumps([sys.executable, os.getcwd(), dict(os.environ)]))",
         "from tqdm.auto import trange\nfor i in trange(3, desc='long work'):\n    pass",
         f"write('results/first.json', str(seed * scale)){more}",
-        f"import warnings\nprint({str(PROJECT / 'x')!r})\nwarnings.warn('careful')",
+        f"import warnings\nprint({str(PROJECT / 'x')!r}, os.environ['FPN_DATA'])\nwarnings.warn('careful')",
     ]
     write_notebook(folder / "00_first.ipynb", FIRST, *steps, text=text)
 
@@ -59,15 +59,17 @@ def finished(tmp_path_factory):
     write_notebook(folder / "01_second.ipynb", SECOND, "NAME = '2'\n" + LOG, ending, failing)
     command = [sys.executable, "-m", "fpnlib", "run", "--profile", "small", "--notebooks", ".", "--out", "out"]
     env = {name: value for name, value in os.environ.items() if not name.endswith("_NUM_THREADS")}
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, env=env | {"NUMBA_NUM_THREADS": "1"})
+    env |= {"NUMBA_NUM_THREADS": "1", "FPN_DATA": str(folder / "data")}
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, env=env)
     assert done.returncode == 0, done.stderr
     folder.joinpath("screen.txt").write_text(done.stdout + done.stderr)
     return folder
 
 
 @pytest.fixture
-def tiny(finished, tmp_path):
+def tiny(finished, tmp_path, monkeypatch):
     """A copy of that folder, to be changed at will."""
+    monkeypatch.setenv("FPN_DATA", str(finished / "data"))
     return shutil.copytree(finished, tmp_path / "tiny")
 
 
@@ -110,8 +112,9 @@ def test_the_screen_shows_progress_and_where_things_are(finished):
 
 def test_executed_copies_hold_outputs_but_no_paths_times_or_bars(finished):
     text = (finished / "out" / "notebooks" / "00_first.ipynb").read_text()
-    for absent in (str(PROJECT), "ipykernel_", "papermill", "start_time"):
+    for absent in (str(PROJECT), str(finished / "data"), "ipykernel_", "papermill", "start_time"):
         assert absent not in text
+    assert '"x $FPN_DATA' in text
     outputs = [cell.outputs for cell in nbformat.reads(text, as_version=4).cells if cell.cell_type == "code"]
     assert "careful" in str(outputs) and "long work" not in str(outputs)
     assert not list((finished / "out" / "notebooks").glob(".*"))
