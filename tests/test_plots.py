@@ -31,6 +31,7 @@ FIGURES = {
     "posteriors": lambda: plots.posteriors(IMAGES[0], torch.full((3, 2), 0.5).log(), labels=[0, 1, 1]),
     "training_curves": lambda: plots.training_curves({"C-MAF": HISTORY, "C-RNVP": HISTORY}, "loss (nats)"),
     "training_curves apart": lambda: plots.training_curves({"a": HISTORY, "b": HISTORY}, {"a": "nats", "b": "error"}),
+    "latent_spread": lambda: plots.latent_spread(POINTS, torch.ones(6, 2)),
     "confusion": lambda: plots.confusion(COUNTS, ["a", "b", "c"], "title"),
     "confusions": lambda: plots.confusions({"C-MAF": COUNTS, "C-RNVP": COUNTS}, top=3),
     "accuracies": lambda: plots.accuracies(TABLE),
@@ -148,6 +149,12 @@ BAD = {
     "density_x must have shape (2001,), got (5,)": lambda: plots.change_of_variables(U, 2 * U, P_U, P_U[:5]),
     "unknown schema 'trainig'; did you mean 'training'?": lambda: plots.schema("trainig"),
 }
+
+
+def test_the_spread_of_latents_is_sorted_and_adds_up_to_their_variance():
+    (ax,) = plots.latent_spread(torch.tensor([[0.0, -3.0], [2.0, 3.0]]), torch.full((2, 2), 0.5)).axes
+    between, within = ([bar.get_height() for bar in bars] for bars in ax.containers)
+    assert between == [9, 1] and within == [0.25, 0.25]
 
 
 @pytest.mark.parametrize("line", BAD)

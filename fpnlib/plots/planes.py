@@ -90,7 +90,7 @@ def densities(
             raise checks.unknown("panel", title, grids)
     columns = min(columns, len(grids))
     bands = math.ceil(len(grids) / columns)
-    fig, axes = new_figure(2.3 * columns + 0.7, 2.3 * bands + 0.3, bands, columns, sharex=True, sharey=True)
+    fig, axes = new_figure(2.3 * columns + 0.9, 2.3 * bands + 0.5, bands, columns, sharex=True, sharey=True)
     top = max(grid.max() for grid in grids.values())
     for ax, (title, grid) in zip(axes.flat, grids.items()):
         shown = ax.imshow(grid, extent=extent, origin="lower", cmap="cividis", vmin=0, vmax=top, aspect="equal")
@@ -148,19 +148,24 @@ def change_of_variables(u, x, density_u, density_x, *, interval: tuple[float, fl
 
 
 @styled
-def grids(panels: Mapping[str, object], *, axis_labels: tuple[str, str] = ("$x_1$", "$x_2$")) -> Figure:
+def grids(
+    panels: Mapping[str, object], *, stride: int = 1, axis_labels: tuple[str, str] = ("$x_1$", "$x_2$")
+) -> Figure:
     """What a transformation does to the plane: a square grid, carried along; a panel a step (equations 4, 11 and 12).
 
     Args:
         panels: title → images (rows, columns, 2) of the points of a regular grid, the same points in each panel.
+        stride: draw every so many lines of the grid; more points than lines make smooth curves.
     """
     panels = {title: checked(points, f"grid '{title}'", "rows", "columns", 2) for title, points in panels.items()}
-    fig, axes = new_figure(2.4 * len(panels) + 0.3, 2.8, 1, len(panels))
-    reach = 1.05 * max(np.abs(points).max() for points in panels.values())
+    fig, axes = new_figure(2.4 * len(panels) + 0.3, 3.1, 1, len(panels))
+    corners = np.concatenate([points.reshape(-1, 2) for points in panels.values()])
+    middle, reach = (corners.max(0) + corners.min(0)) / 2, 0.53 * np.ptp(corners, axis=0).max()
     for ax, (title, points) in zip(axes[0], panels.items()):
-        for lines, color in ((points, COLORS[0]), (points.transpose(1, 0, 2), COLORS[1])):
+        for lines, color in ((points[::stride], COLORS[0]), (points.transpose(1, 0, 2)[::stride], COLORS[1])):
             ax.add_collection(LineCollection(list(lines), colors=[color], linewidths=0.8))
-        ax.set(title=title, xlabel=axis_labels[0], aspect="equal", xlim=(-reach, reach), ylim=(-reach, reach))
+        ax.set(title=title, xlabel=axis_labels[0], aspect="equal")
+        ax.set(xlim=(middle[0] - reach, middle[0] + reach), ylim=(middle[1] - reach, middle[1] + reach))
         ax.label_outer()
     axes[0, 0].set_ylabel(axis_labels[1])
     return fig
@@ -177,7 +182,8 @@ def jacobians(panels: Mapping[str, object], *, row: str = "u", column: str = "x"
     panels = {title: square(matrix, f"Jacobian '{title}'") for title, matrix in panels.items()}
     fig, axes = new_figure(2.5 * len(panels) + 0.6, 2.7, 1, len(panels))
     top = max(np.abs(matrix).max() for matrix in panels.values())
-    norm = mpl.colors.SymLogNorm(linthresh=top / 100, vmin=-top, vmax=top)
+    linear = 10.0 ** round(math.log10(top or 1) - 1.5)  # below this the scale is linear, above logarithmic
+    norm = mpl.colors.SymLogNorm(linthresh=linear, vmin=-top or -1, vmax=top or 1)
     for ax, (title, matrix) in zip(axes[0], panels.items()):
         ax.set_facecolor("white")
         shown = ax.imshow(np.ma.masked_equal(matrix, 0), cmap="PuOr", norm=norm)
@@ -192,6 +198,8 @@ def jacobians(panels: Mapping[str, object], *, row: str = "u", column: str = "x"
     )
     bar.outline.set_visible(False)
     bar.minorticks_off()
+    bar.set_ticks([step * linear for step in (-10, -1, 0, 1, 10)])
+    bar.ax.set_yticklabels([f"{step * linear:g}" for step in (-10, -1, 0, 1, 10)])
     return fig
 
 

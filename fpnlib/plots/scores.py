@@ -56,6 +56,29 @@ def training_curves(
 
 
 @styled
+def latent_spread(mean, std) -> Figure:
+    """How the variance of each latent dimension splits into what tells images apart and what is noise of the posterior.
+
+    Args:
+        mean, std: (n, D) the posteriors' means and standard deviations. Dimensions are sorted by the means' variance.
+    """
+    mean = checked(mean, "mean", "n", "D")
+    std = checked(std, "std", *mean.shape)
+    between, within = mean.var(0), np.square(std).mean(0)
+    order = np.argsort(-between)
+    fig, axes = new_figure(6.2, 2.9)
+    ax, place = axes[0, 0], np.arange(1, len(order) + 1)
+    ax.bar(place, between[order], color=COLORS[0], label="variance of the means")
+    noise = {"color": COLORS[1], "hatch": "////", "edgecolor": "white", "linewidth": 0}
+    ax.bar(place, within[order], bottom=between[order], label="mean variance of the posteriors", **noise)
+    ax.axhline(1, color=INK, linewidth=0.8, linestyle=(0, (4, 2)), label="variance of the prior")
+    ax.set(xlabel="latent dimension, sorted", ylabel="variance", xlim=(0, len(order) + 1))
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+    fig.legend(loc="outside upper center", ncols=3)
+    return fig
+
+
+@styled
 def confusion(
     matrix,
     class_names: Sequence | None = None,
