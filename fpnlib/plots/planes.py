@@ -35,11 +35,13 @@ def embedding(
     panels = {title: _labelled(*panel) for title, panel in panels.items()}
     classes = 1 + max(int(labels.max()) for _, labels in panels.values())
     names = names_of(class_names, max(classes, len(class_names or ())))
+    present = sorted(set().union(*(np.unique(labels).tolist() for _, labels in panels.values())))
+    colors = {k: COLORS[i % len(COLORS)] for i, k in enumerate(present)}
     fig, axes = new_figure(3.1 * len(panels) + 0.9, 3.2, 1, len(panels), sharex=True, sharey=True)
     for ax, (title, (points, labels)) in zip(axes[0], panels.items()):
         # A fixed shuffle keeps the class that is drawn last from hiding the others.
         order = np.random.default_rng(0).permutation(len(points))
-        shades = np.array([COLORS[k % len(COLORS)] for k in labels])
+        shades = np.array([colors[k] for k in labels])
         size = float(np.clip(9000 / len(points), 3, 14))
         ax.scatter(*points[order].T, c=shades[order], s=size, alpha=0.8, linewidths=0, rasterized=len(points) > 5000)
         for k in np.unique(labels) if numbered else ():
@@ -58,11 +60,7 @@ def embedding(
         if not ticks:
             ax.tick_params(left=False, bottom=False, labelleft=False, labelbottom=False)
     axes[0, 0].set_ylabel(axis_labels[1])
-    present = sorted(set().union(*(np.unique(labels) for _, labels in panels.values())))
-    keys = [
-        Line2D([], [], marker="o", linestyle="", markersize=5, color=COLORS[k % len(COLORS)], label=names[k])
-        for k in present
-    ]
+    keys = [Line2D([], [], marker="o", linestyle="", markersize=5, color=colors[k], label=names[k]) for k in colors]
     fig.legend(handles=keys, title=legend_title, loc="outside right center")
     return fig
 

@@ -152,7 +152,7 @@ def accuracies(
 
     Args:
         table: one row a model, in the order drawn; the column ``label`` names it and every other numeric column
-            ("paper", "ours", …) is a series of dots. NaN: not reported, no dot.
+            ("paper", "ours", …) is a series of dots, white for the paper's. NaN: not reported, no dot.
     """
     if label not in table:
         raise ValueError(
@@ -161,6 +161,7 @@ def accuracies(
     series = [column for column in table.columns if column != label and pd.api.types.is_numeric_dtype(table[column])]
     if not series:
         raise ValueError("the table needs at least one numeric column of scores, got none")
+    papers = [column for column in series if column.startswith("paper")]
     rows = np.arange(len(table))[::-1]
     fig, axes = new_figure(5 + 0.085 * max(7, *map(len, series)) * len(series), 0.38 * len(table) + 1.0)
     ax = axes[0, 0]
@@ -168,7 +169,7 @@ def accuracies(
     gap = 5.2 * max(7, *map(len, series)) + 6  # points from one written column to the next
     ax.hlines(rows, 0, 1, transform=beside, color=FAINT, linewidth=0.8, zorder=0)
     for i, column in enumerate(series):
-        color = "white" if column == "paper" else COLORS[(i - ("paper" in series)) % len(COLORS)]
+        color = "white" if column in papers else COLORS[(i - len(papers)) % len(COLORS)]
         values = table[column].to_numpy(float)
         apart = 0.13 * ((len(series) - 1) / 2 - i)
         ax.plot(
