@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from nflows.flows import Flow
+from nflows.transforms import BatchNorm
 from torch import Tensor, nn
 
 from fpnlib import checks
@@ -50,7 +51,13 @@ class FlowPlugin(nn.Module):
     """
 
     def __init__(
-        self, latent_dim: int, attributes: Classes, flow: str | Flow = "maf", *, spread: float | None = None, **settings: Any
+        self,
+        latent_dim: int,
+        attributes: Classes,
+        flow: str | Flow = "maf",
+        *,
+        spread: float | None = None,
+        **settings: Any,
     ):
         super().__init__()
         self.latent_dim = checks.positive("latent_dim", latent_dim)
@@ -64,6 +71,13 @@ class FlowPlugin(nn.Module):
             "spread": self.spread,
             **settings,
         }
+        for module in self.flow.modules():
+            # nflows keeps its masks, as large as the weights and a function of the widths, in the state dict.
+            module._non_persistent_buffers_set |= {"mask", "degrees"} & module._buffers.keys()
+            if isinstance(module, BatchNorm):
+                module.running_var.fill_(
+                    1
+                )  # nflows starts at 0: seen in eval mode after few steps, the flow would overflow
         self.register_buffer("loc_", torch.zeros(latent_dim))
         self.register_buffer("scale_", torch.ones(latent_dim))
         self.register_buffer("low_", torch.full((latent_dim,), -torch.inf))
@@ -107,7 +121,10 @@ class FlowPlugin(nn.Module):
         if validation is None:
             order = torch.randperm(len(z), generator=torch.Generator().manual_seed(seed)).to(z.device)
             held_out, kept = order.split([len(z) // 10, len(z) - len(z) // 10])
-            validation = z[held_out] if std is None else z[held_out] + std[held_out] * _normal(z[held_out], seed), y[held_out]
+            validation = (
+                z[held_out] if std is None else z[held_out] + std[held_out] * _normal(z[held_out], seed),
+                y[held_out],
+            )
             z, y, std = z[kept], y[kept], None if std is None else std[kept]
         z_validation, y_validation = self._pair(*validation, name="validation z")
 
@@ -120,7 +137,11 @@ class FlowPlugin(nn.Module):
             self._standardise(z, torch.zeros_like(z) if std is None else std)
 
         def draw(generator: torch.Generator) -> tuple[Tensor, Tensor]:
-            drawn = z if std is None else z + std * torch.randn(z.shape, generator=generator, device=z.device, dtype=z.dtype)
+            drawn = (
+                z
+                if std is None
+                else z + std * torch.randn(z.shape, generator=generator, device=z.device, dtype=z.dtype)
+            )
             return (drawn - self.loc_) / self.scale_, context
 
         context = self._context(y)
@@ -251,13 +272,17 @@ class FlowPlugin(nn.Module):
 
     def _count(self, count: int, of: int, fate: str) -> None:
         self.overflows_ += count
-        warnings.warn(f"{count:,} of {of:,} latents overflowed in the flow and were {fate}", RuntimeWarning, stacklevel=3)
+        warnings.warn(
+            f"{count:,} of {of:,} latents overflowed in the flow and were {fate}", RuntimeWarning, stacklevel=3
+        )
 
     def _try(self, flow: Flow) -> None:
         """One latent through a Flow of the user's own, to refuse other widths here and not in the middle of a fit."""
         for name in ("transform_from_noise", "class_log_prob"):
             if not hasattr(flow, name):
-                raise TypeError(f"flow must be a fpnlib.flows.ConditionalFlow, got {type(flow).__name__} without {name}")
+                raise TypeError(
+                    f"flow must be a fpnlib.flows.ConditionalFlow, got {type(flow).__name__} without {name}"
+                )
         was_training = flow.training
         try:
             with torch.no_grad():
@@ -286,7 +311,9 @@ class FlowPluginNetwork(nn.Module):
         super().__init__()
         for name in ("encode", "decode", "latent_dim"):
             if not hasattr(base, name):
-                raise TypeError(f"a base model needs encode, decode and latent_dim; {type(base).__name__} has no {name}")
+                raise TypeError(
+                    f"a base model needs encode, decode and latent_dim; {type(base).__name__} has no {name}"
+                )
         if base.latent_dim != plugin.latent_dim:
             raise ValueError(f"base and plugin must share latent_dim, got {base.latent_dim} and {plugin.latent_dim}")
         self.base, self.plugin = base, plugin

@@ -9,7 +9,10 @@ from fpnlib.attributes import Classes
 SHAPES = Classes(["chair", "sofa", "table"])
 
 
-@pytest.mark.parametrize("y", ["sofa", 1, np.int64(1), [1], ["sofa"], np.array([1]), np.array(["sofa"]), torch.tensor(1), torch.tensor([1.0])])
+@pytest.mark.parametrize(
+    "y",
+    ["sofa", 1, np.int64(1), [1], ["sofa"], np.array([1]), np.array(["sofa"]), torch.tensor(1), torch.tensor([1.0])],
+)
 def test_every_way_to_say_a_class(y):
     assert SHAPES.index(y).tolist() == [1]
     assert SHAPES.encode(y).tolist() == [[0, 1, 0]]

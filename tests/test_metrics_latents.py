@@ -26,11 +26,15 @@ def test_one_embedding_holds_both_and_follows_its_seed():
     real, sampled = normal(60), normal(40, shift=30)
     left, right = embed(real, sampled)
     assert left.shape == (60, 2) and right.shape == (40, 2)
-    assert class_separation(torch.tensor([*left, *right]), torch.arange(2).repeat_interleave(torch.tensor([60, 40]))) == 1
+    assert (
+        class_separation(torch.tensor([*left, *right]), torch.arange(2).repeat_interleave(torch.tensor([60, 40]))) == 1
+    )
     assert (embed(real, sampled)[0] == left).all()
 
 
-@pytest.mark.parametrize("call", [lambda z: two_sample_accuracy(z, z[:3]), lambda z: class_separation(z, torch.zeros(3))])
+@pytest.mark.parametrize(
+    "call", [lambda z: two_sample_accuracy(z, z[:3]), lambda z: class_separation(z, torch.zeros(3))]
+)
 def test_lengths_that_differ(call):
     with pytest.raises(ValueError, match="same length"):
         call(normal(10))

@@ -71,7 +71,15 @@ def test_the_seed_decides_and_the_callers_draws_do_not_change():
     expected = torch.rand(3)
     net, train, validation = problem()
     torch.manual_seed(11)
-    fit(net, lambda a, b: nn.functional.mse_loss(net(a), b), train, validation, epochs=1, batch_size=64, learning_rate=1e-3)
+    fit(
+        net,
+        lambda a, b: nn.functional.mse_loss(net(a), b),
+        train,
+        validation,
+        epochs=1,
+        batch_size=64,
+        learning_rate=1e-3,
+    )
     assert torch.equal(torch.rand(3), expected)
     first, second, other = (run(seed=seed)[0].state_dict()["0.weight"] for seed in (3, 3, 4))
     assert torch.equal(first, second) and not torch.equal(first, other)
@@ -101,7 +109,9 @@ def test_a_loss_of_nan_keeps_the_last_good_weights_and_says_what_to_change():
     assert all(torch.isfinite(value).all() for value in net.state_dict().values())
 
 
-@pytest.mark.parametrize("bad, line", [({"epochs": 0}, "epochs must be a positive"), ({"batch_size": 2.5}, "batch_size must be")])
+@pytest.mark.parametrize(
+    "bad, line", [({"epochs": 0}, "epochs must be a positive"), ({"batch_size": 2.5}, "batch_size must be")]
+)
 def test_bad_settings(bad, line):
     with pytest.raises((ValueError, TypeError), match=line):
         run(**bad)
