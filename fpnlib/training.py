@@ -127,7 +127,8 @@ def fit(
             module.eval()
             raise FloatingPointError(
                 f"{description}: the loss is {row['train']} in epoch {epoch + 1} (validation {row['validation']}); "
-                f"the weights of epoch {history.best_epoch} are kept. A smaller learning_rate than {learning_rate:g}, or clip_norm=1, usually helps."
+                f"the weights of epoch {history.best_epoch} are kept. "
+                f"A smaller learning_rate than {learning_rate:g}, or clip_norm=1, usually helps."
             )
         if row["validation"] < history.best_validation:
             history.best_epoch, best = epoch + 1, _copy(module)
