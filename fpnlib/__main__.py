@@ -19,9 +19,21 @@ def main(arguments: list[str] | None = None) -> int:
     run.add_argument("--profile", required=True, help="demo, paper, or another file of notebooks/profiles")
     run.add_argument("--out", help="the run's folder (default: outputs/<profile>)")
     run.add_argument(
-        "--only", nargs="+", default=[], metavar="NOTEBOOK", help="these notebooks only, by the start of their names"
+        "--only",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="NOTEBOOK",
+        help="these notebooks only, by the start of their names",
     )
-    run.add_argument("--set", nargs="+", default=[], metavar="NAME=VALUE", help="parameters in place of the profile's")
+    run.add_argument(
+        "--set",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="NAME=VALUE",
+        help="parameters in place of the profile's",
+    )
     run.add_argument("--fresh", action="store_true", help="forget what the run's folder holds and start over")
     run.add_argument("--notebooks", type=Path, default=PROJECT / "notebooks", help="the folder of notebooks")
     given = parser.parse_args(arguments)
