@@ -162,3 +162,13 @@ def test_what_can_not_be_shown_is_said_in_one_line(line):
     with pytest.raises(ValueError) as error:
         BAD[line]()
     assert line in str(error.value) and "\n" not in str(error.value)
+
+
+def test_trade_off_labels_every_point_with_the_dial():
+    rows = [{"model": m, "T": t, "diversity": t + k, "right class": 1 - t / 4} for k, m in enumerate("ab") for t in (0.5, 1.0)]
+    fig = plots.trade_off(pd.DataFrame(rows), x="diversity", y="right class", hue="model", along="T")
+    (ax,) = fig.axes
+    assert [text.get_text() for text in ax.texts] == ["0.5", "1", "0.5", "1"]
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["a", "b"]
+    with pytest.raises(ValueError, match="unknown column 'diversty'; did you mean 'diversity'?"):
+        plots.trade_off(pd.DataFrame(rows), x="diversty", y="right class", hue="model", along="T")

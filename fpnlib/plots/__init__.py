@@ -9,7 +9,7 @@ from fpnlib.plots.images import compare_grids, image_grid, posteriors
 from fpnlib.plots.look import COLORS, style
 from fpnlib.plots.planes import change_of_variables, densities, embedding, grids, jacobians
 from fpnlib.plots.schemas import SCHEMAS, schema
-from fpnlib.plots.scores import accuracies, confusion, confusions, costs, latent_spread, training_curves
+from fpnlib.plots.scores import accuracies, confusion, confusions, costs, latent_spread, trade_off, training_curves
 
 __all__ = [
     "COLORS",
@@ -29,5 +29,6 @@ __all__ = [
     "posteriors",
     "schema",
     "style",
+    "trade_off",
     "training_curves",
 ]

@@ -224,6 +224,30 @@ def costs(
     return fig
 
 
+@styled
+def trade_off(table: pd.DataFrame, *, x: str, y: str, hue: str, along: str) -> Figure:
+    """One score against another as a dial is turned: a line for each ``hue``, its points labelled with the dial's value.
+
+    Args:
+        table: a row a point, with the numeric columns ``x``, ``y`` and ``along`` (the dial), and the names ``hue``.
+    """
+    for column in (x, y, hue, along):
+        if column not in table:
+            raise checks.unknown("column", column, table.columns)
+    fig, axes = new_figure(5.8, 3.6)
+    ax = axes[0, 0]
+    for i, (name, rows) in enumerate(table.groupby(hue, sort=False)):
+        rows = rows.sort_values(along)
+        points = checked(rows[[x, y]].to_numpy(float), f"{x} and {y}", "n", 2)
+        look = {"color": COLORS[i % len(COLORS)], "marker": MARKERS[i % len(MARKERS)]}
+        ax.plot(*points.T, label=name, markeredgecolor="white", **look)
+        for (left, bottom), value in zip(points, rows[along]):
+            ax.annotate(f"{value:g}", (left, bottom), (4, 4), textcoords="offset points", color=look["color"], fontsize=7)
+    ax.set(xlabel=x, ylabel=y, title=f"labels: {along}")
+    ax.legend(title=hue)
+    return fig
+
+
 def _losses(name: str, rows: Sequence[Mapping]) -> list[np.ndarray]:
     """The columns epoch, train and validation of a history."""
     columns = ("epoch", "train", "validation")
