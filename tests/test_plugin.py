@@ -247,3 +247,26 @@ def test_bad_input_gets_one_clear_line(plugin, call, line):
     with pytest.raises((ValueError, TypeError), match=line) as error:
         call(plugin, z[:4])
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "file, flow, settings",
+    [
+        ("flow_mnist_convvae_maf", "maf", dict(hidden_features=40)),
+        ("flow_shapenet_rnvp_small", "realnvp", dict(hidden_features=64, num_blocks=4)),
+    ],
+)
+def test_parity_with_the_authors(shared, file, flow, settings):
+    saved = torch.load(shared / "reference" / f"{file}.pt", weights_only=True)
+    x, y, weights = saved["in.x"], saved["in.y"], saved["in.log_weights"]
+    classes = Classes(range(len(weights)))
+    flow = build_flow(flow, x.shape[1], len(classes), **settings)
+    flow.load_state_dict({key[3:]: value for key, value in saved.items() if key.startswith("sd.")})
+    plugin = FlowPlugin(x.shape[1], classes, flow.eval())
+    torch.testing.assert_close(plugin.log_prob(x, y), saved["out.log_prob"], atol=2e-4, rtol=0)
+    torch.testing.assert_close(plugin.to_noise(x, y), saved["out.noise_of_x"], atol=5e-5, rtol=0)
+    torch.testing.assert_close(plugin.from_noise(saved["in.noise"], y), saved["out.inverse_noise"], atol=5e-5, rtol=0)
+    joint = saved["out.class_log_prob"]
+    torch.testing.assert_close(plugin.log_posterior(x), joint.log_softmax(-1), atol=4e-4, rtol=0)
+    assert torch.equal(plugin.predict(x), saved["out.predict"])
+    assert torch.equal(plugin.predict(x, weights.softmax(-1)), saved["out.predict_log_weights"])
