@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from fpnlib import checks
 
 CHUNK = 8192  # rows that go through the flow together: bounds the memory of large batches
+MANY = 64  # rows from which on it pays to sort them by class
 
 
 class ConditionalFlow(Flow):
@@ -40,11 +41,13 @@ class ConditionalFlow(Flow):
             ValueError: another width, or another number of contexts than of rows.
         """
         self._check(noise, context, "noise")
-        pieces = [
-            self._transform.inverse(rows, self._embedding_net(given))[0]
-            for rows, given in zip(noise.split(CHUNK), context.split(CHUNK), strict=True)
-        ]
-        return torch.cat(pieces)
+        by_kind = getattr(self._transform, "inverse_by_kind", None)
+        if by_kind is not None and len(noise) >= MANY and (kind := _one_hot(context)) is not None:
+            contexts = self._embedding_net(torch.eye(self.context_features, dtype=context.dtype, device=context.device))
+            if (data := by_kind(noise, contexts, kind)) is not None:
+                return data
+        pieces = zip(noise.split(CHUNK), context.split(CHUNK), strict=True)
+        return torch.cat([self._transform.inverse(rows, self._embedding_net(given))[0] for rows, given in pieces])
 
     @torch.no_grad()
     def class_log_prob(self, inputs: Tensor, contexts: Tensor) -> Tensor:
@@ -54,6 +57,10 @@ class ConditionalFlow(Flow):
             ValueError: another width.
         """
         self._check(inputs, contexts, rows=False)
+        every_kind = getattr(self._transform, "every_kind", None)
+        if every_kind is not None and (found := every_kind(inputs, self._embedding_net(contexts))) is not None:
+            squares, logabsdet = found
+            return logabsdet - squares / 2 - self._distribution._log_z.to(squares.dtype)
         chunks = inputs.split(max(1, CHUNK // len(contexts)))
         return torch.cat([self._class_log_prob(rows, contexts) for rows in chunks])
 
@@ -72,7 +79,14 @@ class ConditionalFlow(Flow):
 
     def _sample(self, num_samples: int, context: Tensor) -> Tensor:
         self._check(None, context)
-        return super()._sample(num_samples, context)
+        weight = next(self.parameters())
+        noise = torch.randn(len(context) * num_samples, self.features, dtype=weight.dtype, device=weight.device)
+        if torch.is_grad_enabled() and any(parameter.requires_grad for parameter in self.parameters()):
+            given = self._embedding_net(context).repeat_interleave(num_samples, 0)
+            samples, _ = self._transform.inverse(noise, given)
+        else:
+            samples = self.transform_from_noise(noise, context.repeat_interleave(num_samples, 0))
+        return samples.view(len(context), num_samples, self.features)
 
     def sample_and_log_prob(self, num_samples: int, context: Tensor) -> tuple[Tensor, Tensor]:
         """Samples (K, num_samples, D) for contexts (K, C) and their log densities (K, num_samples)."""
@@ -87,3 +101,10 @@ class ConditionalFlow(Flow):
                 raise ValueError(f"{what} must have shape (n, {width}), got {tuple(tensor.shape)}")
         if rows and inputs is not None:
             checks.same_length(inputs, context, (name, "context"))
+
+
+def _one_hot(context: Tensor) -> Tensor | None:
+    """Which entry of each row is 1 where all others are 0, or None."""
+    kind = context.argmax(1)
+    is_one_hot = (context.count_nonzero(1) == 1).all() and (context.gather(1, kind[:, None]) == 1).all()
+    return kind if is_one_hot else None

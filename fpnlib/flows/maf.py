@@ -1,7 +1,8 @@
 """Conditional masked autoregressive flow (Papamakarios et al. 2017), as the paper's section 5.1.1 configures nflows."""
 
-from nflows.transforms import BatchNorm, CompositeTransform, MaskedAffineAutoregressiveTransform, ReversePermutation
+from nflows.transforms import BatchNorm, MaskedAffineAutoregressiveTransform, ReversePermutation
 
+from fpnlib.flows.autoregressive import AutoregressiveStack
 from fpnlib.flows.conditional import ConditionalFlow
 from fpnlib.flows.settings import check_settings, context_embedding
 
@@ -55,4 +56,4 @@ def conditional_maf(
         ]
         if batch_norm:
             layers.append(BatchNorm(features))
-    return ConditionalFlow(CompositeTransform(layers), features, context_features, embedding)
+    return ConditionalFlow(AutoregressiveStack(layers), features, context_features, embedding)

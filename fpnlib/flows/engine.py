@@ -1,0 +1,140 @@
+"""Runs packed layers through the numba kernels: columns of samples, split among threads."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+from fpnlib.flows import kernels
+from fpnlib.flows.packed import Context, Net
+from fpnlib.flows.vectors import LANES
+
+COLUMNS = (
+    31 * LANES
+)  # samples that one call takes; an odd number of vectors, for rows 2¹² bytes apart share cache lines
+
+
+class Engine:
+    """A flow of packed layers, on the CPU in float32."""
+
+    def __init__(self, layers: list[tuple[Net, Context]]):
+        self.nets = [net.flat() for net, _ in layers]
+        self.contexts = [context for _, context in layers]
+        self.units, self.features = layers[0][0].initial.shape
+        self.blocks = len(layers[0][0].inner)
+
+    def forward(self, data: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:
+        """(noise (n, D), log|det| (n,)) of data (n, D), each row with its own context (n, C)."""
+        return self._own(data, context, self._evaluate)
+
+    def inverse(self, noise: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:
+        """(data (n, D), sum of the logs of the scales (n,)), each row with its own context (n, C)."""
+        return self._own(noise, context, self._solve)
+
+    def inverse_by_kind(self, noise: Tensor, contexts: Tensor, kind: Tensor) -> Tensor:
+        """Data from noise (n, D) where row i has the context contexts[kind[i]]."""
+        counts = torch.bincount(kind, minlength=len(contexts))
+        padded = -(-counts // LANES) * LANES
+        ends = padded.cumsum(0)
+        by_kind = kind.argsort(stable=True)
+        slots = torch.empty_like(kind)
+        slots[by_kind] = torch.arange(len(kind)) + (ends - padded - counts.cumsum(0) + counts).repeat_interleave(counts)
+        rows = noise.new_zeros(int(ends[-1]), self.features)
+        rows[slots] = noise
+        biases = self._biases(contexts)
+
+        def run(job: tuple[int, int, int]) -> None:
+            k, begin, end = job
+            piece = rows[begin:end].T.contiguous()
+            self._solve(piece, torch.zeros(end - begin), [layer[k] for layer in biases], None)
+            rows[begin:end] = piece.T
+
+        last = zip(ends.tolist(), padded.tolist(), strict=True)
+        _spread(run, [(k, *piece) for k, (end, size) in enumerate(last) for piece in _pieces(end - size, end)])
+        return rows[slots]
+
+    def every_kind(self, data: Tensor, contexts: Tensor) -> tuple[Tensor, Tensor]:
+        """(squared length of the noise (n, K), log|det| (n, K)) of data (n, D) under every context (K, C)."""
+        columns = _columns(data)
+        squares, logs = (torch.zeros(len(contexts), columns.shape[1]) for _ in range(2))
+        biases = self._biases(contexts)
+
+        def run(job: tuple[int, int, int]) -> None:
+            k, begin, end = job
+            piece = columns[:, begin:end].clone(memory_format=torch.contiguous_format)
+            self._evaluate(piece, logs[k, begin:end], [layer[k] for layer in biases], None)
+            squares[k, begin:end] = piece.square_().sum(0)
+
+        _spread(run, [(k, *piece) for piece in _pieces(0, columns.shape[1]) for k in range(len(contexts))])
+        return squares[:, : len(data)].T, logs[:, : len(data)].T
+
+    def _own(self, values: Tensor, context: Tensor, run: Callable) -> tuple[Tensor, Tensor]:
+        columns = _columns(values)
+        logs = torch.zeros(columns.shape[1])
+        biases = [bias for _, _, bias in self.nets]
+
+        def part(piece: tuple[int, int]) -> None:
+            begin, end = piece
+            rows = context[begin:end]
+            rows = torch.nn.functional.pad(rows, (0, 0, 0, end - begin - len(rows)))
+            own = columns[:, begin:end].clone(memory_format=torch.contiguous_format)
+            run(own, logs[begin:end], biases, [layer.of(rows) for layer in self.contexts])
+            columns[:, begin:end] = own
+
+        _spread(part, _pieces(0, columns.shape[1]))
+        return columns[:, : len(values)].T, logs[: len(values)]
+
+    def _biases(self, contexts: Tensor) -> list[Tensor]:
+        """For each layer (K, 1 + B, H): the biases with each context's part added."""
+        return [
+            (layer.of(contexts).permute(2, 0, 1) + bias).contiguous()
+            for layer, (_, _, bias) in zip(self.contexts, self.nets, strict=True)
+        ]
+
+    def _solve(self, values: Tensor, logs: Tensor, biases: list[Tensor], extras: list[Tensor] | None) -> None:
+        for layer in reversed(range(len(self.nets))):
+            self._run(kernels.solve, layer, values, logs, biases, extras)
+
+    def _evaluate(self, values: Tensor, logs: Tensor, biases: list[Tensor], extras: list[Tensor] | None) -> None:
+        for layer in range(len(self.nets)):
+            self._run(kernels.evaluate, layer, values, logs, biases, extras)
+
+    def _run(self, kernel, layer, values, logs, biases, extras) -> None:
+        weights, plan, _ = self.nets[layer]
+        work = torch.empty(3 * self.features + (1 + 2 * self.blocks) * self.units, LANES)
+        extra = extras[layer].data_ptr() if extras else 0
+        kernel(
+            values.data_ptr(), values.shape[1], logs.data_ptr(), weights.data_ptr(), plan.data_ptr(),
+            biases[layer].data_ptr(), extra, work.data_ptr(), 0, self.features, self.units, self.blocks,
+        )  # fmt: skip
+
+
+def _columns(values: Tensor) -> Tensor:
+    """The rows of values as columns, padded with zeros to a whole number of vectors."""
+    columns = values.new_zeros(values.shape[1], -(-len(values) // LANES) * LANES)
+    columns[:, : len(values)] = values.T
+    return columns
+
+
+def _pieces(begin: int, end: int) -> list[tuple[int, int]]:
+    return [(start, min(start + COLUMNS, end)) for start in range(begin, end, COLUMNS)]
+
+
+def _spread(run: Callable, jobs: Sequence) -> None:
+    """Calls ``run`` on each job, on as many threads as torch may use."""
+    threads = min(torch.get_num_threads(), len(jobs))
+    if threads > 1:
+        list(_pool(threads, os.getpid()).map(run, jobs))
+    else:
+        for job in jobs:
+            run(job)
+
+
+@lru_cache(maxsize=4)
+def _pool(threads: int, process: int) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(threads)

@@ -1,0 +1,174 @@
+"""The weights of a masked autoregressive layer with its units sorted by degree, so that its masks become ranges.
+
+``Layout`` is what follows from the widths alone; ``pack`` gathers a layer's weights and folds what is constant in eval
+mode: the masks, the batch norms (inside the network and after the layer) and the permutation before it.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import NamedTuple
+
+import torch
+from nflows.transforms import BatchNorm, MaskedAffineAutoregressiveTransform
+from nflows.transforms.made import MADE, MaskedResidualBlock
+from torch import Tensor
+from torch.nn.functional import relu
+
+
+class Layout(NamedTuple):
+    """What the widths decide: D inputs of degrees 1 … D, H hidden units, an output i for each input i."""
+
+    sort: Tensor  # (H,) hidden units by degree
+    known: Tensor  # (D + 1,) known[i]: how many units have a degree below i; output i sees the first known[i + 1]
+    input_mask: Tensor  # (H, D)
+    unit_mask: Tensor  # (H, H)
+    output_mask: Tensor  # (2 D, H), rows scale 0, shift 0, scale 1, …
+    forward: tuple[Tensor, ...]  # start and stop of inputs (H,), units (H,), outputs (2 D,): ranges of the masks' rows
+    backward: tuple[Tensor, ...]  # the same of the transposed masks: outputs (H,), units (H,), inputs (D,)
+
+
+@lru_cache(maxsize=32)
+def layout(features: int, hidden_features: int) -> Layout:
+    """The layout that nflows' MADE has for these widths."""
+    top = max(1, features - 1)
+    degrees = torch.arange(hidden_features) % top + min(1, features - 1)
+    degree, sort = degrees.sort(stable=True)
+    i = torch.arange(features)
+    input_mask = degree[:, None] >= (i + 1)[None]
+    unit_mask = degree[:, None] >= degree[None]
+    output_mask = ((i + 1)[:, None] > degree[None]).repeat_interleave(2, 0)
+    known = torch.searchsorted(degree, torch.arange(features + 1))
+    forward = sum((_prefix(mask) for mask in (input_mask, unit_mask, output_mask)), ())
+    backward = sum((_suffix(mask.T) for mask in (output_mask, unit_mask, input_mask)), ())
+    masks = (mask.float() for mask in (input_mask, unit_mask, output_mask))
+    return Layout(sort, known, *masks, forward, backward)
+
+
+def _prefix(mask: Tensor) -> tuple[Tensor, Tensor]:
+    """(start, stop) of the ones in each row of a mask whose rows begin with them."""
+    count = mask.sum(1)
+    return torch.zeros_like(count), count
+
+
+def _suffix(mask: Tensor) -> tuple[Tensor, Tensor]:
+    """(start, stop) of the ones in each row of a mask whose rows end with them."""
+    count = mask.sum(1)
+    return mask.shape[1] - count, torch.full_like(count, mask.shape[1])
+
+
+class Net(NamedTuple):
+    """A layer of B blocks, units sorted by degree."""
+
+    order: Tensor  # (D,) which feature of the data is the network's input i
+    known: Tensor
+    initial: Tensor  # (H, D)
+    initial_bias: Tensor  # (H,)
+    inner: Tensor  # (B, H, H)
+    inner_bias: Tensor  # (B, H)
+    outer: Tensor  # (B, H, H)
+    outer_bias: Tensor  # (B, H)
+    final: Tensor  # (2 D, H)
+    final_bias: Tensor  # (2 D,)
+    scale: Tensor  # (B, H) with shift: what a batch norm at the head of each block does
+    shift: Tensor
+    gain: Tensor  # (D,) with offset: what a batch norm after the layer does to output i
+    offset: Tensor
+    ranges: tuple[Tensor, ...]  # start and stop of the rows' inputs: initial (H,), inner and outer (H,), final (2 D,)
+
+    def flat(self) -> tuple[Tensor, Tensor, Tensor]:
+        """The kernels' memory: weights, plan and biases, each in one piece."""
+        weights = self.initial, self.inner, self.outer, self.outer_bias, self.final, self.final_bias
+        norms = self.scale, self.shift, self.gain, self.offset
+        return (
+            torch.cat([part.flatten() for part in weights + norms]),
+            torch.cat([self.order, self.known, *self.ranges]),
+            torch.cat([self.initial_bias[None], self.inner_bias]),
+        )
+
+
+class Context(NamedTuple):
+    """What a layer makes of the context: (1 + B, H, C) weights and (H,) the first one's bias."""
+
+    weight: Tensor
+    bias: Tensor
+
+    def of(self, context: Tensor) -> Tensor:
+        """(1 + B, H, n) to be added to the initial layer and to each block's inner one."""
+        added = self.weight @ context.T
+        return torch.cat([relu(added[:1] + self.bias[:, None]), added[1:]])
+
+
+def packable(transform: MaskedAffineAutoregressiveTransform) -> bool:
+    """Whether this is the network that is known here: residual blocks, relu, a context."""
+    net = transform.autoregressive_net
+    return (
+        type(transform) is MaskedAffineAutoregressiveTransform
+        and type(net) is MADE
+        and net.activation is relu
+        and hasattr(net, "context_layer")
+        and len(net.blocks) > 0
+        and all(type(block) is MaskedResidualBlock and block.activation is relu for block in net.blocks)
+    )
+
+
+def pack(
+    transform: MaskedAffineAutoregressiveTransform, order: Tensor, after: BatchNorm | None = None
+) -> tuple[Net, Context]:
+    """The layer in eval mode, after a permutation to ``order`` and before the batch norm ``after``, on its device."""
+    made = transform.autoregressive_net
+    weight = made.initial_layer.weight
+    plan = layout(weight.shape[1], weight.shape[0])
+    sort, input_mask, unit_mask, output_mask = (
+        tensor.to(weight.device) for tensor in (plan.sort, plan.input_mask, plan.unit_mask, plan.output_mask)
+    )
+    rows = sort[:, None]
+    scale, shift, inner, inner_bias, outer, outer_bias, given = [], [], [], [], [], [], []
+    for block in made.blocks:
+        first, second = block.linear_layers
+        weights, bias, context = (
+            first.weight[rows, sort] * unit_mask,
+            first.bias[sort],
+            block.context_layer.weight[sort],
+        )
+        bias = bias + block.context_layer.bias[sort]
+        if block.use_batch_norm:
+            (gain, offset), (inner_gain, inner_offset) = (_affine(norm) for norm in block.batch_norm_layers)
+            gain, offset, inner_gain, inner_offset = (t[sort] for t in (gain, offset, inner_gain, inner_offset))
+            weights, context = weights * inner_gain[:, None], context * inner_gain[:, None]
+            bias = bias * inner_gain + inner_offset
+        else:
+            gain, offset = torch.ones_like(bias), torch.zeros_like(bias)
+        scale.append(gain)
+        shift.append(offset)
+        inner.append(weights)
+        inner_bias.append(bias)
+        outer.append(second.weight[rows, sort] * unit_mask)
+        outer_bias.append(second.bias[sort])
+        given.append(context)
+    if after is None:
+        gain, offset = torch.ones_like(order, dtype=weight.dtype), torch.zeros_like(order, dtype=weight.dtype)
+    else:
+        gain = after.weight / (after.running_var + after.eps).sqrt()
+        offset = after.bias - gain * after.running_mean
+    net = Net(
+        order,
+        plan.known,
+        weight[sort] * input_mask,
+        made.initial_layer.bias[sort],
+        *(torch.stack(tensors) for tensors in (inner, inner_bias, outer, outer_bias)),
+        made.final_layer.weight[:, sort] * output_mask,
+        made.final_layer.bias,
+        torch.stack(scale),
+        torch.stack(shift),
+        gain,
+        offset,
+        plan.forward,
+    )
+    context = made.context_layer
+    return net, Context(torch.stack([context.weight[sort], *given]), context.bias[sort])
+
+
+def _affine(norm: torch.nn.BatchNorm1d) -> tuple[Tensor, Tensor]:
+    gain = norm.weight / (norm.running_var + norm.eps).sqrt()
+    return gain, norm.bias - gain * norm.running_mean

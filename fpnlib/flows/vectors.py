@@ -1,0 +1,263 @@
+"""Vectors of samples in registers, for numba: the same number of 32 neighbouring samples, in as few instructions as fit.
+
+A ``Vec`` is LLVM's own vector of ``LANES`` float32; ``load`` and ``store`` move it from and to memory, ``+ - * /`` work
+lane by lane, and ``fma(w, x, acc)`` is acc + w·x for the number at address w. All else is made of these. Memory is
+addressed by plain integers (``tensor.data_ptr()`` plus bytes): numba's array arguments would cost more than the sums.
+"""
+
+import operator
+
+from llvmlite import binding, ir
+from numba import njit, types
+from numba.extending import intrinsic, models, overload, register_model
+
+LANES = 32 if binding.get_host_cpu_features().get("avx512f") else 16  # two registers: four rows of sums fit in all
+FLOAT = ir.FloatType()
+VECTOR = ir.VectorType(FLOAT, LANES)
+BITS = ir.VectorType(ir.IntType(32), LANES)
+
+
+def jit(signature=None):
+    """njit as the kernels use it: no reassociation, no lock, compiled once for the machine."""
+    return njit(signature, fastmath={"contract"}, nogil=True, error_model="numpy", cache=True)
+
+
+inlined = njit(fastmath={"contract"}, nogil=True, error_model="numpy", forceinline=True)
+
+
+class VecType(types.Type):
+    def __init__(self) -> None:
+        super().__init__(name=f"Vec{LANES}")
+
+
+vec = VecType()
+
+
+@register_model(VecType)
+class VecModel(models.PrimitiveModel):
+    def __init__(self, dmm, fe_type):
+        super().__init__(dmm, fe_type, VECTOR)
+
+
+def _splat(builder, number, kind=VECTOR):
+    first = builder.insert_element(ir.Constant(kind, ir.Undefined), number, ir.Constant(ir.IntType(32), 0))
+    lanes = ir.Constant(ir.VectorType(ir.IntType(32), LANES), [0] * LANES)
+    return builder.shuffle_vector(first, ir.Constant(kind, ir.Undefined), lanes)
+
+
+def _constant(value, kind=VECTOR):
+    return ir.Constant(kind, [value] * LANES)
+
+
+@intrinsic
+def load(typing, address):
+    """The LANES floats from this address on."""
+
+    def generate(context, builder, signature, args):
+        value = builder.load(builder.inttoptr(args[0], VECTOR.as_pointer()))
+        value.align = 4
+        return value
+
+    return vec(types.int64), generate
+
+
+@intrinsic
+def store(typing, address, value):
+    """The LANES floats from this address on become those of value."""
+
+    def generate(context, builder, signature, args):
+        builder.store(args[1], builder.inttoptr(args[0], VECTOR.as_pointer())).align = 4
+        return context.get_dummy_value()
+
+    return types.void(types.int64, vec), generate
+
+
+@intrinsic
+def number(typing, address):
+    """The float at this address, in every lane."""
+
+    def generate(context, builder, signature, args):
+        return _splat(builder, builder.load(builder.inttoptr(args[0], FLOAT.as_pointer())))
+
+    return vec(types.int64), generate
+
+
+@intrinsic
+def integer(typing, address):
+    """The int64 at this address."""
+
+    def generate(context, builder, signature, args):
+        return builder.load(builder.inttoptr(args[0], ir.IntType(64).as_pointer()))
+
+    return types.int64(types.int64), generate
+
+
+@intrinsic
+def splat(typing, number):
+    """The number in every lane."""
+
+    def generate(context, builder, signature, args):
+        return _splat(builder, args[0])
+
+    return vec(types.float32), generate
+
+
+@intrinsic
+def fma(typing, address, value, total):
+    """total + (the float at this address) · value."""
+
+    def generate(context, builder, signature, args):
+        weight = _splat(builder, builder.load(builder.inttoptr(args[0], FLOAT.as_pointer())))
+        return builder.fadd(builder.fmul(weight, args[1], flags=("contract",)), args[2], flags=("contract",))
+
+    return vec(types.int64, vec, vec), generate
+
+
+@intrinsic
+def store_total(typing, address, value):
+    """The float at this address becomes the sum over the lanes."""
+
+    def generate(context, builder, signature, args):
+        total, lanes = args[1], LANES
+        while lanes > 1:
+            lanes //= 2
+            halves = (
+                builder.shuffle_vector(total, total, ir.Constant(ir.VectorType(ir.IntType(32), lanes), [*range(a, b)]))
+                for a, b in ((0, lanes), (lanes, 2 * lanes))
+            )
+            total = builder.fadd(*halves)
+        total = builder.extract_element(total, ir.Constant(ir.IntType(32), 0))
+        builder.store(total, builder.inttoptr(args[0], FLOAT.as_pointer()))
+        return context.get_dummy_value()
+
+    return types.void(types.int64, vec), generate
+
+
+def _lanewise(instruction):
+    @intrinsic
+    def of_two(typing, a, b):
+        def generate(context, builder, signature, args):
+            return getattr(builder, instruction)(*args, flags=("contract",))
+
+        return vec(vec, vec), generate
+
+    return of_two
+
+
+def _operator(symbol, instruction):
+    lanewise = _lanewise(instruction)
+
+    @overload(symbol)
+    def either(a, b):
+        if isinstance(a, VecType) and isinstance(b, VecType):
+            return lambda a, b: lanewise(a, b)
+        if isinstance(a, VecType) and isinstance(b, types.Number):
+            return lambda a, b: lanewise(a, splat(types.float32(b)))
+        if isinstance(a, types.Number) and isinstance(b, VecType):
+            return lambda a, b: lanewise(splat(types.float32(a)), b)
+
+
+for _symbol, _instruction in (("add", "fadd"), ("sub", "fsub"), ("mul", "fmul"), ("truediv", "fdiv")):
+    _operator(getattr(operator, _symbol), _instruction)
+
+
+@intrinsic
+def where_positive(typing, condition, yes, no):
+    """``yes`` where condition > 0, ``no`` elsewhere; NaN counts as positive, so that it goes on as in torch's relu."""
+
+    def generate(context, builder, signature, args):
+        return builder.select(builder.fcmp_unordered(">", args[0], _constant(0.0)), args[1], args[2])
+
+    return vec(vec, vec, vec), generate
+
+
+@intrinsic
+def _times_power_of_two(typing, value, power):
+    """value · 2^p for p = power - 1.5·2²³: that sum's lowest bits are the whole number p."""
+
+    def generate(context, builder, signature, args):
+        bits = builder.add(builder.bitcast(args[1], BITS), _constant(127, BITS))
+        return builder.fmul(args[0], builder.bitcast(builder.shl(bits, _constant(23, BITS)), VECTOR))
+
+    return vec(vec, vec), generate
+
+
+@intrinsic
+def exponent(typing, value):
+    """e of value = m · 2^e with m in [1, 2), for normal positive numbers."""
+
+    def generate(context, builder, signature, args):
+        bits = builder.lshr(builder.bitcast(args[0], BITS), _constant(23, BITS))
+        return builder.sitofp(builder.sub(bits, _constant(127, BITS)), VECTOR)
+
+    return vec(vec), generate
+
+
+@intrinsic
+def mantissa(typing, value):
+    """m of value = m · 2^e with m in [1, 2), for normal positive numbers."""
+
+    def generate(context, builder, signature, args):
+        bits = builder.and_(builder.bitcast(args[0], BITS), _constant(0x007FFFFF, BITS))
+        return builder.bitcast(builder.or_(bits, _constant(0x3F800000, BITS)), VECTOR)
+
+    return vec(vec), generate
+
+
+@inlined
+def relu(x):
+    return where_positive(x, x, splat(0.0))
+
+
+@inlined
+def exp_of_negative(x):
+    """exp(x) for x <= 0: 2^p · exp(r) with |r| <= ln 2 / 2, whose series stops at r⁷ / 7! < 1e-7."""
+    x = where_positive(x + 87.0, x, splat(-87.0))
+    shifted = x * 1.44269504 + 12582912.0
+    p = shifted - 12582912.0
+    r = (x - p * 0.693359375) + p * 2.12194440e-4
+    series = r * (1 / 5040) + 1 / 720
+    series = series * r + 1 / 120
+    series = series * r + 1 / 24
+    series = series * r + 1 / 6
+    series = series * r + 0.5
+    series = series * r + 1.0
+    series = series * r + 1.0
+    return _times_power_of_two(series, shifted)
+
+
+@inlined
+def log1p_of_fraction(t):
+    """log(1 + t) for 0 <= t <= 1, as 2 artanh(t / (2 + t))."""
+    w = t / (t + 2.0)
+    square = w * w
+    series = square * (1 / 15) + 1 / 13
+    series = series * square + 1 / 11
+    series = series * square + 1 / 9
+    series = series * square + 1 / 7
+    series = series * square + 1 / 5
+    series = series * square + 1 / 3
+    series = series * square + 1.0
+    return 2.0 * w * series
+
+
+@inlined
+def log_of_mantissa(m):
+    """log(m) for 1 <= m < 2: of m / √2 it is 2 artanh of at most 0.18."""
+    half = m * 0.70710678
+    w = (half - 1.0) / (half + 1.0)
+    square = w * w
+    series = square * (1 / 9) + 1 / 7
+    series = series * square + 1 / 5
+    series = series * square + 1 / 3
+    series = series * square + 1.0
+    return 2.0 * w * series + 0.34657359
+
+
+@inlined
+def softplus(x):
+    """(log(1 + eˣ), its derivative)."""
+    magnitude = where_positive(x, x, splat(0.0) - x)
+    e = exp_of_negative(splat(0.0) - magnitude)
+    slope = where_positive(x, splat(1.0), e) / (e + 1.0)
+    return relu(x) + log1p_of_fraction(e), slope
