@@ -35,7 +35,7 @@ from fpnlib.metrics.baselines import class_gaussians, class_mixtures
 from fpnlib.metrics.images import diversity, frechet_distance, right_class_rate
 from fpnlib.metrics.judge import Judge
 from fpnlib.plugin import FlowPlugin
-from fpnlib.training import History, fit
+from fpnlib.training import History, batch_size_for, fit
 
 FLOW_NAMES = {"maf": "C-MAF", "realnvp": "C-RNVP"}
 # What the paper leaves open, chosen on validation; the learning rates are the peaks of a one-cycle schedule.
@@ -124,8 +124,8 @@ class Run:
         return table.style.format(precision=digits, na_rep="–").hide(axis="index")
 
     def training(self, settings: dict, **more: Any) -> dict:
-        """``settings`` of ``training.fit`` for this dataset: batches so small that an epoch has at least twenty steps."""
-        return settings | {"batch_size": min(settings["batch_size"], max(32, len(self.data.train) // 20))} | more
+        """``settings`` of ``training.fit`` for this dataset, with smaller batches where it is small."""
+        return settings | {"batch_size": batch_size_for(len(self.data.train), settings["batch_size"])} | more
 
     def load_or_make(
         self, name: str, module: nn.Module, key: dict, make: Callable[[Any], History]

@@ -18,7 +18,7 @@ from fpnlib import checks
 from fpnlib.attributes import Classes
 from fpnlib.base_models import Autoencoder
 from fpnlib.flows import build_flow
-from fpnlib.training import History, fit
+from fpnlib.training import History, batch_size_for, fit
 
 REDRAWS = 10
 # nflows' couplings scale by sigmoid(·) + 1e-3: they only ever contract, and at a deviation of 1 a class density narrower than
@@ -96,7 +96,7 @@ class FlowPlugin(nn.Module):
         std: Tensor | None = None,
         validation: tuple[Tensor, object] | None = None,
         epochs: int = 40,
-        batch_size: int = 1024,
+        batch_size: int | None = None,
         learning_rate: float = 2e-3,
         seed: int = 0,
         **training: Any,
@@ -108,6 +108,7 @@ class FlowPlugin(nn.Module):
             y: their labels (n,); every class needs at least one.
             std: standard deviations (n, latent_dim) of a VAE's posteriors: z is then drawn anew for each epoch.
             validation: held-out (latents, labels), which choose the best epoch; None: a tenth of ``z``, by seed.
+            batch_size: None: 512, or less for few latents.
             training: further settings of ``training.fit`` (one_cycle, patience, weight_decay, clip_norm, checkpoint, …).
 
         Raises:
@@ -153,7 +154,7 @@ class FlowPlugin(nn.Module):
             draw,
             held_out,
             epochs=epochs,
-            batch_size=batch_size,
+            batch_size=batch_size or batch_size_for(len(z)),
             learning_rate=learning_rate,
             seed=seed,
             **{"description": f"flow {self.config['flow']}"} | training,

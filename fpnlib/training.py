@@ -144,6 +144,11 @@ def fit(
     return history
 
 
+def batch_size_for(n: int, most: int = 512) -> int:
+    """A batch size for ``n`` samples: ``most``, or less where an epoch would have fewer than twenty steps, but 32 at least."""
+    return min(most, max(32, n // 20))
+
+
 @torch.no_grad()
 def evaluate(module: nn.Module, loss: Callable[..., Tensor], tensors: Batch, batch_size: int) -> float:
     """Mean of ``loss`` over ``tensors`` in eval mode; the module's mode is put back."""
