@@ -32,7 +32,7 @@ def _announce() -> None:
 
     class Announcer(event.Listener):
         def on_start(self, event) -> None:
-            if "fpnlib" in str(event.data.get("dispatcher")) and not said:
+            if event.data["dispatcher"].py_func.__module__.startswith("fpnlib") and not said:
                 said.append(True)
                 print("Compiling the flow kernels for this machine, once …", file=sys.stderr, flush=True)
 

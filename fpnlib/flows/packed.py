@@ -133,7 +133,7 @@ def pack(
         )
         bias = bias + block.context_layer.bias[sort]
         if block.use_batch_norm:
-            (gain, offset), (inner_gain, inner_offset) = (_affine(norm) for norm in block.batch_norm_layers)
+            (gain, offset), (inner_gain, inner_offset) = (batch_norm_affine(norm) for norm in block.batch_norm_layers)
             gain, offset, inner_gain, inner_offset = (t[sort] for t in (gain, offset, inner_gain, inner_offset))
             weights, context = weights * inner_gain[:, None], context * inner_gain[:, None]
             bias = bias * inner_gain + inner_offset
@@ -146,11 +146,6 @@ def pack(
         outer.append(second.weight[rows, sort] * unit_mask)
         outer_bias.append(second.bias[sort])
         given.append(context)
-    if after is None:
-        gain, offset = torch.ones_like(order, dtype=weight.dtype), torch.zeros_like(order, dtype=weight.dtype)
-    else:
-        gain = after.weight / (after.running_var + after.eps).sqrt()
-        offset = after.bias - gain * after.running_mean
     net = Net(
         order,
         plan.known,
@@ -161,14 +156,22 @@ def pack(
         made.final_layer.bias,
         torch.stack(scale),
         torch.stack(shift),
-        gain,
-        offset,
+        *between_affine(after, len(order), weight),
         plan.forward,
     )
     context = made.context_layer
     return net, Context(torch.stack([context.weight[sort], *given]), context.bias[sort])
 
 
-def _affine(norm: torch.nn.BatchNorm1d) -> tuple[Tensor, Tensor]:
+def batch_norm_affine(norm: torch.nn.BatchNorm1d) -> tuple[Tensor, Tensor]:
+    """(gain, offset) of torch's batch norm in eval mode."""
+    gain = norm.weight / (norm.running_var + norm.eps).sqrt()
+    return gain, norm.bias - gain * norm.running_mean
+
+
+def between_affine(norm: BatchNorm | None, features: int, like: Tensor) -> tuple[Tensor, Tensor]:
+    """(gain, offset) of nflows' batch norm in eval mode, or of none."""
+    if norm is None:
+        return like.new_ones(features), like.new_zeros(features)
     gain = norm.weight / (norm.running_var + norm.eps).sqrt()
     return gain, norm.bias - gain * norm.running_mean

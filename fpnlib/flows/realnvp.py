@@ -2,9 +2,10 @@
 
 import torch
 from nflows.nn.nets import ResidualNet
-from nflows.transforms import AffineCouplingTransform, BatchNorm, CompositeTransform
+from nflows.transforms import AffineCouplingTransform, BatchNorm
 
 from fpnlib.flows.conditional import ConditionalFlow
+from fpnlib.flows.couplings import CouplingStack
 from fpnlib.flows.settings import check_settings, context_embedding
 
 
@@ -52,4 +53,4 @@ def conditional_realnvp(
         layers.append(AffineCouplingTransform(mask * (-1) ** layer, network))
         if batch_norm:
             layers.append(BatchNorm(features))
-    return ConditionalFlow(CompositeTransform(layers), features, context_features, embedding)
+    return ConditionalFlow(CouplingStack(layers), features, context_features, embedding)
