@@ -27,7 +27,7 @@ lab: $(VENV)/.runtime  ## JupyterLab on the notebooks
 	$(PY) -m jupyter lab $(ARGS) notebooks
 
 bench: $(VENV)/.bench  ## the flows beside nflows and zuko
-	$(PY) -m fpnlib bench $(ARGS)
+	$(PY) benchmarks/flows.py $(ARGS)
 
 clean:  ## remove the environment, caches and the demo's outputs
 	rm -rf $(VENV) outputs/demo .pytest_cache .ruff_cache *.egg-info
