@@ -81,6 +81,19 @@ def test_automl_gives_the_same_numbers_twice_and_says_what_ended_it():
     assert automl(*data, max_trials=10_000, seconds=0.5).settings["bound"] == "0.5 seconds"
 
 
+def test_a_search_on_a_part_still_fits_all():
+    data = (*shells(), *shells(seed=1))
+    part, whole = (rbf_svm(*data, n_jobs=1, max_search=n) for n in (100, None))
+    assert part.settings["searched_on"] == 100 and whole.settings["searched_on"] == 400
+    assert part.test_accuracy == whole.test_accuracy  # the same C, on the same latents
+
+
+def test_automl_can_choose_the_network():
+    start = {"mlp": {"hidden_layer_sizes": 32, "alpha": 1e-4, "learning_rate_init": 0.01}}
+    scores = automl(*clumps(), *clumps(seed=1), max_trials=2, learners=start)
+    assert scores.settings["learner"] == "mlp" and scores.test_accuracy == 1
+
+
 @pytest.mark.parametrize("name", BASELINES)
 @pytest.mark.parametrize(
     ("change", "said"),
