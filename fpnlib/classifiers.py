@@ -49,7 +49,7 @@ def linear_svm(z: Latents, y: Latents, z_test: Latents, y_test: Latents, seed: i
     """Linear support vector machines, C by cross-validation. Arguments and errors: :func:`grid_search`.
 
     One against one as in ``SVC(kernel="linear")``, but with liblinear's squared hinge: on 10,000 of MNIST's latents as
-    accurate (to 0.003 at each one's best C) and up to thirty times as fast.
+    accurate (to 0.003 at each one's best C) and up to twenty times as fast.
     """
     return grid_search("linear SVM", _linear_svm, z, y, z_test, y_test, seed, **search)
 

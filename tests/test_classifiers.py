@@ -91,7 +91,7 @@ def test_a_search_on_a_part_still_fits_all():
 def test_automl_can_choose_the_network():
     start = {"mlp": {"hidden_layer_sizes": 32, "alpha": 1e-4, "learning_rate_init": 0.01}}
     scores = automl(*clumps(), *clumps(seed=1), max_trials=2, learners=start)
-    assert scores.settings["learner"] == "mlp" and scores.test_accuracy == 1
+    assert scores.settings["learner"] == "mlp" and scores.test_accuracy > 0.9
 
 
 @pytest.mark.parametrize("name", BASELINES)
