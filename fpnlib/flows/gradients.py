@@ -50,12 +50,13 @@ class Gather(NamedTuple):
     weights: Tensor  # as Net.flat's
     biases: Tensor  # (1 + B) * H
     context: Tensor  # (1 + B) * H * (C + 1): weight and bias
-    back: Tensor  # transposed: final, outer, inner, initial
+    bias_to: Tensor  # where each bias' gradient goes, and bias_from: which row of the gradients it is the sum of
+    bias_from: Tensor
     plan: Tensor  # after the order, as Net.flat's
     back_ranges: Tensor
     sort: Tensor  # (H,)
     count: Tensor  # 0, 1, …, for rows and columns in nflows' own order
-    context_ranges: Tensor  # (2, H) all of C + 1
+    context_ranges: Tensor  # (2, H): 0 and C
 
 
 @lru_cache(maxsize=16)
@@ -91,18 +92,26 @@ def _gather(features: int, units: int, blocks: int, context: int) -> Gather:
         torch.cat([w[shape.sort], b[shape.sort, None]], 1)
         for w, b in zip(weight[number:], bias[number:], strict=True)
     ])  # fmt: skip
+    row = 2 * features + torch.arange((2 * blocks + 2) * units)  # rows of what ``backpropagate`` leaves
+    stream, inside, stream_gated = row.split([(blocks + 1) * units, blocks * units, units])
+    stream = stream.view(blocks + 1, units)
     return Gather(
         shapes,
         offsets,
         torch.cat([part.flatten() for part in ahead]),
         sorted_bias[: 1 + blocks].flatten(),
         contexts.flatten(),
-        torch.cat([part.flatten() for part in (final.T, outer.mT, inner.mT, initial.T)]),
+        torch.cat(
+            [index[shape.sort] for index in bias[: number - 1]]
+            + [bias[number - 1]]
+            + [index[shape.sort] for index in bias[number:]]
+        ),
+        torch.cat([stream[0], inside, stream[1:].flatten(), torch.arange(2 * features), stream_gated, inside]),
         torch.cat([shape.known, *shape.forward]),
         torch.cat(shape.backward),
         shape.sort,
         torch.arange(max(2 * features, units, context + 1)),
-        torch.stack([torch.zeros(units), torch.full((units,), context + 1)]).long(),
+        torch.stack([torch.zeros(units), torch.full((units,), context)]).long(),
     )
 
 
@@ -135,90 +144,73 @@ class _Flow(torch.autograd.Function):
                 biases[k].data_ptr(), extra[k].data_ptr(), work[k].data_ptr(), 1, features, units, blocks,
             )  # fmt: skip
         ctx.shape = n, features, units, blocks, layers, columns
-        ctx.kept = flat, where, weights, plans, given, by_context, extra, work
+        ctx.kept = where, weights, plans, given, by_context, extra, work
         return values[:, :n].T, logs[:n]
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad_noise, grad_log_det):
         n, features, units, blocks, layers, columns = ctx.shape
-        flat, where, weights, plans, given, by_context, extra, work = ctx.kept
+        where, weights, plans, given, by_context, extra, work = ctx.kept
         values, logs = grad_noise.new_zeros(features, columns), grad_noise.new_zeros(columns)
         values[:, :n], logs[:n] = grad_noise.T, grad_log_det
-        back, gradient = flat.index_select(1, where.back), torch.zeros_like(flat)
+        gradient = values.new_zeros(layers, where.offsets[-1])
         grads = values.new_empty(3 * features + (2 * blocks + 2) * units, columns)
-        stream = grads[2 * features :][: (blocks + 1) * units].view(blocks + 1, units, columns)
-        inside = grads[2 * features + (blocks + 1) * units :][: blocks * units].view(blocks, units, columns)
+        stream, inside, gated, _ = grads[2 * features :].split([(blocks + 1) * units, blocks * units, units, features])
         grad_given = torch.zeros_like(given) if ctx.needs_input_grad[2] else None
         for k in reversed(range(layers)):
+            back = _transposed(weights[k], features, units, blocks)
             kernels.backpropagate(
                 values.data_ptr(), columns, logs.data_ptr(), weights[k].data_ptr(), plans[k].data_ptr(),
-                back[k].data_ptr(), where.back_ranges.data_ptr(), work[k].data_ptr(), grads.data_ptr(),
+                back.data_ptr(), where.back_ranges.data_ptr(), work[k].data_ptr(), grads.data_ptr(),
                 features, units, blocks,
             )  # fmt: skip
-            _of_parameters(gradient[k], where, grads, stream, inside, work[k], extra[k, 0] > 0, given)
+            torch.mul(stream[:units], extra[k, 0] > 0, out=gated)
+            _of_weights(gradient[k], where, grads, work[k], given, features, units, blocks)
+            gradient[k].index_copy_(0, where.bias_to, grads.sum(1).index_select(0, where.bias_from))
             if grad_given is not None:
-                at_context = torch.cat([stream[:1] * (extra[k, 0] > 0), inside]).flatten(0, 1)
-                grad_given += by_context.view(layers, -1, len(given))[k].T @ at_context
-        parts = [
-            part.view(size)
-            for layer in gradient
-            for part, size in zip(
-                layer.split([*(size.numel() for size in where.shapes), 2]), where.shapes, strict=False
-            )
-        ]
+                grad_given += by_context.view(layers, -1, len(given))[k].T @ torch.cat([gated, inside])
+        sizes = [size.numel() for size in where.shapes]
+        parts = [part.view(size) for row in gradient for part, size in zip(row.split(sizes), where.shapes, strict=True)]
         return None, values[:, :n].T, None if grad_given is None else grad_given[:-1, :n].T, *parts
 
 
-def _of_parameters(
-    gradient: Tensor,
-    where: Gather,
-    grads: Tensor,
-    stream: Tensor,
-    inside: Tensor,
-    work: Tensor,
-    alive: Tensor,
-    given: Tensor,
+def _transposed(weights: Tensor, features: int, units: int, blocks: int) -> Tensor:
+    """Final, outer, inner and initial weights with rows for columns."""
+    sizes = [units * features, blocks * units * units, blocks * units * units, blocks * units, 2 * features * units]
+    initial, inner, outer, _, final = weights[: sum(sizes)].split(sizes)
+    squares = (part.view(blocks, units, units).mT.flatten() for part in (outer, inner))
+    return torch.cat([final.view(-1, units).T.flatten(), *squares, initial.view(units, -1).T.flatten()])
+
+
+def _of_weights(
+    gradient: Tensor, where: Gather, grads: Tensor, work: Tensor, given: Tensor, features: int, units: int, blocks: int
 ) -> None:
-    """Fills ``gradient``, shaped as a layer's concatenated parameters, in nflows' order of units."""
-    blocks, units, columns = inside.shape
-    features = (len(work) - (1 + 2 * blocks) * units) // 3
-    final, contexts = 1 + 2 * blocks, 2 + 2 * blocks
-    number = contexts + 1 + blocks
-    ranges = where.plan[features + 1 :]
-    sort, count, wide = where.sort.data_ptr(), where.count.data_ptr(), len(given)
+    """Fills in the weights' part of ``gradient``, a layer's concatenated parameters, in nflows' order of units."""
+    columns, row = grads.shape[1], 4 * grads.shape[1]
+    sort, count, to = where.sort.data_ptr(), where.count.data_ptr(), gradient.data_ptr()
+    inputs = where.plan.data_ptr() + 8 * (features + 1)
+    square, outputs = inputs + 16 * units, inputs + 32 * units
+    stream = grads.data_ptr() + 2 * features * row
+    inside = stream + (blocks + 1) * units * row
+    gated = inside + blocks * units * row
+    kept_stream = work.data_ptr() + features * row
+    kept_before = kept_stream + units * row
+    kept_inside = kept_before + blocks * units * row
 
-    def correlate(to, width, row_order, column_order, of, with_, rows, first, second):
-        kernels.correlate(
-            to.data_ptr(), width, row_order, column_order, of.data_ptr(), with_.data_ptr(), columns, rows,
-            first.data_ptr(), second.data_ptr(),
-        )  # fmt: skip
+    def correlate(part, width, row_order, column_order, of, with_, rows, start, stop):
+        at = to + 4 * where.offsets[part]
+        kernels.correlate(at, width, row_order, column_order, of, with_, columns, rows, start, stop)
 
-    def at(part: int) -> Tensor:
-        return gradient[where.offsets[part] : where.offsets[part + 1]]
-
-    rest = ranges[2 * units :]
-    before, within = (
-        work[features + units + part * blocks * units :][: blocks * units].view(blocks, units, columns)
-        for part in (0, 1)
-    )
-    correlate(at(0), features, sort, count, stream[0], work, units, ranges, ranges[units:])
+    correlate(0, features, sort, count, stream, work.data_ptr(), units, inputs, inputs + 8 * units)
     for block in range(blocks):
-        correlate(at(1 + block), units, sort, sort, inside[block], before[block], units, rest, rest[units:])
-        correlate(
-            at(1 + blocks + block), units, sort, sort, stream[block + 1], within[block], units, rest, rest[units:]
-        )
-    outputs = rest[2 * units :]
-    correlate(at(final), units, count, sort, grads, work[features:], 2 * features, outputs, outputs[2 * features :])
+        skip, stop = block * units * row, square + 8 * units
+        correlate(1 + block, units, sort, sort, inside + skip, kept_before + skip, units, square, stop)
+        of = stream + skip + units * row
+        correlate(1 + blocks + block, units, sort, sort, of, kept_inside + skip, units, square, stop)
+    stop, final = outputs + 16 * features, 1 + 2 * blocks
+    correlate(final, units, count, sort, grads.data_ptr(), kept_stream, 2 * features, outputs, stop)
+    wide, everything = len(given) - 1, where.context_ranges.data_ptr()
     for block in range(blocks + 1):
-        of = inside[block - 1] if block else stream[0] * alive
-        found = of.new_zeros(units, wide)
-        correlate(found, wide, sort, count, of, given, units, *where.context_ranges)
-        at(contexts + block).view(units, wide - 1).copy_(found[:, :-1])
-        at(number + contexts + block).copy_(found[:, -1])
-        if block:
-            at(number + block).copy_(found[:, -1])
-    at(number)[where.sort] = stream[0].sum(1)
-    for block in range(blocks):
-        at(number + 1 + blocks + block)[where.sort] = stream[block + 1].sum(1)
-    at(number + final).copy_(grads[: 2 * features].sum(1))
+        of = inside + (block - 1) * units * row if block else gated
+        correlate(final + 1 + block, wide, sort, count, of, given.data_ptr(), units, everything, everything + 8 * units)

@@ -29,7 +29,7 @@ class Stack(CompositeTransform):
 
     What there is no shorter way for goes nflows' own: gradients of the inverse or of a batch norm, dropout at work,
     unknown networks. Gradients can be taken once, not gradients of gradients. Packed weights are kept until a parameter
-    changes (as autograd counts changes: writing through ``.data`` goes unnoticed).
+    changes.
     """
 
     def __init__(self, transforms: list[Transform]):
@@ -120,13 +120,18 @@ class Stack(CompositeTransform):
 
     def _engine(self, layers: list[Layer], compiles: bool = True) -> tuple[Any, Tensor]:
         """``_make``, again when a parameter changed."""
-        tensors = [*self.parameters(), *self.buffers()]
-        inference = any(tensor.is_inference() for tensor in tensors)
-        key = None if inference else (compiles, *((tensor.data_ptr(), tensor._version) for tensor in tensors))
-        if key is None or key != self._packed[0]:
+        key = (compiles, *_fingerprint([*self.parameters(), *self.buffers()]))
+        if self._packed[0] is None or key != self._packed[0]:
             with torch.no_grad():
                 self._packed = key, self._make(layers, compiles)
         return self._packed[1]
+
+
+def _fingerprint(tensors: list[Tensor]) -> tuple:
+    """Where the tensors are, autograd's count of their changes, and norms: fused optimizers change without counting."""
+    norms = torch._foreach_norm([tensor.detach() for tensor in tensors if tensor.is_floating_point()])
+    places = ((tensor.data_ptr(), -1 if tensor.is_inference() else tensor._version) for tensor in tensors)
+    return *places, *torch.stack(norms).tolist()
 
 
 def add_norm(layers: list[Layer], norm: BatchNorm) -> bool:

@@ -1,0 +1,284 @@
+"""The flows of fpnlib beside nflows 0.14 and zuko, in CPU time on one thread: ``make bench``.
+
+The alternatives take turns within one run, and so does a matrix product, whose rate gives the arithmetic limit: the
+multiply-adds that the masks let through, at that rate. Medians. Sampling by D passes that would take minutes is timed
+on one pass of each layer, times D, since all D passes are the same work; the table marks those with ×D.
+Writes flows.csv, flows.md and flows.png.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import platform
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+import nflows
+import numba
+import pandas as pd
+import seaborn as sns
+import torch
+import zuko
+from nflows.flows import Flow
+from nflows.transforms import CompositeTransform
+from tqdm.auto import tqdm
+
+from fpnlib.flows import build_flow
+from fpnlib.flows.cost import temper
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@dataclass
+class Workload:
+    """Calls to be timed in turns; ``operations`` floating-point operations are what cannot be avoided."""
+
+    name: str
+    runs: dict[str, Callable[[], object]]
+    operations: float | None
+    repeats: int
+    targets: tuple[float | None, float | None, float | None]  # over nflows, over zuko, over the limit
+    factors: dict[str, int] = field(default_factory=dict)  # timed call × this
+
+
+def plain(flow: Flow) -> Flow:
+    """The same flow as nflows itself runs it."""
+    twin = copy.deepcopy(flow)
+    transform = CompositeTransform(list(twin._transform._transforms))
+    return Flow(transform, twin._distribution, twin._embedding_net).train(flow.training)
+
+
+def made_macs(features: int, hidden: int, blocks: int) -> float:
+    """Multiply-adds of a masked network for one sample: the ones of its masks."""
+    from fpnlib.flows.packed import layout
+
+    shape = layout(features, hidden)
+    return float(shape.input_mask.sum() + 2 * blocks * shape.unit_mask.sum() + shape.output_mask.sum())
+
+
+def maf(features: int, context: int, hidden: int, layers: int, blocks: int, **settings):
+    torch.manual_seed(0)
+    flow = build_flow(
+        "maf", features, context, hidden_features=hidden, num_layers=layers, num_blocks=blocks, **settings
+    )
+    temper(flow.eval())
+    return flow
+
+
+def zuko_maf(features: int, context: int, hidden: int, layers: int, blocks: int):
+    """As many masked products of the same widths; zuko has no residual masked blocks with a context in each."""
+    flow = zuko.flows.MAF(features, context, transforms=layers, hidden_features=[hidden] * (2 * blocks + 1)).eval()
+    with torch.no_grad():
+        for name, parameter in flow.named_parameters():
+            if name.endswith(f"{4 * blocks + 2}.weight"):
+                parameter.mul_(0.1)
+    return flow
+
+
+def sampling(name, widths, samples, targets, repeats, extrapolated=False, with_zuko=True, **settings) -> Workload:
+    features, context_features, hidden, layers, blocks = widths
+    flow = maf(*widths, **settings)
+    theirs, third = plain(flow), zuko_maf(*widths) if with_zuko else None
+    noise, context = (
+        torch.randn(samples, features),
+        torch.eye(context_features)[torch.arange(samples) % context_features],
+    )
+    runs, factors = {"ours": lambda: flow.transform_from_noise(noise, context)}, {}
+    if extrapolated:
+        inner = [t for t in theirs._transform._transforms if hasattr(t, "autoregressive_net")]
+
+        def one_pass_each():
+            for transform in inner:
+                transform._elementwise_inverse(noise, transform.autoregressive_net(noise, context))
+
+        runs["nflows"], factors["nflows"] = one_pass_each, features
+    else:
+        runs["nflows"] = lambda: theirs._transform.inverse(noise, context)
+    if third is not None:
+        runs["zuko"] = lambda: third(context).transform.inv(noise)
+        if extrapolated:
+            runs["zuko"], factors["zuko"] = (lambda: third(context).transform(noise)), features
+    operations = 2 * samples * layers * made_macs(features, hidden, blocks)
+    return Workload(name, runs, operations, repeats, targets, factors)
+
+
+def classification(name, widths, samples, targets, repeats) -> Workload:
+    features, classes, hidden, layers, blocks = widths
+    flow, third = maf(*widths), zuko_maf(*widths)
+    theirs = plain(flow)
+    z, every = torch.randn(samples, features), torch.eye(classes)
+    runs = {
+        "ours": lambda: flow.class_log_prob(z, every),
+        "nflows": lambda: torch.stack([theirs.log_prob(z, row.expand(samples, -1)) for row in every], 1),
+        "zuko": lambda: torch.stack([third(row.expand(samples, -1)).log_prob(z) for row in every], 1),
+    }
+    operations = 2 * samples * classes * layers * made_macs(features, hidden, blocks)
+    return Workload(name, runs, operations, repeats, targets)
+
+
+def training(name, widths, targets, repeats, batch=1024) -> Workload:
+    features, context_features, *_ = widths
+    flow = maf(*widths).train()
+    theirs, third = plain(flow), zuko_maf(*widths).train()
+    z, context = torch.randn(batch, features), torch.eye(context_features)[torch.arange(batch) % context_features]
+
+    def step(module, loss, **adam) -> Callable[[], None]:
+        optimizer = torch.optim.Adam(module.parameters(), lr=1e-4, **adam)
+
+        @torch.enable_grad()
+        def run() -> None:
+            optimizer.zero_grad()
+            loss().backward()
+            optimizer.step()
+
+        return run
+
+    runs = {
+        "ours": step(flow, lambda: -flow.log_prob(z, context).mean(), fused=True),
+        "nflows": step(theirs, lambda: -theirs.log_prob(z, context).mean()),
+        "zuko": step(third, lambda: -third(context).log_prob(z).mean()),
+    }
+    return Workload(name, runs, None, repeats, targets)
+
+
+def coupling_sampling(name, samples, targets, repeats) -> Workload:
+    torch.manual_seed(0)
+    flow = build_flow("realnvp", 40, 10, hidden_features=40)
+    temper(flow.eval())
+    theirs, third = plain(flow), zuko.flows.RealNVP(40, 10, transforms=5, hidden_features=[40] * 5).eval()
+    noise, context = torch.randn(samples, 40), torch.eye(10)[torch.arange(samples) % 10]
+    runs = {
+        "ours": lambda: flow.transform_from_noise(noise, context),
+        "nflows": lambda: theirs._transform.inverse(noise, context),
+        "zuko": lambda: third(context).transform.inv(noise),
+    }
+    operations = 2 * samples * 5 * (20 * 40 + 4 * 40 * 40 + 40 * 40)
+    return Workload(name, runs, operations, repeats, targets)
+
+
+SMALL, NORMED, WIDE, FACE = (40, 10, 40, 5, 2), (40, 10, 100, 10, 5), (128, 55, 1024, 5, 2), (2048, 512, 1024, 1, 10)
+
+
+def workloads() -> list[Callable[[], Workload]]:
+    return [
+        lambda: sampling("sample 10,000: D 40, hidden 40, 5 × 2", SMALL, 10_000, (100, 50, 4), 3),
+        lambda: sampling("sample 1,000: D 40, hidden 100, 10 × 5, batch norm", NORMED, 1_000, (50, 38, 3.5), 3, batch_norm=True),
+        lambda: sampling("sample 1,000: D 128, hidden 1024, 5 × 2", WIDE, 1_000, (180, 160, 1.7), 3, True),
+        lambda: sampling("sample 10: D 2048, hidden 1024, 1 × 10, batch norm", FACE, 10, (1000, None, None), 5, True, False,
+                         batch_norm=True),
+        lambda: classification("10,000 latents under 10 classes, D 40", SMALL, 10_000, (5, 2.2, 2.1), 5),
+        lambda: classification("500 latents under 55 classes, D 128", WIDE, 500, (1.7, 1.8, 1.4), 1),
+        lambda: training("training step of 1,024, D 40, hidden 40", SMALL, (1.35, 1.0, None), 25),
+        lambda: training("training step of 1,024, D 40, hidden 200", (40, 10, 200, 5, 2), (None, None, None), 9),
+        lambda: training("training step of 1,024, D 128, hidden 1024", WIDE, (1.5, 1.6, None), 3),
+        lambda: coupling_sampling("C-RNVP, sample 10,000: D 40, hidden 40", 10_000, (2, 1.5, None), 15),
+    ]  # fmt: skip
+
+
+def measure(load: Workload) -> dict[str, object]:
+    """The row of one workload: medians in milliseconds and what they are over each other."""
+    a, b = torch.randn(1024, 1024), torch.randn(1024, 1024)
+    runs = {"product": lambda: a @ b} | load.runs
+    times = {name: [] for name in runs}
+    with torch.no_grad():
+        for turn in range(load.repeats + 1) if load.repeats > 1 else [1]:  # the first turn warms up
+            for name, run in runs.items():
+                for _ in range(5 if name == "product" else 1):
+                    start = time.process_time()
+                    run()
+                    if turn:
+                        times[name].append(time.process_time() - start)
+    seconds = {name: sorted(values)[len(values) // 2] * load.factors.get(name, 1) for name, values in times.items()}
+    peak = 2 * 1024**3 / seconds["product"]
+    row = {"workload": load.name, "peak GFLOP/s": peak / 1e9}
+    for name in ("nflows", "zuko", "ours"):
+        row[f"{name} ms"] = seconds[name] * 1e3 if name in seconds else float("nan")
+    limit = load.operations / peak if load.operations else float("nan")
+    row |= {
+        "limit ms": limit * 1e3,
+        "over nflows": row["nflows ms"] / row["ours ms"],
+        "over zuko": row["zuko ms"] / row["ours ms"],
+        "over limit": row["ours ms"] / (limit * 1e3),
+        "×D": ", ".join(load.factors),
+    }
+    for what, target in zip(("nflows", "zuko", "limit"), load.targets, strict=True):
+        row[f"goal {what}"] = float("nan") if target is None else target
+    return row
+
+
+def markdown(table: pd.DataFrame, machine: str) -> str:
+    def number(value: float, unit: str = "") -> str:
+        return "–" if value != value else (f"{value:,.0f}" if value >= 100 else f"{value:.3g}") + unit
+
+    def goal(row, what: str, sign: str) -> str:
+        aimed = "" if row[f"goal {what}"] != row[f"goal {what}"] else f" ({sign} {number(row[f'goal {what}'])})"
+        return number(row[f"over {what}"], "×") + aimed
+
+    lines = [
+        "| workload | nflows ms | zuko ms | ours ms | limit ms | over nflows | over zuko | over the limit |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for _, row in table.iterrows():
+        cells = [
+            number(row[f"{name} ms"]) + (" ×D" if name in row["×D"] else "") for name in ("nflows", "zuko", "ours")
+        ]
+        cells += [number(row["limit ms"]), goal(row, "nflows", "≥"), goal(row, "zuko", "≥"), goal(row, "limit", "≤")]
+        lines.append("| " + " | ".join([row["workload"], *cells]) + " |")
+    peak = table["peak GFLOP/s"].median()
+    note = (
+        f"CPU time on one thread, medians; goals in brackets. {machine}. Matrix-product peak {peak:.0f} GFLOP/s "
+        "(median over the rows; each row's limit uses its own). ×D: one pass of each layer timed, times D."
+    )
+    return "\n".join([*lines, "", note, ""])
+
+
+def plot(table: pd.DataFrame) -> plt.Figure:
+    names = ["nflows ms", "zuko ms", "ours ms", "limit ms"]
+    labels = ["nflows 0.14", f"zuko {zuko.__version__}", "fpnlib", "arithmetic limit"]
+    figure, axes = plt.subplots(figsize=(9, 0.55 * len(table) + 1.5), layout="constrained")
+    places = range(len(table))
+    for name, label, color, marker in zip(names, labels, sns.color_palette("colorblind"), "os^|", strict=False):
+        axes.scatter(table[name], places, color=color, marker=marker, s=70, label=label, zorder=3)
+    axes.set(xscale="log", xlabel="CPU time on one thread (ms)", yticks=places, yticklabels=table["workload"])
+    axes.invert_yaxis()
+    axes.grid(axis="x", alpha=0.3)
+    axes.legend(loc="upper center", bbox_to_anchor=(0.4, 1.12), ncols=4, frameon=False)
+    return figure
+
+
+def main(arguments: list[str]) -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--out", type=Path, default=ROOT / "outputs" / "benchmarks", help="folder for table and plot")
+    parser.add_argument("--only", type=int, nargs="*", help="numbers of the rows to measure, from 1")
+    options = parser.parse_args(arguments)
+    torch.set_num_threads(1)
+    makers = workloads()
+    chosen = [makers[number - 1] for number in options.only] if options.only else makers
+    rows = []
+    for make in tqdm(chosen, unit="row"):
+        rows.append(measure(make()))
+        row = rows[-1]
+        tqdm.write(f"{row['workload']}: {row['over nflows']:.3g}× nflows, {row['over zuko']:.3g}× zuko, "
+                   f"{row['over limit']:.3g}× the limit")  # fmt: skip
+    table = pd.DataFrame(rows)
+    machine = (
+        f"{platform.machine()}, torch {torch.__version__.split('+')[0]}, numba {numba.__version__}, "
+        f"nflows {nflows.__version__ if hasattr(nflows, '__version__') else '0.14'}, zuko {zuko.__version__}"
+    )
+    options.out.mkdir(parents=True, exist_ok=True)
+    table.to_csv(options.out / "flows.csv", index=False, float_format="%.5g")
+    (options.out / "flows.md").write_text(text := markdown(table, machine), encoding="utf-8")
+    plot(table).savefig(options.out / "flows.png", dpi=150)
+    print(text)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

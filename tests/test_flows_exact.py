@@ -1,0 +1,279 @@
+"""The short ways through a flow give nflows' numbers: in both directions, under every class, and in the gradients."""
+
+import copy
+import pickle
+import warnings
+
+import pytest
+import torch
+from nflows.flows import Flow
+from nflows.transforms import (
+    BatchNorm,
+    CompositeTransform,
+    MaskedAffineAutoregressiveTransform,
+    RandomPermutation,
+    ReversePermutation,
+)
+
+from fpnlib.flows import ConditionalFlow, build_flow
+from fpnlib.flows.autoregressive import AutoregressiveStack
+from fpnlib.flows.compiled import compiled
+
+VARIANTS = {
+    "plain": ("maf", {}),
+    "narrower than D": ("maf", {"hidden_features": 4}),
+    "one feature": ("maf", {"features": 1}),
+    "batch norm": ("maf", {"batch_norm": True, "num_blocks": 3}),
+    "dropout and embedding": ("maf", {"dropout": 0.3, "embedding_features": 5}),
+    "coupling": ("realnvp", {}),
+    "coupling, batch norm, odd D": ("realnvp", {"features": 7, "batch_norm": True, "embedding_features": 2}),
+}
+
+
+def build(name, features=9, seed=0, **settings):
+    torch.manual_seed(seed)
+    flow = build_flow(name, features, 4, **{"hidden_features": 22, "num_layers": 3} | settings)
+    with torch.no_grad():
+        for parameter in flow.parameters():
+            parameter.add_(0.05 * torch.randn_like(parameter))
+        for key, buffer in flow.named_buffers():
+            if key.endswith(("running_mean", "running_var")):
+                buffer.copy_(torch.rand_like(buffer) + 0.5 * key.endswith("var"))
+    return flow.eval()
+
+
+def as_nflows(flow):
+    """nflows' own flow with the same weights, by its state dict."""
+    transform = CompositeTransform(list(copy.deepcopy(flow)._transform._transforms))
+    twin = Flow(transform, copy.deepcopy(flow._distribution), copy.deepcopy(flow._embedding_net))
+    twin.load_state_dict(flow.state_dict(), strict=True)
+    return twin.train(flow.training)
+
+
+def batch(flow, n=70, seed=1):
+    generator = torch.Generator().manual_seed(seed)
+    context = torch.eye(flow.context_features)[torch.randint(flow.context_features, (n,), generator=generator)]
+    return torch.randn(n, flow.features, generator=generator), context
+
+
+def error(value, exact):
+    """Largest difference relative to the value where that is above 1."""
+    return ((value.double() - exact) / exact.abs().clamp_min(1)).abs().max().item()
+
+
+@pytest.fixture(params=VARIANTS, ids=list(VARIANTS))
+def flow(request):
+    name, settings = VARIANTS[request.param]
+    return build(name, **settings)
+
+
+@torch.no_grad()
+def test_each_direction_is_as_near_to_float64_as_nflows_is(flow):
+    theirs, exact = as_nflows(flow), as_nflows(flow).double()
+    z, context = batch(flow)
+    given, given64 = flow._embedding_net(context), exact._embedding_net(context.double())
+    for direction in ("forward", "inverse"):
+        ours = getattr(flow._transform, direction)(z, given)
+        nflows = getattr(theirs._transform, direction)(z, given)
+        truth = getattr(exact._transform, direction)(z.double(), given64)
+        for mine, other, right in zip(ours, nflows, truth, strict=True):
+            assert error(mine, right) <= 4 * error(other, right) + 4e-6
+
+
+@torch.no_grad()
+def test_the_public_methods_agree_with_nflows(flow):
+    theirs, (z, context) = as_nflows(flow), batch(flow)
+    torch.testing.assert_close(flow.log_prob(z, context), theirs.log_prob(z, context), atol=1e-4, rtol=1e-5)
+    noise = theirs.transform_to_noise(z, context)
+    torch.testing.assert_close(flow.transform_to_noise(z, context), noise, atol=1e-4, rtol=1e-5)
+    torch.testing.assert_close(flow.transform_from_noise(noise, context), z, atol=1e-4, rtol=1e-4)
+    torch.manual_seed(5)
+    mine = flow.sample(3, context[:2])
+    torch.manual_seed(5)
+    torch.testing.assert_close(mine, theirs.sample(3, context[:2]), atol=1e-4, rtol=1e-4)
+    every = torch.eye(flow.context_features)
+    loop = torch.stack([theirs.log_prob(z, row.expand(len(z), -1)) for row in every], 1)
+    torch.testing.assert_close(flow.class_log_prob(z, every), loop, atol=1e-4, rtol=1e-5)
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("variant", ["plain", "narrower than D", "one feature", "batch norm", "coupling"])
+def test_gradients_are_those_of_nflows(variant, training):
+    name, settings = VARIANTS[variant]
+    flow = build(name, **settings).train(training)
+    theirs, exact = as_nflows(flow), as_nflows(flow).double()
+
+    def gradients(module, dtype):
+        z, context = (tensor.to(dtype).requires_grad_() for tensor in batch(flow))
+        weights = torch.linspace(-1, 2, len(z), dtype=dtype)
+        loss = (module.log_prob(z, context) * weights).sum() + module.transform_to_noise(z, context).sin().sum()
+        named = dict(module.named_parameters())
+        return dict(
+            zip(["z", "context", *named], torch.autograd.grad(loss, [z, context, *named.values()]), strict=True)
+        )
+
+    ours, nflows = gradients(flow, torch.float32), gradients(theirs, torch.float32)
+    for key, right in gradients(exact, torch.float64).items():
+        size = right.abs().max().clamp_min(1e-3)
+        off, allowed = ((g.double() - right).abs().max() / size for g in (ours[key], nflows[key]))
+        assert off <= 4 * allowed + 1e-5, key
+        assert ours[key].shape == right.shape
+        masked = right == 0
+        assert (ours[key][masked].abs() <= 1e-5).all(), key
+
+
+def test_gradients_of_samples_are_those_of_nflows():
+    flow = build("maf", features=4, num_layers=2)
+    theirs, (noise, context) = as_nflows(flow), batch(flow)
+    ours = torch.autograd.grad(flow._transform.inverse(noise, context)[0].square().sum(), list(flow.parameters()))
+    right = torch.autograd.grad(theirs._transform.inverse(noise, context)[0].square().sum(), list(theirs.parameters()))
+    for mine, other in zip(ours, right, strict=True):
+        torch.testing.assert_close(mine, other, atol=1e-3, rtol=1e-3)
+
+
+def test_training_with_dropout_and_batch_norm_is_that_of_nflows():
+    flow = build("maf", batch_norm=True, dropout=0.3).train()
+    theirs, (z, context) = as_nflows(flow), batch(flow)
+    for module in (flow, theirs):
+        torch.manual_seed(3)
+        module.log_prob(z, context).mean().backward()
+    for (key, mine), other in zip(flow.named_parameters(), theirs.parameters(), strict=True):
+        assert torch.equal(mine.grad, other.grad), key
+    for (key, mine), other in zip(flow.named_buffers(), theirs.buffers(), strict=True):
+        assert torch.equal(mine, other), key
+
+
+@torch.no_grad()
+def test_random_permutations_in_a_flow_of_ones_own():
+    torch.manual_seed(0)
+    layers = [RandomPermutation(6), ReversePermutation(6)]
+    for _ in range(2):
+        layers += [MaskedAffineAutoregressiveTransform(6, 12, context_features=4), BatchNorm(6), RandomPermutation(6)]
+    flow = ConditionalFlow(AutoregressiveStack(layers[:-1]), 6, 4).eval()
+    for key, buffer in flow.named_buffers():
+        if key.endswith("running_var"):
+            buffer.fill_(1.0)
+    theirs, (z, context) = as_nflows(flow), batch(flow)
+    torch.testing.assert_close(flow.log_prob(z, context), theirs.log_prob(z, context), atol=1e-5, rtol=1e-5)
+    noise = flow.transform_to_noise(z, context)
+    torch.testing.assert_close(flow.transform_from_noise(noise, context), z, atol=1e-4, rtol=1e-4)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("variant", ["plain", "batch norm", "narrower than D", "coupling"])
+def test_float64_and_a_machine_without_numba_get_the_same_numbers(variant, monkeypatch):
+    name, settings = VARIANTS[variant]
+    flow = build(name, features=20, **settings) if variant == "plain" else build(name, **settings)
+    z, context = batch(flow)
+    z *= 0.3
+    expected = flow.transform_from_noise(z, context), flow.class_log_prob(z, torch.eye(4))
+    monkeypatch.setattr("fpnlib.flows.stack.compiled", lambda: None)
+    without = flow.transform_from_noise(z, context), flow.class_log_prob(z, torch.eye(4))
+    double = copy.deepcopy(flow).double()
+    exact = (
+        double.transform_from_noise(z.double(), context.double()),
+        double.class_log_prob(z.double(), torch.eye(4).double()),
+    )
+    theirs = as_nflows(double)
+    single = as_nflows(flow)._transform.inverse(z, context)[0]
+    allowed = 4 * error(single, exact[0]) + 2e-5
+    for mine, other, right in zip(expected, without, exact, strict=True):
+        assert right.dtype == torch.float64
+        assert max(error(mine, right), error(other, right)) <= allowed
+    torch.testing.assert_close(
+        exact[0], theirs._transform.inverse(z.double(), context.double())[0], atol=1e-10, rtol=1e-10
+    )
+
+
+@torch.no_grad()
+def test_a_compiler_that_fails_is_reported_once_and_replaced(monkeypatch):
+    def broken():
+        raise ImportError("no llvm here")
+
+    monkeypatch.setattr("fpnlib.flows.compiled._announce", broken)
+    compiled.cache_clear()
+    try:
+        flow = build("maf")
+        z, context = batch(flow)
+        with pytest.warns(RuntimeWarning, match="kernels are not available .*no llvm here.* plain torch"):
+            data = flow.transform_from_noise(z, context)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            flow.transform_from_noise(z, context)
+        torch.testing.assert_close(flow.transform_to_noise(data, context), z, atol=1e-4, rtol=1e-4)
+    finally:
+        compiled.cache_clear()
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", ["maf", "realnvp"])
+def test_batches_of_one_and_many_and_threads_change_nothing(name):
+    flow = build(name, features=4, hidden_features=6, num_layers=2)
+    z, context = batch(flow, n=20_011)
+    data, noise = flow.transform_from_noise(z, context), flow.transform_to_noise(z, context)
+    every = flow.class_log_prob(z[:3000], torch.eye(4))
+    for rows in (slice(0, 1), slice(7, 8), slice(20_000, 20_011), slice(100, 400)):
+        torch.testing.assert_close(flow.transform_from_noise(z[rows], context[rows]), data[rows], atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(flow.transform_to_noise(z[rows], context[rows]), noise[rows], atol=1e-5, rtol=1e-5)
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(3)
+        assert torch.equal(flow.transform_from_noise(z, context), data)
+        assert torch.equal(flow.class_log_prob(z[:3000], torch.eye(4)), every)
+    finally:
+        torch.set_num_threads(before)
+    soft = context * 0.9  # contexts that are no classes
+    there = flow.transform_from_noise(z[:500], soft[:500])
+    torch.testing.assert_close(flow.transform_to_noise(there, soft[:500]), z[:500], atol=1e-4, rtol=1e-4)
+
+
+def test_changed_weights_change_the_samples():
+    flow = build("maf")
+    z, context = batch(flow)
+    z *= 0.3
+    first = flow.transform_from_noise(z, context)
+    optimizer = torch.optim.Adam(flow.parameters(), lr=0.01, fused=True)
+    (-flow.log_prob(z, context).mean()).backward()
+    optimizer.step()
+    by_hand = list(flow.parameters())[0].data  # a change that autograd does not count
+    for change in (
+        lambda: None,
+        lambda: by_hand.add_(0.1),
+        lambda: flow.load_state_dict(build("maf", seed=4).state_dict()),
+    ):
+        change()
+        second = flow.transform_from_noise(z, context)
+        assert not torch.allclose(first, second)
+        torch.testing.assert_close(flow.transform_to_noise(second, context), z, atol=1e-3, rtol=1e-3)
+        first = second
+    twin = pickle.loads(pickle.dumps(flow))
+    assert torch.equal(twin.transform_from_noise(z, context), first)
+
+
+@torch.no_grad()
+def test_overflow_is_passed_on_and_stays_in_its_row():
+    flow = build("maf")
+    z, context = batch(flow, n=64)
+    data = flow.transform_from_noise(z, context)
+    z[5] = float("inf")
+    z[9, 2] = float("nan")
+    bad = flow.transform_from_noise(z, context)
+    rows = torch.tensor([5, 9])
+    assert not bad[rows].isfinite().all(1).any()
+    keep = torch.ones(64, dtype=torch.bool).index_fill(0, rows, False)
+    assert torch.equal(bad[keep], data[keep])
+
+
+def test_learning_recovers_conditional_means():
+    torch.manual_seed(0)
+    means, kind = torch.tensor([[-2.0, 1.0], [2.0, 3.0]]), torch.arange(600) % 2
+    z, context = means[kind] + 0.5 * torch.randn(600, 2), torch.eye(2)[kind]
+    flow = build_flow("maf", 2, 2, hidden_features=8, num_layers=2)
+    optimizer = torch.optim.Adam(flow.parameters(), lr=0.02, fused=True)
+    for _ in range(150):
+        optimizer.zero_grad()
+        (-flow.log_prob(z, context).mean()).backward()
+        optimizer.step()
+    with torch.no_grad():
+        found = flow.sample(2000, torch.eye(2)).mean(1)
+    torch.testing.assert_close(found, means, atol=0.15, rtol=0)
