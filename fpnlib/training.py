@@ -9,6 +9,7 @@ from typing import Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import increment_version
 from tqdm.auto import trange
 
 from fpnlib import checks
@@ -113,6 +114,7 @@ def fit(
                 if clip_norm is not None:
                     nn.utils.clip_grad_norm_(parameters, clip_norm)
                 optimizer.step()
+                increment_version(parameters)  # fused optimizers don't, and who caches by version would not notice
                 if schedule is not None:
                     schedule.step()
                 total += value.detach() * len(rows)

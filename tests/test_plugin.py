@@ -61,6 +61,17 @@ def test_a_known_conditional_gaussian_is_recovered(fitted):
     assert -0.03 < (true_log_prob(z, y) - fitted.log_prob(z, y)).mean() < 0.1
 
 
+def test_what_is_evaluated_is_what_was_trained(fitted):
+    """No cache of an earlier epoch: the flow gives without gradients what it gives with them, and fitting made it better."""
+    z, y = gaussians(50, seed=9)
+    inputs, context = (z - fitted.loc_) / fitted.scale_, fitted.attributes.encode(y)
+    with torch.no_grad():
+        evaluated = fitted.flow.log_prob(inputs, context)
+    torch.testing.assert_close(evaluated, fitted.flow.log_prob(inputs, context).detach(), atol=1e-4, rtol=1e-4)
+    losses = [epoch["validation"] for epoch in fitted.history_.epochs]
+    assert len(set(losses)) > len(losses) / 2 and fitted.history_.best_epoch > 1
+
+
 @pytest.mark.parametrize("k", range(3))
 def test_the_density_integrates_to_one(fitted, k):
     axis = torch.linspace(-16, 16, 641)

@@ -15,9 +15,7 @@ from fpnlib.flows.coupling import Coupling, Gates
 from fpnlib.flows.packed import Context, Net
 from fpnlib.flows.vectors import LANES
 
-COLUMNS = (
-    31 * LANES
-)  # samples that one call takes; an odd number of vectors, for rows 2¹² bytes apart share cache lines
+COLUMNS = 64 * LANES  # samples that one call of a kernel takes
 
 
 class Engine:

@@ -176,7 +176,7 @@ def _draw_grid(
             text.set(rotation=40, ha="left", rotation_mode="anchor")
     for i, j in framed:
         corner = (j * (width + line) - 0.5, i * (height + line) - 0.5)
-        ax.add_patch(Rectangle(corner, width, height, fill=False, edgecolor=COLORS[1], linewidth=1.5))
+        ax.add_patch(Rectangle(corner, width, height, fill=False, edgecolor=COLORS[1], linewidth=1.5, clip_on=False))
     ax.tick_params(length=0)
     ax.spines[:].set_visible(False)
     ax.set_title(title or "")

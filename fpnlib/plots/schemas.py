@@ -129,7 +129,9 @@ def schema(name: str) -> Figure:
             )
         ax.set(title=title, xlim=(-0.65, span - 0.65), ylim=(-0.75, 2.2), aspect="equal")
         ax.axis("off")
-    fig.legend(handles=[Patch(label=kind, **look) for kind, look in KINDS.items()], loc="outside lower center", ncols=3)
+    present = {kind for _, nodes, _ in panels for kind, *_ in nodes.values()}
+    handles = [Patch(label=kind, **look) for kind, look in KINDS.items() if kind in present]
+    fig.legend(handles=handles, loc="outside lower center", ncols=3)
     return fig
 
 

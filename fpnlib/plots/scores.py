@@ -30,13 +30,18 @@ def training_curves(
     if not histories:
         raise ValueError("histories must hold at least one training history, got none")
     apart = not isinstance(ylabel, str)
-    panels = len(histories) if apart else 1
-    fig, axes = new_figure(3.6 * panels if apart else 5.2, 3.1, 1, panels)
+    columns = 1 if not apart else 2 if len(histories) == 4 else min(3, len(histories))
+    rows_of_panels = -(-len(histories) // columns) if apart else 1
+    fig, axes = new_figure(3.6 * columns if apart else 5.2, 3.1 * rows_of_panels, rows_of_panels, columns)
+    panels = axes.flatten()
+    for ax in panels[len(histories) if apart else 1 :]:
+        ax.remove()
+    panels = panels[: len(histories) if apart else 1]
     dashes = {"linestyle": (0, (4, 2)), "linewidth": 1}
     kinds = [Line2D([], [], color=MUTED, label="training", **dashes), Line2D([], [], color=MUTED, label="validation")]
-    keys = {ax: list(kinds) for ax in axes[0]}
+    keys = {ax: list(kinds) for ax in panels}
     for i, (name, rows) in enumerate(histories.items()):
-        ax = axes[0, i if apart else 0]
+        ax = panels[i if apart else 0]
         epoch, train, validation = _losses(name, rows)
         best = int(validation.argmin())
         look = {"color": COLORS[i % len(COLORS)], "marker": MARKERS[i % len(MARKERS)], "markeredgecolor": INK}
@@ -46,7 +51,7 @@ def training_curves(
         text = f"{'' if apart else name + ', '}best: {validation[best]:.4g} (epoch {epoch[best]:g})"
         keys[ax].append(Line2D([], [], label=text, **look))
         ax.set(xlabel="epoch", ylabel=ylabel[name] if apart else ylabel, title=name if apart else title or "")
-    for ax in axes[0]:
+    for ax in panels:
         ax.xaxis.set_major_locator(MaxNLocator(integer=True))
         _clip_top(ax)
         ax.legend(handles=keys[ax])
@@ -140,7 +145,9 @@ def confusions(
     palette = COLORS[: len(rates)]
     sns.barplot(table, y="pair", x="percent", hue="model", palette=palette, ax=ax, errorbar=None, saturation=1)
     ax.set(xlabel="% of the first class taken for the second", ylabel="", title=title or "")
-    ax.legend(title=None, loc="lower right")
+    handles, labels = ax.get_legend_handles_labels()
+    ax.get_legend().remove()
+    fig.legend(handles, labels, loc="outside upper center", ncols=2)
     return fig
 
 
@@ -226,7 +233,7 @@ def costs(
 
 @styled
 def trade_off(table: pd.DataFrame, *, x: str, y: str, hue: str, along: str) -> Figure:
-    """One score against another as a dial is turned: a line for each ``hue``, its points labelled with the dial's value.
+    """One score against another as a dial is turned: a line for each ``hue``, its ends labelled with the dial's value.
 
     Args:
         table: a row a point, with the numeric columns ``x``, ``y`` and ``along`` (the dial), and the names ``hue``.
@@ -241,9 +248,12 @@ def trade_off(table: pd.DataFrame, *, x: str, y: str, hue: str, along: str) -> F
         points = checked(rows[[x, y]].to_numpy(float), f"{x} and {y}", "n", 2)
         look = {"color": COLORS[i % len(COLORS)], "marker": MARKERS[i % len(MARKERS)]}
         ax.plot(*points.T, label=name, markeredgecolor="white", **look)
-        for (left, bottom), value in zip(points, rows[along]):
-            ax.annotate(f"{value:g}", (left, bottom), (4, 4), textcoords="offset points", color=look["color"], fontsize=7)
-    ax.set(xlabel=x, ylabel=y, title=f"labels: {along}")
+        for end in (0, -1):  # between them the points follow the dial in order
+            (left, bottom), value = points[end], rows[along].iloc[end]
+            ax.annotate(
+                f"{value:g}", (left, bottom), (4, 4), textcoords="offset points", color=look["color"], fontsize=7
+            )
+    ax.set(xlabel=x, ylabel=y, title=f"numbers: {along}")
     ax.legend(title=hue)
     return fig
 
