@@ -21,7 +21,6 @@ import matplotlib
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
-import nflows
 import numba
 import pandas as pd
 import seaborn as sns
@@ -262,21 +261,19 @@ def main(arguments: list[str]) -> None:
     torch.set_num_threads(1)
     makers = workloads()
     chosen = [makers[number - 1] for number in options.only] if options.only else makers
+    machine = (
+        f"{platform.machine()}, torch {torch.__version__.split('+')[0]}, numba {numba.__version__}, "
+        f"nflows 0.14, zuko {zuko.__version__}"
+    )
+    options.out.mkdir(parents=True, exist_ok=True)
     rows = []
     for make in tqdm(chosen, unit="row"):
         rows.append(measure(make()))
-        row = rows[-1]
-        tqdm.write(f"{row['workload']}: {row['over nflows']:.3g}× nflows, {row['over zuko']:.3g}× zuko, "
-                   f"{row['over limit']:.3g}× the limit")  # fmt: skip
-    table = pd.DataFrame(rows)
-    machine = (
-        f"{platform.machine()}, torch {torch.__version__.split('+')[0]}, numba {numba.__version__}, "
-        f"nflows {nflows.__version__ if hasattr(nflows, '__version__') else '0.14'}, zuko {zuko.__version__}"
-    )
-    options.out.mkdir(parents=True, exist_ok=True)
-    table.to_csv(options.out / "flows.csv", index=False, float_format="%.5g")
-    (options.out / "flows.md").write_text(text := markdown(table, machine), encoding="utf-8")
-    plot(table).savefig(options.out / "flows.png", dpi=150)
+        table = pd.DataFrame(rows)
+        table.to_csv(options.out / "flows.csv", index=False, float_format="%.5g")
+        (options.out / "flows.md").write_text(text := markdown(table, machine), encoding="utf-8")
+        plot(table).savefig(options.out / "flows.png", dpi=150)
+        plt.close("all")
     print(text)
 
 
