@@ -71,13 +71,8 @@ class FlowPlugin(nn.Module):
             "spread": self.spread,
             **settings,
         }
-        for module in self.flow.modules():
-            # nflows keeps its masks, as large as the weights and a function of the widths, in the state dict.
-            module._non_persistent_buffers_set |= {"mask", "degrees"} & module._buffers.keys()
-            if isinstance(module, BatchNorm):
-                module.running_var.fill_(
-                    1
-                )  # nflows starts at 0: seen in eval mode after few steps, the flow would overflow
+        if not isinstance(flow, Flow):  # a flow of the user's own may be trained: it stays as it is
+            _prepare(self.flow)
         self.register_buffer("loc_", torch.zeros(latent_dim))
         self.register_buffer("scale_", torch.ones(latent_dim))
         self.register_buffer("low_", torch.full((latent_dim,), -torch.inf))
@@ -351,6 +346,15 @@ class FlowPluginNetwork(nn.Module):
         if len(x) <= size:
             return function(x)
         return torch.cat([function(part) for part in x.split(size)])
+
+
+def _prepare(flow: Flow) -> None:
+    """What a new flow needs: a state dict without nflows' masks, and batch norms that serve before they have seen much."""
+    for module in flow.modules():
+        # The masks are as large as the weights and follow from the widths.
+        module._non_persistent_buffers_set |= {"mask", "degrees"} & module._buffers.keys()
+        if isinstance(module, BatchNorm):
+            module.running_var.fill_(1)  # nflows starts at 0: in eval mode after few steps the flow would overflow
 
 
 def _normal(like: Tensor, source: torch.Generator | int | None) -> Tensor:

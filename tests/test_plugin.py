@@ -281,3 +281,14 @@ def test_parity_with_the_authors(shared, file, flow, settings):
     torch.testing.assert_close(plugin.log_posterior(x), joint.log_softmax(-1), atol=4e-4, rtol=0)
     assert torch.equal(plugin.predict(x), saved["out.predict"])
     assert torch.equal(plugin.predict(x, weights.softmax(-1)), saved["out.predict_log_weights"])
+
+
+def test_a_trained_flow_of_the_users_own_stays_as_it_is():
+    flow = build_flow("maf", 2, 3, hidden_features=8, num_layers=2, batch_norm=True)
+    for name, buffer in flow.named_buffers():
+        if name.endswith("running_var"):
+            buffer.fill_(0.3)
+    before = copy.deepcopy(flow.state_dict())
+    FlowPlugin(2, THREE, flow)
+    assert flow.state_dict().keys() == before.keys()
+    assert all(torch.equal(value, before[key]) for key, value in flow.state_dict().items())
