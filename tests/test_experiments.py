@@ -7,8 +7,8 @@ import pandas as pd
 import pytest
 import torch
 
-from fpnlib import experiments
-from fpnlib.experiments import Run, base_model, baseline, encode, flow_plugin, generators, latents, side_by_side
+from fpnlib import artifacts
+from fpnlib.experiments import Run, base_model, baseline, digits, encode, flow_plugin, generators, latents, side_by_side
 
 SETTINGS = dict(dataset="digits", base_epochs=1, flow_epochs=1, flow_width=16, judge_epochs=1)
 
@@ -46,7 +46,7 @@ def test_another_setting_or_seed_makes_another_model(tmp_path, capsys):
 
 
 def test_side_by_side_makes_the_same_bits(folder, tmp_path, monkeypatch):
-    monkeypatch.setattr(experiments.artifacts, "cores", lambda: 2)
+    monkeypatch.setattr(artifacts, "cores", lambda: 2)
     run = Run("side_by_side", out=tmp_path, **SETTINGS)
     steps = {name: (base_model, name, {}) for name in ("ConvVAE", "ConvAE")}
     side_by_side(run, steps)
@@ -82,7 +82,7 @@ def test_every_generator_draws_images_by_seed(folder):
 def test_a_baseline_is_kept(folder, monkeypatch):
     run = Run("baseline", out=folder, **SETTINGS)
     scores = baseline(run, "logistic_regression", "ConvVAE", "mean", grid=(1.0,))
-    monkeypatch.setattr(experiments, "BASELINES", {})
+    monkeypatch.setattr(digits, "BASELINES", {})
     assert baseline(run, "logistic_regression", "ConvVAE", "mean", grid=(1.0,)) == scores
     assert 0.5 < scores.test_accuracy <= 1
 
