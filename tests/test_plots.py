@@ -94,6 +94,8 @@ def test_the_most_frequent_confusion_comes_first():
     (ax,) = plots.confusions({"C-MAF": COUNTS}, ["five", "zero", "nine"], top=2).axes
     assert ax.get_yticklabels()[0].get_text() == "five → zero"
     assert [bar.get_width() for bar in ax.containers[0]] == pytest.approx([10, 2])
+    (ax,) = plots.confusions({"C-MAF": COUNTS}, ["five", "zero", "nine"], first=[(2, 0)], top=2).axes
+    assert [label.get_text() for label in ax.get_yticklabels()] == ["nine → five*", "five → zero"]
 
 
 def test_a_score_that_is_not_reported_has_no_dot():

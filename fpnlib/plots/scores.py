@@ -124,21 +124,29 @@ def confusion(
 
 @styled
 def confusions(
-    matrices: Mapping[str, object], class_names: Sequence | None = None, *, top: int = 8, title: str | None = None
+    matrices: Mapping[str, object],
+    class_names: Sequence | None = None,
+    *,
+    first: Sequence[tuple[int, int]] = (),
+    top: int = 8,
+    title: str | None = None,
 ) -> Figure:
     """The most frequent confusions, in percent of the true or requested class, one bar a model.
 
     Args:
         matrices: model → confusion matrix (K, K) as for :func:`confusion`.
-        top: how many pairs to show, ordered by their sum over the models.
+        first: pairs (class, taken for) to show before those, however rare, marked with a star.
+        top: how many pairs to show, the others ordered by their sum over the models.
     """
     rates = {name: (m := _confusion(matrix)) / m.sum(1, keepdims=True) for name, matrix in matrices.items()}
     classes = len(next(iter(rates.values())))
     names = names_of(class_names, classes)
     total = sum(rates.values()) * (1 - np.eye(classes))
     order = [divmod(int(flat), classes) for flat in np.argsort(-total, axis=None, kind="stable")]
-    pairs = [(i, j) for i, j in order if i != j][: checks.positive("top", top)]
-    rows = [(f"{names[i]} → {names[j]}", name, 100 * rate[i, j]) for i, j in pairs for name, rate in rates.items()]
+    others = [(i, j) for i, j in order if i != j and (i, j) not in first]
+    pairs = [*first, *others][: checks.positive("top", top)]
+    labels = {(i, j): f"{names[i]} → {names[j]}" + ("*" if (i, j) in first else "") for i, j in pairs}
+    rows = [(labels[i, j], name, 100 * rate[i, j]) for i, j in pairs for name, rate in rates.items()]
     table = pd.DataFrame(rows, columns=["pair", "model", "percent"])
     fig, axes = new_figure(4.6, 0.3 * len(pairs) * max(1, 0.45 * len(rates)) + 0.9)
     ax = axes[0, 0]
@@ -248,11 +256,10 @@ def trade_off(table: pd.DataFrame, *, x: str, y: str, hue: str, along: str) -> F
         points = checked(rows[[x, y]].to_numpy(float), f"{x} and {y}", "n", 2)
         look = {"color": COLORS[i % len(COLORS)], "marker": MARKERS[i % len(MARKERS)]}
         ax.plot(*points.T, label=name, markeredgecolor="white", **look)
+        beside = (4, 4) if i % 2 == 0 else (-6, -10)  # two lines that end together keep their labels apart
         for end in (0, -1):  # between them the points follow the dial in order
-            (left, bottom), value = points[end], rows[along].iloc[end]
-            ax.annotate(
-                f"{value:g}", (left, bottom), (4, 4), textcoords="offset points", color=look["color"], fontsize=7
-            )
+            value = f"{rows[along].iloc[end]:g}"
+            ax.annotate(value, points[end], beside, textcoords="offset points", color=look["color"], fontsize=7)
     ax.set(xlabel=x, ylabel=y, title=f"numbers: {along}")
     ax.legend(title=hue)
     return fig
