@@ -5,11 +5,16 @@ from pathlib import Path
 from fpnlib import checks
 from fpnlib.data.dataset import Dataset, Split
 from fpnlib.data.digits import load_digits, load_mnist
+from fpnlib.data.drawn_shapes import load_drawn_shapes
+from fpnlib.data.point_clouds import load_modelnet, load_shapenet
 
 # name: loader(root, seed, download)
 DATASETS = {
     "digits": lambda root, seed, download: load_digits(seed),  # ships with scikit-learn
     "mnist": load_mnist,
+    "shapes": lambda root, seed, download: load_drawn_shapes(seed),  # drawn by the library
+    "modelnet": lambda root, seed, download: load_modelnet(root, seed),
+    "shapenet": lambda root, seed, download: load_shapenet(root, seed),
 }
 
 
@@ -29,4 +34,14 @@ def load(name: str, root: str | Path | None = None, seed: int = 0, download: boo
     return DATASETS[name](root, seed, download)
 
 
-__all__ = ["DATASETS", "Dataset", "Split", "load", "load_digits", "load_mnist"]
+__all__ = [
+    "DATASETS",
+    "Dataset",
+    "Split",
+    "load",
+    "load_digits",
+    "load_drawn_shapes",
+    "load_mnist",
+    "load_modelnet",
+    "load_shapenet",
+]

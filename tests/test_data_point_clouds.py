@@ -1,0 +1,203 @@
+"""Point clouds: the files that are read, the shapes that are drawn, and what is said of bad ones."""
+
+import numpy as np
+import pytest
+import torch
+from scipy.spatial import cKDTree
+from sklearn.ensemble import RandomForestClassifier
+
+from fpnlib.data import surfaces
+from fpnlib.data.drawn_shapes import SHAPES, draw_shape, load_drawn_shapes
+from fpnlib.data.point_clouds import COMMON, SYNSETS, draw_points, load_modelnet, load_shapenet
+
+
+def write(folder, counts, points=20, dtype=np.float32):
+    """Clouds of random points in ``folder/<split>``."""
+    rng = np.random.default_rng(len(str(folder)))
+    for split, count in counts.items():
+        (folder / split).mkdir(parents=True, exist_ok=True)
+        for k in range(count):
+            np.save(folder / split / f"{k:03}.npy", rng.normal(size=(points, 3)).astype(dtype))
+
+
+@pytest.fixture
+def shapenet(tmp_path):
+    """All 55 categories, half of them under their synsets, one of them with three training shapes."""
+    folder = tmp_path / "ShapeNetCore.v2.PC15k"
+    for k, (name, synset) in enumerate(SYNSETS.items()):
+        write(
+            folder / (synset if k % 2 else name), {"train": 3 if name == "rocket" else 4 + k % 3, "val": 2, "test": 1}
+        )
+    return tmp_path
+
+
+def test_all_55_categories_by_name_or_synset(shapenet):
+    clouds = load_shapenet(shapenet, points=16)
+    assert clouds.classes == tuple(sorted(SYNSETS)) and len(clouds.classes) == 55
+    assert clouds.train.x.shape == (len(clouds.train), 16, 3) and clouds.train.x.dtype == torch.float32
+    assert clouds.validation.y.bincount().tolist() == [2] * 55 and clouds.test.y.bincount().tolist() == [1] * 55
+    rocket = clouds.classes.index("rocket")
+    assert int((clouds.train.y == rocket).sum()) == 3
+    first = np.load(sorted((shapenet / "ShapeNetCore.v2.PC15k/airplane/train").glob("*.npy"))[0])
+    assert np.array_equal(clouds.train.x[0].numpy(), first[:16])
+
+
+def test_a_subset_keeps_the_order_it_was_named_in(shapenet):
+    clouds = load_shapenet(shapenet, categories=COMMON[:3], points=5)
+    assert clouds.classes == ("table", "chair", "airplane")
+    alone = load_shapenet(shapenet, categories=["chair"], points=5)
+    assert torch.equal(clouds.test.x[clouds.test.y == 1], alone.test.x)
+    assert clouds.checksum != alone.checksum
+
+
+def test_without_val_a_part_of_train_is_held_out_by_the_seed(tmp_path):
+    for name, count in (("bed", 30), ("desk", 3)):
+        write(tmp_path / "modelnet" / name, {"train": count, "test": 2}, dtype=np.float16)
+    one, again, other = (load_modelnet(tmp_path, seed, points=20) for seed in (0, 0, 1))
+    assert one.validation.y.tolist() == [0, 0, 0, 1] and len(one.train) == 29
+    rows = {x.numpy().tobytes() for x in one.train.x}
+    assert not rows & {x.numpy().tobytes() for x in one.validation.x}
+    assert torch.equal(one.train.x, again.train.x) and not torch.equal(one.validation.x, other.validation.x)
+
+
+def test_modelnet_is_turned_upright_without_mirroring(tmp_path):
+    write(tmp_path / "modelnet" / "bed", {"train": 3, "test": 1})
+    cloud = np.load(tmp_path / "modelnet/bed/test/000.npy")
+    turned = load_modelnet(tmp_path, points=20).test.x[0].numpy()
+    assert np.array_equal(turned[:, 1], cloud[:, 2])
+    rotation = np.linalg.lstsq(cloud, turned, rcond=None)[0]
+    assert np.linalg.det(rotation) == pytest.approx(1, abs=1e-5)
+
+
+def broken(cloud):
+    return lambda path: np.save(path, cloud)
+
+
+@pytest.mark.parametrize(
+    "damage, line",
+    [
+        (broken(np.zeros((30, 2), np.float32)), r"floats of shape \(points, 3\), got float32 of shape \(30, 2\)"),
+        (broken(np.zeros((30, 3), int)), "must hold floats"),
+        (broken(np.eye(3, dtype=np.float32)), "has 3 points; 20 were asked for"),
+        (broken(np.full((30, 3), np.nan, np.float32)), "NaN or infinite"),
+        (broken(np.ones((30, 3), np.float32)), "degenerate: all its points are equal"),
+        (lambda path: path.write_bytes(b"PK"), "is damaged or no array"),
+        (lambda path: path.write_bytes(path.read_bytes()[:-40]), "is damaged or no array"),
+    ],
+)
+def test_a_bad_cloud_is_named(tmp_path, damage, line):
+    write(tmp_path / "modelnet" / "bed", {"train": 3, "test": 1})
+    damage(tmp_path / "modelnet/bed/test/000.npy")
+    with pytest.raises(ValueError, match=line) as raised:
+        load_modelnet(tmp_path, points=20)
+    assert "bed/test/000.npy" in str(raised.value) and "\n" not in str(raised.value)
+
+
+def test_what_is_missing_is_named(shapenet, tmp_path):
+    folder = shapenet / "ShapeNetCore.v2.PC15k"
+    with pytest.raises(ValueError, match="unknown category 'chiar'; did you mean 'chair'"):
+        load_shapenet(shapenet, categories=["chiar"])
+    with pytest.raises(ValueError, match="20 points; 21 were asked for"):
+        load_shapenet(shapenet, points=21)
+    for path in (folder / "airplane" / "test").iterdir():
+        path.unlink()
+    with pytest.raises(ValueError, match="'airplane' is empty: no .npy in .*airplane/test"):
+        load_shapenet(shapenet, points=5)
+    (folder / "airplane" / "test").rmdir()
+    with pytest.raises(FileNotFoundError, match="'airplane' has no test: .*airplane/test is missing"):
+        load_shapenet(shapenet, points=5)
+    with pytest.raises(FileNotFoundError, match="FPN_DATA.*modelnet"):
+        load_modelnet(tmp_path / "nowhere")
+    with pytest.raises(FileNotFoundError, match="FPN_DATA.*ShapeNetCore.v2.PC15k"):
+        load_shapenet(tmp_path / "nowhere")
+
+
+def test_points_are_drawn_anew_without_replacement():
+    x = torch.arange(2 * 50 * 3.0).reshape(2, 50, 3)
+    generator = torch.Generator().manual_seed(0)
+    one, two = draw_points(x, 40, generator), draw_points(x, 40, generator)
+    assert one.shape == (2, 40, 3) and not torch.equal(one, two)
+    assert all(len(cloud.unique(dim=0)) == 40 for cloud in one)
+    assert {tuple(point) for point in one[1].tolist()} <= {tuple(point) for point in x[1].tolist()}
+    with pytest.raises(ValueError, match="50 points; 51 were asked for"):
+        draw_points(x, 51, generator)
+
+
+def test_points_lie_on_the_surface_uniformly_by_area():
+    """A box of 1 × 1 × 3: its two square ends are a seventh of its surface."""
+    points = surfaces.sample(surfaces.block(0, 0, 0, 1, 1, 3), 40_000, np.random.default_rng(0))
+    away = np.abs(points - [0, 0.5, 0]) / [0.5, 0.5, 1.5]
+    assert np.allclose(away.max(1), 1)
+    assert np.mean(np.isclose(away[:, 2], 1)) == pytest.approx(1 / 7, abs=0.006)
+    assert np.abs(points.mean(0) - [0, 0.5, 0]).max() < 0.02
+
+
+def test_solids_have_their_areas():
+    def area(surface):
+        a, b, c = surface.transpose(1, 0, 2)
+        return np.linalg.norm(np.cross(b - a, c - a), axis=1).sum() / 2
+
+    sides = surfaces.SIDES
+    around = 2 * sides * np.sin(np.pi / sides)  # circumference of the regular polygon in the unit circle
+    assert area(surfaces.tube([0, 0, 0], [1, 2, 2], 0.5, caps=False)) == pytest.approx(3 * around / 2)
+    assert area(surfaces.lathe([(1, 0), (1, 2)], caps=False)) == pytest.approx(2 * around)
+    assert area(surfaces.turned(surfaces.mirrored(surfaces.block(1, 0, 0, 1, 2, 3)), 1, 0.7)) == pytest.approx(44)
+
+
+def test_shapes_are_imbalanced_as_shapenet_and_split():
+    clouds = load_drawn_shapes(n=400, points=32)
+    assert clouds.classes == COMMON == tuple(SHAPES)
+    sizes = sum(split.y.bincount() for split in (clouds.train, clouds.validation, clouds.test))
+    assert sizes.tolist() == sorted(sizes.tolist(), reverse=True) and sizes[0] > 4 * sizes[-1]
+    for split in (clouds.train, clouds.validation, clouds.test):
+        assert set(split.y.tolist()) == set(range(10))
+        assert split.x.shape[1:] == (32, 3) and torch.isfinite(split.x).all()
+        assert split.x.norm(dim=-1).amax(1).allclose(torch.ones(len(split)))
+    assert load_drawn_shapes(n=400, points=32).checksum == clouds.checksum
+    assert load_drawn_shapes(seed=1, n=400, points=32).checksum != clouds.checksum
+
+
+def test_a_shape_does_not_depend_on_the_others():
+    few, more = load_drawn_shapes(n=100, points=16, categories=["lamp"]), load_drawn_shapes(n=200, points=16)
+    assert torch.equal(few.train.x[0], more.train.x[more.train.y == COMMON.index("lamp")][0])
+
+
+@pytest.mark.parametrize("category", SHAPES)
+def test_a_category_varies(category):
+    """No two shapes alike, and none so thin that a direction is missing."""
+    shapes = [draw_shape(category, np.random.default_rng(k), 256) for k in range(6)]
+    for k, shape in enumerate(shapes):
+        assert np.ptp(shape, axis=0).min() > 0.04
+        for other in shapes[:k]:
+            assert cKDTree(shape).query(other)[0].mean() > 0.01
+
+
+def test_shapes_can_be_told_apart_but_not_always():
+    """Heights, widths and depths by quantiles tell most shapes; kin overlap."""
+    clouds = load_drawn_shapes(n=800, points=128)
+
+    def features(split):
+        return np.quantile(split.x.numpy(), np.linspace(0, 1, 9), axis=1).transpose(1, 0, 2).reshape(len(split), -1)
+
+    forest = RandomForestClassifier(200, random_state=0).fit(features(clouds.train), clouds.train.y)
+    assert 0.85 < forest.score(features(clouds.test), clouds.test.y) < 0.995
+
+
+@pytest.mark.parametrize(
+    "call, line",
+    [
+        (lambda: draw_shape("tabel", np.random.default_rng(0)), "unknown category 'tabel'; did you mean 'table'"),
+        (lambda: load_drawn_shapes(categories=["sofas"]), "did you mean 'sofa'"),
+        (lambda: load_drawn_shapes(n=0), "n must be a positive whole number"),
+        (lambda: load_drawn_shapes(points=0), "points must be a positive whole number"),
+    ],
+)
+def test_bad_requests_get_one_clear_line(call, line):
+    with pytest.raises(ValueError, match=line):
+        call()
+
+
+def test_real_modelnet(shared):
+    clouds = load_modelnet(shared / "data", categories=["bathtub", "desk"], points=64)
+    assert [len(split) for split in (clouds.train, clouds.validation, clouds.test)] == [275, 30, 134]
+    assert clouds.train.x.norm(dim=-1).max() < 1.01
