@@ -10,7 +10,7 @@ import torch
 from fpnlib import artifacts
 from fpnlib.experiments import Run, base_model, baseline, digits, encode, flow_plugin, generators, latents, side_by_side
 
-SETTINGS = dict(dataset="digits", base_epochs=1, flow_epochs=1, flow_width=16, judge_epochs=1)
+SETTINGS = dict(dataset="digits", base_epochs=1, ae_epochs=1, flow_epochs=1, flow_width=16, judge_epochs=1)
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ from torch.testing import assert_close
 from fpnlib import data
 from fpnlib.metrics.baselines import class_gaussians, class_mixtures
 from fpnlib.metrics.images import confusion, diversity, frechet_distance, right_class_rate
-from fpnlib.metrics.judge import Judge
+from fpnlib.metrics.judge import Judge, distorted
 from fpnlib.training import fit
 
 
@@ -119,6 +119,18 @@ def test_bad_input_gets_one_line(labelled, score, said):
     with pytest.raises(ValueError, match=said) as raised:
         score(*labelled)
     assert "\n" not in str(raised.value)
+
+
+def test_distortion_is_seeded_and_stays_readable(trained):
+    judge, test = trained
+    kept = test.x.clone()
+    one, again, other = (distorted(test.x, torch.Generator().manual_seed(seed)) for seed in (0, 0, 1))
+    assert torch.equal(test.x, kept) and torch.equal(one, again)
+    moved = (one - other).flatten(1).abs().amax(1)
+    assert moved.min() > 0 and one.shape == test.x.shape and 0 <= one.min() and one.max() <= 1
+    assert right_class_rate(judge, one, test.y) > 0.75
+    ink = one.flatten(1).sum(1) / test.x.flatten(1).sum(1)
+    assert 0.7 < ink.min() and ink.max() < 1.4, "a digit left the frame"
 
 
 def test_bytes_are_refused_by_the_judge(labelled):

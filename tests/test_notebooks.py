@@ -11,6 +11,7 @@ from fpnlib.artifacts import PROJECT
 NAMES = [path.stem for path in sorted((PROJECT / "notebooks").glob("*.ipynb"))]
 SMALL = {
     "base_epochs": 2,
+    "ae_epochs": 2,
     "flow_epochs": 3,
     "ae_flow_epochs": 3,
     "ae_flow_layers": 2,

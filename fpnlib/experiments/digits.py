@@ -16,16 +16,17 @@ from fpnlib.data import Split
 from fpnlib.experiments.run import Run
 from fpnlib.metrics.baselines import class_gaussians, class_mixtures
 from fpnlib.metrics.images import diversity, frechet_distance, right_class_rate
-from fpnlib.metrics.judge import Judge
+from fpnlib.metrics.judge import Judge, distorted
 from fpnlib.plugin import FlowPlugin
 from fpnlib.training import History, fit
 
 FLOW_NAMES = {"maf": "C-MAF", "realnvp": "C-RNVP"}
 # What the paper leaves open, chosen on validation; the learning rates are the peaks of a one-cycle schedule.
 BASE_TRAINING = {
-    "ConvVAE": {"batch_size": 256, "learning_rate": 3e-3},
+    "ConvVAE": {"batch_size": 128, "learning_rate": 2e-3},
     "ConvAE": {"batch_size": 256, "learning_rate": 3e-3},
 }
+EPOCHS_OF = {"ConvVAE": "base_epochs", "ConvAE": "ae_epochs"}  # the settings that say how long
 FLOW_TRAINING = {"batch_size": 512, "learning_rate": 2e-3, "clip_norm": 5.0}
 JUDGE_TRAINING = {"batch_size": 256, "learning_rate": 4e-3, "weight_decay": 1e-2}
 
@@ -112,13 +113,19 @@ def plugin_name(base: str, flow: str, draws: str = "fresh", width: int | None = 
 
 
 def judge(run: Run) -> Judge:
-    """An independent classifier of images, trained on train and chosen on validation, that scores what plugins generate."""
+    """An independent classifier of images that scores what plugins generate.
+
+    It is trained on train, distorted anew for each epoch, and chosen on validation as it is.
+    """
     torch.manual_seed(run.seed)
     module = Judge(num_classes=len(run.classes))
     training = run.training(JUDGE_TRAINING, epochs=run.setting("judge_epochs"))
-    key = {"data": run.data.checksum, "judge": module.config, "training": training, "seed": run.seed}
+    key = {"data": run.data.checksum, "judge": module.config, "distorted": True, "training": training, "seed": run.seed}
     return run.load_or_make(
-        "judge", module, key, lambda checkpoint: _fit_images(run, module, module.loss, training, checkpoint, "judge")
+        "judge",
+        module,
+        key,
+        lambda checkpoint: _fit_images(run, module, module.loss, training, checkpoint, "judge", distorted),
     )[0]
 
 
@@ -192,7 +199,7 @@ def baseline(run: Run, name: str, base: str, features: str, **settings: Any) -> 
 def _base_model(run: Run, name: str) -> tuple[nn.Module, str]:
     torch.manual_seed(run.seed)
     module = build_base_model(name, latent_dim=40).to(memory_format=torch.channels_last)  # a fifth faster on CPUs
-    training = run.training(BASE_TRAINING[name], epochs=run.setting("base_epochs"))
+    training = run.training(BASE_TRAINING[name], epochs=run.setting(EPOCHS_OF[name]))
     key = {"data": run.data.checksum, "base": name, "model": module.config, "training": training, "seed": run.seed}
     return run.load_or_make(
         name,
@@ -213,11 +220,19 @@ def _flow_settings(run: Run, base: str, width: int | None) -> tuple[dict, int]:
 
 
 def _fit_images(
-    run: Run, module: nn.Module, loss: Callable, training: dict, checkpoint: Any, description: str
+    run: Run,
+    module: nn.Module,
+    loss: Callable,
+    training: dict,
+    checkpoint: Any,
+    description: str,
+    change: Callable[[Tensor, torch.Generator], Tensor] | None = None,
 ) -> History:
-    train, validation = (
+    """Train on train's images, put through ``change`` anew for each epoch where it is given."""
+    (x, y), validation = (
         (split.x.to(run.device), split.y.to(run.device)) for split in (run.data.train, run.data.validation)
     )
+    train = (lambda generator: (change(x, generator), y)) if change else (x, y)
     return fit(
         module, loss, train, validation, seed=run.seed, checkpoint=checkpoint, description=description, **training
     )
