@@ -60,6 +60,23 @@ def images(x: object, channels: int, size: int, name: str = "x") -> Tensor:
     return x
 
 
+def clouds(x: object, name: str = "x") -> Tensor:
+    """``x`` as float point clouds (n, points, 3), every coordinate finite, each of more than one place.
+
+    Raises:
+        TypeError: not numbers.
+        ValueError: another shape, no points, NaN or infinite coordinates, or a cloud whose points are all equal.
+    """
+    x = _floats(x, name)
+    if x.ndim != 3 or x.shape[2] != 3 or not x.shape[1]:
+        raise ValueError(f"{name} must have shape (n, points, 3), got {tuple(x.shape)}")
+    _finite(x, name)
+    degenerate = (x == x[:, :1]).all(-1).all(-1)
+    if degenerate.any():
+        raise ValueError(f"{name}[{int(degenerate.nonzero()[0])}] is degenerate: all its points are equal")
+    return x
+
+
 def same_length(a: Tensor, b: Tensor, names: tuple[str, str] = ("z", "y")) -> None:
     """Raises ValueError unless both have the same number of rows."""
     if len(a) != len(b):

@@ -75,7 +75,8 @@ def fit(
 
     Raises:
         ValueError: no training or validation data, or ``epochs`` or ``batch_size`` below 1.
-        FloatingPointError: the loss became NaN or infinite; the best weights so far are kept in ``module``.
+        FloatingPointError: the loss became NaN or infinite, or raised one itself (a solver that could not go on); the
+            best weights so far are kept in ``module``.
     """
     checks.positive("epochs", epochs)
     checks.positive("batch_size", batch_size)
@@ -108,7 +109,10 @@ def fit(
             order = torch.randperm(n, generator=generator, device=device)
             module.train()
             for rows in order.split(batch_size):
-                value = loss(*(tensor[rows] for tensor in tensors))
+                try:
+                    value = loss(*(tensor[rows] for tensor in tensors))
+                except FloatingPointError as error:
+                    raise _diverged(module, best, history, f"{description}, epoch {epoch + 1}: {error}") from None
                 optimizer.zero_grad(set_to_none=True)
                 value.backward()
                 if clip_norm is not None:
@@ -125,12 +129,12 @@ def fit(
             "learning_rate": optimizer.param_groups[0]["lr"],
         }
         if not (math.isfinite(row["train"]) and math.isfinite(row["validation"])):
-            module.load_state_dict(best)
-            module.eval()
-            raise FloatingPointError(
-                f"{description}: the loss is {row['train']} in epoch {epoch + 1} (validation {row['validation']}); "
-                f"the weights of epoch {history.best_epoch} are kept. "
-                f"A smaller learning_rate than {learning_rate:g}, or clip_norm=1, usually helps."
+            said = f"{description}: the loss is {row['train']} in epoch {epoch + 1} (validation {row['validation']})"
+            raise _diverged(
+                module,
+                best,
+                history,
+                f"{said}. A smaller learning_rate than {learning_rate:g}, or clip_norm=1, usually helps",
             )
         if row["validation"] < history.best_validation:
             history.best_epoch, best = epoch + 1, _copy(module)
@@ -159,6 +163,13 @@ def evaluate(module: nn.Module, loss: Callable[..., Tensor], tensors: Batch, bat
     total = sum(float(loss(*batch)) * len(batch[0]) for batch in zip(*(tensor.split(batch_size) for tensor in tensors)))
     module.train(was_training)
     return total / len(tensors[0])
+
+
+def _diverged(module: nn.Module, best: dict[str, Tensor], history: History, said: str) -> FloatingPointError:
+    """The error to raise, with the best weights put back."""
+    module.load_state_dict(best)
+    module.eval()
+    return FloatingPointError(f"{said}; the weights of epoch {history.best_epoch} are kept")
 
 
 def _mix(seed: int, epoch: int) -> int:

@@ -3,8 +3,10 @@
 from fpnlib import checks
 from fpnlib.base_models.autoencoder import Autoencoder
 from fpnlib.base_models.conv import ConvAE, ConvVAE
+from fpnlib.base_models.pointflow import PointFlow
+from fpnlib.base_models.pointflow_released import load_released
 
-BASE_MODELS = {"ConvVAE": ConvVAE, "ConvAE": ConvAE}
+BASE_MODELS = {"ConvVAE": ConvVAE, "ConvAE": ConvAE, "PointFlow": PointFlow}
 
 
 def build_base_model(name: str, **settings) -> Autoencoder:
@@ -14,4 +16,4 @@ def build_base_model(name: str, **settings) -> Autoencoder:
     return BASE_MODELS[name](**settings)
 
 
-__all__ = ["BASE_MODELS", "Autoencoder", "ConvAE", "ConvVAE", "build_base_model"]
+__all__ = ["BASE_MODELS", "Autoencoder", "ConvAE", "ConvVAE", "PointFlow", "build_base_model", "load_released"]
