@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -34,6 +35,11 @@ def main(arguments: list[str] | None = None) -> int:
         metavar="NAME=VALUE",
         help="parameters in place of the profile's",
     )
+    run.add_argument(
+        "--jobs", type=int, metavar="N", help="notebooks side by side (default: one a core, or one on a GPU)"
+    )
+    run.add_argument("--limit", type=_seconds, metavar="TIME", help="of the whole run: 90, 90s, 15m or 2h")
+    run.add_argument("--cell-limit", type=_seconds, metavar="TIME", help="of each cell")
     run.add_argument("--fresh", action="store_true", help="forget what the run's folder holds and start over")
     run.add_argument("--notebooks", type=Path, default=PROJECT / "notebooks", help="the folder of notebooks")
     given = parser.parse_args(arguments)
@@ -41,7 +47,14 @@ def main(arguments: list[str] | None = None) -> int:
         if given.fresh and given.only:
             raise ValueError("--fresh starts a whole run over; to run one notebook again, delete its executed copy")
         runner.run(
-            given.profile, _folder(given.out), given.only, _values(given.set), given.fresh, given.notebooks.resolve()
+            given.profile,
+            _folder(given.out),
+            given.only,
+            _values(given.set),
+            given.fresh,
+            given.notebooks.resolve(),
+            given.jobs,
+            runner.Limits(given.cell_limit, given.limit),
         )
     except runner.CellError as error:
         print(f"\n{error}", file=sys.stderr)
@@ -71,5 +84,17 @@ def _values(assignments: list[str]) -> dict[str, object]:
     return {name: yaml.safe_load(value) for name, _, value in pairs}
 
 
+def _seconds(text: str) -> float:
+    number, unit = (text[:-1], text[-1]) if text[-1:] in ("s", "m", "h") else (text, "s")
+    try:
+        seconds = float(number) * {"s": 1, "m": 60, "h": 3600}[unit]
+    except ValueError:
+        seconds = 0
+    if not 0 < seconds < float("inf"):
+        raise argparse.ArgumentTypeError(f"a time is a number of seconds, or like 90s, 15m or 2h, got '{text}'")
+    return seconds
+
+
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a cluster's "stop" is a Ctrl-C
     sys.exit(main())

@@ -1,6 +1,8 @@
 """Progress bars of a notebook that runs headlessly: on the terminal that started it, not in its executed copy."""
 
+import os
 import sys
+from itertools import count
 
 import tqdm.auto
 import tqdm.std
@@ -11,6 +13,12 @@ class TerminalBar(tqdm.std.tqdm):
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **{"file": sys.__stderr__, "leave": False} | kwargs)
+
+    @classmethod
+    def _get_free_pos(cls, instance=None) -> int:
+        """Lines below the runner's own, where several notebooks' processes draw on one terminal."""
+        taken = {abs(bar.pos) for bar in cls._instances if bar is not instance and hasattr(bar, "pos")}
+        return next(line for line in count(int(os.environ.get("FPN_BARS_FROM", 0))) if line not in taken)
 
 
 def to_terminal() -> None:

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from fpnlib import artifacts
-from fpnlib.artifacts import Checkpoint, Manifest, Results
+from fpnlib.artifacts import Checkpoint, Manifest, Results, tensors
 
 TENSORS = {"weight": torch.arange(6.0).reshape(2, 3), "steps": torch.tensor(7), "flag": torch.tensor([True, False])}
 
@@ -78,7 +78,7 @@ def test_a_kill_between_the_two_writes_leaves_no_complete_looking_pair(tmp_path,
     def killed(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(artifacts, "write_json", killed)
+    monkeypatch.setattr(tensors, "write_json", killed)
     with pytest.raises(KeyboardInterrupt):
         artifacts.save_tensors(path, {"weight": torch.zeros(2)}, {"version": 2})
     with pytest.raises(FileNotFoundError):

@@ -2,17 +2,23 @@
 
 import json
 import os
+import re
 import shutil
+import socket
 import subprocess
 import sys
+import threading
 
 import nbformat
 import pytest
+import torch
 from nbformat import v4
 
 from fpnlib import runner
 from fpnlib.__main__ import main
-from fpnlib.artifacts import PROJECT
+from fpnlib.artifacts import PROJECT, Manifest, claim, cores, read_json, write_json
+from fpnlib.runner import CellError, execute
+from fpnlib.runner.uses import Uses
 
 FIRST = """out = "outputs/tiny"  # help the run's folder
 seed = 0  # help the seed
@@ -24,8 +30,8 @@ def write(name, text):
     path = Path(out, name)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text)
-log = Path(out, "log.txt")
-log.write_text(log.read_text() + NAME if log.exists() else NAME)"""
+with open(Path(out, "log.txt"), "a") as log:
+    log.write(NAME)"""
 
 
 def write_notebook(path, parameters, *code, text="# Title"):
@@ -58,6 +64,7 @@ def finished(tmp_path_factory):
     failing = "if fail:\n    raise ValueError('the end')"
     write_notebook(folder / "01_second.ipynb", SECOND, "NAME = '2'\n" + LOG, ending, failing)
     command = [sys.executable, "-m", "fpnlib", "run", "--profile", "small", "--notebooks", ".", "--out", "out"]
+    command += ["--jobs", "1"]  # in order; two at a time have tests of their own
     env = {name: value for name, value in os.environ.items() if not name.endswith("_NUM_THREADS")}
     env |= {"NUMBA_NUM_THREADS": "1", "FPN_DATA": str(folder / "data")}
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, env=env)
@@ -70,6 +77,8 @@ def finished(tmp_path_factory):
 def tiny(finished, tmp_path, monkeypatch):
     """A copy of that folder, to be changed at will."""
     monkeypatch.setenv("FPN_DATA", str(finished / "data"))
+    library = json.loads((finished / "out" / "manifest.json").read_text())["notebooks"]["00_first"]["library"]
+    monkeypatch.setattr(execute, "library_digest", lambda: library)  # whatever is edited while the tests run
     return shutil.copytree(finished, tmp_path / "tiny")
 
 
@@ -77,14 +86,14 @@ def run(folder, *more):
     """Run again; the exit code and which notebooks were executed since the log was last looked at."""
     log = folder / "out" / "log.txt"
     log.write_text("")
-    arguments = ["run", "--profile", "small", "--notebooks", str(folder), "--out", str(folder / "out"), *more]
-    code = main(arguments)
-    return code, log.read_text()
+    arguments = ["run", "--profile", "small", "--notebooks", str(folder), "--out", str(folder / "out")]
+    code = main([*arguments, "--jobs", "1", *more])
+    return code, "".join(sorted(log.read_text()))
 
 
 def test_a_run_leaves_copies_results_and_a_manifest(finished):
     out = finished / "out"
-    assert (out / "log.txt").read_text() == "12"
+    assert sorted((out / "log.txt").read_text()) == ["1", "2"]
     assert (out / "results" / "first.json").read_text() == "0.2"  # the profile's seed and scale, 1e-1 read as a number
     manifest = json.loads((out / "manifest.json").read_text())
     first, second = manifest["notebooks"]["00_first"], manifest["notebooks"]["01_second"]
@@ -96,11 +105,11 @@ def test_a_run_leaves_copies_results_and_a_manifest(finished):
     assert manifest["environment"]["versions"]["nflows"] == "0.14"
 
 
-def test_the_kernel_is_this_python_with_all_cores_and_a_fixed_hash_seed(finished):
+def test_the_kernel_is_this_python_with_threads_and_a_hash_seed_that_do_not_depend_on_the_machine(finished):
     executable, cwd, env = json.loads((finished / "out" / "tables" / "here.json").read_text())
     assert (executable, cwd) == (sys.executable, str(PROJECT))
     assert env["PYTHONHASHSEED"] == "0"
-    assert env["OMP_NUM_THREADS"] == str(runner.cores())
+    assert env["OMP_NUM_THREADS"] == ("1" if not torch.cuda.is_available() else str(cores()))
     assert env["NUMBA_NUM_THREADS"] == "1"  # the user's own choice
 
 
@@ -160,7 +169,7 @@ def test_a_damaged_file_is_made_again(tiny):
 def test_a_failing_cell_fails_the_command_and_is_the_last_thing_seen(tiny, capfd):
     assert run(tiny, "--set", "fail=true") == (1, "2")
     screen = capfd.readouterr().err.rstrip()
-    assert screen.endswith("ValueError: the end") and "01_second failed in cell" in screen
+    assert screen.endswith("ValueError: the end") and "01_second, cell 5 failed:" in screen
     notebooks = tiny / "out" / "notebooks"
     assert sorted(path.name for path in notebooks.iterdir()) == ["00_first.ipynb", "01_second.failed.ipynb"]
     assert "before" in (notebooks / "01_second.failed.ipynb").read_text()  # what came before it is kept
@@ -245,3 +254,110 @@ def test_a_default_of_none_takes_anything_and_whole_numbers_serve_as_floats():
     assert runner.fitting("budget", 60, None) == 60
     scale = runner.fitting("scale", 2, 1.0)
     assert scale == 2.0 and isinstance(scale, float)
+
+
+def test_files_belong_to_the_notebook_that_wrote_or_read_them(tmp_path, monkeypatch):
+    manifest = Manifest(tmp_path)
+    with Uses(manifest) as uses:
+        listeners = {name: uses.begin(name)["FPN_USES"] for name in ("first", "second")}
+        monkeypatch.setenv("FPN_USES", listeners["first"])
+        model = write_json(tmp_path / "models" / "shared.json", {})
+        write_json(tmp_path.parent / "elsewhere.json", {})
+        monkeypatch.setenv("FPN_USES", listeners["second"])
+        read_json(model)
+        (tmp_path / "figures").mkdir()
+        (tmp_path / "figures" / "untold.png").write_text("")
+        assert uses.files("first") == {"models/shared.json", "figures/untold.png"}
+        assert uses.files("second") == {"models/shared.json", "figures/untold.png"}
+        late = uses.begin("late")
+        assert uses.files("late") == set()
+    monkeypatch.delenv("FPN_USES")
+    assert not os.path.exists(late["FPN_USES"])
+
+
+BUSY = """out = "outputs/tiny"  # help the run's folder
+wait = False  # help whether to go on for ever
+die = False  # help whether the process ends
+hide = ""  # help which callback fails"""
+TROUBLE = """import ipywidgets as widgets
+if hide == "interact":
+    widgets.interact(lambda x: 1 / x, x=0)
+if hide == "button":
+    button = widgets.Button()
+    button.on_click(lambda _: 1 / 0)
+    button.click()
+if hide == "output":
+    with widgets.Output():
+        raise ZeroDivisionError('division by zero')"""
+
+
+@pytest.fixture
+def busy(tmp_path):
+    """A folder with one notebook that may go wrong in many ways."""
+    (tmp_path / "profiles").mkdir()
+    (tmp_path / "profiles" / "small.yaml").write_text("")
+    steps = ["print('begun')", "while wait:\n    pass", "import os\nif die:\n    os._exit(3)", TROUBLE, "print('end')"]
+    write_notebook(tmp_path / "00_busy.ipynb", BUSY, *steps)
+    (tmp_path / "out").mkdir()
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        (["wait=true", "--cell-limit", "3"], "00_busy, cell 4: stopped at the limit of 3 s for a cell"),
+        (["wait=true", "--limit", "0.05m"], r"00_busy, .*cell.*: stopped at the run's limit of 3 s"),
+        (["die=true"], "00_busy, cell 5: its process died, most often for want of memory"),
+    ],
+    ids=["endless cell", "endless run", "dead kernel"],
+)
+def test_a_notebook_that_does_not_end_by_itself_is_one_line(busy, capfd, more, said):
+    assert run(busy, "--set", *more)[0] == 1
+    lines = capfd.readouterr().err.rstrip().splitlines()
+    assert re.fullmatch(said, lines[-1]) and not lines[-2].strip()
+    assert "print('begun')" in (busy / "out" / "notebooks" / "00_busy.failed.ipynb").read_text()
+
+
+@pytest.mark.parametrize("hide", ["interact", "button", "output"])
+def test_a_callback_that_fails_inside_a_widget_fails_the_command(busy, capfd, hide):
+    assert run(busy, "--set", f"hide={hide}")[0] == 1
+    screen = capfd.readouterr().err.rstrip()
+    assert screen.endswith("ZeroDivisionError: division by zero") and "00_busy, cell 6" in screen
+    cells = nbformat.read(busy / "out" / "notebooks" / "00_busy.failed.ipynb", as_version=4).cells
+    assert not [cell for cell in cells if cell.source == "print('end')" and cell.outputs]
+
+
+def test_a_second_run_into_one_folder_is_refused_by_the_name_of_the_first(tiny, capsys):
+    with claim(tiny / "out"):
+        assert run(tiny) == (2, "")
+    error = capsys.readouterr().err
+    assert f"out is in use by process {os.getpid()} on {socket.gethostname()}, since 2" in error
+    assert error.count("\n") == 1
+
+
+def test_what_a_killed_run_holds_is_taken_up(tiny, capsys):
+    write_json(tiny / "out" / ".run.json", {"host": "far", "process": 1, "since": "2026-01-01"})
+    (tiny / "out" / "results" / f".half.json.{2**22 + 1}.tmp").write_text("{")  # no process has this number
+    assert run(tiny) == (0, "")
+    assert "taking up what process 1 on far left" in capsys.readouterr().out
+    assert not list((tiny / "out" / "results").glob(".*"))
+
+
+@pytest.mark.parametrize("text", ["", "0", "-1", "1d", "soon", "inf", "nan"])
+def test_a_time_that_is_none_is_refused(tiny, capsys, text):
+    with pytest.raises(SystemExit, match="2"):
+        run(tiny, f"--limit={text}")
+    assert f"or like 90s, 15m or 2h, got '{text}'" in capsys.readouterr().err
+
+
+def test_after_a_failure_what_runs_is_finished_and_nothing_else_is_begun():
+    begun, both = [], threading.Barrier(2)
+
+    def call(name):
+        begun.append(name)
+        both.wait(30)
+        raise CellError(f"{name} failed")
+
+    with pytest.raises(CellError, match="other failed\n\none failed"):
+        execute._abreast(2, call, [("one",), ("other",), ("waits",)], stop=None)
+    assert sorted(begun) == ["one", "other"]

@@ -106,15 +106,18 @@ class Run:
 
         Returns the module, in eval mode on the run's device, and the key's digest. Its ``history_`` is the fit's history.
         """
-        path = self.folder / "models" / f"{name}.safetensors"
         digest = artifacts.digest(key)
-        module.to(self.device)
+        with artifacts.alone(self.folder / "models" / name):  # whoever else needs it waits, and loads it
+            return self._load_or_make(name, module.to(self.device), key, digest, make), digest
+
+    def _load_or_make(self, name: str, module: nn.Module, key: dict, digest: str, make: Callable) -> nn.Module:
+        path = self.folder / "models" / f"{name}.safetensors"
         described = path.with_suffix(".json")
         if described.exists():
             if artifacts.read_json(described)["meta"]["key"] == digest:
                 module.history_ = History(**artifacts.load_module(path, module)["history"])
                 print(f"{name}: loaded")
-                return module.eval(), digest
+                return module.eval()
             print(f"{name}: made with other settings or data; made anew")
         checkpoint = artifacts.Checkpoint(path.with_name(f".{name}-{digest}.safetensors"))
         started, threads = time.perf_counter(), torch.get_num_threads()
@@ -125,7 +128,7 @@ class Run:
             torch.set_num_threads(threads)
         self.manifest.note("seconds", {name: round(time.perf_counter() - started, 1)})
         artifacts.save_module(path, module, {"key": digest, "made_from": key, "history": asdict(module.history_)})
-        return module.eval(), digest
+        return module.eval()
 
     def seconds(self, name: str) -> float | None:
         """Wall time that making ``name`` took, in the session that finished it; None where that is not known."""

@@ -1,0 +1,47 @@
+"""What a run leaves behind: atomic writes, safetensors with a JSON beside them, hashes, results, the manifest, locks.
+
+A run killed at any moment leaves whole files only. Nothing here is pickled.
+"""
+
+from fpnlib.artifacts.environment import cores, environment
+from fpnlib.artifacts.files import (
+    PROJECT,
+    digest,
+    inside,
+    make_folder,
+    read_json,
+    sha256,
+    sweep_up,
+    write_bytes,
+    write_json,
+    write_text,
+)
+from fpnlib.artifacts.locks import FolderInUse, alone, claim
+from fpnlib.artifacts.manifest import Manifest
+from fpnlib.artifacts.results import Results
+from fpnlib.artifacts.tensors import Checkpoint, load_module, load_tensors, save_module, save_tensors
+
+__all__ = [
+    "PROJECT",
+    "Checkpoint",
+    "FolderInUse",
+    "Manifest",
+    "Results",
+    "alone",
+    "claim",
+    "cores",
+    "digest",
+    "environment",
+    "inside",
+    "load_module",
+    "load_tensors",
+    "make_folder",
+    "read_json",
+    "save_module",
+    "save_tensors",
+    "sha256",
+    "sweep_up",
+    "write_bytes",
+    "write_json",
+    "write_text",
+]

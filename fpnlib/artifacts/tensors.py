@@ -1,0 +1,124 @@
+"""Tensors and modules as safetensors with a JSON beside them. Nothing here is pickled."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+from fpnlib.artifacts.files import PathLike, plain, read_json, write_bytes, write_json
+
+
+def save_tensors(path: PathLike, tensors: Mapping[str, Tensor], meta: Mapping) -> Path:
+    """Write ``tensors`` as safetensors and, beside them, ``<stem>.json``: ``meta``, their shapes and the file's sha256.
+
+    The JSON goes first and comes last: where it stands, the pair is complete.
+
+    Raises:
+        ValueError: a path that does not end in ``.safetensors``; numbers that are not finite in ``meta``.
+        OSError: as :func:`write_bytes`.
+    """
+    path = _weights(path)
+    data = safetensors.torch.save(_plain_tensors(tensors))
+    path.with_suffix(".json").unlink(missing_ok=True)
+    write_bytes(path, data)
+    shapes = {name: list(tensor.shape) for name, tensor in tensors.items()}
+    write_json(path.with_suffix(".json"), {"meta": meta, "sha256": hashlib.sha256(data).hexdigest(), "shapes": shapes})
+    return path
+
+
+def load_tensors(path: PathLike) -> tuple[dict[str, Tensor], dict]:
+    """The tensors (on the CPU) and the ``meta`` that :func:`save_tensors` wrote.
+
+    Raises:
+        FileNotFoundError: no such file, or no JSON beside it.
+        ValueError: truncated or otherwise not what was written; one line that names the file.
+    """
+    path = _weights(path)
+    for part in (path, path.with_suffix(".json")):
+        if not part.is_file():
+            raise FileNotFoundError(f"{part} is missing; expected {path.name} and {path.stem}.json in {path.parent}")
+    described = read_json(path.with_suffix(".json"))
+    data = path.read_bytes()
+    if not isinstance(described, dict) or described.get("sha256") != hashlib.sha256(data).hexdigest():
+        raise ValueError(
+            f"{path} is truncated or damaged: its sha256 is not the one in {path.stem}.json; delete it and run again"
+        )
+    return safetensors.torch.load(data), described["meta"]
+
+
+def save_module(path: PathLike, module: nn.Module, meta: Mapping) -> Path:
+    """:func:`save_tensors` of the module's state dict."""
+    return save_tensors(path, module.state_dict(), meta)
+
+
+def load_module(path: PathLike, module: nn.Module) -> dict:
+    """Load what :func:`save_module` wrote into ``module``, on the module's own device; returns the ``meta``.
+
+    Raises:
+        ValueError: another architecture; one line with the first difference. ``module`` stays as it was.
+        FileNotFoundError, ValueError: as :func:`load_tensors`.
+    """
+    tensors, meta = load_tensors(path)
+    own = module.state_dict()
+    for name in [*own, *tensors]:
+        there, here = (tuple(state[name].shape) if name in state else None for state in (tensors, own))
+        if there != here:
+            there, here = ("absent" if shape is None else f"of shape {shape}" for shape in (there, here))
+            wanted = type(module).__name__
+            raise ValueError(f"{path} holds another architecture than {wanted}: '{name}' is {there}, expected {here}")
+    module.load_state_dict(tensors)
+    return meta
+
+
+class Checkpoint:
+    """The state of something unfinished: tensors and a JSON-able ``meta`` in one file, replaced atomically."""
+
+    def __init__(self, path: PathLike):
+        self.path = _weights(path)
+
+    def load(self) -> tuple[dict[str, Tensor], dict] | None:
+        """What was saved last (tensors on the CPU), or None where nothing was.
+
+        Raises:
+            ValueError: a damaged file, in one line.
+        """
+        if not self.path.is_file():
+            return None
+        try:
+            with safetensors.safe_open(self.path, framework="pt") as file:
+                tensors = {name: file.get_tensor(name) for name in file.keys()}
+                return tensors, json.loads(file.metadata()["meta"])
+        except (safetensors.SafetensorError, TypeError, KeyError, ValueError) as error:
+            raise ValueError(f"{self.path} is damaged ({error}); delete it to start over") from None
+
+    def save(self, tensors: Mapping[str, Tensor], meta: Mapping) -> None:
+        """Replace what was saved before. Raises as :func:`write_bytes` does."""
+        text = json.dumps(meta, default=plain)
+        write_bytes(self.path, safetensors.torch.save(_plain_tensors(tensors), {"meta": text}))
+
+    def clear(self) -> None:
+        """Forget: what was unfinished is finished."""
+        self.path.unlink(missing_ok=True)
+
+
+def _weights(path: PathLike) -> Path:
+    path = Path(path)
+    if path.suffix != ".safetensors":
+        raise ValueError(
+            f"weights are kept as .safetensors, got '{path.name}'; did you mean '{path.stem}.safetensors'?"
+        )
+    return path
+
+
+def _plain_tensors(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    # Clones: safetensors refuses tensors that share memory.
+    return {
+        name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()
+    }

@@ -1,0 +1,191 @@
+"""A run: the notebooks of a profile into one folder, as many side by side as there are cores."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import suppress
+from pathlib import Path
+from threading import Event
+from time import perf_counter
+
+import nbformat
+from nbformat import NotebookNode
+from tqdm.auto import tqdm
+
+from fpnlib import checks
+from fpnlib.artifacts import PROJECT, Manifest, claim, digest, environment, make_folder, sha256, sweep_up
+from fpnlib.runner import copies
+from fpnlib.runner.engine import CellError, Limits, execute
+from fpnlib.runner.kernel import ThisPython, jobs
+from fpnlib.runner.plan import plan
+from fpnlib.runner.uses import Uses
+
+SHOWN = ("notebooks", "figures", "tables", "results")
+
+
+def run(
+    profile: str,
+    out: str | None = None,
+    only: Iterable[str] = (),
+    values: Mapping[str, object] | None = None,
+    fresh: bool = False,
+    notebooks: Path = PROJECT / "notebooks",
+    side_by_side: int | None = None,
+    limits: Limits | None = None,
+) -> Path:
+    """Execute the notebooks with a profile's parameters; returns the run's folder.
+
+    The numbers are the same for any ``side_by_side``.
+
+    Args:
+        profile: the name of a flat YAML mapping, parameter to value, in ``notebooks/profiles``.
+        out: the run's folder, relative to the project; None: the profile's, else ``outputs/<profile>``.
+        only: notebooks by name or by the start of it ("04"); none: all.
+        values: parameters that take precedence over the profile's.
+        fresh: forget what the folder holds and start over.
+        notebooks: the folder of notebooks.
+        side_by_side: how many notebooks at a time; None: one a core, or one on a GPU.
+        limits: of the time that a cell and the run may take; None: none.
+
+    Raises:
+        ValueError, TypeError: an unknown profile, notebook or parameter, or a value of another type; one line, before
+            anything runs. A damaged manifest.
+        OSError: a folder that cannot be written to, or is in use by another run (``artifacts.FolderInUse``).
+        CellError: a cell failed or took too long; the notebooks that are finished are kept.
+    """
+    out, tasks = plan(profile, out, only, values or {}, notebooks)
+    width = min(len(tasks), jobs() if side_by_side is None else checks.positive("side_by_side", side_by_side))
+    folder, limits = PROJECT / out, limits or Limits()
+    manifest = Manifest(folder)
+    with claim(folder) as left, Uses(manifest) as uses:
+        if left:
+            print("taking up what process {process} on {host} left when it was stopped".format(**left))
+        sweep_up(folder)
+        if fresh:
+            _clear(manifest)
+        manifest.read()  # a damaged one is refused here, before anything runs
+        make_folder(folder / "notebooks")
+        here = environment() | {"library": library_digest()}
+
+        def one(number: int, path: Path, settings: dict) -> None:
+            title = f"[{number}/{len(tasks)}] {path.stem}"
+            _one(path, settings, here, manifest, uses, title, limits, bars_from=width)
+
+        def stop() -> None:
+            limits.stop()
+            ThisPython.kill_all()
+
+        calls = [(number, path, settings) for number, (path, settings) in enumerate(tasks.items(), start=1)]
+        _abreast(width, one, calls, stop)
+    print(f"\n{_near(folder)} holds")
+    for kind in SHOWN:
+        count = sum(file.is_file() and file.name[0] != "." for file in (folder / kind).rglob("*"))
+        print(f"  {count:4d} {kind:<10} {_near(folder / kind)}")
+    return folder
+
+
+def _abreast(width: int, call: Callable, calls: list[tuple], stop: Callable) -> None:
+    """``call(*arguments)`` for each, ``width`` at a time. After a failure those that run end, and no other begins.
+
+    Interrupted, it calls ``stop``, upon which those that run should fail.
+
+    Raises the first failure in the order of ``calls``; the messages of other CellErrors come before its own.
+    """
+    stopped = Event()
+
+    def unless_stopped(arguments: tuple) -> None:
+        try:
+            if not stopped.is_set():
+                call(*arguments)
+        except BaseException:
+            stopped.set()
+            raise
+
+    with ThreadPoolExecutor(width) as pool:
+        futures = [pool.submit(unless_stopped, arguments) for arguments in calls]
+        try:
+            wait(futures)
+        except KeyboardInterrupt:
+            stopped.set()
+            stop()
+            raise
+    failures = [failure for failure in (future.exception() for future in futures) if failure]
+    if len(failures) > 1 and all(isinstance(failure, CellError) for failure in failures):
+        raise CellError("\n\n".join(map(str, reversed(failures))))
+    if failures:
+        raise failures[0]
+
+
+def _one(
+    path: Path,
+    settings: dict,
+    here: dict,
+    manifest: Manifest,
+    uses: Uses,
+    title: str,
+    limits: Limits,
+    bars_from: int,
+) -> None:
+    """Execute one notebook, or bring its executed copy's text up to date where it is finished."""
+    source = nbformat.read(path, as_version=4)
+    inputs = {name: value for name, value in settings.items() if name != "out"}  # a run that is moved stays finished
+    code = [cell.source for cell in source.cells if cell.cell_type == "code"]
+    key = digest([code, inputs, here["library"]])
+    final = manifest.folder / "notebooks" / path.name
+    failed, running = final.with_suffix(".failed.ipynb"), final.with_name(f".{path.stem}.running.ipynb")
+    entry = manifest.read().get("notebooks", {}).get(path.stem, {})
+    before = _executed(final)
+    if before and entry.get("key") == key and entry["files"].items() <= manifest.files().items():
+        copies.save(copies.with_text_of(source, before), final)
+        tqdm.write(f"{title}: finished before ({_near(final)})")
+        return
+    if limits.over():
+        raise CellError(f"{path.stem}: not begun at {limits}")
+
+    final.unlink(missing_ok=True)
+    env, started = uses.begin(path.stem), perf_counter()
+    try:
+        executed = execute(path, running, settings, title=title, limits=limits, env=env, bars_from=bars_from)
+    except CellError:
+        if so_far := _executed(running):
+            copies.save(so_far, failed)
+            tqdm.write(f"{title}: failed, see {_near(failed)}")
+        raise
+    finally:
+        running.unlink(missing_ok=True)
+    failed.unlink(missing_ok=True)
+    seconds = round(perf_counter() - started, 1)
+    own = uses.files(path.stem)
+    files = {name: checksum for name, checksum in manifest.files().items() if name in own}
+    manifest.note("environment", {name: value for name, value in here.items() if name != "library"})
+    manifest.note_files()
+    copies.save(copies.with_text_of(source, executed), final)
+    made_with = {"key": key, "commit": here["commit"], "library": here["library"]}
+    entry = made_with | {"parameters": settings, "seconds": seconds, "files": files}
+    manifest.note("notebooks", {path.stem: entry})
+    tqdm.write(f"{title}: {seconds:g} s")
+
+
+def _executed(path: Path) -> NotebookNode | None:
+    """The executed copy at ``path``; None where there is none, or one that is damaged."""
+    with suppress(OSError, ValueError):
+        return nbformat.read(path, as_version=4)
+
+
+def library_digest() -> str:
+    """A digest of the library's code."""
+    return digest({path.relative_to(PROJECT).as_posix(): sha256(path) for path in (PROJECT / "fpnlib").rglob("*.py")})
+
+
+def _clear(manifest: Manifest) -> None:
+    """Remove what a run leaves, and nothing else that may stand in its folder."""
+    for kind in {*SHOWN, *manifest.KEPT}:
+        for path in sorted((manifest.folder / kind).rglob("*"), reverse=True):
+            path.rmdir() if path.is_dir() and not path.is_symlink() else path.unlink()
+    manifest.path.unlink(missing_ok=True)
+
+
+def _near(path: Path) -> Path:
+    """``path`` as seen from the working directory, where that is shorter."""
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path

@@ -1,0 +1,63 @@
+"""The processes that execute notebooks: this very Python, in the project's folder, one thread each on a CPU."""
+
+from __future__ import annotations
+
+import os
+import sys
+import weakref
+
+import torch
+from ipykernel.kernelspec import get_kernel_dict
+from jupyter_client.kernelspec import KernelSpec
+from jupyter_client.manager import AsyncKernelManager
+
+from fpnlib.artifacts import PROJECT, cores
+
+THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS")
+
+
+class ThisPython(AsyncKernelManager):
+    """Starts kernels with the Python that runs this very process, whatever kernels are installed."""
+
+    alive: weakref.WeakSet[ThisPython] = weakref.WeakSet()
+
+    @property
+    def kernel_spec(self) -> KernelSpec:
+        options = {
+            "log_level": "ERROR",
+            # Bars and low-level output go to the kernel's own stderr, the terminal, and not into the notebook.
+            "capture_fd_output": False,
+            "exec_lines": "__import__('fpnlib.bars').bars.to_terminal()",
+        }
+        extra = [f"--IPKernelApp.{name}={value}" for name, value in options.items()]
+        return KernelSpec(**get_kernel_dict(extra_arguments=extra))
+
+    async def start_kernel(self, *, env: dict[str, str], **options) -> None:
+        """Start one in the project's folder; ``env`` is added to this process's environment."""
+        defaults = dict.fromkeys(THREADS, str(threads())) | {
+            "CUBLAS_WORKSPACE_CONFIG": ":4096:8",  # deterministic matrix products on a GPU
+            "PYDEVD_DISABLE_FILE_VALIDATION": "1",  # keeps the debugger's advice off the screen
+            "TQDM_MININTERVAL": "0.1" if sys.stderr.isatty() else "10",
+        }
+        path = os.pathsep.join(filter(None, (str(PROJECT), os.environ.get("PYTHONPATH"))))
+        fixed = {"PYTHONHASHSEED": "0", "PYTHONPATH": path}
+        self.alive.add(self)
+        await super()._async_start_kernel(env=defaults | os.environ | fixed | env, cwd=str(PROJECT), **options)
+
+    @classmethod
+    def kill_all(cls) -> None:
+        """End every kernel at once; whoever waits for one learns that it died."""
+        for manager in list(cls.alive):
+            process = getattr(manager.provisioner, "process", None)
+            if process is not None and process.poll() is None:
+                process.kill()
+
+
+def threads() -> int:
+    """Threads in each kernel. On a CPU one: the same bits whatever the number of cores, which notebooks share out."""
+    return cores() if torch.cuda.is_available() else 1
+
+
+def jobs() -> int:
+    """Notebooks at a time, where nothing else is asked for: one a core, or one on a GPU."""
+    return 1 if torch.cuda.is_available() else cores()

@@ -1,0 +1,110 @@
+"""What a run is to do: which notebooks, with which parameters; every mistake is found before anything runs."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+import nbformat
+import yaml
+
+from fpnlib import checks
+
+
+def plan(
+    profile: str, out: str | None, only: Iterable[str], values: Mapping[str, object], notebooks: Path
+) -> tuple[str, dict[Path, dict[str, object]]]:
+    """The run's folder, and each chosen notebook's parameters; arguments and errors as for :func:`fpnlib.runner.run`."""
+    values = dict(values) | ({"out": out} if out is not None else {})
+    declared = {path: parameters(path) for path in sorted(notebooks.glob("*.ipynb"))}
+    chosen = select(declared, only)
+    given = {"out": f"outputs/{profile}"} | read_profile(notebooks / "profiles", profile)
+    refuse_unknown(given, declared.values())
+    refuse_unknown(values, [declared[path] for path in chosen])
+    given |= values
+    return fitting("out", given["out"], "outputs/demo"), {
+        path: {name: fitting(name, given.get(name, default), default) for name, default in declared[path].items()}
+        for path in chosen
+    }
+
+
+def parameters(notebook: Path) -> dict[str, object]:
+    """Names and default values in the cell tagged ``parameters``; empty where there is none.
+
+    Raises:
+        ValueError: a default that is not a plain value: derived values stand in the next cell, after papermill's.
+    """
+    for cell in nbformat.read(notebook, as_version=4).cells:
+        if "parameters" in cell.metadata.get("tags", ()):
+            return dict(_assigned(statement, notebook.name) for statement in ast.parse(cell.source).body)
+    return {}
+
+
+def select(notebooks: Iterable[Path], only: Iterable[str]) -> list[Path]:
+    """The notebooks whose names are or start with one of ``only``, in order; all where it is empty.
+
+    Raises:
+        ValueError: nothing fits, or there are no notebooks at all.
+    """
+    notebooks, wanted = list(notebooks), [name.removesuffix(".ipynb") for name in only]
+    if not notebooks:
+        raise ValueError("no notebooks found; expected *.ipynb files")
+    for name in wanted:
+        if not any(path.stem.startswith(name) for path in notebooks):
+            raise checks.unknown("notebook", name, [path.stem for path in notebooks])
+    return [path for path in notebooks if not wanted or path.stem.startswith(tuple(wanted))]
+
+
+def read_profile(folder: Path, name: str) -> dict[str, object]:
+    """A profile's parameters. Raises ValueError on an unknown name or on anything but a flat mapping."""
+    path = folder / f"{name}.yaml"
+    if not path.is_file():
+        raise checks.unknown("profile", name, sorted(file.stem for file in folder.glob("*.yaml")))
+    try:
+        given = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path.name} is not valid YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(given, dict) or any(isinstance(value, dict) for value in given.values()):
+        raise ValueError(f"{path.name} must be a flat mapping, one 'name: value' a line")
+    return given
+
+
+def refuse_unknown(given: Iterable[str], declared: Iterable[Iterable[str]]) -> None:
+    """Raises ValueError, with the nearest name, for a parameter that no notebook declares."""
+    names = sorted({name for one in declared for name in one})
+    for name in given:
+        if name not in names and name != "out":
+            raise checks.unknown("parameter", name, names)
+
+
+def fitting(name: str, value: object, default: object) -> object:
+    """``value`` as the default's type; whole numbers serve as floats, and YAML's text ``1e-3`` is a number.
+
+    Raises:
+        TypeError: another type; a default of None takes anything.
+    """
+    if default is None:
+        return value
+    if isinstance(default, float) and not isinstance(value, bool):
+        try:
+            return float(value)
+        except (TypeError, ValueError):
+            pass
+    elif type(value) is type(default):
+        return value
+    kinds = {bool: "true or false", int: "a whole number", float: "a number", str: "text", list: "a list"}
+    raise TypeError(
+        f"parameter '{name}' must be {kinds.get(type(default), type(default).__name__)} like {default!r}, got {value!r}"
+    )
+
+
+def _assigned(statement: ast.stmt, where: str) -> tuple[str, object]:
+    target = statement.targets[0] if isinstance(statement, ast.Assign) else getattr(statement, "target", None)
+    try:
+        return target.id, ast.literal_eval(statement.value)
+    except (AttributeError, ValueError):
+        line = ast.unparse(statement)
+        raise ValueError(
+            f"{where}: a parameter must be 'name = plain value', got '{line}'; derive it in the next cell"
+        ) from None
