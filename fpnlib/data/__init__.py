@@ -5,13 +5,17 @@ from pathlib import Path
 from fpnlib import checks
 from fpnlib.data.dataset import Dataset, Split
 from fpnlib.data.digits import load_digits, load_mnist
+from fpnlib.data.drawn_faces import load_drawn_faces
 from fpnlib.data.drawn_shapes import load_drawn_shapes
+from fpnlib.data.faces import load_celeba
 from fpnlib.data.point_clouds import load_modelnet, load_shapenet
 
 # name: loader(root, seed, download)
 DATASETS = {
     "digits": lambda root, seed, download: load_digits(seed),  # ships with scikit-learn
     "mnist": load_mnist,
+    "drawn_faces": lambda root, seed, download: load_drawn_faces(seed),  # drawn by the library
+    "celeba": lambda root, seed, download: load_celeba(root),
     "shapes": lambda root, seed, download: load_drawn_shapes(seed),  # drawn by the library
     "modelnet": lambda root, seed, download: load_modelnet(root, seed),
     "shapenet": lambda root, seed, download: load_shapenet(root, seed),
@@ -39,7 +43,9 @@ __all__ = [
     "Dataset",
     "Split",
     "load",
+    "load_celeba",
     "load_digits",
+    "load_drawn_faces",
     "load_drawn_shapes",
     "load_mnist",
     "load_modelnet",

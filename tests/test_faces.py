@@ -1,0 +1,209 @@
+"""Faces: what is drawn is what was asked for, and CelebA is read from whole and partial copies."""
+
+import pytest
+import torch
+from PIL import Image
+
+from fpnlib import data
+from fpnlib.data.drawn_faces import ATTRIBUTES, VARIATION, draw, load_drawn_faces
+from fpnlib.data.faces import load_celeba
+
+NAMES = ["Bald", "Smiling", "Young"]
+
+
+@pytest.fixture(scope="module")
+def drawn():
+    return load_drawn_faces(seed=0, train=400, validation=40, test=60)
+
+
+def column(name):
+    return ATTRIBUTES.index(name)
+
+
+def test_drawn_faces_are_laid_out_as_celeba(drawn):
+    assert drawn.classes == ATTRIBUTES and len(ATTRIBUTES) >= 16
+    for split, n in ((drawn.train, 400), (drawn.validation, 40), (drawn.test, 60)):
+        assert len(split) == n and split.x.shape == (n, 3, 64, 64) and split.x.dtype == torch.float32
+        assert split.x.min() >= 0 and split.x.max() <= 1
+        assert split.y.shape == (n, len(ATTRIBUTES)) and set(split.y.unique().tolist()) == {0, 1}
+    assert torch.equal(drawn.test.first(5).x, drawn.test.x[:5])
+
+
+def test_a_seed_gives_the_same_faces_and_another_others(drawn):
+    again, other = (load_drawn_faces(seed, 400, 40, 60) for seed in (0, 1))
+    assert again.checksum == drawn.checksum != other.checksum
+    assert torch.equal(again.test.x, drawn.test.x) and not torch.equal(other.test.x, drawn.test.x)
+    assert not {x.numpy().tobytes() for x in drawn.test.x} & {x.numpy().tobytes() for x in drawn.train.x}
+
+
+def test_attributes_hang_together_as_celebas_do():
+    y = load_drawn_faces(seed=3, train=20_000).train.y.float()
+    male, lipstick, gray, young, bald = (
+        y[:, column(n)] for n in ("Male", "Wearing_Lipstick", "Gray_Hair", "Young", "Bald")
+    )
+    assert torch.corrcoef(torch.stack([male, lipstick]))[0, 1] < -0.4
+    assert torch.corrcoef(torch.stack([gray, young]))[0, 1] < -0.3
+    assert torch.corrcoef(torch.stack([male, bald]))[0, 1] > 0.15
+    assert (y.mean(0) > 0.04).all() and (y.mean(0) < 0.75).all(), "each occurs often enough to be learned"
+    hair = y[:, [column(name) for name in ATTRIBUTES if name.endswith("_Hair")]].sum(1)
+    assert ((hair + bald) <= 1).all() and (hair + bald == 0).any()
+    assert not (bald * y[:, column("Bangs")]).any()
+
+
+@pytest.mark.parametrize("name", ATTRIBUTES)
+def test_every_attribute_shows_and_only_where_it_should(drawn, name):
+    faces = drawn.test
+    y = faces.y.clone()
+    y[:, column(name)] = 1 - y[:, column(name)]
+    changed = faces.changed(y)
+    seen = changed.flatten(1).float().mean(1)
+    assert (seen > 0.002).float().mean() > 0.95, "a face with and without it must differ by eight pixels or more"
+    small = {
+        "Big_Nose",
+        "Bushy_Eyebrows",
+        "Goatee",
+        "Mouth_Slightly_Open",
+        "Mustache",
+        "Narrow_Eyes",
+        "Wearing_Lipstick",
+    }
+    if name in small:
+        assert seen.max() < 0.15
+    assert torch.equal(faces.redrawn(faces.y), faces.x) and not faces.changed(faces.y).any()
+
+
+def test_half_an_attribute_lies_between(drawn):
+    faces = drawn.test.first(8)
+    low, high = faces.y.clone().float(), faces.y.clone().float()
+    low[:, column("Eyeglasses")], high[:, column("Eyeglasses")] = 0, 1
+    without, half, with_ = (faces.redrawn(y) for y in (low, (low + high) / 2, high))
+    assert ((half - without).abs().mean((1, 2, 3)) < (with_ - without).abs().mean((1, 2, 3))).all()
+
+
+def test_what_cannot_be_drawn_is_refused(drawn):
+    y, variation = drawn.test.y[:2], drawn.test.variation[:2]
+    for arguments, message in (
+        ((y[:, 1:], variation), rf"y must have shape \(n, {len(ATTRIBUTES)}\)"),
+        ((2 * y - 1, variation), r"y must lie in \[0, 1\]"),
+        ((y, 3 * variation), r"variation must lie in \[-1, 1\]"),
+        ((y, variation[:1]), "same length"),
+        ((y, variation * torch.nan), "variation must lie in"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            draw(*arguments)
+    assert len(VARIATION) == variation.shape[1]
+
+
+def write_celeba(root, n=9, skip=(), rows=None, parts=None):
+    """A tiny copy in CelebA's own layout: n images, but for those in ``skip``, and the two lists."""
+    folder = root / "celeba"
+    (folder / "img_align_celeba").mkdir(parents=True)
+    names = [f"{i + 1:06d}.jpg" for i in range(n)]
+    for i, name in enumerate(names):
+        if i not in skip:
+            Image.new("RGB", (178, 218), (25 * i, 100, 200)).save(folder / "img_align_celeba" / name, quality=95)
+    rows = rows or [
+        f"{name}  {' '.join('1' if (i >> k) % 2 else '-1' for k in range(3))}" for i, name in enumerate(names)
+    ]
+    (folder / "list_attr_celeba.txt").write_text("\n".join([str(n), " ".join(NAMES) + " ", *rows]) + "\n")
+    parts = parts or [f"{name} {i % 3}" for i, name in enumerate(names)]
+    (folder / "list_eval_partition.txt").write_text("\n".join(parts) + "\n")
+    return folder
+
+
+def test_a_partial_copy_is_joined_with_the_lists(tmp_path):
+    write_celeba(tmp_path, skip=(1, 3))
+    faces = load_celeba(tmp_path, size=16)
+    assert faces.classes == tuple(NAMES) and faces.name == "celeba"
+    assert [len(split) for split in (faces.train, faces.validation, faces.test)] == [2, 2, 3]
+    assert faces.train.y.tolist() == [[0, 0, 0], [0, 1, 1]]  # images 1 and 7: bits of 0 and 6
+    assert faces.train.x.shape == (2, 3, 16, 16)
+    torch.testing.assert_close(faces.train.x[1, :, 8, 8], torch.tensor([150, 100, 200]) / 255, atol=0.02, rtol=0)
+    assert [len(split) for split in (lambda d: (d.train, d.test))(load_celeba(tmp_path, size=16, limit=1))] == [1, 1]
+    assert faces.checksum == load_celeba(tmp_path, size=16).checksum != load_celeba(tmp_path, size=8).checksum
+    assert data.load("celeba", root=tmp_path).train.x.shape[-1] == 64
+
+
+def test_the_crop_is_the_middle(tmp_path):
+    folder = write_celeba(tmp_path, n=3)
+    image = Image.new("RGB", (178, 218), (255, 0, 0))
+    image.paste((0, 0, 255), (39, 59, 139, 159))
+    image.save(folder / "img_align_celeba" / "000001.jpg", quality=100)
+    inside = load_celeba(tmp_path, size=32, crop=96).train.x[0]
+    assert inside[2].min() > 0.8 and inside[0].max() < 0.2
+    assert load_celeba(tmp_path, size=32, crop=178).train.x[0, 0, 0, 0] > 0.8
+
+
+def damage(folder, what):
+    images = folder / "img_align_celeba"
+    if what == "no images":
+        for path in images.iterdir():
+            path.unlink()
+    elif what == "no list":
+        (folder / "list_attr_celeba.txt").unlink()
+    elif what == "truncated":
+        path = images / "000002.jpg"
+        path.write_bytes(path.read_bytes()[:600])
+    elif what == "alpha":
+        Image.new("RGBA", (178, 218)).save(images / "000002.jpg", format="png")
+    elif what == "size":
+        Image.new("RGB", (64, 64)).save(images / "000002.jpg")
+    elif what == "not in the list":
+        Image.new("RGB", (178, 218)).save(images / "000777.jpg")
+
+
+@pytest.mark.parametrize(
+    ("what", "kind", "message"),
+    [
+        (
+            "no images",
+            FileNotFoundError,
+            "CelebA: no images in .*set FPN_DATA to the folder that has celeba/img_align_celeba",
+        ),
+        ("no list", FileNotFoundError, "CelebA: list_attr_celeba.txt is not in"),
+        ("truncated", ValueError, "000002.jpg is damaged"),
+        ("alpha", ValueError, "000002.jpg must be 178×218 pixels in RGB, got 178×218, RGBA"),
+        ("size", ValueError, "000002.jpg must be 178×218 pixels in RGB, got 64×64, RGB"),
+        ("not in the list", ValueError, "list_attr_celeba.txt has no row for 000777.jpg"),
+    ],
+)
+def test_what_is_missing_or_damaged_gets_one_line(tmp_path, what, kind, message):
+    damage(write_celeba(tmp_path), what)
+    with pytest.raises(kind, match=message) as error:
+        load_celeba(tmp_path, size=16)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("lists", "message"),
+    [
+        ({"rows": ["000001.jpg 1 -1 1", "000002.jpg 1 -1", "000003.jpg 1 1 1"]}, "damaged in the row of 000002.jpg"),
+        (
+            {"rows": ["000001.jpg 1 -1 1", "000002.jpg 1 -1 yes", "000003.jpg 1 1 1"]},
+            "damaged in the row of 000002.jpg",
+        ),
+        ({"rows": ["000001.jpg 1 -1 1", "000003.jpg 1 1 1"]}, "list_attr_celeba.txt has no row for 000002.jpg"),
+        ({"rows": ["000001.jpg 1 -1 1"] * 2}, "000001.jpg has two rows"),
+        ({"parts": ["000001.jpg 0", "000002.jpg 1", "000003.jpg 5"]}, "list_eval_partition.txt is damaged"),
+        ({"parts": ["000001.jpg 0", "000002.jpg 1"]}, "list_eval_partition.txt has no row for 000003.jpg"),
+        ({"parts": ["000001.jpg 0", "000002.jpg 1", "000003.jpg 1"]}, "has no test image"),
+    ],
+)
+def test_lists_that_do_not_fit_get_one_line(tmp_path, lists, message):
+    write_celeba(tmp_path, n=3, **lists)
+    with pytest.raises(ValueError, match=message) as error:
+        load_celeba(tmp_path, size=16)
+    assert "\n" not in str(error.value)
+
+
+def test_crops_that_do_not_fit_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="crop must be at most 178 pixels"):
+        load_celeba(tmp_path, crop=200)
+
+
+def test_real_celeba_is_read(shared):
+    if not (shared / "data" / "celeba").is_dir():
+        pytest.skip("needs images of CelebA under shared/data/celeba")
+    faces = load_celeba(shared / "data", size=32, limit=20)
+    assert len(faces.classes) == 40 and faces.classes[0] == "5_o_Clock_Shadow" and faces.classes[-1] == "Young"
+    assert faces.train.x.shape == (20, 3, 32, 32) and 0.2 < faces.train.x.mean() < 0.7
