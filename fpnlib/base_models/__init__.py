@@ -3,10 +3,11 @@
 from fpnlib import checks
 from fpnlib.base_models.autoencoder import Autoencoder
 from fpnlib.base_models.conv import ConvAE, ConvVAE
+from fpnlib.base_models.msp import MSP
 from fpnlib.base_models.pointflow import PointFlow
 from fpnlib.base_models.pointflow_released import load_released
 
-BASE_MODELS = {"ConvVAE": ConvVAE, "ConvAE": ConvAE, "PointFlow": PointFlow}
+BASE_MODELS = {"ConvVAE": ConvVAE, "ConvAE": ConvAE, "MSP": MSP, "PointFlow": PointFlow}
 
 
 def build_base_model(name: str, **settings) -> Autoencoder:
@@ -16,4 +17,4 @@ def build_base_model(name: str, **settings) -> Autoencoder:
     return BASE_MODELS[name](**settings)
 
 
-__all__ = ["BASE_MODELS", "Autoencoder", "ConvAE", "ConvVAE", "PointFlow", "build_base_model", "load_released"]
+__all__ = ["BASE_MODELS", "MSP", "Autoencoder", "ConvAE", "ConvVAE", "PointFlow", "build_base_model", "load_released"]

@@ -155,7 +155,9 @@ class MSP(nn.Module):
 
     def _checked(self, x: Tensor) -> Tensor:
         if getattr(x, "ndim", 0) == 4 and x.shape[1] == 4:
-            raise ValueError(f"x has an alpha channel (shape {tuple(x.shape)}); expected (n, 3, {self.size}, {self.size})")
+            raise ValueError(
+                f"x has an alpha channel (shape {tuple(x.shape)}); expected (n, 3, {self.size}, {self.size})"
+            )
         return checks.images(x, CHANNELS, self.size)
 
     def _moments(self, x: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,0 +1,162 @@
+"""MSP holds the original's architecture, losses and edits, reads its checkpoints, and refuses what is not a face of its size."""
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+from fpnlib.base_models import Autoencoder, build_base_model
+from fpnlib.base_models.msp import MSP
+
+CLOSE = {"atol": 2e-5, "rtol": 0}
+
+
+@pytest.fixture
+def original(shared):
+    """The reference's outputs, and our model from its checkpoint in the published form."""
+    folder = shared / "reference"
+    if not (folder / "msp_celeba_nf8.pt").is_file():
+        pytest.skip("needs the original's outputs, shared/reference/msp_celeba_nf8.pt")
+    return torch.load(folder / "msp_celeba_nf8.pt", weights_only=True), MSP.from_published(
+        folder / "msp_celeba_nf8.ckpt.pt"
+    )
+
+
+@pytest.fixture
+def small():
+    torch.manual_seed(0)
+    return MSP(attributes=5, size=16, features=4).eval()
+
+
+@torch.no_grad()
+def test_it_agrees_with_the_original(original):
+    reference, model = original
+    x = (reference["in.x"] + 1) / 2
+    mean, std = model.posterior(x)
+    assert_close(mean, reference["out.mu"], **CLOSE)
+    assert_close(model.encode(x), reference["out.mu"], **CLOSE)
+    assert_close(2 * std.log(), reference["out.logvar"], **CLOSE)
+    assert_close(2 * model.decode(mean) - 1, reference["out.decoder_mu"], **CLOSE)
+    assert_close(2 * model.decode(reference["in.z"]) - 1, reference["out.decoder_z"], **CLOSE)
+    assert_close(model.read(mean), reference["out.mu_MT"], **CLOSE)
+    assert_close(reference["in.labels"] @ model.M, reference["out.labels_M"], **CLOSE)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(
+    ("name", "edits"),
+    [
+        ("none", {}),
+        ("15_p1", {15: 1}),
+        ("20_m2__31_p1.5", {20: -2, 31: 1.5}),
+        ("15_p1_weight0.5", {15: 0.5}),  # the original's weight scales the value that is set
+    ],
+)
+def test_its_own_edits_are_the_originals(original, name, edits):
+    reference, model = original
+    values, chosen = torch.zeros(4, 40), torch.zeros(40, dtype=torch.bool)
+    for column, value in edits.items():
+        values[:, column], chosen[column] = value, True
+    edited = model.set(reference["out.mu"], values, chosen)
+    assert_close(2 * model.decode(edited) - 1, reference[f"out.predict_{name}"], **CLOSE)
+
+
+@torch.no_grad()
+def test_its_losses_are_the_originals(original):
+    reference, model = original
+    mean, log_variance = reference["out.mu"], reference["out.logvar"]
+    losses = model.losses(reference["in.x"], reference["in.labels"], mean, mean, log_variance)
+    weight = 3 * 64 * 64 / (40 + 64)
+    for name, expected, factor in (
+        ("reconstruction", "rec", 1),
+        ("divergence", "vae", 1),
+        ("projection", "msp", weight),
+    ):
+        assert_close(losses[name].double(), reference[f"out.loss_{expected}"] * factor, rtol=1e-5, atol=0)
+    assert_close(sum(losses.values()).double(), reference["out.loss_total"], rtol=1e-5, atol=0)
+    right = ((model.read(mean) > 0) == (reference["in.labels"] > 0)).float().mean()
+    assert_close(right.double(), reference["out.acc"])
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(("size", "features", "latent_dim"), [(16, 4, 8), (64, 2, 16), (128, 1, 16)])
+def test_any_power_of_two(size, features, latent_dim):
+    model = MSP(3, size, features).eval()
+    x = torch.rand(2, 3, size, size)
+    z = model.encode(x)
+    assert isinstance(model, Autoencoder)
+    assert z.shape == (2, latent_dim) and model.latent_dim == latent_dim
+    assert model.decode(z).shape == x.shape and 0 <= model.decode(z).min() and model.decode(z).max() <= 1
+    again = build_base_model("MSP", **model.config)
+    assert {k: v.shape for k, v in again.state_dict().items()} == {k: v.shape for k, v in model.state_dict().items()}
+
+
+@torch.no_grad()
+def test_setting_an_attribute_moves_it_and_no_other(small):
+    z = torch.randn(6, 8)
+    chosen = torch.tensor([False, True, False, False, True])
+    values = torch.full((6, 5), 0.7)
+    read = small.read(small.set(z, values, chosen))  # M begins orthonormal
+    assert_close(read[:, chosen], values[:, chosen], atol=1e-5, rtol=0)
+    assert_close(read[:, ~chosen], small.read(z)[:, ~chosen], atol=1e-5, rtol=0)
+
+
+def test_training_makes_M_read_the_attributes():
+    torch.manual_seed(0)
+    model = MSP(2, size=16, features=8).train()
+    y = torch.randint(0, 2, (64, 2))
+    x = torch.rand(64, 3, 1, 1).expand(-1, -1, 16, 16).clone() * 0.2
+    x[:, 0, :8] += 0.7 * y[:, :1, None]
+    x[:, 1, 8:] += 0.7 * y[:, 1:, None]
+    optimizer = torch.optim.Adam(model.parameters(), 3e-3)
+    losses = []
+    for _ in range(60):
+        loss = model.loss(x, y)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < losses[0] / 2
+    with torch.no_grad():
+        assert ((model.eval().read(model.encode(x)) > 0) == (y > 0)).float().mean() > 0.95
+
+
+@pytest.mark.parametrize(
+    ("x", "kind", "message"),
+    [
+        (torch.zeros(2, 4, 16, 16), ValueError, "alpha channel"),
+        (torch.zeros(2, 3, 17, 16), ValueError, r"must have shape \(n, 3, 16, 16\), got \(2, 3, 17, 16\)"),
+        (torch.zeros(2, 3, 16, 16) - 1, ValueError, r"must lie in \[0, 1\]"),
+        (torch.zeros(2, 3, 16, 16, dtype=torch.uint8), TypeError, "255"),
+        (torch.full((1, 3, 16, 16), torch.nan), ValueError, "NaN"),
+    ],
+)
+def test_what_is_no_face_of_its_size_gets_one_line(small, x, kind, message):
+    with pytest.raises(kind, match=message) as error:
+        small.encode(x)
+    assert "\n" not in str(error.value)
+
+
+def test_sizes_that_do_not_work_are_refused():
+    for settings, message in (
+        ({"size": 48}, "power of two"),
+        ({"size": 16, "features": 1}, "do not fit a latent of 2"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            MSP(5, **settings)
+
+
+def test_checkpoints_that_are_none_of_its_are_refused_in_one_line(small, tmp_path):
+    path = tmp_path / "MSP_CelebA.tch"
+    with pytest.raises(FileNotFoundError, match="is missing"):
+        MSP.from_published(path)
+    torch.save(small.state_dict(), path)
+    assert_close(MSP.from_published(path).state_dict(), small.state_dict())
+    path.write_bytes(path.read_bytes()[:2000])
+    with pytest.raises(ValueError, match="damaged") as error:
+        MSP.from_published(path)
+    assert "\n" not in str(error.value)
+    for state in ({"weight": torch.zeros(3)}, {k: v for k, v in small.state_dict().items() if k != "fc2.bias"}, [1, 2]):
+        torch.save(state, path)
+        with pytest.raises(ValueError, match="holds another architecture than MSP") as error:
+            MSP.from_published(path)
+        assert "\n" not in str(error.value)
