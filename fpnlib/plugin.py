@@ -15,7 +15,7 @@ from nflows.transforms import BatchNorm
 from torch import Tensor, nn
 
 from fpnlib import checks
-from fpnlib.attributes import Classes
+from fpnlib.attributes import Attributes, Classes
 from fpnlib.base_models import Autoencoder
 from fpnlib.flows import build_flow
 from fpnlib.training import History, batch_size_for, fit
@@ -31,7 +31,10 @@ class FlowPlugin(nn.Module):
 
     What ``fit`` learns beside the flow's weights ends in ``_``: ``loc_`` and ``scale_`` (latent_dim,) standardise the
     latents, ``low_`` and ``high_`` (latent_dim,) bound the box in which samples are trusted, ``log_prior_`` (K,) holds
-    the log frequencies of the classes, and ``history_`` the loss of each epoch.
+    the log frequencies of the classes or attributes, and ``history_`` the loss of each epoch.
+
+    Labels ``y`` are what ``attributes.encode`` takes: of ``Classes``, names or indices (n,); of ``Attributes``, values (n, A)
+    or names. One label stands for all.
 
     **Noise that overflows.** The inverse of a flow can run away on rare noise, and of a barely trained one on most. A
     latent counts as overflowed when an entry is NaN or infinite or lies further outside the range of the training
@@ -53,7 +56,7 @@ class FlowPlugin(nn.Module):
     def __init__(
         self,
         latent_dim: int,
-        attributes: Classes,
+        attributes: Classes | Attributes,
         flow: str | Flow = "maf",
         *,
         spread: float | None = None,
@@ -100,36 +103,33 @@ class FlowPlugin(nn.Module):
 
         Args:
             z: latents (n, latent_dim); with ``std``, the means of the encoder's posteriors.
-            y: their labels (n,); every class needs at least one.
+            y: their labels; every class needs at least one, every attribute both values.
             std: standard deviations (n, latent_dim) of a VAE's posteriors: z is then drawn anew for each epoch.
             validation: held-out (latents, labels), which choose the best epoch; None: a tenth of ``z``, by seed.
             batch_size: None: 512, or less for few latents.
             training: further settings of ``training.fit`` (one_cycle, patience, weight_decay, clip_norm, checkpoint, …).
 
         Raises:
-            ValueError, TypeError: bad latents, labels of another length, or a class without samples.
+            ValueError, TypeError: bad latents, labels of another length, or a class or an attribute that never varies.
             FloatingPointError: the loss became NaN or infinite.
         """
-        z, y = self._pair(z, y)
+        z, context = self._pair(z, y)
         if std is not None:
             std = checks.latents(std, self.latent_dim, "std").to(z)
             checks.same_length(z, std, ("z", "std"))
         if validation is None:
             order = torch.randperm(len(z), generator=torch.Generator().manual_seed(seed)).to(z.device)
             held_out, kept = order.split([len(z) // 10, len(z) - len(z) // 10])
-            validation = (
-                z[held_out] if std is None else z[held_out] + std[held_out] * _normal(z[held_out], seed),
-                y[held_out],
-            )
-            z, y, std = z[kept], y[kept], None if std is None else std[kept]
-        z_validation, y_validation = self._pair(*validation, name="validation z")
+            z_validation, context_validation = z[held_out], context[held_out]
+            if std is not None:
+                z_validation = z_validation + std[held_out] * _normal(z_validation, seed)
+            z, context, std = z[kept], context[kept], None if std is None else std[kept]
+        else:
+            z_validation, context_validation = self._pair(*validation, name="validation z")
 
-        counts = torch.bincount(y, minlength=len(self.attributes))
-        if (counts == 0).any():
-            empty = self.attributes.names[int((counts == 0).nonzero()[0])]
-            raise ValueError(f"class '{empty}' has no samples to fit; every class needs at least one")
+        self.attributes.refuse_unseen(context)
         with torch.no_grad():
-            self.log_prior_.copy_((counts / counts.sum()).log())
+            self.log_prior_.copy_((context.sum(0) / len(context)).log())
             self._standardise(z, torch.zeros_like(z) if std is None else std)
 
         def draw(generator: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -140,8 +140,7 @@ class FlowPlugin(nn.Module):
             )
             return (drawn - self.loc_) / self.scale_, context
 
-        context = self._context(y)
-        held_out = (z_validation - self.loc_) / self.scale_, self._context(y_validation)
+        held_out = (z_validation - self.loc_) / self.scale_, context_validation
         # The loss is per dimension of standardised latents: comparable between base models.
         self.history_ = fit(
             self.flow,
@@ -159,29 +158,29 @@ class FlowPlugin(nn.Module):
 
     @torch.no_grad()
     def log_prob(self, z: Tensor, y: object) -> Tensor:
-        """log p(z | y) (n,) in nats (eq. 3), of latents (n, latent_dim) under labels (n,) or one label for all."""
-        z, y = self._pair(z, y)
-        return self.flow.log_prob((z - self.loc_) / self.scale_, self._context(y)) - self.scale_.log().sum()
+        """log p(z | y) (n,) in nats (eq. 3), of latents (n, latent_dim) under their labels or one label for all."""
+        z, context = self._pair(z, y)
+        return self.flow.log_prob((z - self.loc_) / self.scale_, context) - self.scale_.log().sum()
 
     @torch.no_grad()
     def to_noise(self, z: Tensor, y: object) -> Tensor:
         """u = T⁻¹(z | y) (n, latent_dim): the noise that y turns into z (section 3.5, first half)."""
-        z, y = self._pair(z, y)
-        return self.flow.transform_to_noise((z - self.loc_) / self.scale_, self._context(y))
+        z, context = self._pair(z, y)
+        return self.flow.transform_to_noise((z - self.loc_) / self.scale_, context)
 
     @torch.no_grad()
     def from_noise(self, u: Tensor, y: object) -> Tensor:
         """z = T(u | y) (n, latent_dim): the latent that noise u becomes under y (section 3.5, second half)."""
-        u, y = self._pair(u, y, name="u")
-        z = self._inverse(u, y)
+        u, context = self._pair(u, y, name="u")
+        z = self._inverse(u, context)
         return self._clamp(z, self._overflowed(z))
 
     @torch.no_grad()
     def sample(self, y: object, n: int = 1, *, temperature: float = 1.0, seed: int | None = None) -> Tensor:
-        """Latents z ~ p(z | y) (section 3.3): ``n`` for each label of ``y``, label after label, (len(y)·n, latent_dim).
+        """Latents z ~ p(z | y) (section 3.3): ``n`` for each of m labels, label after label, (m·n, latent_dim).
 
         Args:
-            y: one label or (m,) of them.
+            y: one label or m of them.
             temperature: standard deviation of the noise; below 1 nearer to each class's mode.
             seed: of the noise; None: torch's global generator.
 
@@ -191,14 +190,14 @@ class FlowPlugin(nn.Module):
         checks.positive("n", n)
         if not 0 <= temperature < float("inf"):
             raise ValueError(f"temperature must be 0 or more and finite, got {temperature}")
-        y = self.attributes.index(y).repeat_interleave(n).to(self.loc_.device)
+        context = self.attributes.encode(y).to(self.loc_).repeat_interleave(n, 0)
         generator = None if seed is None else torch.Generator(self.loc_.device).manual_seed(seed)
-        z = self._inverse(temperature * _normal(self.loc_.expand(len(y), -1), generator), y)
+        z = self._inverse(temperature * _normal(self.loc_.expand(len(context), -1), generator), context)
         bad = again = self._overflowed(z)
         for _ in range(REDRAWS):
             if not again.any():
                 break
-            z[again] = self._inverse(temperature * _normal(z[again], generator), y[again])
+            z[again] = self._inverse(temperature * _normal(z[again], generator), context[again])
             again = self._overflowed(z)
         if (drawn_again := int(bad.sum()) - int(again.sum())) > 0:
             self._count(drawn_again, len(z), "drawn again")
@@ -210,9 +209,14 @@ class FlowPlugin(nn.Module):
 
         Args:
             prior: "flat", "train" (the frequencies seen in ``fit``), or probabilities (K,).
+
+        Raises:
+            TypeError: a plugin for attributes; only classes exclude each other.
         """
+        if not isinstance(self.attributes, Classes):
+            raise TypeError(f"Bayes' rule chooses among Classes; this plugin is for {len(self.attributes)} attributes")
         z = checks.latents(z, self.latent_dim).to(self.loc_)
-        contexts = self._context(torch.arange(len(self.attributes)))
+        contexts = self.attributes.encode(range(len(self.attributes))).to(self.loc_)
         joint = self.flow.class_log_prob((z - self.loc_) / self.scale_, contexts) + self._log_prior(prior)
         return joint.log_softmax(-1)
 
@@ -221,14 +225,12 @@ class FlowPlugin(nn.Module):
         return self.log_posterior(z, prior).argmax(-1)
 
     def _pair(self, z: object, y: object, name: str = "z") -> tuple[Tensor, Tensor]:
+        """Latents or noise, checked, and the context (n, C) of each."""
         z = checks.latents(z, self.latent_dim, name).to(self.loc_)
-        y = self.attributes.index(y).to(z.device)
-        y = y.expand(len(z)) if len(y) == 1 else y
-        checks.same_length(z, y, (name, "y"))
-        return z, y
-
-    def _context(self, y: Tensor) -> Tensor:
-        return self.attributes.encode(y).to(self.loc_)
+        context = self.attributes.encode(y).to(z)
+        context = context.expand(len(z), -1) if len(context) == 1 else context
+        checks.same_length(z, context, (name, "y"))
+        return z, context
 
     def _log_prior(self, prior: str | Tensor) -> Tensor:
         if isinstance(prior, str):
@@ -250,8 +252,8 @@ class FlowPlugin(nn.Module):
         self.low_.copy_(low - (high - low))
         self.high_.copy_(high + (high - low))
 
-    def _inverse(self, u: Tensor, y: Tensor) -> Tensor:
-        return self.flow.transform_from_noise(u, self._context(y)) * self.scale_ + self.loc_
+    def _inverse(self, u: Tensor, context: Tensor) -> Tensor:
+        return self.flow.transform_from_noise(u, context) * self.scale_ + self.loc_
 
     def _overflowed(self, z: Tensor) -> Tensor:
         return ~((z >= self.low_) & (z <= self.high_) & z.isfinite()).all(-1)
@@ -282,7 +284,7 @@ class FlowPlugin(nn.Module):
         was_training = flow.training
         try:
             with torch.no_grad():
-                flow.eval().log_prob(self.loc_[None], self._context(torch.tensor([0])))
+                flow.eval().log_prob(self.loc_[None], self.loc_.new_zeros(1, self.attributes.context_dim))
         except (RuntimeError, ValueError) as error:
             widths = f"{self.latent_dim} latents and a context of {self.attributes.context_dim}"
             raise ValueError(f"flow does not take {widths}: {str(error).splitlines()[0]}") from None
@@ -324,7 +326,7 @@ class FlowPluginNetwork(nn.Module):
         return self
 
     def generate(self, y: object, n: int = 1, *, temperature: float = 1.0, seed: int | None = None) -> Tensor:
-        """``n`` new objects for each label of ``y`` (section 3.3), as :meth:`FlowPlugin.sample` orders and checks them."""
+        """``n`` new objects for each label (section 3.3), as :meth:`FlowPlugin.sample` orders and checks them."""
         return self._batched(self.base.decode, self.plugin.sample(y, n, temperature=temperature, seed=seed))
 
     def classify(self, x: Tensor, prior: str | Tensor = "flat") -> Tensor:
@@ -336,9 +338,14 @@ class FlowPluginNetwork(nn.Module):
         return self._batched(self.base.decode, self._batched(self.base.encode, x))
 
     def edit(self, x: Tensor, y: object, to: object) -> Tensor:
-        """The objects x (n, …) of labels ``y`` with labels ``to`` instead, their noise kept (section 3.5)."""
+        """The objects x (n, …) of labels ``y`` with labels ``to`` instead, their noise kept (section 3.5).
+
+        Args:
+            to: a class, or one for each object; of attributes, edits by name (``"+Smiling -Eyeglasses"``), by value
+                (``"Smiling=0.5"``, ``{"Smiling": 0.5}``), or the values that all are to have.
+        """
         noise = self.plugin.to_noise(self._batched(self.base.encode, x), y)
-        return self._batched(self.base.decode, self.plugin.from_noise(noise, to))
+        return self._batched(self.base.decode, self.plugin.from_noise(noise, self.plugin.attributes.edited(y, to)))
 
     @torch.no_grad()
     def _batched(self, function: Callable[[Tensor], Tensor], x: Tensor, size: int = 1024) -> Tensor:

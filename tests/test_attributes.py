@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from fpnlib.attributes import Classes
+from fpnlib.attributes import Attributes, Classes
 
 SHAPES = Classes(["chair", "sofa", "table"])
 
@@ -50,3 +50,68 @@ def test_a_misspelt_name_gets_the_nearest():
 def test_names_that_are_none(names, line):
     with pytest.raises(ValueError, match=line):
         Classes(names)
+
+
+FACE = Attributes(
+    ["Bald", "Bangs", "Black_Hair", "Blond_Hair", "Smiling"],
+    exclusive=[("Bald", "Black_Hair", "Blond_Hair"), ("Bald", "Bangs")],
+)
+
+
+def test_attributes_by_name_and_by_value():
+    assert FACE.context_dim == len(FACE) == 5
+    assert FACE.encode("+Bangs +Smiling").tolist() == [[0, 1, 0, 0, 1]]
+    assert FACE.encode([0, 1, 0, 0, 0.5]).tolist() == [[0, 1, 0, 0, 0.5]]
+    assert FACE.encode(torch.eye(5, dtype=torch.bool)).dtype == torch.float32
+    y = torch.tensor([[0.0, 0, 1, 0, 0], [0, 1, 1, 0, 1]])
+    assert FACE.edited(y, "+Smiling -Bangs").tolist() == [[0, 0, 1, 0, 1]] * 2
+    assert FACE.edited(y, "Smiling=1.5").tolist() == [[0, 0, 1, 0, 1.5], [0, 1, 1, 0, 1.5]]
+    assert FACE.edited(y, {"Smiling": 0.25}).tolist() == FACE.edited(y, "Smiling=0.25").tolist()
+    assert FACE.edited(y, torch.zeros(5)).tolist() == [[0] * 5]
+    assert y[0, 4] == 0, "the caller's tensor stays as it was"
+
+
+def test_what_excludes_it_is_cleared():
+    y = torch.tensor([[0.0, 1, 1, 0, 1]])
+    assert FACE.edited(y, "+Blond_Hair").tolist() == [[0, 1, 0, 1, 1]]
+    assert FACE.edited(y, "+Bald").tolist() == [[1, 0, 0, 0, 1]]
+    assert FACE.edited(y, "-Bald").tolist() == y.tolist()
+
+
+@pytest.mark.parametrize(
+    ("edits", "kind", "message"),
+    [
+        ("+Smilling", ValueError, "unknown attribute 'Smilling'; did you mean 'Smiling'?"),
+        ("Smiling", ValueError, r"an edit begins with \+ or -, got 'Smiling'; did you mean"),
+        ("+Smiling -Smiling", ValueError, "contradictory edits: 'Smiling' is to be both 1 and 0"),
+        ("+Bald +Bangs", ValueError, "contradictory edits: 'Bald' and 'Bangs' exclude each other"),
+        ("Smiling=much", TypeError, "the value of 'Smiling' must be a number, got 'much'"),
+        ({"Smiling": None}, TypeError, "the value of 'Smiling' must be a number, got None"),
+        ({"Smiling": float("nan")}, ValueError, "the value of 'Smiling' must be a finite number, got nan"),
+    ],
+)
+def test_an_edit_that_makes_no_sense_gets_one_line(edits, kind, message):
+    with pytest.raises(kind, match=message) as error:
+        FACE.edited(torch.zeros(5), edits)
+    assert "\n" not in str(error.value)
+
+
+def test_values_that_are_no_attributes_are_refused():
+    for values, kind, message in (
+        (torch.zeros(3, 4), ValueError, r"attributes must have shape \(n, 5\), got \(3, 4\)"),
+        (torch.full((1, 5), torch.nan), ValueError, "finite"),
+        ([["a"] * 5], TypeError, "attributes must be numbers"),
+    ):
+        with pytest.raises(kind, match=message):
+            FACE.encode(values)
+    with pytest.raises(ValueError, match="got '7' twice"):
+        Attributes("7767")
+    with pytest.raises(ValueError, match="unknown attribute 'Bold'; did you mean 'Bald'"):
+        Attributes(["Bald"], exclusive=[("Bald", "Bold")])
+
+
+def test_what_cannot_be_learned_is_refused():
+    with pytest.raises(ValueError, match="'Bald' is 0 in all 2 samples"):
+        FACE.refuse_unseen(torch.tensor([[0.0, 1, 1, 0, 1], [0, 0, 0, 1, 0]]))
+    with pytest.raises(ValueError, match=r"for -1 and 1 pass \(y \+ 1\) / 2"):
+        FACE.refuse_unseen(torch.tensor([[-1.0] * 5, [1] * 5]))

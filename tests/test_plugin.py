@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from fpnlib.attributes import Classes
+from fpnlib.attributes import Attributes, Classes
 from fpnlib.flows import build_flow
 from fpnlib.plugin import FlowPlugin, FlowPluginNetwork
 
@@ -292,3 +292,58 @@ def test_a_trained_flow_of_the_users_own_stays_as_it_is():
     FlowPlugin(2, THREE, flow)
     assert flow.state_dict().keys() == before.keys()
     assert all(torch.equal(value, before[key]) for key, value in flow.state_dict().items())
+
+
+def portraits(n, seed=0):
+    """n latents of two properties, each a shift along its own axis, amid noise; and their attributes."""
+    generator = torch.Generator().manual_seed(seed)
+    y = torch.randint(0, 2, (n, 2), generator=generator).float()
+    return 0.5 * torch.randn(n, 3, generator=generator) + torch.cat([3 * y, torch.zeros(n, 1)], 1), y
+
+
+@pytest.fixture(scope="module")
+def editor():
+    torch.manual_seed(0)
+    plugin = FlowPlugin(3, Attributes(["round", "red"]), num_layers=3, batch_norm=True, embedding_features=8)
+    return plugin.fit(*portraits(2000), epochs=15, batch_size=200, learning_rate=1e-2)
+
+
+class Identity(nn.Module):
+    latent_dim = 3
+
+    def encode(self, x):
+        return x
+
+    decode = encode
+
+
+def test_attributes_are_edited_with_the_noise_kept(editor):
+    fpn, (z, y) = FlowPluginNetwork(Identity(), editor), portraits(200, seed=1)
+    moved = fpn.edit(z, y, "+round -red") - z
+    expected = 3 * torch.stack([1 - y[:, 0], -y[:, 1], torch.zeros(200)], 1)
+    torch.testing.assert_close(moved, expected, atol=0.6, rtol=0)
+    assert (moved - expected).abs().mean() < 0.12
+    halfway = (fpn.edit(z[:1], y[:1], {"red": 0.5}) - fpn.edit(z[:1], y[:1], "-red"))[0, 1]
+    assert 0.3 < halfway < 2.7
+
+
+def test_edits_there_and_back_and_to_what_it_is(editor):
+    fpn, (z, y) = FlowPluginNetwork(Identity(), editor), portraits(200, seed=2)
+    torch.testing.assert_close(fpn.edit(z, y, y), fpn.reconstruct(z), atol=1e-3, rtol=0)
+    there = fpn.edit(z, y, 1 - y)
+    assert (there - z).abs().mean() > 1
+    torch.testing.assert_close(fpn.edit(there, 1 - y, y), z, atol=1e-3, rtol=0)
+
+
+def test_samples_have_the_attributes_asked_for(editor):
+    z = editor.sample("+red", n=500, seed=0)
+    torch.testing.assert_close(z.mean(0), torch.tensor([0.0, 3, 0]), atol=0.2, rtol=0)
+
+
+def test_what_attributes_cannot_do_is_said_in_one_line(editor):
+    with pytest.raises(TypeError, match="Bayes' rule chooses among Classes"):
+        editor.predict(torch.zeros(1, 3))
+    with pytest.raises(ValueError, match="z and y must have the same length, got 3 and 2"):
+        editor.to_noise(torch.zeros(3, 3), torch.zeros(2, 2))
+    with pytest.raises(ValueError, match="attribute 'red' is 1 in all"):
+        FlowPlugin(3, Attributes(["round", "red"])).fit(torch.randn(4, 3), torch.tensor([[0, 1], [1, 1]]).repeat(2, 1))
