@@ -1,0 +1,137 @@
+"""How well attributes are edited: is what was asked for there, and is everything else as it was?
+
+An *editor* takes latents (n, D), the attributes (n, A) they have and those they are to have, and gives latents (n, D). A judge
+that knows nothing of it reads the faces before and after. The truth of a drawn face is known besides.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fpnlib import checks
+from fpnlib.attributes import Attributes
+from fpnlib.metrics.attribute_judge import AttributeJudge
+
+Editor = Callable[[Tensor, Tensor, Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class MeanDifferences:
+    """The simplest editor: an attribute's direction is the mean latent with it less the mean without; ``directions`` (A, D)."""
+
+    directions: Tensor
+
+    def __call__(self, z: Tensor, y: Tensor, to: Tensor) -> Tensor:
+        return z + (to - y).to(z) @ self.directions
+
+
+def mean_differences(z: Tensor, y: Tensor) -> MeanDifferences:
+    """Fit :class:`MeanDifferences` to latents (n, D) and attributes (n, A), 0 or 1.
+
+    Raises:
+        ValueError: lengths that differ, or an attribute that all latents have, or none.
+    """
+    z = checks.latents(z)
+    checks.same_length(z, y)
+    with_it = y.to(z)
+    counts = with_it.sum(0)
+    if ((counts == 0) | (counts == len(y))).any():
+        column = int(((counts == 0) | (counts == len(y))).nonzero()[0])
+        raise ValueError(f"attribute {column} is the same in all {len(y):,} latents; it has no direction")
+    means = [(mask.T @ z) / mask.sum(0)[:, None] for mask in (with_it, 1 - with_it)]
+    return MeanDifferences(means[0] - means[1])
+
+
+@dataclass(frozen=True)
+class SingleEdits:
+    """One attribute of one face at a time, turned into its opposite: m edits.
+
+    ``rows`` (m,) says of which face, ``columns`` (m,) which attribute, and ``to`` (m, A) all the attributes wanted.
+    """
+
+    rows: Tensor
+    columns: Tensor
+    to: Tensor
+
+
+def single_edits(attributes: Attributes, y: Tensor, each: int) -> SingleEdits:
+    """For every attribute ``each`` faces of y (n, A): half that lack it and half that have it, as far as there are any."""
+    rows, columns, to = [], [], []
+    for column, name in enumerate(attributes.names):
+        for value in (0, 1):
+            chosen = (y[:, column] == value).nonzero()[:, 0][: max(1, each // 2)]
+            rows.append(chosen)
+            columns.append(torch.full_like(chosen, column))
+            to.append(attributes.edited(y[chosen], {name: 1 - value}))
+    return SingleEdits(torch.cat(rows), torch.cat(columns), torch.cat(to))
+
+
+@dataclass(frozen=True)
+class EditScores:
+    """Of m edits, each (m,): how far the judge sees them done, and what else has moved.
+
+    ``achieved``: 1 where every changed attribute reads as wanted, else 0. ``others``: share of all other attributes that
+    read differently than before. ``moved``: distance in the judge's features, as a share of that between two faces.
+    """
+
+    achieved: Tensor
+    others: Tensor
+    moved: Tensor
+
+
+@torch.no_grad()
+def score_edits(judge: AttributeJudge, before: Tensor, after: Tensor, y: Tensor, to: Tensor) -> EditScores:
+    """Scores of faces ``before`` and ``after`` (m, 3, size, size), whose attributes ``y`` (m, A) were to become ``to``.
+
+    Raises:
+        ValueError: lengths that differ, or what :meth:`AttributeJudge.features` refuses.
+    """
+    for name, tensor in (("after", after), ("y", y), ("to", to)):
+        checks.same_length(before, tensor, ("before", name))
+    seen, features = (torch.stack(pair) for pair in zip(*(_read(judge, faces) for faces in (before, after))))
+    changed = (to != y).to(seen.device)
+    right = seen[1] == (to.to(seen.device) > 0.5)
+    flipped = (seen[0] != seen[1]) & ~changed
+    apart = (features[0] - features[0].roll(1, 0)).norm(dim=1)
+    return EditScores(
+        achieved=(right | ~changed).all(1).float().cpu(),
+        others=(flipped.sum(1) / (~changed).sum(1).clamp(min=1)).cpu(),
+        moved=((features[1] - features[0]).norm(dim=1) / apart[apart > 0].mean()).cpu(),
+    )
+
+
+def outside(before: Tensor, after: Tensor, changed: Tensor) -> Tensor:
+    """Mean absolute difference (m,) of faces (m, 3, size, size) where the attribute changes nothing; ``changed`` (m, size, size)."""
+    unchanged = ~changed[:, None].expand_as(before)
+    return ((after - before).abs() * unchanged).flatten(1).sum(1) / unchanged.flatten(1).sum(1).clamp(min=1)
+
+
+def accuracy_per_attribute(judge: AttributeJudge, x: Tensor, y: Tensor) -> Tensor:
+    """How often, (A,) in [0, 1], the judge reads each attribute of faces x (n, 3, size, size) rightly."""
+    checks.same_length(x, y, ("x", "y"))
+    return (_read(judge, x)[0].cpu() == (y > 0.5).cpu()).float().mean(0)
+
+
+def success_at(preservation: np.ndarray, success: np.ndarray, level: float) -> float:
+    """The success of a curve, taken at growing strengths, where what it costs first reaches ``level``; linear in between.
+
+    NaN where the curve does not reach so far. Costs are made to grow: the greatest so far counts.
+    """
+    cost = np.maximum.accumulate(np.asarray(preservation, dtype=float))
+    if level > cost[-1]:
+        return float("nan")
+    return float(np.interp(level, cost, np.asarray(success, dtype=float)))
+
+
+@torch.no_grad()
+def _read(judge: AttributeJudge, x: Tensor, batch_size: int = 250) -> tuple[Tensor, Tensor]:
+    """Which attributes the judge sees, bool (n, A), and its features (n, 128)."""
+    judge.eval()
+    device = next(judge.parameters()).device
+    features = torch.cat([judge.features(part.to(device)) for part in x.split(batch_size)])
+    return judge.head(features) > 0, features

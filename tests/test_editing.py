@@ -1,0 +1,132 @@
+"""Scores of edits, held against editors and judges whose answers are known."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.testing import assert_close
+
+from fpnlib.attributes import Attributes
+from fpnlib.metrics.attribute_judge import AttributeJudge
+from fpnlib.metrics.editing import (
+    accuracy_per_attribute,
+    mean_differences,
+    outside,
+    score_edits,
+    single_edits,
+    success_at,
+)
+
+FOUR = Attributes(["Bald", "Black_Hair", "Blond_Hair", "Smiling"], exclusive=[("Bald", "Black_Hair", "Blond_Hair")])
+
+
+class Reader(AttributeJudge):
+    """Reads attribute a off pixel (0, 0, a): there where it is above a half."""
+
+    def __init__(self):
+        super().__init__(4, size=16, width=2)
+        self.head = nn.Identity()
+
+    def features(self, x):
+        return x[:, 0, 0, :4] - 0.5
+
+
+def faces(y):
+    x = torch.full((len(y), 3, 16, 16), 0.5)
+    x[:, 0, 0, :4] = y.float()
+    return x
+
+
+def test_single_edits_turn_one_attribute_into_its_opposite():
+    y = torch.tensor([[0, 1, 0, 0], [0, 0, 1, 1], [1, 0, 0, 1], [0, 0, 0, 0]])
+    edits = single_edits(FOUR, y, each=2)
+    before = y[edits.rows]
+    m = torch.arange(len(edits.rows))
+    assert len(m) == 8
+    assert torch.equal(edits.to[m, edits.columns], 1 - before[m, edits.columns].float())
+    assert (edits.to[:, :3].sum(1) <= 1).all(), "colours that exclude each other are cleared"
+    others = edits.to != before
+    others[m, edits.columns] = False
+    assert not others[:, 3].any()
+
+
+def test_a_perfect_edit_and_one_that_does_nothing():
+    y = torch.tensor([[0, 1, 0, 0], [0, 0, 1, 1]])
+    to = torch.tensor([[0, 1, 0, 1], [1, 0, 0, 1]])
+    perfect = score_edits(Reader(), faces(y), faces(to), y, to)
+    assert perfect.achieved.tolist() == [1, 1] and perfect.others.tolist() == [0, 0] and (perfect.moved > 0).all()
+    nothing = score_edits(Reader(), faces(y), faces(y), y, to)
+    assert (
+        nothing.achieved.tolist() == [0, 0] and nothing.others.tolist() == [0, 0] and nothing.moved.tolist() == [0, 0]
+    )
+
+
+def test_what_else_moves_is_counted_against_the_face_before():
+    y = torch.tensor([[0, 1, 0, 0], [0, 0, 1, 1]])
+    to = torch.tensor([[0, 1, 0, 1], [0, 0, 1, 0]])
+    after = torch.tensor([[1, 0, 0, 1], [0, 0, 1, 1]])  # done, but two others moved; not done, but nothing else moved
+    scores = score_edits(Reader(), faces(y), faces(after), y, to)
+    assert scores.achieved.tolist() == [1, 0]
+    assert_close(scores.others, torch.tensor([2 / 3, 0]))
+    # A judge who misreads the face before does not count that as a move.
+    blank = score_edits(Reader(), faces(0 * y), faces(0 * y), y, to)
+    assert blank.others.tolist() == [0, 0]
+
+
+def test_outside_looks_only_where_nothing_is_to_change():
+    before = torch.zeros(2, 3, 16, 16)
+    after = before.clone()
+    after[0, :, :8] += 0.5
+    changed = torch.zeros(2, 16, 16, dtype=torch.bool)
+    changed[:, :8] = True
+    assert outside(before, after, changed).tolist() == [0, 0]
+    assert_close(outside(before, after, ~changed), torch.tensor([0.5, 0]))
+    assert outside(before, after, torch.ones_like(changed)).tolist() == [0, 0]
+
+
+def test_accuracy_is_per_attribute():
+    y = torch.tensor([[0, 1, 0, 0], [0, 0, 1, 1]])
+    wrong = y.clone()
+    wrong[0, 3] = 1
+    assert accuracy_per_attribute(Reader(), faces(y), wrong).tolist() == [1, 1, 1, 0.5]
+
+
+def test_the_difference_of_means_is_exact_where_effects_add_up():
+    torch.manual_seed(0)
+    directions = torch.randn(4, 6)
+    y = torch.cartesian_prod(*[torch.tensor([0, 1])] * 4)  # independent attributes
+    z = y.float() @ directions + torch.ones(6)
+    editor = mean_differences(z, y)
+    assert_close(editor.directions, directions, atol=1e-5, rtol=0)
+    assert_close(editor(z, y, 1 - y), (1 - y).float() @ directions + 1, atol=1e-5, rtol=0)
+    assert torch.equal(editor(z, y, y), z)
+    with pytest.raises(ValueError, match="attribute 2 is the same in all 16 latents"):
+        mean_differences(z, y * torch.tensor([1, 1, 0, 1]))
+
+
+def test_success_at_equal_cost():
+    cost, success = np.array([0, 0.1, 0.3]), np.array([0, 0.6, 1.0])
+    assert success_at(cost, success, 0.2) == pytest.approx(0.8)
+    assert success_at(cost, success, 0.1) == pytest.approx(0.6)
+    assert np.isnan(success_at(cost, success, 0.4))
+
+
+def test_a_judge_learns_and_refuses_what_is_no_face_of_its_size():
+    torch.manual_seed(0)
+    judge = AttributeJudge(2, size=16, width=4).train()
+    y = torch.randint(0, 2, (128, 2))
+    x = 0.3 * torch.rand(128, 3, 16, 16)
+    x[:, 0, :8] += 0.6 * y[:, :1, None]
+    x[:, 1, 8:] += 0.6 * y[:, 1:, None]
+    optimizer = torch.optim.Adam(judge.parameters(), 1e-2)
+    for _ in range(30):
+        loss = judge.loss(x, y)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert (accuracy_per_attribute(judge, x, y) > 0.95).all()
+    assert judge.features(x).shape == (128, judge.num_features)
+    with pytest.raises(ValueError, match=r"must have shape \(n, 3, 16, 16\), got \(2, 3, 64, 64\)"):
+        judge(torch.zeros(2, 3, 64, 64))
+    with pytest.raises(ValueError, match="multiple of 16"):
+        AttributeJudge(2, size=20)
