@@ -108,7 +108,7 @@ def fit(
             tensors = draw(generator)
             order = torch.randperm(n, generator=generator, device=device)
             module.train()
-            for rows in order.split(batch_size):
+            for rows in _batches(order, batch_size):
                 try:
                     value = loss(*(tensor[rows] for tensor in tensors))
                 except FloatingPointError as error:
@@ -163,6 +163,14 @@ def evaluate(module: nn.Module, loss: Callable[..., Tensor], tensors: Batch, bat
     total = sum(float(loss(*batch)) * len(batch[0]) for batch in zip(*(tensor.split(batch_size) for tensor in tensors)))
     module.train(was_training)
     return total / len(tensors[0])
+
+
+def _batches(order: Tensor, batch_size: int) -> list[Tensor]:
+    """Rows of each batch; a last one of a single row joins the one before it, for batch norm can't do with one."""
+    batches = list(order.split(batch_size))
+    if len(batches) > 1 and len(batches[-1]) == 1:
+        batches[-2:] = [torch.cat(batches[-2:])]
+    return batches
 
 
 def _diverged(module: nn.Module, best: dict[str, Tensor], history: History, said: str) -> FloatingPointError:

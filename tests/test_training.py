@@ -121,3 +121,16 @@ def test_no_data():
     net, (x, y), validation = problem()
     with pytest.raises(ValueError, match="needs data, got 0 training"):
         fit(net, None, (x[:0], y[:0]), validation, epochs=1, batch_size=8, learning_rate=1e-3)
+
+
+def test_a_last_batch_of_one_joins_the_one_before_it():
+    """Batch norm refuses a batch of one in training."""
+    net, sizes = nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3)), []
+
+    def loss(x):
+        if net.training:
+            sizes.append(len(x))
+        return net(x).square().mean()
+
+    fit(net, loss, (torch.randn(9, 2),), (torch.randn(4, 2),), epochs=1, batch_size=4, learning_rate=1e-3)
+    assert sizes == [4, 5]

@@ -1,0 +1,426 @@
+"""PointFlow: the laws of its flow, the original's numbers, the released checkpoints, and training that survives."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from fpnlib.artifacts import Checkpoint, load_module, save_module
+from fpnlib.base_models import PointFlow, load_released
+from fpnlib.base_models.pointflow_cnf import MovingBatchNorm, Solver, log_normal
+from fpnlib.plugin import FlowPluginNetwork
+from fpnlib.training import fit
+
+SMALL = dict(latent_dim=5, hidden=(16, 16), encoder_widths=(8, 8, 16, 24), points=30)
+
+
+def small(seed=0, **settings):
+    """A small model with random weights, strong enough to bend space."""
+    torch.manual_seed(seed)
+    model = PointFlow(**SMALL | settings).eval()
+    with torch.no_grad():
+        for name, parameter in model.decoder.named_parameters():
+            if "layers" in name:
+                parameter.mul_(2)
+    return model
+
+
+def clouds(n=4, points=30, seed=0):
+    return torch.randn(n, points, 3, generator=torch.Generator().manual_seed(seed)) * 0.5 + 0.2
+
+
+def test_the_published_size():
+    assert sum(parameter.numel() for parameter in PointFlow().parameters()) == 1_292_697
+
+
+@pytest.mark.parametrize("num_blocks", [1, 2])
+@pytest.mark.parametrize("method", ["dopri5", "rk4"])
+def test_points_come_back_from_noise(num_blocks, method):
+    model, x = small(num_blocks=num_blocks, method=method, steps=24).standardise(clouds()), clouds()
+    with torch.no_grad():
+        z = model.encode(x)
+        u, _ = model.decoder((x - model.mean_) / model.std_, z, model.solver)
+        back = model.decoder.inverse(u, z, model.solver) * model.std_ + model.mean_
+    assert (back - x).abs().max() < 1e-3 < (u - x).abs().max()
+
+
+def test_the_density_is_that_of_the_change_of_variables():
+    model, x = small(num_blocks=2, tolerance=1e-8).double(), clouds(1, 4).double()
+    z = model.encode(x)
+    for norm in model.decoder.norms:
+        norm.running_var.uniform_(0.5, 2), norm.weight.data.normal_()
+
+    def noise(points):
+        return model.decoder(points, z, model.solver)[0]
+
+    jacobian = torch.autograd.functional.jacobian(noise, x)[0, :, :, 0]
+    log_det = torch.stack([jacobian[k, :, k].slogdet().logabsdet for k in range(4)])
+    expected = log_normal(noise(x))[0] + log_det
+    assert model.log_prob(x, z)[0].tolist() == pytest.approx(expected.tolist(), abs=1e-6)
+
+
+def test_the_likelihood_has_its_constant():
+    """Under the identity flow a point's density is the normal's: PointFlow's own constant is 5.51 nats a point off."""
+    model, x = PointFlow(**SMALL).eval(), torch.randn(2, 50, 3)
+    with torch.no_grad():
+        for layer in model.decoder.fields[0].layers:
+            layer.linear.weight.zero_(), layer.linear.bias.zero_(), layer.bias.weight.zero_()
+        for norm in model.decoder.norms:
+            norm.running_var.fill_(1 - norm.eps)
+    gaussian = torch.distributions.MultivariateNormal(torch.zeros(3), torch.eye(3)).log_prob(x)
+    assert torch.allclose(model.log_prob(x), gaussian, atol=1e-5)
+    assert model.loss(x).item() == pytest.approx(-gaussian.mean().item(), abs=1e-5)
+    model.mean_.fill_(1), model.std_.fill_(2)
+    assert torch.allclose(model.log_prob(x * 2 + 1), gaussian - 3 * math.log(2), atol=1e-5)
+
+
+def test_hutchinson_is_the_trace_on_average():
+    model, x = small(method="rk4", steps=6), clouds(1, 5)
+    exact = model.log_prob(x)
+    torch.manual_seed(0)
+    many = model.log_prob(x.repeat(4000, 1, 1), trace="hutchinson")
+    error = many.std(0) / math.sqrt(4000)
+    assert many.std(0).min() > 0.01
+    assert ((many.mean(0) - exact[0]).abs() < 4 * error).all()
+
+
+def test_the_encoder_sees_a_set():
+    model, x = small(), clouds()
+    shuffled = x[:, torch.randperm(x.shape[1])]
+    assert torch.allclose(model.encode(x), model.encode(shuffled), atol=1e-6)
+    assert torch.allclose(model.encode(x), model.encode(torch.cat([x, x[:, :7]], 1)), atol=1e-6)
+    assert torch.allclose(model.encode(x[2:3]), model.encode(x)[2:3], atol=1e-6)
+    assert not model.posterior(x)[1].any()
+    mean, std = small(stochastic=True).posterior(x)
+    assert mean.shape == std.shape == (4, 5) and (std > 0).all()
+
+
+def test_decoding_is_a_function_of_latent_and_seed(monkeypatch):
+    model, z = small(), torch.randn(5, 5)
+    x = model.decode(z)
+    assert x.shape == (5, 30, 3) and model.decode(z, points=11).shape == (5, 11, 3)
+    assert torch.equal(x, model.decode(z)) and not torch.equal(x, model.decode(z, seed=1))
+    monkeypatch.setattr("fpnlib.base_models.pointflow.AT_ONCE", 60)
+    assert torch.allclose(model.decode(z), x, atol=1e-3)
+    assert torch.allclose(model.encode(x), torch.cat([model.encode(part) for part in x.split(1)]), atol=1e-6)
+
+
+def test_data_units_are_taken_off_and_put_back():
+    model, x = small(), clouds(6)
+    z, shape = model.encode(x), model.decode(torch.zeros(1, 5))
+    model.standardise(3 * x + torch.tensor([1.0, 2.0, 3.0]))
+    plain = small().standardise(x)
+    assert torch.allclose(model.std_, 3 * plain.std_)
+    assert torch.allclose(model.encode(3 * x + torch.tensor([1.0, 2.0, 3.0])), plain.encode(x), atol=1e-5)
+    assert (plain.encode(x) - z).abs().max() > 1e-3
+    assert torch.allclose(model.decode(torch.zeros(1, 5)), shape * model.std_ + model.mean_, atol=1e-3)
+
+
+def test_sampling_solves_for_the_points_alone(monkeypatch):
+    model = small()
+    monkeypatch.setattr(type(model.decoder.fields[0]), "with_divergence", None)
+    assert model.decode(torch.randn(2, 5)).isfinite().all()
+
+
+def test_a_large_batch_takes_the_steps_of_its_hardest_cloud():
+    model = small(tolerance=1e-6)
+    field, z = model.decoder.fields[0], 4 * torch.randn(20, 5)
+    calls, velocity = [], field.velocity
+    field.velocity = lambda *arguments: calls.append(1) or velocity(*arguments)
+
+    def steps(latents):
+        calls.clear()
+        model.decode(latents)
+        return len(calls)
+
+    alone = [steps(one[None]) for one in z]
+    assert steps(z) <= max(alone) + 6  # one step of dopri5
+    assert len(set(alone)) > 1
+
+
+def test_training_by_likelihood_and_by_matching_learns_a_shape():
+    """Clouds on a line: both losses move the density to it."""
+    x = torch.randn(64, 24, 1) * torch.tensor([1.0, 0.5, 0.0]) + 0.05 * torch.randn(64, 24, 3)
+    for name in ("loss", "matching_loss"):
+        torch.manual_seed(0)
+        model = PointFlow(**SMALL | dict(method="rk4", steps=4)).standardise(x)
+        before = model.eval().log_prob(x).mean()
+        history = fit(
+            model, getattr(model, name), (x[:56],), (x[56:],), epochs=20, batch_size=14, learning_rate=2e-2, clip_norm=5.0
+        )  # fmt: skip
+        assert model.log_prob(x).mean() > before + 1, name
+        assert history.best_validation < history.epochs[0]["validation"]
+
+
+def test_the_adjoint_gives_the_gradients_of_the_solver():
+    x = clouds(2, 8)
+    gradients = []
+    for settings in (dict(method="dopri5", tolerance=1e-7), dict(method="rk4", steps=40)):
+        model = small(**settings).double()
+        model.loss(x.double()).backward()
+        gradients.append({name: p.grad.clone() for name, p in model.named_parameters()})
+    for name, gradient in gradients[0].items():
+        assert torch.allclose(gradient, gradients[1][name], atol=1e-5, rtol=1e-3), name
+        assert gradient.any() or "points" in name and name.endswith("bias"), name
+
+
+def test_in_eval_mode_a_loss_is_always_the_same():
+    model, x = small(stochastic=True), clouds()
+    for loss in (model.loss, model.matching_loss):
+        before = torch.get_rng_state()
+        assert loss(x) == loss(x)
+        assert torch.equal(before, torch.get_rng_state())
+        model.train()
+        assert loss(x) != loss(x)
+        model.eval()
+
+
+def test_moving_batch_norm_undoes_itself_and_moves_each_coordinate():
+    norm, x = MovingBatchNorm(), torch.randn(6, 50, 3) * torch.tensor([1.0, 2.0, 3.0]) + 1
+    norm.weight.data.normal_(), norm.bias.data.normal_()
+    for _ in range(100):
+        norm(x)
+    assert torch.allclose(norm.running_mean, x.mean((0, 1)), atol=1e-2)
+    assert torch.allclose(norm.running_var, x.flatten(0, 1).var(0), rtol=1e-2)
+    norm.eval()
+    assert torch.allclose(norm.inverse(norm(x)), x, atol=1e-5)
+
+
+def test_a_solver_that_can_t_go_on_says_what_to_change_and_leaves_the_best_weights():
+    x, calls = clouds(40), []
+    model = small(tolerance=1e-3)
+
+    def loss(batch):
+        calls.append(1)
+        if len(calls) > 6:  # in the second epoch
+            with torch.no_grad():
+                model.decoder.fields[0].layers[0].linear.weight.fill_(torch.nan)
+        return model.loss(batch)
+
+    with pytest.raises(
+        FloatingPointError, match="epoch 2: dopri5 can't hold .*smaller learning_rate.*epoch 1 are kept"
+    ):
+        fit(model, loss, (x[:32],), (x[32:],), epochs=3, batch_size=8, learning_rate=1e-3)
+    assert all(value.isfinite().all() for value in model.state_dict().values())
+    assert model.decode(torch.zeros(1, 5)).isfinite().all()
+
+
+def test_a_fit_that_was_killed_gives_the_same_weights(tmp_path):
+    x = clouds(24)
+
+    def train(model, epochs_until_killed=None):
+        store, epochs = Checkpoint(tmp_path / f"{epochs_until_killed}.safetensors"), []
+
+        def loss(batch):
+            epochs.append(1)
+            if epochs_until_killed and len(epochs) > epochs_until_killed:
+                raise KeyboardInterrupt
+            return model.matching_loss(batch)
+
+        settings = dict(epochs=3, batch_size=8, learning_rate=1e-3, checkpoint=store)
+        try:
+            fit(model, loss, (x[:16],), (x[16:],), **settings)
+        except KeyboardInterrupt:
+            fit(model := small(), model.matching_loss, (x[:16],), (x[16:],), **settings)
+        return model.state_dict()
+
+    whole, resumed = train(small()), train(small(), 5)
+    assert all(torch.equal(value, resumed[name]) for name, value in whole.items())
+
+
+def test_weights_are_kept_and_other_widths_refused(tmp_path):
+    model = small().standardise(clouds())
+    save_module(tmp_path / "base.safetensors", model, {})
+    again = PointFlow(**SMALL).eval()
+    load_module(tmp_path / "base.safetensors", again)
+    assert torch.equal(again.decode(torch.ones(1, 5)), model.decode(torch.ones(1, 5)))
+    with pytest.raises(ValueError, match="decoder.fields.0"):
+        load_module(tmp_path / "base.safetensors", PointFlow(**SMALL | dict(hidden=(16, 17))))
+
+
+@pytest.mark.parametrize(
+    "call, error, line",
+    [
+        (lambda m: m.encode(torch.zeros(2, 3)), ValueError, r"shape \(n, points, 3\), got \(2, 3\)"),
+        (lambda m: m.encode(torch.zeros(2, 9, 2)), ValueError, r"shape \(n, points, 3\), got \(2, 9, 2\)"),
+        (lambda m: m.encode(torch.full((2, 9, 3), torch.nan)), ValueError, "x has 54 NaN or infinite entries"),
+        (lambda m: m.encode(torch.ones(1, 9, 3)), ValueError, r"x\[0\] is degenerate: all its points are equal"),
+        (lambda m: m.encode("chair"), TypeError, "x must be a tensor"),
+        (lambda m: m.decode(torch.zeros(2, 6)), ValueError, r"z must have shape \(n, 5\), got \(2, 6\)"),
+        (lambda m: m.decode(torch.full((1, 5), torch.inf)), ValueError, "5 NaN or infinite"),
+        (lambda m: m.decode(torch.zeros(1, 5), points=0), ValueError, "points must be a positive"),
+        (lambda m: m.log_prob(clouds(), trace="exakt"), ValueError, "unknown trace 'exakt'; did you mean 'exact'"),
+        (lambda m: m.log_prob(clouds(), torch.zeros(3, 5)), ValueError, "x and z must have the same length, got 4 and 3"),
+        (lambda m: PointFlow(method="dopri"), ValueError, "unknown solver 'dopri'; did you mean 'dopri5'"),
+        (lambda m: PointFlow(tolerance=0), ValueError, "tolerance must lie between 0 and 1, got 0"),
+        (lambda m: PointFlow(latent_dim=0), ValueError, "latent_dim must be a positive"),
+        (lambda m: small(num_blocks=2).matching_loss(clouds()), ValueError, "this model has 2; use loss"),
+        (lambda m: FlowPluginNetwork(m, object.__new__(_Plugin)), ValueError, "share latent_dim, got 5 and 4"),
+    ],
+)  # fmt: skip
+def test_bad_input_gets_one_clear_line(call, error, line):
+    with pytest.raises(error, match=line) as raised:
+        call(small())
+    assert "\n" not in str(raised.value)
+
+
+class _Plugin:
+    latent_dim = 4
+
+
+# The originals' numbers and files.
+
+
+@pytest.fixture(scope="module")
+def reference(shared):
+    return torch.load(shared / "reference" / "pointflow_ae.pt", weights_only=True)
+
+
+@pytest.fixture
+def original(shared):
+    return load_released(shared / "reference" / "pointflow_ae.ckpt.pt", mean=torch.zeros(3), std=1.0)
+
+
+def difference(ours, theirs):
+    return (ours - theirs).abs().max().item()
+
+
+@torch.no_grad()
+def flow(model, reference, exact, dtype=torch.float32):
+    """Noise, change of log-density as the original signs it, and log-density of the reference's points."""
+    points, z, probe = (reference[f"in.{key}"].to(dtype) for key in ("pts", "z", "fwd_e"))
+    u, log_det = model.decoder(points, z, model.solver, "exact" if exact else "hutchinson", probe[0])
+    return u, -log_det[..., None], (log_normal(u) + log_det)[..., None]
+
+
+def test_parity_of_encoder_and_field(original, reference):
+    assert difference(original.encode(reference["in.x"]), reference["out.z"]) < 2e-5
+    field = original.decoder.fields[0]
+    end = field.end_time
+    assert difference(end, reference["cfg.T"]) < 1e-6
+    for t in (0.0, 0.3):
+        dx, divergence = field.with_divergence(
+            t / end, reference["in.y"], reference["in.vf_e"], field.context(reference["in.z"])
+        )
+        assert difference(dx / end, reference[f"vf.vf_t{t}_dy"]) < 1e-5
+        assert difference(-divergence / end, reference[f"vf.vf_t{t}_neg_div"]) < 1e-5
+
+
+@pytest.mark.parametrize("part, solver, points, density", [
+    ("out", Solver("dopri5", 1e-5), 5e-4, 2e-3),
+    ("rk4", Solver("rk4", steps=1), 1e-5, 1e-5),
+])  # fmt: skip
+def test_parity_of_the_solvers(original, reference, part, solver, points, density):
+    original.solver = solver
+    with torch.no_grad():
+        x = original.decoder.inverse(reference["in.y"], reference["in.z"], solver)
+    assert difference(x, reference[f"{part}.decode_x"]) < points
+    u, change, log_prob = flow(original, reference, exact=False)
+    assert difference(u, reference[f"{part}.fwd_y"]) < points
+    assert difference(change, reference[f"{part}.fwd_delta_logp"]) < density
+    assert difference(log_prob, reference[f"{part}.log_px_per_point_true"]) < density
+
+
+def test_parity_in_float64(original, reference):
+    original.double().solver = Solver("dopri5", 1e-9)
+    double = {key: value.double() for key, value in reference.items()}
+    assert difference(original.encode(double["in.x"]), reference["tight64.z"]) < 1e-6
+    with torch.no_grad():
+        x = original.decoder.inverse(double["in.y"], double["in.z"], original.solver)
+    assert difference(x, reference["tight64.decode_x"]) < 1e-6
+    for part, exact in (("tight64", False), ("exact64", True)):
+        u, change, log_prob = flow(original, reference, exact, torch.float64)
+        assert difference(u, reference["tight64.fwd_y"]) < 1e-6
+        assert difference(change, reference[f"{part}.fwd_delta_logp"]) < 1e-6
+        assert difference(log_prob, reference[f"{part}.log_px_per_point_true"]) < 1e-6
+    log_prob = original.log_prob(double["in.pts"], double["in.z"])[..., None]
+    assert difference(log_prob, reference["exact64.log_px_per_point_true"]) < 1e-6
+
+
+def test_parity_of_moving_batch_norm_in_training(original, reference):
+    """Output and density are the original's; the statistics are per coordinate, which the original mixes."""
+    norm = original.decoder.norms[0].train()
+    log_scale = norm.log_scale.sum()
+    assert difference(norm(reference["train.mbn_x"]), reference["train.mbn_y"]) < 1e-5
+    assert difference(-log_scale, reference["train.mbn_logp"]) < 1e-5
+    assert difference(norm.running_mean.mean(), reference["train.mbn_running_mean_after"].mean()) < 1e-5
+    assert norm.step == reference["train.mbn_step_after"]
+
+
+def released(folder, state, mean=(0.1, 0.2, 0.3), std=0.5):
+    """A checkpoint and its statistics, as they are released."""
+    torch.save(state, folder / "checkpoint.pt")
+    np.save(folder / "train_set_mean.npy", mean)
+    np.save(folder / "train_set_std.npy", std)
+    return folder / "checkpoint.pt"
+
+
+def in_their_names(model):
+    """The original's state dict of one of our models."""
+    heads = {"mean": "_m", "log_variance": "_v"} if model.config["stochastic"] else {"mean": ""}
+    names = {}
+    for k in range(4):
+        names |= {
+            f"encoder.points.{3 * k}.": f"encoder.conv{k + 1}.",
+            f"encoder.points.{3 * k + 1}.": f"encoder.bn{k + 1}.",
+        }
+    for head, suffix in heads.items():
+        names |= {f"encoder.{head}.{3 * k}.": f"encoder.fc{k + 1}{suffix}." for k in range(3)}
+        names |= {f"encoder.{head}.{3 * k + 1}.": f"encoder.fc_bn{k + 1}{suffix}." for k in range(2)}
+    for k in range(model.config["num_blocks"] + 1):
+        names |= {f"decoder.norms.{k}.": f"point_cnf.chain.{2 * k}."}
+        names |= {f"decoder.fields.{k}.sqrt": f"point_cnf.chain.{2 * k + 1}.sqrt"}
+        for ours, theirs in (("linear", "_layer"), ("gate", "_hyper_gate"), ("bias", "_hyper_bias")):
+            for depth in range(9):
+                there = f"point_cnf.chain.{2 * k + 1}.odefunc.diffeq.layers.{depth}.{theirs}."
+                names |= {f"decoder.fields.{k}.layers.{depth}.{ours}.": there}
+    state = {"point_cnf.chain.1.odefunc._num_evals": torch.zeros(())}
+    for name, tensor in model.state_dict().items():
+        for ours, theirs in names.items():
+            if name.startswith(ours):
+                tensor = tensor[..., None] if ".points." in name and tensor.ndim == 2 else tensor
+                state[name.replace(ours, theirs)] = tensor
+    return state
+
+
+@pytest.mark.parametrize("settings", [{}, dict(stochastic=True), dict(num_blocks=2)])
+@pytest.mark.parametrize("parallel", [True, False])
+@pytest.mark.parametrize("wrapped", [True, False])
+def test_released_checkpoints_are_read_as_they_are(tmp_path, settings, parallel, wrapped):
+    model = small(**settings)
+    state = in_their_names(model) | {"latent_cnf.chain.0.weight": torch.zeros(5)}  # the prior of a generative model
+    if parallel:
+        state = {name.replace(".", ".module.", 1): tensor for name, tensor in state.items()}
+    path = released(tmp_path, {"epoch": 7, "model": state, "optimizer": {"lr": 1.0}} if wrapped else state)
+    model.mean_.copy_(torch.tensor([0.1, 0.2, 0.3])), model.std_.fill_(0.5)
+    read, z = load_released(path, points=30), torch.randn(2, 5)
+    assert torch.equal(read.decode(z), model.decode(z)) and torch.equal(read.encode(clouds()), model.encode(clouds()))
+    assert read.config["stochastic"] == model.config["stochastic"] and not read.training
+
+
+def test_other_checkpoints_are_refused_in_one_line(tmp_path):
+    good = in_their_names(small())
+
+    def refused(line, state=None, error=ValueError, **statistics):
+        path = released(tmp_path, good if state is None else state, **statistics)
+        with pytest.raises(error, match=line) as raised:
+            load_released(path)
+        assert "\n" not in str(raised.value)
+
+    refused("holds 'enc.disc.0.weight'", {"enc.disc.0.weight": torch.zeros(2)})
+    refused("holds no state dict", [1, 2])
+    refused("encoder.points.3.weight is missing", {k: v for k, v in good.items() if k != "encoder.conv2.weight"})
+    refused("other widths: decoder.fields.0.layers.1.linear.weight is .16, 15., expected .16, 16.",
+            good | {"point_cnf.chain.1.odefunc.diffeq.layers.1._layer.weight": torch.zeros(16, 15)})  # fmt: skip
+    refused("encoder.mean.6.bias is missing", {k: v for k, v in good.items() if "encoder" not in k})
+    refused(r"train_set_mean.npy must hold 3 finite numbers, got \[nan", mean=np.full(3, np.nan))
+    refused("train_set_std.npy must hold 1 finite number, got", std=np.zeros(1))
+    (tmp_path / "train_set_std.npy").unlink()
+    with pytest.raises(FileNotFoundError, match="train_set_std.npy is not beside .*checkpoint.pt"):
+        load_released(tmp_path / "checkpoint.pt")
+    (tmp_path / "checkpoint.pt").write_bytes(b"not a checkpoint")
+    with pytest.raises(ValueError, match="is damaged or no checkpoint"):
+        load_released(tmp_path / "checkpoint.pt")
+    with pytest.raises(FileNotFoundError, match="no checkpoint at"):
+        load_released(tmp_path / "nowhere.pt")
