@@ -1,0 +1,134 @@
+"""Distances between clouds, scores of sets of them, and the judge."""
+
+import itertools
+
+import pytest
+import torch
+
+from fpnlib.data import load_drawn_shapes
+from fpnlib.metrics import point_clouds as metrics
+from fpnlib.metrics.images import confusion, right_class_rate
+from fpnlib.metrics.pointnet import PointNet
+from fpnlib.training import fit
+
+
+def clouds(n, points=7, seed=0):
+    return torch.randn(n, points, 3, generator=torch.Generator().manual_seed(seed))
+
+
+def test_chamfer_by_hand():
+    """PointFlow's: means of squared distances, both ways."""
+    a = torch.tensor([[[0.0, 0, 0], [1, 0, 0]]])
+    b = torch.tensor([[[0.0, 0, 0], [3, 0, 0], [0, 2, 0]]])
+    assert metrics.chamfer(a, b).item() == pytest.approx((0 + 1) / 2 + (0 + 4 + 4) / 3)
+
+
+def test_earth_movers_is_the_best_matching():
+    a, b = clouds(2, 5), clouds(3, 5, seed=1)
+    for i, j in itertools.product(range(2), range(3)):
+        ways = torch.cdist(a[i], b[j])
+        best = min(ways[range(5), order].mean() for order in itertools.permutations(range(5)))
+        assert metrics.earth_movers(a, b)[i, j] == pytest.approx(best.item(), rel=1e-5)
+
+
+@pytest.mark.parametrize("distance", metrics.DISTANCES)
+def test_distances_are_of_sets(distance, monkeypatch):
+    a, b = clouds(4), clouds(3, seed=1)
+    measure = metrics.DISTANCES[distance]
+    whole = measure(a, b)
+    assert torch.allclose(whole, measure(b, a).T, atol=1e-5)
+    assert torch.allclose(measure(a[:, torch.randperm(7)], b), whole, atol=1e-5)
+    assert torch.allclose(measure(a + 100, b + 100), whole, atol=1e-3)
+    assert measure(a, a).diagonal().max() < 1e-5
+    monkeypatch.setattr(metrics, "AT_ONCE", 10)
+    assert torch.allclose(measure(a, b), whole, atol=1e-6)
+    assert torch.allclose(metrics.pairwise(a, b, distance), whole, atol=1e-5)
+    assert torch.allclose(metrics.pairwise(a, None, distance), measure(a, a), atol=1e-5)
+
+
+def test_memory_stays_bounded():
+    """No tensor of more than ``AT_ONCE`` distances is made, however many clouds there are."""
+    sizes, cdist = [], torch.cdist
+
+    def counting(*arguments, **more):
+        sizes.append((result := cdist(*arguments, **more)).numel())
+        return result
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch, "cdist", counting)
+        patch.setattr(metrics, "AT_ONCE", 2000)
+        metrics.chamfer(clouds(3, 20), clouds(50, 20))
+    assert max(sizes) <= 2000 < 50 * 20 * 20
+
+
+def test_set_scores_by_hand():
+    """Samples at 0, 0.1 and 9 on a line, reference at 0.2, 5 and 9.3."""
+    s, r = torch.tensor([0.0, 0.1, 9]), torch.tensor([0.2, 5, 9.3])
+    scores = metrics.set_scores(*(abs(a[:, None] - b) for a, b in ((s, r), (s, s), (r, r))))
+    assert scores["coverage"] == pytest.approx(2 / 3)
+    assert scores["mmd"] == pytest.approx((0.1 + 4 + 0.3) / 3)
+    # Nearest: 0→0.1 own; 0.1→0 or 0.2; 9→9.3 other; 0.2→0.1 other; 5→9 other; 9.3→9 other.
+    s = torch.tensor([0.0, 0.09, 9])
+    scores = metrics.set_scores(*(abs(a[:, None] - b) for a, b in ((s, r), (s, s), (r, r))))
+    assert scores["1-nna"] == pytest.approx(2 / 6)
+
+
+def test_equal_distributions_score_a_half_and_others_do_not():
+    y = torch.arange(2).repeat_interleave(40)
+    shift = y[:, None, None] * 3.0
+
+    def draw(seed, spread=1.0):
+        means = spread * torch.randn(80, 1, 3, generator=torch.Generator().manual_seed(seed))
+        return means + 0.1 * clouds(80, 6, seed) + shift
+
+    same = metrics.compare(draw(1), y, draw(2), y, classes=3)
+    narrow = metrics.compare(draw(1, 0.2), y, draw(2), y, classes=3)
+    for part in range(3):
+        assert 0.35 < same["1-nna"][part] < 0.65 < narrow["1-nna"][part]
+        assert same["coverage"][part] > 0.4 > narrow["coverage"][part]
+        assert same["mmd"][part] < narrow["mmd"][part]
+    assert all(torch.tensor(scores[3]).isnan() for scores in same.values())
+    copies = metrics.compare(draw(2), y, draw(2), y, classes=2)
+    assert copies["1-nna"][0] < 0.05 and copies["coverage"][0] == 1 and copies["mmd"][0] < 1e-4
+
+
+def test_more_samples_than_needed_are_left_out():
+    y, x = torch.tensor([0, 0, 1, 1, 1]), clouds(5)
+    reference, y_ref = clouds(3, seed=1), torch.tensor([1, 0, 1])
+    some = metrics.compare(x, y, reference, y_ref, classes=2)
+    assert some == metrics.compare(x[[0, 2, 3]], y[[0, 2, 3]], reference, y_ref, classes=2)
+
+
+@pytest.mark.parametrize(
+    "call, line",
+    [
+        (lambda: metrics.pairwise(clouds(2), clouds(2), "chamfr"), "unknown distance 'chamfr'; did you mean 'chamfer'"),
+        (lambda: metrics.chamfer(clouds(2)[..., :2], clouds(2)), r"a must have shape \(n, points, 3\), got \(2, 7, 2\)"),
+        (lambda: metrics.chamfer(clouds(2), clouds(2) * torch.nan), "b has 42 NaN"),
+        (lambda: metrics.chamfer(clouds(2), torch.ones(1, 4, 3)), r"b\[0\] is degenerate"),
+        (lambda: metrics.earth_movers(clouds(2), clouds(2, 8)), "as many points to as many, got 7 and 8"),
+        (lambda: metrics.compare(clouds(2), [0], clouds(2), [0, 0], 1), "samples and y_samples must have the same length"),
+        (lambda: metrics.compare(clouds(2), [0, 3], clouds(2), [0, 0], 2), "between 0 and 1, got 0 to 3"),
+        (lambda: metrics.compare(clouds(2), [0, 0], clouds(2), [0, 1], 2), "class 1 has 0 samples for 1 reference"),
+        (lambda: metrics.set_scores(torch.ones(2, 3), torch.ones(2, 2), torch.ones(3, 3)), "got 2 and 3"),
+        (lambda: PointNet(3)(torch.zeros(2, 4, 3)), "is degenerate"),
+        (lambda: PointNet(0), "num_classes must be a positive"),
+    ],
+)  # fmt: skip
+def test_bad_input_gets_one_clear_line(call, line):
+    with pytest.raises(ValueError, match=line) as raised:
+        call()
+    assert "\n" not in str(raised.value)
+
+
+def test_the_judge_learns_shapes_whatever_their_units():
+    data = load_drawn_shapes(n=120, points=64, categories=["table", "airplane", "lamp"])
+    torch.manual_seed(0)
+    judge = PointNet(3, widths=(16, 16, 32, 64), head_widths=(32, 16))
+    pairs = [(split.x, split.y) for split in (data.train, data.validation)]
+    fit(judge, judge.loss, *pairs, epochs=15, batch_size=8, learning_rate=1e-2)
+    test = data.test
+    assert right_class_rate(judge, test.x, test.y) > 0.9
+    assert torch.allclose(judge(test.x), judge(5 * test.x + 1), atol=1e-3)
+    assert torch.equal(judge(test.x), judge(test.x))
+    assert int(confusion(judge, test.x, test.y).sum()) == len(test)
