@@ -8,10 +8,10 @@ PY := $(VENV)/bin/python
 PYTHON ?= $(shell for python in python3.11 python3 python; do \
 	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$python && break; done)
 
-.PHONY: help demo paper test lab bench clean
+.PHONY: help demo paper report verify test test-faults lab bench clean
 
 help:  ## list these targets
-	@sed -n 's/^\([a-z]*\):[^#]*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 8
+	@sed -n 's/^\([a-z-]*\):[^#]*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
 
 demo: $(VENV)/.runtime  ## every notebook, offline, in minutes
 	$(PY) -m fpnlib run --profile demo $(ARGS)
@@ -19,9 +19,18 @@ demo: $(VENV)/.runtime  ## every notebook, offline, in minutes
 paper: $(VENV)/.runtime  ## the paper's experiments on the datasets in FPN_DATA
 	$(PY) -m fpnlib run --profile paper $(ARGS)
 
+report: $(VENV)/.runtime  ## a page for each run in outputs/: report.html, self-contained
+	$(PY) -m fpnlib report $(ARGS)
+
+verify: $(VENV)/.runtime  ## the runs' files against their manifests, and some numbers computed again
+	$(PY) -m fpnlib verify $(ARGS)
+
 test: $(VENV)/.test  ## the tests
 	$(PY) -m ruff check fpnlib tests
 	$(PY) -m pytest $(ARGS)
+
+test-faults: $(VENV)/.test  ## runs killed at thirty random moments, full disks, damaged files
+	FPN_KILLS=30 $(PY) -m pytest tests/test_faults.py $(ARGS)
 
 lab: $(VENV)/.runtime  ## JupyterLab on the notebooks
 	$(PY) -m jupyter lab $(ARGS) notebooks

@@ -1,8 +1,10 @@
 """What a run leaves behind: complete or not there, and never silently something else."""
 
+import ast
 import json
 import multiprocessing
 import os
+import pickle
 import re
 
 import numpy as np
@@ -238,3 +240,97 @@ def test_the_environment_names_commit_versions_and_device():
     assert here["versions"]["torch"] == torch.__version__.split("+")[0]
     assert here["cores"] >= 1 and here["device"] and here["processor"]
     assert here["commit"] is None or re.fullmatch("[0-9a-f]{40}", here["commit"])
+
+
+class Code:
+    """What a pickle can make its reader do."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return open, (str(self.path), "w")
+
+
+def test_a_model_or_checkpoint_with_code_in_it_is_refused_and_the_code_does_not_run(tmp_path):
+    path, evidence = tmp_path / "x.safetensors", tmp_path / "evidence"
+    for write in (lambda thing: torch.save(thing, path), lambda thing: path.write_bytes(pickle.dumps(thing))):
+        write({"weight": torch.zeros(2), "code": Code(evidence)})
+        artifacts.write_json(path.with_suffix(".json"), {"meta": {}, "sha256": artifacts.sha256(path), "shapes": {}})
+        with pytest.raises(ValueError, match="damaged"):
+            artifacts.load_tensors(path)
+        with pytest.raises(ValueError, match="damaged"):
+            Checkpoint(path).load()
+    assert not evidence.exists()
+
+
+def test_nothing_is_unpickled():
+    """In the library's code: no call of what reads pickles, but torch's reader of weights alone."""
+    modules = ("pickle", "cloudpickle", "dill", "marshal", "shelve", "joblib")
+    readers = {f"{module}.{name}" for module in modules for name in ("load", "loads", "open", "Unpickler")}
+    for path in sorted((artifacts.PROJECT / "fpnlib").rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom):
+                assert not readers & {f"{node.module}.{name.name}" for name in node.names}, path
+            if isinstance(node, ast.Call):
+                called, given = ast.unparse(node.func), {key.arg: ast.unparse(key.value) for key in node.keywords}
+                assert called not in readers | {"pd.read_pickle"}, path
+                assert called != "torch.load" or given.get("weights_only") == "True", path
+                assert called != "np.load" or given.get("allow_pickle", "False") == "False", path
+
+
+@pytest.mark.parametrize("name", ["../x", "/etc/passwd", "a/../../x", "", ".", "link/x", "link"])
+def test_names_from_files_lead_nowhere_else(tmp_path, name):
+    folder = artifacts.make_folder(tmp_path / "run")
+    (folder / "link").symlink_to(tmp_path)
+    with pytest.raises(ValueError, match="leads out of") as caught:
+        artifacts.inside(folder, name)
+    one_line(caught)
+    assert artifacts.inside(folder, "figures/a..b.png") == folder.resolve() / "figures" / "a..b.png"
+
+
+def _hold(folder, held, let_go):
+    with artifacts.claim(folder):
+        held.set()
+        let_go.wait(60)
+
+
+def test_a_folder_is_claimed_by_one_and_free_again_when_its_holder_is_killed(tmp_path):
+    fork = multiprocessing.get_context("fork")
+    held, let_go = fork.Event(), fork.Event()
+    holder = fork.Process(target=_hold, args=(tmp_path, held, let_go))
+    holder.start()
+    assert held.wait(60)
+    with pytest.raises(artifacts.FolderInUse, match=f"in use by process {holder.pid} on .*, since 2") as caught:
+        with artifacts.claim(tmp_path):
+            pass
+    one_line(caught)
+    holder.kill()
+    holder.join()
+    with artifacts.claim(tmp_path) as left:
+        assert left["process"] == holder.pid
+    with artifacts.claim(tmp_path) as left:
+        assert left is None
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"host": 1}', "\0"])
+def test_a_damaged_card_of_the_holder_hinders_nobody(tmp_path, text):
+    (tmp_path / ".run.json").write_text(text)
+    with artifacts.claim(tmp_path) as left:
+        assert left is None
+
+
+def test_what_killed_processes_left_is_swept_up_and_what_the_living_write_is_not(tmp_path):
+    names = {"dead": f".x.json.{2**22 + 1}.tmp", "alive": f".x.json.{os.getpid()}.tmp", "not ours": ".x.tmp"}
+    for name in names.values():
+        (tmp_path / name).write_text("")
+    artifacts.sweep_up(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {names["alive"], names["not ours"]}
+
+
+@pytest.mark.parametrize("text", ["[]", "1", '{"files": []}'])
+def test_a_manifest_of_another_shape_is_one_line(tmp_path, text):
+    (tmp_path / "manifest.json").write_text(text)
+    with pytest.raises(ValueError, match="manifest.json is damaged") as caught:
+        Manifest(tmp_path).read()
+    one_line(caught)

@@ -29,7 +29,10 @@ class Manifest:
 
     def read(self) -> dict:
         """All sections; empty where there is no manifest yet. Raises ValueError on a damaged file."""
-        return read_json(self.path) if self.path.is_file() else {}
+        sections = read_json(self.path) if self.path.is_file() else {}
+        if not isinstance(sections, dict) or not all(isinstance(section, dict) for section in sections.values()):
+            raise ValueError(f"{self.path} is damaged (no mapping of sections); delete it and run again")
+        return sections
 
     def note(self, section: str, values: Mapping) -> None:
         """Add ``values`` to a section, replacing those of the same name.

@@ -50,7 +50,10 @@ def load_tensors(path: PathLike) -> tuple[dict[str, Tensor], dict]:
         raise ValueError(
             f"{path} is truncated or damaged: its sha256 is not the one in {path.stem}.json; delete it and run again"
         )
-    return safetensors.torch.load(data), described["meta"]
+    try:
+        return safetensors.torch.load(data), described["meta"]
+    except (safetensors.SafetensorError, KeyError):
+        raise ValueError(f"{path} is damaged, or holds something else than tensors; delete it and run again") from None
 
 
 def save_module(path: PathLike, module: nn.Module, meta: Mapping) -> Path:

@@ -108,17 +108,25 @@ class Run:
         """
         digest = artifacts.digest(key)
         with artifacts.alone(self.folder / "models" / name):  # whoever else needs it waits, and loads it
-            return self._load_or_make(name, module.to(self.device), key, digest, make), digest
+            if not self._load(name, module.to(self.device), digest):
+                self._make(name, module, key, digest, make)
+        return module.eval(), digest
 
-    def _load_or_make(self, name: str, module: nn.Module, key: dict, digest: str, make: Callable) -> nn.Module:
+    def _load(self, name: str, module: nn.Module, digest: str) -> bool:
+        """Load the weights kept under ``name``; False where there are none, or they were made with another key."""
         path = self.folder / "models" / f"{name}.safetensors"
         described = path.with_suffix(".json")
-        if described.exists():
-            if artifacts.read_json(described)["meta"]["key"] == digest:
-                module.history_ = History(**artifacts.load_module(path, module)["history"])
-                print(f"{name}: loaded")
-                return module.eval()
+        if not described.exists():
+            return False
+        if artifacts.read_json(described)["meta"]["key"] != digest:
             print(f"{name}: made with other settings or data; made anew")
+            return False
+        module.history_ = History(**artifacts.load_module(path, module)["history"])
+        print(f"{name}: loaded")
+        return True
+
+    def _make(self, name: str, module: nn.Module, key: dict, digest: str, make: Callable) -> None:
+        path = self.folder / "models" / f"{name}.safetensors"
         checkpoint = artifacts.Checkpoint(path.with_name(f".{name}-{digest}.safetensors"))
         started, threads = time.perf_counter(), torch.get_num_threads()
         try:
@@ -128,7 +136,6 @@ class Run:
             torch.set_num_threads(threads)
         self.manifest.note("seconds", {name: round(time.perf_counter() - started, 1)})
         artifacts.save_module(path, module, {"key": digest, "made_from": key, "history": asdict(module.history_)})
-        return module.eval()
 
     def seconds(self, name: str) -> float | None:
         """Wall time that making ``name`` took, in the session that finished it; None where that is not known."""

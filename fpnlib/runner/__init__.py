@@ -6,11 +6,12 @@ files are as it left them, is not executed again.
 
 from fpnlib.runner.engine import CellError, Limits
 from fpnlib.runner.execute import run
-from fpnlib.runner.plan import fitting, parameters, plan, read_profile, refuse_unknown, select
+from fpnlib.runner.plan import fan_out, fitting, parameters, plan, read_profile, refuse_unknown, select
 
 __all__ = [
     "CellError",
     "Limits",
+    "fan_out",
     "fitting",
     "parameters",
     "plan",

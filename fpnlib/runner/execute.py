@@ -138,12 +138,12 @@ def _one(
     before = _executed(final)
     if before and entry.get("key") == key and entry["files"].items() <= manifest.files().items():
         copies.save(copies.with_text_of(source, before), final)
+        failed.unlink(missing_ok=True)
         tqdm.write(f"{title}: finished before ({_near(final)})")
         return
     if limits.over():
         raise CellError(f"{path.stem}: not begun at {limits}")
 
-    final.unlink(missing_ok=True)
     env, started = uses.begin(path.stem), perf_counter()
     try:
         executed = execute(path, running, settings, title=title, limits=limits, env=env, bars_from=bars_from)

@@ -56,6 +56,18 @@ def select(notebooks: Iterable[Path], only: Iterable[str]) -> list[Path]:
     return [path for path in notebooks if not wanted or path.stem.startswith(tuple(wanted))]
 
 
+def fan_out(values: Mapping[str, object], only: Iterable[str], notebooks: Path) -> dict[str, list]:
+    """Those of ``values`` that fan out: lists for parameters that are no lists themselves."""
+    defaults: dict[str, object] = {}
+    for path in select(sorted(notebooks.glob("*.ipynb")), only):
+        defaults |= parameters(path)
+    return {
+        name: value
+        for name, value in values.items()
+        if isinstance(value, list) and not isinstance(defaults.get(name), list)
+    }
+
+
 def read_profile(folder: Path, name: str) -> dict[str, object]:
     """A profile's parameters. Raises ValueError on an unknown name or on anything but a flat mapping."""
     path = folder / f"{name}.yaml"
