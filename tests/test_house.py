@@ -28,6 +28,7 @@ FLOORS = {
     "ground": {"attributes", "flows", "base_models", "training", "artifacts"},
     "middle": {"plugin", "data", "metrics", "classifiers", "plots"},
     "top": {"experiments", "runner", "widgets", "report"},
+    "attic": {"sweeps", "verify"},
     "roof": {"__main__"},
 }
 each_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)

@@ -10,6 +10,7 @@ from fpnlib.plots.look import COLORS, style
 from fpnlib.plots.planes import change_of_variables, densities, embedding, grids, jacobians
 from fpnlib.plots.schemas import SCHEMAS, schema
 from fpnlib.plots.scores import accuracies, confusion, confusions, costs, latent_spread, trade_off, training_curves
+from fpnlib.plots.spread import spread
 
 __all__ = [
     "COLORS",
@@ -28,6 +29,7 @@ __all__ = [
     "latent_spread",
     "posteriors",
     "schema",
+    "spread",
     "style",
     "trade_off",
     "training_curves",

@@ -1,0 +1,153 @@
+"""Many runs, one table: what fans out, what is gathered, and that workers, few or many or killed, do not show in it."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+from distributed import LocalCluster
+from test_runner import write_notebook
+
+from fpnlib import artifacts, plots, runner, sweeps
+from fpnlib.__main__ import main
+
+PARAMETERS = """out = "outputs/tiny"  # help the run's folder
+seed = 0  # help of everything random
+scale = 1.0  # help of the scores
+levels = [1, 2]  # help a list by itself
+once = ""  # help a file: where it is not there yet, the worker is killed
+fail = -1  # help the seed that fails"""
+STEPS = """import json, os, random, signal
+from pathlib import Path
+draw = random.Random(seed).random
+rows = [("accuracy, A", draw(), 0.5), ("accuracy, B", scale * draw(), None), ("loss", scale * draw() / 3, None)]
+records = [dict(quantity=q, value=v, paper=p, n=10, seed=seed) for q, v, p in rows]
+if once and not Path(once).exists():
+    Path(once).touch()
+    os.kill(os.getppid(), signal.SIGKILL)
+if seed == fail:
+    raise ValueError("no such luck")
+path = Path(out, "results", "00_tiny.json")
+path.parent.mkdir(parents=True, exist_ok=True)
+path.write_text(json.dumps(records))"""
+
+
+@pytest.fixture(scope="module")
+def notebooks(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("sweeps")
+    (folder / "profiles").mkdir()
+    (folder / "profiles" / "small.yaml").write_text("scale: 0.7\n")
+    write_notebook(folder / "00_tiny.ipynb", PARAMETERS, STEPS)
+    return folder
+
+
+def command(notebooks, out, *more):
+    return main(["run", "--profile", "small", "--notebooks", str(notebooks), "--out", str(out), *more])
+
+
+def tables(out):
+    return {path.name: path.read_bytes() for path in (out / "tables").iterdir()}
+
+
+def test_one_worker_two_workers_and_one_that_is_killed_give_the_same_table(notebooks, tmp_path):
+    seeds = ["--seeds", "0", "1", "2"]
+    assert command(notebooks, tmp_path / "one", *seeds, "--workers", "1") == 0
+    with LocalCluster(2, threads_per_worker=1, dashboard_address=None) as cluster:
+        there = ["--scheduler", cluster.scheduler_address, "--set", f"once={tmp_path / 'killed'}"]
+        assert command(notebooks, tmp_path / "two", *seeds, *there) == 0
+    assert (tmp_path / "killed").exists()
+    assert tables(tmp_path / "one") == tables(tmp_path / "two")
+    table = pd.read_csv(tmp_path / "one" / "tables" / "summary.csv")
+    assert list(table["quantity"]) == ["accuracy, A", "accuracy, B", "loss"] and set(table["runs"]) == {3}
+    values = [
+        json.loads((tmp_path / "two" / "runs" / f"seed={seed}" / "results" / "00_tiny.json").read_text())[0]["value"]
+        for seed in range(3)
+    ]
+    assert table["mean"][0] == pytest.approx(np.mean(values), abs=1e-15)
+    assert table["standard deviation"][0] == pytest.approx(np.std(values, ddof=1), abs=1e-15)
+    assert (tmp_path / "one" / "figures" / "00_tiny_spread.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_run_that_fails_fails_the_sweep_and_the_others_are_gathered(notebooks, tmp_path, capsys):
+    more = ["--seeds", "0", "1", "2", "--workers", "1", "--set", "fail=1"]
+    assert command(notebooks, tmp_path / "out", *more) == 1
+    said = capsys.readouterr().err.rstrip().splitlines()
+    assert said[-2:] == [
+        "1 of 3 runs failed; the others are gathered",
+        "seed=1: 00_tiny, cell 3 failed: ValueError: no such luck",
+    ]
+    assert set(pd.read_csv(tmp_path / "out" / "tables" / "runs.csv")["seed"]) == {0, 2}
+
+
+def test_a_scheduler_that_is_not_there_is_one_line(notebooks, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(sweeps, "PATIENCE", 0.5)
+    for address in ("tcp://127.0.0.1:9", "nonsense://x"):
+        assert command(notebooks, tmp_path / "out", "--seeds", "0", "1", "--scheduler", address) == 2
+        said = capsys.readouterr().err
+        assert said.startswith(f"error: no Dask scheduler answers at {address} (") and said.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        (["--seeds", "0"], "a sweep needs two runs or more"),
+        (["--workers", "2"], "a sweep needs two runs or more"),
+        (["--seeds", "0", "1", "0"], "the values of seed must differ from each other, got [0, 1, 0]"),
+        (["--set", "scale=[1,2]", "sed=3"], "unknown parameter 'sed'; did you mean 'seed'?"),
+        (["--set", "scale=[1,big]"], "parameter 'scale' must be a number like 1.0, got 'big'"),
+        (["--seeds", "0", "1", "--workers", "0"], "workers must be a positive whole number, got 0"),
+    ],
+)
+def test_mistakes_are_refused_in_one_line_before_anything_runs(notebooks, tmp_path, capsys, more, said):
+    assert command(notebooks, tmp_path / "out", *more) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"error: {said}") and error.count("\n") == 1
+    assert not (tmp_path / "out" / "runs").exists()
+
+
+def test_lists_fan_out_where_the_parameter_is_none_itself(notebooks):
+    values = {"seed": [0, 1], "scale": [1, 2], "levels": [3, 4]}
+    fans_out = runner.fan_out(values, (), notebooks)
+    assert fans_out == {"seed": [0, 1], "scale": [1, 2]}
+    points = sweeps.grid(values, fans_out)
+    assert list(points) == ["seed=0,scale=1", "seed=0,scale=2", "seed=1,scale=1", "seed=1,scale=2"]
+    assert points["seed=1,scale=2"] == {"seed": 1, "scale": 2, "levels": [3, 4]}
+    assert sweeps.varied(points) == ["scale", "seed"]
+
+
+def test_folders_of_odd_values_stay_in_the_sweeps_folder():
+    values = {"once": ["../../x", "a/b", "x" * 300]}
+    names = list(sweeps.grid(values, values))
+    assert len(set(names)) == 3
+    assert all("/" not in name and ".." not in name.split("-")[0][:5] and len(name) < 80 for name in names)
+
+
+def test_means_are_over_seeds_and_apart_for_what_else_varies(tmp_path):
+    points = {f"{scale},{seed}": {"scale": scale, "seed": seed} for scale in (1, 2) for seed in (0, 1)}
+    for name, point in points.items():
+        row = {"quantity": "loss", "value": point["scale"] * (1 + point["seed"]), "paper": None, "n": None}
+        artifacts.write_json(tmp_path / "runs" / name / "results" / "00_tiny.json", [row])
+    short = sweeps.summary(sweeps.tidy(tmp_path, points, ["scale", "seed"]))
+    assert list(short["scale"]) == [1, 2] and list(short["mean"]) == [1.5, 3.0]
+    assert list(short["standard deviation"]) == pytest.approx([0.5**0.5, 2**0.5])
+    assert list(short["mean ± std"]) == ["1.5000 ± 0.7071", "3.0000 ± 1.4142"]
+
+
+def test_results_that_are_not_here_are_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match="the workers need to share this folder"):
+        sweeps.tidy(tmp_path, {"seed=0": {"seed": 0}}, ["seed"])
+
+
+def test_the_spread_shows_every_run_and_refuses_what_it_cannot_show():
+    rows = [("accuracy, A", 0.5, 0.6), ("accuracy, A", 0.7, 0.6), ("loss", 3.0, np.nan)]
+    table = pd.DataFrame(rows, columns=["quantity", "value", "paper"])
+    figure = plots.spread(table)
+    accuracy, loss = figure.axes
+    assert (accuracy.get_xlabel(), loss.get_xlabel()) == ("accuracy", "loss")
+    assert "0.6 ± 0.14" in [text.get_text() for text in accuracy.texts]
+    dots = [line for line in accuracy.lines if line.get_marker() == "o"]
+    assert sorted(dots[0].get_xdata()) == [0.5, 0.7]
+    with pytest.raises(ValueError, match="the table lacks paper"):
+        plots.spread(table.drop(columns="paper"))
+    with pytest.raises(ValueError, match="NaN"):
+        plots.spread(table.assign(value=np.nan))
