@@ -1,4 +1,4 @@
-"""``python -m fpnlib run --profile demo``: the notebooks, headlessly."""
+"""``python -m fpnlib run | report | verify``: the notebooks headlessly, and what they left."""
 
 import argparse
 import os
@@ -13,49 +13,11 @@ from fpnlib.artifacts import PROJECT
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Exit code: 0, or 1 where a cell failed, 2 where the command was not understood, 130 where it was interrupted."""
-    parser = argparse.ArgumentParser(prog="fpnlib", description="Flow Plugin Networks: the experiments as notebooks.")
-    commands = parser.add_subparsers(required=True, metavar="command")
-    run = commands.add_parser("run", help="execute the notebooks with a profile's parameters")
-    run.add_argument("--profile", required=True, help="demo, paper, or another file of notebooks/profiles")
-    run.add_argument("--out", help="the run's folder (default: outputs/<profile>)")
-    run.add_argument(
-        "--only",
-        nargs="+",
-        action="extend",
-        default=[],
-        metavar="NOTEBOOK",
-        help="these notebooks only, by the start of their names",
-    )
-    run.add_argument(
-        "--set",
-        nargs="+",
-        action="extend",
-        default=[],
-        metavar="NAME=VALUE",
-        help="parameters in place of the profile's",
-    )
-    run.add_argument(
-        "--jobs", type=int, metavar="N", help="notebooks side by side (default: one a core, or one on a GPU)"
-    )
-    run.add_argument("--limit", type=_seconds, metavar="TIME", help="of the whole run: 90, 90s, 15m or 2h")
-    run.add_argument("--cell-limit", type=_seconds, metavar="TIME", help="of each cell")
-    run.add_argument("--fresh", action="store_true", help="forget what the run's folder holds and start over")
-    run.add_argument("--notebooks", type=Path, default=PROJECT / "notebooks", help="the folder of notebooks")
-    given = parser.parse_args(arguments)
+    """Exit code: 0, or 1 where a cell failed or a check did not hold, 2 where the command was not understood or a folder
+    not usable, 130 where it was interrupted."""
+    given = _parser().parse_args(arguments)
     try:
-        if given.fresh and given.only:
-            raise ValueError("--fresh starts a whole run over; to run one notebook again, delete its executed copy")
-        runner.run(
-            given.profile,
-            _folder(given.out),
-            given.only,
-            _values(given.set),
-            given.fresh,
-            given.notebooks.resolve(),
-            given.jobs,
-            runner.Limits(given.cell_limit, given.limit),
-        )
+        return given.do(given) or 0
     except runner.CellError as error:
         print(f"\n{error}", file=sys.stderr)
         return 1
@@ -65,7 +27,85 @@ def main(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("\nstopped; the same command takes it up again", file=sys.stderr)
         return 130
-    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="fpnlib", description="Flow Plugin Networks: the experiments as notebooks.")
+    commands = parser.add_subparsers(required=True, metavar="command")
+    several = {"nargs": "+", "action": "extend", "default": []}
+
+    run = commands.add_parser("run", help="execute the notebooks with a profile's parameters")
+    run.set_defaults(do=_run)
+    run.add_argument("--profile", required=True, help="demo, paper, or another file of notebooks/profiles")
+    run.add_argument("--out", help="the run's folder (default: outputs/<profile>)")
+    run.add_argument("--only", **several, metavar="NOTEBOOK", help="these notebooks, by the start of their names")
+    run.add_argument("--set", **several, metavar="NAME=VALUE", help="parameters in place of the profile's")
+    run.add_argument("--fresh", action="store_true", help="forget what the run's folder holds and start over")
+    run.add_argument("--jobs", type=int, metavar="N", help="notebooks side by side (default: one a core; one on a GPU)")
+    run.add_argument("--limit", type=_seconds, metavar="TIME", help="of the whole run: 90, 90s, 15m or 2h")
+    run.add_argument("--cell-limit", type=_seconds, metavar="TIME", help="of each cell")
+    run.add_argument("--notebooks", type=Path, default=PROJECT / "notebooks", help="the folder of notebooks")
+    many = run.add_argument_group(
+        "sweeps", "a run for each seed, and for each value of a list: --set flow_width=[40,224]"
+    )
+    many.add_argument("--seeds", **several, type=int, metavar="SEED")
+    many.add_argument("--workers", type=int, metavar="N", help="runs at a time (default: one a core; one on a GPU)")
+    many.add_argument("--scheduler", metavar="ADDRESS", help="a Dask cluster instead of this machine: tcp://host:port")
+
+    page = commands.add_parser("report", help="write a run's page, report.html, into its folder")
+    page.set_defaults(do=_report)
+    check = commands.add_parser("verify", help="check a run's files, and compute some of its numbers again")
+    check.set_defaults(do=_verify)
+    for command in (page, check):
+        command.add_argument("folders", nargs="*", type=Path, help="runs' folders (default: all in outputs/)")
+    check.add_argument("--data", default="", metavar="FOLDER", help="of the datasets (default: $FPN_DATA)")
+    check.add_argument("--files-only", action="store_true", help="compute nothing")
+    return parser
+
+
+def _run(given: argparse.Namespace) -> None:
+    if given.fresh and given.only:
+        raise ValueError("--fresh starts a whole run over; to run one notebook again, delete its executed copy")
+    notebooks, values = given.notebooks.resolve(), _values(given.set)
+    common = dict(out=_folder(given.out), only=given.only, fresh=given.fresh, notebooks=notebooks)
+    cluster = dict(seeds=given.seeds, workers=given.workers, scheduler=given.scheduler)
+    if any(cluster.values()) or runner.fan_out(values, given.only, notebooks):
+        from fpnlib import sweeps  # here and below: what other commands need not wait for
+
+        limits = (given.cell_limit, given.limit)
+        folder = sweeps.sweep(given.profile, values=values, **common, **cluster, limits=limits)
+        print(f"\n{(folder / 'tables' / 'summary.csv').read_text()}\nin {folder}")
+        return
+    limits = runner.Limits(given.cell_limit, given.limit)
+    runner.run(given.profile, values=values, **common, side_by_side=given.jobs, limits=limits)
+
+
+def _report(given: argparse.Namespace) -> None:
+    from fpnlib import report
+
+    for folder in given.folders or _runs():
+        print(report.write(folder))
+
+
+def _verify(given: argparse.Namespace) -> int:
+    from fpnlib import verify
+
+    wrong = []
+    for folder in given.folders or _runs():
+        print(f"{folder}:")
+        found = verify.verify(folder, given.data, numbers=not given.files_only, say=lambda line: print(f"  {line}"))
+        wrong += [f"{folder}: {line}" for line in found]
+    for line in wrong:
+        print(f"does not hold: {line}", file=sys.stderr)
+    return 1 if wrong else 0
+
+
+def _runs() -> list[Path]:
+    """The runs in ``outputs``. Raises FileNotFoundError where there is none."""
+    folders = [path.parent for path in sorted((PROJECT / "outputs").glob("*/manifest.json"))]
+    if not folders:
+        raise FileNotFoundError(f"no run in {PROJECT / 'outputs'}; name a folder, or make one: make demo")
+    return folders
 
 
 def _folder(out: str | None) -> str | None:

@@ -1,0 +1,151 @@
+"""The page of a run: everything on it, nothing needed beside it, and text from the run's files never taken for HTML."""
+
+import json
+import re
+from html.parser import HTMLParser
+
+import pytest
+from nbformat import v4, write
+
+from fpnlib import artifacts, report
+from fpnlib.__main__ import main
+from fpnlib.artifacts import Manifest
+from fpnlib.report import Number
+
+PNG = b"\x89PNG\r\n\x1a\n" + bytes(20)
+EVIL = "<script>alert('x')</script><img src=x onerror=alert(1)>"
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A run's folder with one notebook's files, named and worded by somebody who means harm."""
+    artifacts.write_bytes(tmp_path / "figures" / "04_some_figure_7.png", PNG)
+    artifacts.write_text(tmp_path / "figures" / "04_some_no_picture.png", EVIL)
+    artifacts.write_text(tmp_path / "tables" / "04_some_scores.csv", f'model,score\n"{EVIL}",0.123456\nplain,12\n')
+    rows = "\n".join(f"{i},{i / 7}" for i in range(100))
+    artifacts.write_text(tmp_path / "tables" / "04_some_long.csv", f"i,x\n{rows}\n")
+    results = artifacts.Results(tmp_path / "results" / "04_some.json")
+    results.record(f"accuracy {EVIL}", 0.9777, paper=0.9677, n=10000, seed=0)
+    results.record("far short", 0.5, paper=0.9)
+    results.record("ours alone", 2.5)
+    heading = v4.new_markdown_cell(f"# 04 · Some {EVIL}\n\ntext")
+    (tmp_path / "notebooks").mkdir()
+    write(v4.new_notebook(cells=[heading]), tmp_path / "notebooks" / "04_some.ipynb")
+    manifest = Manifest(tmp_path)
+    manifest.note("environment", {"device": "cpu", "processor": EVIL, "cores": 2, "versions": {"torch": "2.15.0"}})
+    manifest.note("data", {"mnist": "06b0d1"})
+    manifest.note(
+        "notebooks", {"04_some": {"parameters": {"seed": 3, "note": EVIL}, "seconds": 81.3, "commit": "c" * 40}}
+    )
+    manifest.note_files()
+    return tmp_path
+
+
+class Page(HTMLParser):
+    """Tags with their attributes, and the text between them."""
+
+    def __init__(self, html):
+        super().__init__()
+        self.tags, self.text = [], ""
+        self.feed(html)
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append((tag, dict(attributes)))
+
+    def handle_data(self, data):
+        self.text += data
+
+
+def page(folder):
+    return Page(report.write(folder).read_text())
+
+
+def test_everything_is_on_the_page(folder):
+    text = " ".join(page(folder).text.split())
+    for shown in ("0.9777", "0.9677", "+0.0100", "10,000", "✓ as good", "✗ short of it", "1 of 2", "2.5000"):
+        assert shown in text, shown
+    for shown in (
+        "scores",
+        "0.1235",
+        "8 of 100 rows",
+        "figure 7",
+        "81 s",
+        "cccccccccc",
+        "torch",
+        "2.15.0",
+        "sha256 06b0d1",
+    ):
+        assert shown in text, shown
+
+
+def test_the_page_needs_nothing_beside_it(folder):
+    allowed = re.compile(r"data:image/png;base64,|#|(notebooks|figures|tables|results|models)/")
+    shown = page(folder)
+    for tag, attributes in shown.tags:
+        assert tag not in ("script", "link", "iframe", "object", "embed"), tag
+        for name in ("src", "href"):
+            assert allowed.match(attributes.get(name, "#")), attributes
+        assert not [name for name in attributes if name.startswith("on")]
+    assert ("a", {"href": "notebooks/04_some.ipynb"}) in shown.tags
+    assert len([tag for tag, _ in shown.tags if tag == "img"]) == 1  # what is no picture is not shown as one
+
+
+def test_text_from_the_runs_files_stays_text(folder):
+    shown = page(folder)
+    assert shown.text.count("<script>alert('x')</script>") >= 5  # title, result, table, parameter, processor
+    assert not [tag for tag, _ in shown.tags if tag == "script"]
+
+
+def test_odd_names_of_files_stay_names(folder):
+    for name in ("<u>x<u>", "a b&c", "%2e%2e", "#"):
+        artifacts.write_text(folder / "tables" / f"04_some_{name}.csv", "a\n1\n")
+    shown = page(folder)
+    assert not [tag for tag, _ in shown.tags if tag == "u"] and "<u>x<u>" in shown.text
+    links = [attributes["href"] for tag, attributes in shown.tags if tag == "a"]
+    assert {"tables/04_some_a%20b%26c.csv", "tables/04_some_%252e%252e.csv", "tables/04_some_%23.csv"} <= {*links}
+
+
+def test_a_link_out_of_the_folder_is_refused(folder, tmp_path_factory):
+    secret = tmp_path_factory.mktemp("elsewhere") / "secret.png"
+    secret.write_bytes(PNG)
+    (folder / "figures" / "04_some_linked.png").symlink_to(secret)
+    with pytest.raises(ValueError, match="'figures/04_some_linked.png' leads out of"):
+        report.write(folder)
+
+
+def test_what_is_not_as_the_manifest_has_it_is_said(folder):
+    (folder / "tables" / "04_some_scores.csv").write_text("model\nanother\n")
+    (folder / "tables" / "04_some_long.csv").unlink()
+    assert "Not as the manifest has them: tables/04_some_scores.csv, tables/04_some_long.csv." in page(folder).text
+
+
+@pytest.mark.parametrize(
+    ("number", "standing"),
+    [
+        (Number("accuracy", 0.96, 0.96), "better"),
+        (Number("accuracy", 0.95, 0.96), "near"),  # short of it by about 1 %
+        (Number("accuracy", 0.94, 0.96), "short"),
+        (Number("distance", 1.0, 0.96, better="lower"), "short"),
+        (Number("distance", 0.97, 0.96, better="lower"), "near"),
+        (Number("distance", 0.5, 0.96, better="lower"), "better"),
+        (Number("alone", 0.5), ""),
+    ],
+)
+def test_green_is_as_good_as_the_paper_or_near(number, standing):
+    assert number.standing == standing
+
+
+def test_the_command_writes_the_page_and_names_what_is_missing_or_damaged(folder, tmp_path_factory, capsys):
+    assert main(["report", str(folder)]) == 0
+    assert capsys.readouterr().out.strip() == str(folder / "report.html")
+    for damage, said in (
+        (lambda: (folder / "results" / "04_some.json").write_text("[1]"), "no list of results"),
+        (lambda: (folder / "results" / "04_some.json").write_text("[{"), "no valid JSON"),
+        (lambda: (folder / "manifest.json").write_text(json.dumps([1])), "no mapping of sections"),
+    ):
+        damage()
+        assert main(["report", str(folder)]) == 2
+        error = capsys.readouterr().err
+        assert said in error and error.count("\n") == 1
+    assert main(["report", str(tmp_path_factory.mktemp("empty"))]) == 2
+    assert "manifest.json is missing" in capsys.readouterr().err
