@@ -9,6 +9,7 @@ import numpy as np
 from joblib import Parallel, cpu_count, delayed
 from sklearn.base import ClassifierMixin
 from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import recall_score
 from sklearn.model_selection import StratifiedKFold, train_test_split
 from sklearn.multiclass import OneVsOneClassifier
 from sklearn.neural_network import MLPClassifier
@@ -31,13 +32,23 @@ Latents = Tensor | np.ndarray
 
 @dataclass(frozen=True)
 class Scores:
-    """How a classifier did: accuracies in [0, 1], wall time of search and final fit, and the settings that it chose."""
+    """How a classifier did: accuracies in [0, 1], wall time of search and final fit, and the settings that it chose.
+
+    The ``macro`` accuracies are the mean of the classes' own, whatever their sizes; None where they were not kept.
+    """
 
     name: str
     train_accuracy: float
     test_accuracy: float
     seconds: float
     settings: dict
+    train_macro: float | None = None
+    test_macro: float | None = None
+
+
+def accuracies(y: np.ndarray, predicted: np.ndarray) -> tuple[float, float]:
+    """Share of right predictions (n,), over all and averaged over the classes that ``y`` has."""
+    return float(np.mean(predicted == y)), float(recall_score(y, predicted, labels=np.unique(y), average="macro"))
 
 
 def logistic_regression(z: Latents, y: Latents, z_test: Latents, y_test: Latents, seed: int = 0, **search) -> Scores:
@@ -103,14 +114,14 @@ def grid_search(
     # Threads serve: libsvm and liblinear let go of Python's lock.
     parallel = Parallel(n_jobs=n_jobs, prefer="threads", return_as="generator")
     fits = parallel(delayed(_fold_accuracy)(make(c), z, y, *split) for c in grid for split in splits)
-    accuracies = list(tqdm(fits, desc=name, total=len(grid) * folds, unit="fit", dynamic_ncols=True))
-    means = np.reshape(accuracies, (len(grid), folds)).mean(1)
+    by_fold = list(tqdm(fits, desc=name, total=len(grid) * folds, unit="fit", dynamic_ncols=True))
+    means = np.reshape(by_fold, (len(grid), folds)).mean(1)
     best = grid[int(means.argmax())]
     final = make(best).fit(z, y)
-    scores = [_accuracy(parallel, final, *part) for part in ((z, y), (z_test, y_test))]
+    scores = [accuracies(labels, _predict(parallel, final, part)) for part, labels in ((z, y), (z_test, y_test))]
     by_c = {str(c): float(mean) for c, mean in zip(grid, means)}
     settings = {"C": best, "folds": folds, "searched_on": len(sample), "accuracy_by_C": by_c}
-    return Scores(name, *scores, time.perf_counter() - started, settings)
+    return _scores(name, scores, time.perf_counter() - started, settings)
 
 
 def automl(
@@ -169,7 +180,7 @@ def automl(
             n_jobs=cpu_count() if n_jobs == -1 else n_jobs,
             verbose=0,
         )
-        scores = [float(np.mean(search.predict(latents) == labels)) for latents, labels in ((z, y), (z_test, y_test))]
+        scores = [accuracies(labels, search.predict(part)) for part, labels in ((z, y), (z_test, y_test))]
         trials = progress.n
     settings = {
         "learner": search.best_estimator,
@@ -177,7 +188,7 @@ def automl(
         "trials": trials,
         "bound": f"{max_trials} trials" if trials >= max_trials else f"{seconds:g} seconds",
     }
-    return Scores("AutoML", *scores, time.perf_counter() - started, settings)
+    return _scores("AutoML", scores, time.perf_counter() - started, settings)
 
 
 BASELINES = {
@@ -224,11 +235,15 @@ def _multilayer_perceptron(seed: int) -> type:
     return MultilayerPerceptron
 
 
-def _accuracy(parallel: Parallel, classifier: ClassifierMixin, z: np.ndarray, y: np.ndarray) -> float:
+def _scores(name: str, scores: list[tuple[float, float]], seconds: float, settings: dict) -> Scores:
+    (train, train_macro), (test, test_macro) = scores
+    return Scores(name, train, test, seconds, settings, train_macro, test_macro)
+
+
+def _predict(parallel: Parallel, classifier: ClassifierMixin, z: np.ndarray) -> np.ndarray:
     """In slices, for an SVM takes longer to read 60,000 latents than to learn them."""
-    slices = np.array_split(np.arange(len(z)), max(1, len(z) // 5_000))
-    right = parallel(delayed(classifier.score)(z[rows], y[rows]) for rows in slices)
-    return sum(accuracy * len(rows) for accuracy, rows in zip(right, slices)) / len(z)
+    slices = np.array_split(z, max(1, len(z) // 5_000))
+    return np.concatenate(list(parallel(delayed(classifier.predict)(part) for part in slices)))
 
 
 def _fold_accuracy(classifier: ClassifierMixin, z: np.ndarray, y: np.ndarray, train: np.ndarray, held_out: np.ndarray):

@@ -3,10 +3,11 @@
 import json
 from dataclasses import asdict
 
+import numpy as np
 import pytest
 import torch
 
-from fpnlib.classifiers import BASELINES, automl, grid_search, linear_svm, logistic_regression, rbf_svm
+from fpnlib.classifiers import BASELINES, accuracies, automl, grid_search, linear_svm, logistic_regression, rbf_svm
 
 
 def clumps(n=240, seed=0):
@@ -61,10 +62,19 @@ def test_grid_search_takes_the_best_c_the_smallest_of_equals_without_the_test_se
         def score(self, z, y):
             return {0.1: 0.2, 1.0: 0.8, 10.0: 0.8}[self.c]
 
+        def predict(self, z):
+            return np.zeros(len(z))
+
     scores = grid_search("spy", Spy, *clumps(100), *clumps(30), grid=(10.0, 0.1, 1.0), folds=4, n_jobs=1)
     assert fitted == [(c, 75) for c in (0.1, 1.0, 10.0) for _ in range(4)] + [(1.0, 100)]
     assert scores.settings["C"] == 1.0
     assert scores.settings["accuracy_by_C"] == pytest.approx({"0.1": 0.2, "1.0": 0.8, "10.0": 0.8})
+
+
+def test_macro_accuracy_counts_each_class_alike():
+    y, predicted = np.array([0, 0, 0, 0, 2, 2]), np.array([0, 0, 0, 1, 2, 1])
+    overall, macro = accuracies(y, predicted)
+    assert overall == pytest.approx(4 / 6) and macro == pytest.approx((3 / 4 + 1 / 2) / 2)
 
 
 def test_scores_do_not_depend_on_the_number_of_jobs():

@@ -185,11 +185,17 @@ def baseline(run: Run, name: str, base: str, features: str, **settings: Any) -> 
     It learns from train and validation together, for its cross-validation needs no set of its own. Its scores are kept.
     """
     model, base_key = _base_model(run, base)
+    return kept_baseline(run, name, base, base_key, latents(run, model), features, **settings)
+
+
+def kept_baseline(
+    run: Run, name: str, base: str, base_key: str, sets: dict[str, Latents], features: str, **settings: Any
+) -> Scores:
+    """:func:`baseline` on the given latents of a base model, known by its name and its key."""
     path = run.folder / "models" / f"{base}_{name}_{features}.json"
     key = artifacts.digest({"base": base_key, "baseline": name, "features": features, "seed": run.seed} | settings)
     if path.exists() and (kept := artifacts.read_json(path))["key"] == key:
         return Scores(**kept["scores"])
-    sets = latents(run, model)
     z, y = (torch.cat([getattr(sets[split], kind) for split in ("train", "validation")]) for kind in (features, "y"))
     scores = BASELINES[name](z, y, getattr(sets["test"], features), sets["test"].y, seed=run.seed, **settings)
     artifacts.write_json(path, {"key": key, "scores": asdict(scores)})
