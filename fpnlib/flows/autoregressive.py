@@ -17,6 +17,8 @@ neighbours, permutations into the order of the rows, and the context's part is a
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -24,10 +26,13 @@ from nflows.transforms import BatchNorm, MaskedAffineAutoregressiveTransform
 from nflows.transforms.permutations import Permutation
 from torch import Tensor
 
-from fpnlib.flows import incremental
+from fpnlib.flows import triangular
 from fpnlib.flows.compiled import compiled
+from fpnlib.flows.incremental import Incremental
 from fpnlib.flows.packed import pack, packable
 from fpnlib.flows.stack import Layer, Stack, add_norm
+
+WIDE = 640  # hidden units from which on large matrix products outrun the kernels
 
 
 class AutoregressiveStack(Stack):
@@ -54,9 +59,19 @@ class AutoregressiveStack(Stack):
     def _make(self, layers: list[Layer], compiles: bool) -> tuple[Any, Tensor]:
         packed = [pack(layer.transform, layer.order, layer.norm) for layer in layers]
         constant = sum(net.gain.log().sum() for net, _ in packed)
-        return compiled().Engine(packed) if compiles else incremental.Incremental(packed), constant
+        if not compiles:
+            return Incremental(packed), constant
+        return (compiled().WideEngine if _is_wide(layers) else compiled().Engine)(packed), constant
 
-    def _train(self, layers: list[Layer], inputs: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:
-        from fpnlib.flows.gradients import noise_and_log_det
+    def _trainer(self, layers: list[Layer], inputs: Tensor, context: Tensor) -> Callable:
+        if _is_wide(layers) and inputs.device.type == "cpu":
+            noise_and_log_det = triangular.noise_and_log_det
+        elif self._compiles(layers, inputs, context):
+            from fpnlib.flows.gradients import noise_and_log_det
+        else:
+            return super()._trainer(layers, inputs, context)
+        return partial(noise_and_log_det, layers=[(layer.order, layer.transform) for layer in layers])
 
-        return noise_and_log_det(inputs, context, [(layer.order, layer.transform) for layer in layers])
+
+def _is_wide(layers: list[Layer]) -> bool:
+    return len(layers[0].transform.autoregressive_net.initial_layer.weight) >= WIDE

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from fpnlib.flows import kernels
 from fpnlib.flows.coupling import Coupling, Gates
+from fpnlib.flows.incremental import Incremental, Rows
 from fpnlib.flows.packed import Context, Net
 from fpnlib.flows.vectors import LANES
 
@@ -96,21 +97,78 @@ class Engine:
         ]
 
     def _solve(self, values: Tensor, logs: Tensor, biases: list[Tensor], extras: list[Tensor] | None) -> None:
+        work, columns = self._work(), values.shape[1]
         for layer in reversed(range(len(self.nets))):
-            self._run(kernels.solve, layer, values, logs, biases, extras)
+            weights, plan, _ = self.nets[layer]
+            kernels.solve(
+                values.data_ptr(), columns, columns, logs.data_ptr(), weights.data_ptr(), plan.data_ptr(),
+                biases[layer].data_ptr(), extras[layer].data_ptr() if extras else 0, 0, work.data_ptr(),
+                self.features, self.units, self.blocks, 0, 0, self.features,
+            )  # fmt: skip
 
     def _evaluate(self, values: Tensor, logs: Tensor, biases: list[Tensor], extras: list[Tensor] | None) -> None:
-        for layer in range(len(self.nets)):
-            self._run(kernels.evaluate, layer, values, logs, biases, extras)
+        work = self._work()
+        for layer, (weights, plan, _) in enumerate(self.nets):
+            kernels.evaluate(
+                values.data_ptr(), values.shape[1], logs.data_ptr(), weights.data_ptr(), plan.data_ptr(),
+                biases[layer].data_ptr(), extras[layer].data_ptr() if extras else 0, work.data_ptr(), 0,
+                self.features, self.units, self.blocks,
+            )  # fmt: skip
 
-    def _run(self, kernel, layer, values, logs, biases, extras) -> None:
-        weights, plan, _ = self.nets[layer]
-        work = torch.empty(3 * self.features + (1 + 2 * self.blocks) * self.units, LANES)
-        extra = extras[layer].data_ptr() if extras else 0
-        kernel(
-            values.data_ptr(), values.shape[1], logs.data_ptr(), weights.data_ptr(), plan.data_ptr(),
-            biases[layer].data_ptr(), extra, work.data_ptr(), 0, self.features, self.units, self.blocks,
-        )  # fmt: skip
+    def _work(self) -> Tensor:
+        return torch.empty(3 * self.features + (1 + 2 * self.blocks) * self.units, LANES)
+
+
+class WideEngine(Engine):
+    """The same for wide layers, whose inverse is mostly large matrix products, which torch multiplies faster."""
+
+    def __init__(self, layers: list[tuple[Net, Context]]):
+        super().__init__(layers)
+        self.incremental = _Blocks(layers, self.nets)
+
+    def inverse(self, noise: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:
+        """As ``Engine.inverse``."""
+        return self.incremental.inverse(noise, context)
+
+    def inverse_by_kind(self, noise: Tensor, contexts: Tensor, kind: Tensor) -> None:
+        """There is no shorter way: the context's part is little of the work."""
+
+
+class _Blocks(Incremental):
+    """The incremental inverse whose steps are a kernel's."""
+
+    def __init__(self, layers: list[tuple[Net, Context]], nets: list[tuple[Tensor, Tensor, Tensor]]):
+        super().__init__(layers)
+        plans = [self._from_block_on(net).plan() for net, _ in layers]
+        self.nets = [(weights, plan, biases) for (weights, _, biases), plan in zip(nets, plans, strict=True)]
+
+    def _from_block_on(self, net: Net) -> Net:
+        """The net with ranges that begin at the block that a row is in."""
+        features = torch.arange(len(net.order))
+        first = features - features % self.block
+        degree = features.repeat_interleave(net.known.diff())
+        starts = first[degree], net.known[first][degree], net.known[first].repeat_interleave(2)
+        return net._replace(ranges=sum(zip(starts, net.ranges[1::2], strict=True), ()))
+
+    def _inverse(self, noise: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:
+        more = (0, 0, 0, LANES * (-(-len(noise) // LANES) | 1) - len(noise))  # an odd number, as in training
+        data, logs = super()._inverse(*(torch.nn.functional.pad(rows, more) for rows in (noise, context)))
+        return data[: len(noise)], logs[: len(noise)]
+
+    def _step(self, layer: int, rows: Rows, begin: int, end: int) -> None:
+        (units, features), (weights, plan, biases) = self.layers[layer][0].initial.shape, self.nets[layer]
+        columns = len(rows.logs)
+
+        def run(piece: tuple[int, int]) -> None:
+            data, logs, added, after, work = (
+                tensor.data_ptr() + 4 * piece[0] for tensor in (rows.data, rows.logs, rows.added, rows.after, rows.work)
+            )
+            kernels.step(
+                data, columns, piece[1] - piece[0], logs, weights.data_ptr(), plan.data_ptr(), biases.data_ptr(),
+                added, after, work, features, units, len(rows.after), begin, end,
+            )  # fmt: skip
+
+        _spread(run, _pieces(0, columns, 8 * LANES))
 
 
 class CouplingEngine(Engine):
@@ -149,8 +207,8 @@ def _columns(values: Tensor) -> Tensor:
     return columns
 
 
-def _pieces(begin: int, end: int) -> list[tuple[int, int]]:
-    return [(start, min(start + COLUMNS, end)) for start in range(begin, end, COLUMNS)]
+def _pieces(begin: int, end: int, size: int = COLUMNS) -> list[tuple[int, int]]:
+    return [(start, min(start + size, end)) for start in range(begin, end, size)]
 
 
 def _spread(run: Callable, jobs: Sequence) -> None:

@@ -1,63 +1,107 @@
-"""The incremental inverse in plain torch: for float64, for CUDA, and where numba does not compile."""
+"""The incremental inverse by halves of the features: where one half is found, one product adds up all that it gives the other."""
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
-from torch.nn.functional import relu, softplus
+from torch.nn.functional import softplus
 
-from fpnlib.flows.packed import Context, Net
+from fpnlib.flows.packed import EPSILON, Context, Net
 
-EPSILON = 1e-3  # nflows adds this to each scale
-BLOCK = 16  # features between two products with all that is known
+UNITS = 64  # hidden units in a block of features: more make longer steps, fewer make smaller products
+NUMBERS = 1 << 24  # in the working rows of one piece of the samples: bounds the memory
+
+
+class Rows(NamedTuple):
+    """The working rows of n samples in a layer of D features and B blocks of H units."""
+
+    work: Tensor  # (3 D + (1 + 2 B) H, n): inputs, stream, before, inside and outputs in one piece
+    inputs: Tensor  # (D, n): the noise until a feature is found
+    stream: Tensor  # (H, n)
+    before: Tensor  # (B, H, n): what each block's two products multiply, with inside
+    inside: Tensor
+    outputs: Tensor  # (2 D, n): what the known units have added so far, with added and after
+    added: Tensor  # (1 + B, H, n): to the initial and to each block's inner product, by the context at first
+    after: Tensor  # (B, H, n): to each block's outer product
+    data: Tensor  # (D, n): the features found, in the data's order
+    logs: Tensor  # (n,): the sum of the logs of the scales
 
 
 class Incremental:
-    """A flow of packed layers, on any device and in any precision."""
+    """A flow of packed layers in plain torch: for float64, for CUDA, and where numba does not compile."""
 
     def __init__(self, layers: list[tuple[Net, Context]]):
-        self.layers = [(net, context, net.known.tolist()) for net, context in layers]
+        self.layers = layers
+        self.known = [net.known.tolist() for net, _ in layers]
+        (units, features), blocks = layers[0][0].initial.shape, len(layers[0][0].inner)
+        self.block = max(1, UNITS // -(-units // features))
+        self.piece = max(1, NUMBERS // ((2 + 4 * blocks) * units + 4 * features))
 
     def inverse(self, noise: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:
         """(data (n, D), sum of the logs of the scales (n,)) of noise (n, D), each row with its own context (n, C)."""
-        values, total = noise.T, torch.zeros_like(noise[:, 0])
-        for net, contexts, known in reversed(self.layers):
-            solved, logs = _solve(net, known, (values - net.offset[:, None]) / net.gain[:, None], contexts.of(context))
-            values = torch.empty_like(solved)
-            values[net.order] = solved
-            total = total + logs
-        return values.T, total
+        pieces = zip(noise.split(self.piece), context.split(self.piece), strict=True)
+        data, logs = zip(*(self._inverse(rows, given) for rows, given in pieces), strict=True)
+        return torch.cat(data), torch.cat(logs)
 
+    def _inverse(self, noise: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:
+        rows = self._rows(noise)
+        rows.data.copy_(noise.T)
+        for layer in reversed(range(len(self.layers))):
+            rows.inputs.copy_(rows.data)
+            rows.outputs.zero_()
+            rows.after.zero_()
+            self.layers[layer][1].of(context, out=rows.added)
+            self._find(layer, rows, 0, len(rows.data))
+        return rows.data.T, rows.logs
 
-def _solve(net: Net, known: list[int], noise: Tensor, extra: Tensor) -> tuple[Tensor, Tensor]:
-    """The layer's inputs (D, n), in its own order, from its outputs; what the context adds is (1 + B, H, n)."""
-    blocks, features = len(net.inner), len(noise)
-    inputs, logs = torch.empty_like(noise), torch.zeros_like(noise[0])
-    stream = torch.empty_like(extra[0])
-    before, inside = torch.empty_like(extra[1:]), torch.empty_like(extra[1:])
-    for begin in range(0, features, BLOCK):
-        end = min(begin + BLOCK, features)
-        low, high = known[begin], known[end]
-        # What is known before this block of degrees is multiplied once, for all of the block's rows.
-        own = slice(low, high)
-        to_stream = net.initial[own, :begin] @ inputs[:begin] + net.initial_bias[own, None] + extra[0, own]
-        to_inside = net.inner[:, own, :low] @ before[:, :low] + net.inner_bias[:, own, None] + extra[1:, own]
-        to_after = net.outer[:, own, :low] @ inside[:, :low] + net.outer_bias[:, own, None]
-        to_outputs = net.final[2 * begin : 2 * end, :low] @ stream[:low] + net.final_bias[2 * begin : 2 * end, None]
+    def _rows(self, noise: Tensor) -> Rows:
+        (units, features), blocks, n = self.layers[0][0].initial.shape, len(self.layers[0][0].inner), len(noise)
+        work = noise.new_empty(3 * features + (1 + 2 * blocks) * units, n)
+        inputs, stream, hidden, outputs = work.split([features, units, 2 * blocks * units, 2 * features])
+        before, inside = hidden.view(2, blocks, units, n)
+        added, after = noise.new_empty(1 + blocks, units, n), noise.new_empty(blocks, units, n)
+        data, logs = noise.new_empty(features, n), noise.new_zeros(n)
+        return Rows(work, inputs, stream, before, inside, outputs, added, after, data, logs)
+
+    def _find(self, layer: int, rows: Rows, begin: int, end: int) -> None:
+        """The features begin … end, where those before have added all that they give."""
+        if end - begin <= self.block:
+            return self._step(layer, rows, begin, end)
+        net, known = self.layers[layer][0], self.known[layer]
+        middle = begin + self.block * -(-(end - begin) // (2 * self.block))
+        self._find(layer, rows, begin, middle)
+        old, new = slice(known[begin], known[middle]), slice(known[middle], known[end])
+        if new.start < new.stop:
+            rows.added[0, new].addmm_(net.initial[new, begin:middle], rows.inputs[begin:middle])
+            for k in range(len(net.inner)):
+                rows.added[1 + k, new].addmm_(net.inner[k, new, old], rows.before[k, old])
+                rows.after[k, new].addmm_(net.outer[k, new, old], rows.inside[k, old])
+        outputs = slice(2 * middle, 2 * end)
+        rows.outputs[outputs].addmm_(net.final[outputs, old], rows.stream[old])
+        self._find(layer, rows, middle, end)
+
+    def _step(self, layer: int, rows: Rows, begin: int, end: int) -> None:
+        """The same, one feature after the other."""
+        net, known = self.layers[layer][0], self.known[layer]
+        low = known[begin]
         for i in range(begin, end):
-            first, last = known[i], known[i + 1]
-            if first < last:
-                new, row = slice(first, last), slice(first - low, last - low)
-                value = to_stream[row] + net.initial[new, begin:i] @ inputs[begin:i]
-                for block in range(blocks):
-                    before[block, new] = relu(value * net.scale[block, new, None] + net.shift[block, new, None])
-                    inner = to_inside[block, row] + net.inner[block, new, low:last] @ before[block, low:last]
-                    inside[block, new] = relu(inner)
-                    value = value + to_after[block, row] + net.outer[block, new, low:last] @ inside[block, low:last]
-                stream[new] = value
-            at = 2 * (i - begin)
-            unconstrained, shift = to_outputs[at : at + 2] + net.final[2 * i : 2 * i + 2, low:last] @ stream[low:last]
+            new, old = slice(known[i], known[i + 1]), slice(low, known[i + 1])
+            if new.start < new.stop:
+                value = rows.added[0, new] + net.initial_bias[new, None]
+                value.addmm_(net.initial[new, begin:i], rows.inputs[begin:i])
+                for k in range(len(net.inner)):
+                    rows.before[k, new] = (value * net.scale[k, new, None] + net.shift[k, new, None]).relu_()
+                    inner = rows.added[1 + k, new] + net.inner_bias[k, new, None]
+                    rows.inside[k, new] = inner.addmm_(net.inner[k, new, old], rows.before[k, old]).relu_()
+                    value += rows.after[k, new] + net.outer_bias[k, new, None]
+                    value.addmm_(net.outer[k, new, old], rows.inside[k, old])
+                rows.stream[new] = value
+            at = slice(2 * i, 2 * i + 2)
+            output = rows.outputs[at] + net.final_bias[at, None]
+            unconstrained, shift = output.addmm_(net.final[at, old], rows.stream[old])
             scale = softplus(unconstrained) + EPSILON
-            inputs[i] = (noise[i] - shift) / scale
-            logs += scale.log()
-    return inputs, logs
+            rows.inputs[i] = ((rows.inputs[i] - net.offset[i]) / net.gain[i] - shift) / scale
+            rows.logs.add_(scale.log())
+        rows.data[net.order[begin:end]] = rows.inputs[begin:end]

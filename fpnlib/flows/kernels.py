@@ -1,6 +1,6 @@
 """The masked autoregressive layer in numba: data → noise, noise → data, and gradients, for 32 samples at a time.
 
-Memory holds a row for each feature or unit and a column for each sample, as ``packed.Packed`` lays it out. Units are
+Memory holds a row for each feature or unit and a column for each sample, as ``packed.Net`` lays it out. Units are
 sorted by degree, so that the inputs that a mask lets through to a row are one range, ``start[row] … stop[row]``.
 The working rows of a layer are inputs (D), stream (H), before (B·H) and inside (B·H) the blocks, and outputs (2 D).
 Each group of samples overwrites them (``keep`` = 0), or they keep what is in them for the gradients (``keep`` = 1).
@@ -8,6 +8,7 @@ Each group of samples overwrites them (``keep`` = 0), or they keep what is in th
 
 from numba import int64, void
 
+from fpnlib.flows.packed import EPSILON
 from fpnlib.flows.vectors import (
     LANES,
     exponent,
@@ -27,8 +28,6 @@ from fpnlib.flows.vectors import (
     where_positive,
 )
 
-EPSILON = 1e-3  # nflows adds this to each scale
-
 
 @inlined
 def _begin(out, bias, extra, add):
@@ -42,7 +41,7 @@ def _begin(out, bias, extra, add):
     return total
 
 
-@jit(void(*(int64,) * 14))
+@inlined
 def affine(out, out_step, weight, width, bias, extra, extra_step, given, step, begin, end, start, stop, add):
     """out[r] = weight[r] · given + bias[r] + extra[r] (+ out[r]) for the rows r of begin … end.
 
@@ -136,9 +135,9 @@ def _addresses(net, plan, work, features, units, blocks, row):
     )
 
 
-@jit(void(*(int64,) * 13))
-def _hidden(net, plan, bias, extra, extra_step, work, row, column, features, units, blocks, begin, end):
-    """The hidden layers for the units begin … end, whose inputs are known."""
+@inlined
+def _hidden(net, plan, bias, extra, after, extra_step, work, row, column, features, units, blocks, begin, end):
+    """The hidden layers for the units begin … end, whose inputs are known; ``extra`` and ``after`` as in ``solve``."""
     inner, outer, outer_bias, _, _, scale, shift, _, _, ranges, stream, before, inside, _ = _addresses(
         net, plan, work, features, units, blocks, row
     )
@@ -162,7 +161,8 @@ def _hidden(net, plan, bias, extra, extra_step, work, row, column, features, uni
             store(inside + skip + unit * row, relu(load(inside + skip + unit * row)))
         affine(
             stream, row, outer + block * square, units, outer_bias + 4 * block * units,
-            0, 0, inside + skip, row, begin, end, unit_start, unit_stop, True,
+            after + block * units * extra_step if after else 0, extra_step, inside + skip, row,
+            begin, end, unit_start, unit_stop, True,
         )  # fmt: skip
 
 
@@ -173,28 +173,33 @@ def _multiply(product, exponents, scale):
     return mantissa(product), exponents + exponent(product) + (scale - scale)
 
 
-@jit(void(*(int64,) * 12))
-def solve(values, columns, logs, net, plan, bias, extra, work, keep, features, units, blocks):
-    """Noise → data in place, feature after feature; adds up the logs of the scales."""
+@jit(void(*(int64,) * 16))
+def solve(values, columns, count, logs, net, plan, bias, extra, after, work, features, units, blocks, keep, begin, end):
+    """Noise → data for the features begin … end, one after the other; adds up the logs of the scales.
+
+    Of rows of ``columns`` samples the first ``count`` are done. Without ``keep`` noise and data are ``values``. With it
+    they are rows as ``incremental.Rows`` has them, and all that lies before the plan's ranges is added up already.
+    """
     step = 4 * columns
     row = step if keep else 4 * LANES
     _, _, _, final, final_bias, _, _, gain, known, ranges, stream, _, _, outputs = _addresses(
         net, plan, work, features, units, blocks, row
     )
     output_start, output_stop = ranges + 32 * units, ranges + 32 * units + 16 * features
-    for sample in range(0, step, 4 * LANES):
+    for sample in range(0, 4 * count, 4 * LANES):
         column = sample if keep else 0
-        own = extra + sample if extra else 0
-        for i in range(features):
-            store(work + i * row + column, load(values + i * step + sample))
+        own, later = extra + sample if extra else 0, after + sample if after else 0
+        if not keep:
+            for i in range(features):
+                store(work + i * row, load(values + i * step + sample))
         product, exponents = splat(1.0), splat(0.0)
-        for i in range(features):
-            begin, end = integer(known + 8 * i), integer(known + 8 * i + 8)
-            if begin < end:
-                _hidden(net, plan, bias, own, step, work, row, column, features, units, blocks, begin, end)
+        for i in range(begin, end):
+            low, high = integer(known + 8 * i), integer(known + 8 * i + 8)
+            if low < high:
+                _hidden(net, plan, bias, own, later, step, work, row, column, features, units, blocks, low, high)
             affine(
                 outputs + column, row, final, units, final_bias, 0, 0, stream + column, row,
-                2 * i, 2 * i + 2, output_start, output_stop, False,
+                2 * i, 2 * i + 2, output_start, output_stop, keep,
             )  # fmt: skip
             scale = softplus(load(outputs + 2 * i * row + column))[0] + EPSILON
             u = (load(work + i * row + column) - number(gain + 4 * (features + i))) / number(gain + 4 * i)
@@ -204,6 +209,13 @@ def solve(values, columns, logs, net, plan, bias, extra, work, keep, features, u
             product, exponents = _multiply(product, exponents, scale)
         total = log_of_mantissa(product) + exponents * 0.69314718
         store(logs + sample, load(logs + sample) + total)
+
+
+@jit(void(*(int64,) * 15))
+def step(values, columns, count, logs, net, plan, bias, extra, after, work, features, units, blocks, begin, end):
+    """``solve`` with ``keep``, each feature for all samples before the next: neighbours in memory follow each other."""
+    for i in range(begin, end):
+        solve(values, columns, count, logs, net, plan, bias, extra, after, work, features, units, blocks, 1, i, i + 1)
 
 
 @jit(void(*(int64,) * 12))
@@ -220,7 +232,7 @@ def evaluate(values, columns, logs, net, plan, bias, extra, work, keep, features
         own = extra + sample if extra else 0
         for i in range(features):
             store(work + i * row + column, load(values + integer(plan + 8 * i) * step + sample))
-        _hidden(net, plan, bias, own, step, work, row, column, features, units, blocks, 0, units)
+        _hidden(net, plan, bias, own, 0, step, work, row, column, features, units, blocks, 0, units)
         affine(
             outputs + column, row, final, units, final_bias, 0, 0, stream + column, row,
             0, 2 * features, output_start, output_stop, False,

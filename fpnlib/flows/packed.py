@@ -15,6 +15,8 @@ from nflows.transforms.made import MADE, MaskedResidualBlock
 from torch import Tensor
 from torch.nn.functional import relu
 
+EPSILON = 1e-3  # nflows adds this to each scale
+
 
 class Layout(NamedTuple):
     """What the widths decide: D inputs of degrees 1 … D, H hidden units, an output i for each input i."""
@@ -29,6 +31,7 @@ class Layout(NamedTuple):
 
 
 @lru_cache(maxsize=32)
+@torch.inference_mode(mode=False)  # what is kept must serve in training too
 def layout(features: int, hidden_features: int) -> Layout:
     """The layout that nflows' MADE has for these widths."""
     top = max(1, features - 1)
@@ -76,13 +79,17 @@ class Net(NamedTuple):
     offset: Tensor
     ranges: tuple[Tensor, ...]  # start and stop of the rows' inputs: initial (H,), inner and outer (H,), final (2 D,)
 
+    def plan(self) -> Tensor:
+        """The order, the units known and the ranges, in one piece."""
+        return torch.cat([self.order, self.known, *self.ranges])
+
     def flat(self) -> tuple[Tensor, Tensor, Tensor]:
         """The kernels' memory: weights, plan and biases, each in one piece."""
         weights = self.initial, self.inner, self.outer, self.outer_bias, self.final, self.final_bias
         norms = self.scale, self.shift, self.gain, self.offset
         return (
             torch.cat([part.flatten() for part in weights + norms]),
-            torch.cat([self.order, self.known, *self.ranges]),
+            self.plan(),
             torch.cat([self.initial_bias[None], self.inner_bias]),
         )
 
@@ -93,10 +100,11 @@ class Context(NamedTuple):
     weight: Tensor
     bias: Tensor
 
-    def of(self, context: Tensor) -> Tensor:
+    def of(self, context: Tensor, out: Tensor | None = None) -> Tensor:
         """(1 + B, H, n) to be added to the initial layer and to each block's inner one."""
-        added = self.weight @ context.T
-        return torch.cat([relu(added[:1] + self.bias[:, None]), added[1:]])
+        added = torch.matmul(self.weight, context.T, out=out)
+        added[0].add_(self.bias[:, None]).relu_()
+        return added
 
 
 def packable(transform: MaskedAffineAutoregressiveTransform) -> bool:

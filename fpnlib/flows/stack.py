@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from nflows.transforms import BatchNorm, CompositeTransform, Transform
-from torch import Tensor
+from nflows.transforms.made import MaskedLinear
+from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from fpnlib.flows.compiled import compiled
@@ -42,15 +44,16 @@ class Stack(CompositeTransform):
     def forward(self, inputs: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """(noise (n, D), log|det| (n,)) of data (n, D) under embedded contexts (n, C)."""
         layers = self._layers()
-        if self._compiles(layers, inputs, context):
-            if self._differentiates(inputs, context):
-                if self._has_plain_networks(layers):
-                    return self._train(layers, inputs, context)
-            elif self._is_fixed(layers):
-                engine, constant = self._engine(layers)
-                noise, logs = engine.forward(inputs, context)
-                return noise, logs + constant
-        return super().forward(inputs, context)
+        if layers is None or context is None or len(inputs) == 0:
+            return super().forward(inputs, context)
+        if self._differentiates(inputs, context):
+            train = self._trainer(layers, inputs, context) if self._has_plain_networks(layers) else super().forward
+            return train(inputs, context)
+        if not self._compiles(layers, inputs, context) or not self._is_fixed(layers):
+            return super().forward(inputs, context)
+        engine, constant = self._engine(layers)
+        noise, logs = engine.forward(inputs, context)
+        return noise, logs + constant
 
     def inverse(self, inputs: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """(data (n, D), log|det| (n,)) of noise (n, D) under embedded contexts (n, C)."""
@@ -92,9 +95,9 @@ class Stack(CompositeTransform):
         """What runs these layers, and the part of log|det| that no input changes."""
         raise NotImplementedError
 
-    def _train(self, layers: list[Layer], inputs: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:
-        """The forward pass with gradients."""
-        return super().forward(inputs, context)
+    def _trainer(self, layers: list[Layer], inputs: Tensor, context: Tensor) -> Callable:
+        """What runs the forward pass with gradients."""
+        return super().forward
 
     def _compiles(self, layers: list[Layer] | None, *tensors: Tensor | None) -> bool:
         """Whether the kernels are for this: known layers, float32 on the CPU."""
@@ -120,11 +123,21 @@ class Stack(CompositeTransform):
 
     def _engine(self, layers: list[Layer], compiles: bool = True) -> tuple[Any, Tensor]:
         """``_make``, again when a parameter changed."""
-        key = (compiles, *_fingerprint([*self.parameters(), *self.buffers()]))
+        key = (compiles, *_fingerprint(_variable(self)))
         if self._packed[0] is None or key != self._packed[0]:
             with torch.no_grad():
                 self._packed = key, self._make(layers, compiles)
         return self._packed[1]
+
+
+def _variable(stack: nn.Module) -> list[Tensor]:
+    """Its parameters and buffers, but for the masks, in one walk: ``parameters`` and ``buffers`` would take longer."""
+    found = (
+        part
+        for module in stack.modules()
+        for part in (module._parameters, {} if isinstance(module, MaskedLinear) else module._buffers)
+    )
+    return [tensor for part in found for tensor in part.values() if tensor is not None]
 
 
 def _fingerprint(tensors: list[Tensor]) -> tuple:
