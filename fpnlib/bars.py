@@ -14,6 +14,10 @@ class TerminalBar(tqdm.std.tqdm):
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **{"file": sys.__stderr__, "leave": False} | kwargs)
 
+    def set_postfix(self, ordered_dict=None, refresh=True, **values) -> None:
+        """As tqdm's; into a log it is written when a line is due, not each time."""
+        super().set_postfix(ordered_dict, refresh and sys.__stderr__.isatty(), **values)
+
     @classmethod
     def _get_free_pos(cls, instance=None) -> int:
         """Lines below the runner's own, where several notebooks' processes draw on one terminal."""

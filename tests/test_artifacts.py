@@ -65,6 +65,17 @@ def test_truncated_json_is_refused(tmp_path):
     assert str(described) in one_line(caught)
 
 
+@pytest.mark.parametrize("described", ["[]", "{}", '{"meta": 1, "sha256": ""}', '{"meta": {}}'])
+def test_json_that_describes_no_weights_is_refused(tmp_path, described):
+    path = artifacts.save_tensors(tmp_path / "x.safetensors", TENSORS, {"key": "abc"})
+    assert artifacts.read_meta(path) == {"key": "abc"} and artifacts.read_meta(tmp_path / "y.safetensors") is None
+    path.with_suffix(".json").write_text(described)
+    for read in (artifacts.load_tensors, artifacts.read_meta):
+        with pytest.raises(ValueError, match="x.json is damaged") as caught:
+            read(path)
+        one_line(caught)
+
+
 @pytest.mark.parametrize("suffix", [".json", ".safetensors"])
 def test_half_a_pair_is_named(tmp_path, suffix):
     path = artifacts.save_tensors(tmp_path / "x.safetensors", TENSORS, {})

@@ -1,6 +1,8 @@
 """The notebooks' steps: loaded where they fit, made anew where not, with the same bits whichever way they are made."""
 
 import json
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import matplotlib.pyplot as plt
 import pandas as pd
@@ -9,6 +11,7 @@ import torch
 
 from fpnlib import artifacts
 from fpnlib.experiments import Run, base_model, baseline, digits, encode, flow_plugin, generators, latents, side_by_side
+from fpnlib.training import History
 
 SETTINGS = dict(dataset="digits", base_epochs=1, ae_epochs=1, flow_epochs=1, flow_width=16, judge_epochs=1)
 
@@ -52,6 +55,20 @@ def test_side_by_side_makes_the_same_bits(folder, tmp_path, monkeypatch):
     side_by_side(run, steps)
     assert {path.stem for path in (tmp_path / "models").glob("*.safetensors")} == set(steps)
     assert same(base_model(run, "ConvVAE"), base_model(Run("alone", out=folder, **SETTINGS), "ConvVAE"))
+
+
+def test_two_notebooks_that_need_one_model_make_it_once(tmp_path):
+    both, made = threading.Barrier(2), []
+
+    def need(notebook):
+        run, module = Run(notebook, out=tmp_path), torch.nn.Linear(2, 2)
+        both.wait(60)
+        run.load_or_make("shared", module, {"seed": 0}, lambda checkpoint: made.append(notebook) or History())
+        return module
+
+    with ThreadPoolExecutor(2) as pool:
+        one, other = pool.map(need, ("first", "second"))
+    assert len(made) == 1 and same(one, other)
 
 
 def test_one_draw_from_each_posterior(folder):

@@ -31,7 +31,7 @@ SMALL = {
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("notebooks") / "run"
-    runner.run("demo", out=str(folder), values=SMALL)
+    runner.run("demo", out=str(folder), values=SMALL, side_by_side=2)
     return folder
 
 
@@ -45,11 +45,11 @@ def test_it_runs_and_leaves_figures_and_results(folder, name):
     assert json.loads((folder / "results" / f"{name}.json").read_text())
 
 
-def test_two_runs_with_one_seed_give_the_same_bits(folder, tmp_path):
+def test_two_runs_with_one_seed_give_the_same_bits_side_by_side_or_not(folder, tmp_path):
     chosen = [name for name in NAMES if name.startswith(("04", "08"))]
     declared = {key for name in chosen for key in runner.parameters(PROJECT / "notebooks" / f"{name}.ipynb")}
     small = {key: value for key, value in SMALL.items() if key in declared}
-    runner.run("demo", out=str(tmp_path), only=chosen, values=small)
+    runner.run("demo", out=str(tmp_path), only=chosen, values=small, side_by_side=1)
     for name in chosen:
         again, before = ((where / "results" / f"{name}.json").read_bytes() for where in (tmp_path, folder))
         assert again == before, name

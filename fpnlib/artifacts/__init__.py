@@ -19,7 +19,7 @@ from fpnlib.artifacts.files import (
 from fpnlib.artifacts.locks import FolderInUse, alone, claim
 from fpnlib.artifacts.manifest import Manifest
 from fpnlib.artifacts.results import Results
-from fpnlib.artifacts.tensors import Checkpoint, load_module, load_tensors, save_module, save_tensors
+from fpnlib.artifacts.tensors import Checkpoint, load_module, load_tensors, read_meta, save_module, save_tensors
 
 __all__ = [
     "PROJECT",
@@ -37,6 +37,7 @@ __all__ = [
     "load_tensors",
     "make_folder",
     "read_json",
+    "read_meta",
     "save_module",
     "save_tensors",
     "sha256",

@@ -44,16 +44,25 @@ def load_tensors(path: PathLike) -> tuple[dict[str, Tensor], dict]:
     for part in (path, path.with_suffix(".json")):
         if not part.is_file():
             raise FileNotFoundError(f"{part} is missing; expected {path.name} and {path.stem}.json in {path.parent}")
-    described = read_json(path.with_suffix(".json"))
-    data = path.read_bytes()
-    if not isinstance(described, dict) or described.get("sha256") != hashlib.sha256(data).hexdigest():
+    described, data = _described(path), path.read_bytes()
+    if described["sha256"] != hashlib.sha256(data).hexdigest():
         raise ValueError(
             f"{path} is truncated or damaged: its sha256 is not the one in {path.stem}.json; delete it and run again"
         )
     try:
         return safetensors.torch.load(data), described["meta"]
-    except (safetensors.SafetensorError, KeyError):
+    except safetensors.SafetensorError:
         raise ValueError(f"{path} is damaged, or holds something else than tensors; delete it and run again") from None
+
+
+def read_meta(path: PathLike) -> dict | None:
+    """The ``meta`` that :func:`save_tensors` wrote, without the tensors; None where there is no such pair.
+
+    Raises:
+        ValueError: a damaged JSON file, in one line.
+    """
+    path = _weights(path)
+    return _described(path)["meta"] if path.with_suffix(".json").is_file() else None
 
 
 def save_module(path: PathLike, module: nn.Module, meta: Mapping) -> Path:
@@ -125,3 +134,11 @@ def _plain_tensors(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {
         name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()
     }
+
+
+def _described(path: Path) -> dict:
+    """What the JSON beside the weights says."""
+    described = read_json(path.with_suffix(".json"))
+    if not isinstance(described, dict) or not isinstance(described.get("meta"), dict) or "sha256" not in described:
+        raise ValueError(f"{path.with_suffix('.json')} is damaged (it describes no weights); delete it and run again")
+    return described

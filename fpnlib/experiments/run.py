@@ -115,10 +115,10 @@ class Run:
     def _load(self, name: str, module: nn.Module, digest: str) -> bool:
         """Load the weights kept under ``name``; False where there are none, or they were made with another key."""
         path = self.folder / "models" / f"{name}.safetensors"
-        described = path.with_suffix(".json")
-        if not described.exists():
+        meta = artifacts.read_meta(path)
+        if meta is None:
             return False
-        if artifacts.read_json(described)["meta"]["key"] != digest:
+        if meta.get("key") != digest:
             print(f"{name}: made with other settings or data; made anew")
             return False
         module.history_ = History(**artifacts.load_module(path, module)["history"])

@@ -24,7 +24,7 @@ class ThisPython(AsyncKernelManager):
     @property
     def kernel_spec(self) -> KernelSpec:
         options = {
-            "log_level": "ERROR",
+            "log_level": "CRITICAL",  # it calls its own end an error
             # Bars and low-level output go to the kernel's own stderr, the terminal, and not into the notebook.
             "capture_fd_output": False,
             "exec_lines": "__import__('fpnlib.bars').bars.to_terminal()",
