@@ -161,6 +161,7 @@ class PointFlow(nn.Module):
                 x, u = first(x), last.inverse(torch.randn_like(x))
             times = math.gcd(TIMES, x.shape[1])  # a time for each group of points
             s = (torch.arange(times, device=x.device) + torch.rand(len(x), times, device=x.device)) / times
+            s = s.square()  # more of them near the shape, where the detail is
             s, x, u = s[..., None, None].to(x), x.unflatten(1, (times, -1)), u.unflatten(1, (times, -1))
             velocity = field.velocity(s, torch.lerp(x, u, s), field.context(z, ndim=4))
             return (velocity - (u - x)).square().mean() + divergence / (times * x.shape[2])

@@ -28,7 +28,7 @@ from fpnlib.training import History, fit
 # PointFlow's size, and one that trains in minutes; the latter's solver takes a few equal steps.
 SIZES = {
     "small": {"latent_dim": 32, "hidden": (128, 128, 128), "encoder_widths": (32, 64, 64, 128), "points": 1024}
-    | {"method": "rk4", "steps": 8},
+    | {"method": "rk4", "steps": 4},
     "published": {},
 }
 # Learning rates are the peaks of a one-cycle schedule.

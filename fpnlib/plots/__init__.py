@@ -8,15 +8,18 @@ setting, and raises a ValueError of one line for arrays of the wrong shape or wi
 from fpnlib.plots.images import compare_grids, image_grid, posteriors
 from fpnlib.plots.look import COLORS, style
 from fpnlib.plots.planes import change_of_variables, densities, embedding, grids, jacobians
+from fpnlib.plots.point_clouds import cloud_grid, render
 from fpnlib.plots.schemas import SCHEMAS, schema
 from fpnlib.plots.scores import accuracies, confusion, confusions, costs, latent_spread, trade_off, training_curves
 from fpnlib.plots.spread import spread
+from fpnlib.plots.turntable import turntable
 
 __all__ = [
     "COLORS",
     "SCHEMAS",
     "accuracies",
     "change_of_variables",
+    "cloud_grid",
     "compare_grids",
     "confusion",
     "confusions",
@@ -28,9 +31,11 @@ __all__ = [
     "jacobians",
     "latent_spread",
     "posteriors",
+    "render",
     "schema",
     "spread",
     "style",
     "trade_off",
     "training_curves",
+    "turntable",
 ]

@@ -28,6 +28,7 @@ def image_grid(
     row_title: str | None = None,
     framed: Iterable[tuple[int, int]] = (),
     cmap: str = "gray_r",
+    scale: float = 1.0,
 ) -> Figure:
     """Images in rows and columns: Figures 7, 8 and 11 (a row a class), and edits (original, reconstruction, 0, 1, …).
 
@@ -37,12 +38,13 @@ def image_grid(
         row_labels, column_labels: one a row on the left; one a column on top.
         row_title: what the row labels are, e.g. "requested class".
         framed: (row, column) of images to frame, e.g. the edit that keeps the class.
+        scale: size of the images on paper; 1: half an inch.
     """
     images = _rows_of_images(images, columns)
     rows, cols, _, height, width = images.shape
     longest = max((len(str(label)) for label in column_labels or ()), default=0)
     above = 0.2 + 0.3 * bool(title) + (0.08 * longest if longest > 4 else 0.2 * bool(longest))
-    fig, axes = new_figure(0.48 * cols * width / height + 0.7, 0.48 * rows + above)
+    fig, axes = new_figure(0.48 * scale * cols * width / height + 0.7, 0.48 * scale * rows + above)
     _draw_grid(axes[0, 0], images, row_labels, column_labels, title, row_title, framed, cmap)
     return fig
 
