@@ -97,9 +97,9 @@ class DrawnFaces:
         """
         return draw(y, self.variation)
 
-    def changed(self, y: Tensor, threshold: float = 0.02) -> Tensor:
+    def changed(self, y: Tensor) -> Tensor:
         """Where ``redrawn(y)`` differs from the faces: bool, (n, 64, 64)."""
-        return ((self.redrawn(y) - self.x).abs() > threshold).any(1)
+        return difference(self.x, self.redrawn(y))
 
 
 def load_drawn_faces(seed: int = 0, train: int = 10_000, validation: int = 1_000, test: int = 1_000) -> Dataset:
@@ -150,3 +150,8 @@ def draw(y: Tensor, variation: Tensor, batch_size: int = 64) -> Tensor:
             for a, v in tqdm(batches, desc="drawing faces", unit="batch", leave=False, disable=len(batches) < 20)
         ]
     )
+
+
+def difference(x: Tensor, other: Tensor, threshold: float = 0.02) -> Tensor:
+    """Where two drawings (n, 3, 64, 64) of the same faces differ by more than an eye would see: bool, (n, 64, 64)."""
+    return ((x - other).abs() > threshold).any(1)

@@ -5,6 +5,7 @@ also numbered, lines also dashed, values also written. Each function draws withi
 setting, and raises a ValueError of one line for arrays of the wrong shape or with NaN.
 """
 
+from fpnlib.plots.faces import attribute_scores, face_grid
 from fpnlib.plots.images import compare_grids, image_grid, posteriors
 from fpnlib.plots.look import COLORS, style
 from fpnlib.plots.planes import change_of_variables, densities, embedding, grids, jacobians
@@ -18,6 +19,7 @@ __all__ = [
     "COLORS",
     "SCHEMAS",
     "accuracies",
+    "attribute_scores",
     "change_of_variables",
     "cloud_grid",
     "compare_grids",
@@ -26,6 +28,7 @@ __all__ = [
     "costs",
     "densities",
     "embedding",
+    "face_grid",
     "grids",
     "image_grid",
     "jacobians",

@@ -1,0 +1,55 @@
+"""What the sliders play with: networks from the weights in the repository, ready in a second or two."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from torch import Tensor
+
+from fpnlib import artifacts
+from fpnlib.artifacts import PROJECT
+from fpnlib.attributes import Attributes, Classes
+from fpnlib.base_models import MSP, ConvVAE
+from fpnlib.data.digits import CLASSES
+from fpnlib.data.drawn_faces import load_drawn_faces
+from fpnlib.experiments.faces import EXCLUSIVE, PRETRAINED
+from fpnlib.plugin import FlowPlugin, FlowPluginNetwork
+
+
+def pretrained_faces(n: int = 100) -> tuple[FlowPluginNetwork, Tensor, Tensor]:
+    """MSP and its plugin for drawn faces, with n test faces (n, 3, 64, 64) and their attributes (n, 21).
+
+    Raises:
+        FileNotFoundError: the weights are not in ``outputs/pretrained``.
+    """
+    data = load_drawn_faces()
+    base = MSP(**_made_from(PRETRAINED / "drawn_faces_MSP.safetensors")["model"])
+    artifacts.load_module(PRETRAINED / "drawn_faces_MSP.safetensors", base)
+    plugin = _plugin(PRETRAINED / "drawn_faces_MSP_maf.safetensors", Attributes(data.classes, EXCLUSIVE))
+    test = data.test.first(n)
+    return FlowPluginNetwork(base, plugin), test.x, test.y
+
+
+def pretrained_digits(models: Path = PROJECT / "outputs" / "paper" / "models") -> FlowPluginNetwork:
+    """ConvVAE and its C-MAF for MNIST, as the paper's run left them.
+
+    Raises:
+        FileNotFoundError: the weights are not there.
+    """
+    base = ConvVAE(**_made_from(models / "ConvVAE.safetensors")["model"])
+    artifacts.load_module(models / "ConvVAE.safetensors", base)
+    return FlowPluginNetwork(base, _plugin(models / "ConvVAE_maf_fresh.safetensors", Classes(CLASSES)))
+
+
+def _plugin(path: Path, attributes: Attributes | Classes) -> FlowPlugin:
+    settings = {name: value for name, value in _made_from(path)["flow"].items() if name != "attributes"}
+    plugin = FlowPlugin(attributes=attributes, **settings)
+    artifacts.load_module(path, plugin)
+    return plugin.eval()
+
+
+def _made_from(path: Path) -> dict:
+    meta = artifacts.read_meta(path)
+    if meta is None:
+        raise FileNotFoundError(f"{path} is missing; it comes with the repository")
+    return meta["made_from"]

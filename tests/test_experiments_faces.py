@@ -1,0 +1,123 @@
+"""The steps with faces, on a few of them: models loaded where they fit, edits scored, strips that are edits."""
+
+import pandas as pd
+import pytest
+import torch
+
+from fpnlib import artifacts, data
+from fpnlib.data.drawn_faces import load_drawn_faces
+from fpnlib.experiments import (
+    Run,
+    at_equal_cost,
+    attribute_judge,
+    attribute_plugin,
+    attributes,
+    edit_scores,
+    edited_faces,
+    editors,
+    face_latents,
+    faces,
+    msp,
+    sampled_scores,
+    strips,
+    summary,
+)
+from fpnlib.plugin import FlowPluginNetwork
+
+SETTINGS = dict(
+    dataset="drawn_faces",
+    msp_features=4,
+    msp_epochs=1,
+    face_flow_layers=2,
+    face_flow_blocks=1,
+    face_flow_width=32,
+    face_flow_embedding=8,
+    face_flow_epochs=8,
+    face_judge_epochs=1,
+)
+
+
+@pytest.fixture(scope="module")
+def few():
+    """Few drawn faces in the place of many."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(data.DATASETS, "drawn_faces", lambda root, seed, download: load_drawn_faces(seed, 400, 40, 60))
+        yield
+
+
+@pytest.fixture(scope="module")
+def run(few, tmp_path_factory):
+    return Run("07", out=tmp_path_factory.mktemp("faces"), **SETTINGS)
+
+
+@pytest.fixture(scope="module")
+def network(run):
+    return FlowPluginNetwork(msp(run), attribute_plugin(run))
+
+
+def test_models_are_made_once_and_loaded_afterwards(run, network, capsys):
+    again = Run("again", out=run.folder, **SETTINGS)
+    for step, name in ((msp, "MSP"), (attribute_plugin, "MSP_maf")):
+        capsys.readouterr()
+        step(again)
+        assert f"{name}: loaded" in capsys.readouterr().out
+    attribute_judge(run)
+
+
+def test_what_is_pretrained_with_the_same_settings_is_taken(run, network, tmp_path, monkeypatch, capsys):
+    path = run.folder / "models" / "MSP.safetensors"
+    tensors, meta = artifacts.load_tensors(path)
+    artifacts.save_tensors(tmp_path / "drawn_faces_MSP.safetensors", tensors, meta)
+    monkeypatch.setattr(faces, "PRETRAINED", tmp_path)
+    taken = msp(Run("other", out=tmp_path / "run", **SETTINGS))
+    assert "MSP: loaded, pretrained" in capsys.readouterr().out and not (tmp_path / "run" / "models").exists()
+    assert all(torch.equal(value, network.base.state_dict()[name]) for name, value in taken.state_dict().items())
+    msp(Run("other", out=tmp_path / "run", **SETTINGS | {"msp_features": 3 * 4}))
+    assert "loaded, pretrained" not in capsys.readouterr().out, "another width is another model"
+
+
+def test_edits_are_scored_for_every_editor(run, network):
+    ways = editors(run, n=200)
+    scores = edit_scores(run, ways, strengths=[0.0, 1.0], each=2)
+    assert list(ways) == list(dict.fromkeys(scores["editor"])) and len(ways) == 3
+    assert set(scores["attribute"]) == set(run.data.classes) and set(scores["edit"]) == {"+", "-"}
+    nothing = scores[scores["strength"] == 0]
+    assert (nothing[["others", "moved"]].to_numpy() < 0.02).all(), "no strength, no change"
+    assert (scores[scores["strength"] == 1].groupby("editor")["moved"].mean() > 0.01).all()
+    assert scores[["achieved", "others", "outside", "truth"]].apply(lambda column: column.between(0, 1)).all().all()
+    table = summary(scores, ["editor", "strength"])
+    assert len(table) == 6 and table["achieved"].between(0, 1).all()
+
+
+def test_equal_cost_compares_at_ours():
+    curve = pd.DataFrame(
+        {
+            "editor": ["C-MAF (ours)"] * 3 + ["means"] * 3,
+            "strength": [0.5, 1, 1.5] * 2,
+            "others": [0.01, 0.02, 0.04, 0.01, 0.03, 0.05],
+            "achieved": [0.5, 0.9, 1.0, 0.2, 0.6, 0.8],
+        }
+    )
+    assert at_equal_cost(curve, "others")["achieved"].tolist() == pytest.approx([0.9, 0.4])
+
+
+def test_figures_are_made_of_edits(run, network):
+    test = face_latents(run, network.base, "test", 3)
+    x, y = run.data.test.x[:3], test.y
+    grid = edited_faces(network, x, y, ["+Smiling", "-Smiling"])
+    assert grid.shape == (3, 4, 3, 64, 64)
+    assert torch.equal(grid[:, 0], x)
+    torch.testing.assert_close(grid[:, 2], network.edit(x, y, "+Smiling"))
+    grown = strips(network, x[:1], y[:1], ["Smiling", "Bald"], [0.0, 0.5, 1.0])
+    assert grown.shape == (2, 3, 3, 64, 64)
+    torch.testing.assert_close(grown[1, 2], network.edit(x[:1], y[:1], "+Bald")[0], atol=1e-5, rtol=0)
+    bald = attributes(run).column("Bald")
+    without = attributes(run).edited(y[:1], "+Bald")
+    without[:, bald] = 0
+    assert not torch.equal(grown[1, 0], grown[1, 2])
+
+
+def test_samples_are_judged_at_every_temperature(run):
+    table = sampled_scores(run, [0.5, 1.0], n=20)
+    assert table["temperature"].tolist() == [0.5, 1.0] and (table["n"] == 20).all()
+    assert table["attributes right"].between(0, 1).all() and table["reconstructions"].nunique() == 1
