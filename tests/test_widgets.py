@@ -1,0 +1,172 @@
+"""The panels without a browser: what a control says is what the picture shows, and errors stand in the panel."""
+
+import asyncio
+import io
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+from fpnlib.attributes import Attributes, Classes
+from fpnlib.plugin import FlowPlugin, FlowPluginNetwork
+from fpnlib.widgets import AttributeEditor, DigitExplorer, png
+
+
+class Pixels(nn.Module):
+    """A base model that sees each image as four numbers, its quarters' brightness."""
+
+    latent_dim = 4
+
+    def __init__(self, channels):
+        super().__init__()
+        self.channels = channels
+
+    def encode(self, x):
+        return nn.functional.adaptive_avg_pool2d(x.mean(1, keepdim=True), 2).flatten(1)
+
+    def decode(self, z):
+        return z.view(-1, 1, 2, 2).repeat(1, self.channels, 1, 1).repeat_interleave(4, 2).repeat_interleave(4, 3)
+
+
+@pytest.fixture(scope="module")
+def fitted():
+    torch.manual_seed(0)
+    y = torch.randint(0, 2, (600, 2))
+    z = 0.3 + 0.03 * torch.randn(600, 4)
+    z[:, :2] += 0.4 * y
+    plugin = FlowPlugin(4, Attributes(["left_lit", "right_lit"]), num_layers=2, hidden_features=16)
+    return FlowPluginNetwork(Pixels(3), plugin.fit(z, y, epochs=10, batch_size=60, learning_rate=1e-2)), z, y
+
+
+@pytest.fixture
+def editor(fitted):
+    network, z, y = fitted
+    return AttributeEditor(network, network.base.decode(z[:5]).clamp(0, 1), y[:5])
+
+
+def shown(image):
+    return np.asarray(Image.open(io.BytesIO(image.value))).astype(float) / 255
+
+
+def test_it_begins_with_the_face_as_it_is(editor):
+    assert [slider.value for slider in editor.sliders.values()] == editor.y[0].tolist()
+    np.testing.assert_allclose(shown(editor.edited), shown(editor.original), atol=0.01)
+    assert not editor.message.value
+
+
+def test_a_slider_moves_and_the_picture_is_the_right_one(editor):
+    before = shown(editor.edited)
+    slider = editor.sliders["left_lit"]
+    slider.value = 1 - slider.value
+    expected = editor.picture(0, {"left_lit": slider.value})
+    np.testing.assert_allclose(shown(editor.edited), expected.permute(1, 2, 0), atol=0.01)
+    after = shown(editor.edited)
+    assert abs(after[:4, :4] - before[:4, :4]).mean() > 0.25, "what was asked for changed"
+    assert abs(after[4:] - before[4:]).mean() < 0.05, "and little else"
+    editor.reset.click()
+    np.testing.assert_allclose(shown(editor.edited), before, atol=0.01)
+
+
+def test_another_face_brings_its_own_attributes(editor):
+    editor.sliders["left_lit"].value = 1.5
+    editor.face.value = 3
+    assert [slider.value for slider in editor.sliders.values()] == editor.y[3].tolist()
+    np.testing.assert_allclose(shown(editor.original), editor.x[3].permute(1, 2, 0), atol=0.01)
+    editor.random.click()
+    assert 0 <= editor.face.value < 5
+
+
+def test_edits_by_name_move_the_sliders(editor):
+    editor.edits.value = "+left_lit right_lit=0.5"
+    assert [slider.value for slider in editor.sliders.values()] == [1, 0.5]
+    expected = editor.picture(0, {"left_lit": 1, "right_lit": 0.5})
+    np.testing.assert_allclose(shown(editor.edited), expected.permute(1, 2, 0), atol=0.01)
+
+
+@pytest.mark.parametrize(
+    ("edits", "message"),
+    [
+        ("+left_lot", "did you mean &#x27;left_lit&#x27;?"),
+        ("+left_lit -left_lit", "contradictory"),
+        ("left_lit=x", "number"),
+    ],
+)
+def test_errors_stand_in_the_panel_until_the_next_success(editor, edits, message):
+    before = editor.edited.value
+    editor.edits.value = edits
+    assert message in editor.message.value and editor.edited.value == before
+    editor.sliders["left_lit"].value = 0.7
+    assert not editor.message.value and editor.edited.value != before
+
+
+def test_a_model_that_fails_is_reported_in_the_panel(editor, monkeypatch):
+    monkeypatch.setattr(editor.network.base, "decode", lambda z: 1 / 0)
+    editor.sliders["left_lit"].value = 0.6
+    assert "division by zero" in editor.message.value
+
+
+def test_a_drag_draws_only_what_it_ends_at(editor, monkeypatch):
+    drawn = []
+    picture = editor.picture
+    monkeypatch.setattr(editor, "picture", lambda *given: drawn.append(given) or picture(*given))
+
+    async def drag():
+        for value in torch.linspace(-0.5, 1.5, 41).tolist():
+            editor.sliders["left_lit"].value = value
+        while not drawn:
+            await asyncio.sleep(0)
+
+    asyncio.run(drag())
+    assert len(drawn) == 1 and drawn[0][1]["left_lit"] == 1.5
+
+
+def test_a_picture_is_a_function_of_its_arguments(editor):
+    values = {"left_lit": 0.3, "right_lit": 1.2}
+    first = editor.picture(2, values)
+    editor.sliders["left_lit"].value = 1.1
+    assert torch.equal(editor.picture(2, values), first)
+    with pytest.raises(ValueError, match="face 9 is out of range; expected 0 to 4"):
+        editor.picture(9, values)
+    with pytest.raises(ValueError, match="did you mean 'left_lit'"):
+        editor.picture(0, {"left_light": 1})
+
+
+@pytest.fixture(scope="module")
+def digits():
+    torch.manual_seed(0)
+    y = torch.arange(3).repeat(200)
+    z = 0.2 + 0.3 * y[:, None] + 0.02 * torch.randn(600, 4)
+    plugin = FlowPlugin(4, Classes("abc"), num_layers=2, hidden_features=16)
+    return FlowPluginNetwork(Pixels(1), plugin.fit(z, y, epochs=10, batch_size=60, learning_rate=1e-2))
+
+
+def test_the_explorer_draws_what_is_asked_for_and_morphs(digits):
+    explorer = DigitExplorer(digits)
+    a, between, c = (explorer.picture("a", "c", amount, 0.5, seed=0).mean().item() for amount in (0, 0.5, 1))
+    assert a == pytest.approx(0.2, abs=0.1) and c == pytest.approx(0.8, abs=0.1)
+    assert between == pytest.approx((a + c) / 2, abs=1e-4)
+    assert torch.equal(explorer.picture("a", "c", 0, 0, 0), explorer.picture("a", "b", 0, 0, 7)), "no noise, no draw"
+    before = explorer.image.value
+    explorer.first.value = "b"
+    assert explorer.image.value != before
+    before = explorer.image.value
+    explorer.draw.click()
+    assert explorer.image.value != before and not explorer.message.value
+    with pytest.raises(ValueError, match=r"morph must lie in \[0, 1\]"):
+        explorer.picture("a", "b", 2, 1, 0)
+
+
+def test_panels_refuse_a_plugin_of_the_other_kind(fitted, digits):
+    with pytest.raises(TypeError, match="needs a plugin for Classes"):
+        DigitExplorer(fitted[0])
+    with pytest.raises(TypeError, match="needs a plugin for Attributes"):
+        AttributeEditor(digits, torch.rand(2, 1, 8, 8), torch.zeros(2, 2))
+
+
+def test_a_png_is_the_image():
+    image = torch.rand(3, 6, 5)
+    np.testing.assert_allclose(np.asarray(Image.open(io.BytesIO(png(image)))) / 255, image.permute(1, 2, 0), atol=0.003)
+    grey = torch.rand(1, 6, 5)
+    np.testing.assert_allclose(1 - np.asarray(Image.open(io.BytesIO(png(grey)))) / 255, grey[0], atol=0.003)
