@@ -235,7 +235,7 @@ def test_an_unwritable_output_folder_is_one_line(tiny, capsys):
 
 def test_a_folder_inside_the_project_is_named_relative_to_it(tiny, monkeypatch):
     seen = {}
-    monkeypatch.setattr(runner, "run", lambda *arguments: seen.update(out=arguments[1]))
+    monkeypatch.setattr(runner, "run", lambda profile, **options: seen.update(options))
     monkeypatch.chdir(PROJECT / "fpnlib")
     main(["run", "--profile", "small", "--out", "../outputs/x/../y"])
     assert seen["out"] == "outputs/y"

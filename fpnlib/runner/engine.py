@@ -81,7 +81,7 @@ def execute(
         title: of its line on the screen.
         limits: of its cells' time.
         env: added to the environment of its process.
-        bars_from: the line below its own on which the bars of its process begin, less the line of its own.
+        bars_from: how many lines of the screen are taken by notebooks; the bars of their processes come below.
 
     Raises:
         CellError: a cell failed, a widget's callback inside it too, took too long or lost its process.
@@ -103,6 +103,8 @@ def execute(
         raise CellError(f"{where()}: stopped at {limits}") from None
     except DeadKernelError:
         raise CellError(f"{where()}: its process died, most often for want of memory") from None
+    except RuntimeError as error:  # nbclient's word for a process that does not come up
+        raise CellError(f"{where()}: its process did not start ({' '.join(str(error).split())})") from None
     finally:
         if watched:
             watched[0].bar.close()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from threading import Event
 from time import perf_counter
@@ -66,18 +67,14 @@ def run(
             _clear(manifest)
         manifest.read()  # a damaged one is refused here, before anything runs
         make_folder(folder / "notebooks")
-        here = environment() | {"library": library_digest()}
-
-        def one(number: int, path: Path, settings: dict) -> None:
-            title = f"[{number}/{len(tasks)}] {path.stem}"
-            _one(path, settings, here, manifest, uses, title, limits, bars_from=width)
+        session = _Session(manifest, uses, limits, width, environment(), library_digest())
 
         def stop() -> None:
             limits.stop()
             ThisPython.kill_all()
 
-        calls = [(number, path, settings) for number, (path, settings) in enumerate(tasks.items(), start=1)]
-        _abreast(width, one, calls, stop)
+        titles = (f"[{number}/{len(tasks)}] {path.stem}" for number, path in enumerate(tasks, start=1))
+        _abreast(width, session.finish, [(title, *task) for title, task in zip(titles, tasks.items())], stop)
     print(f"\n{_near(folder)} holds")
     for kind in SHOWN:
         count = sum(file.is_file() and file.name[0] != "." for file in (folder / kind).rglob("*"))
@@ -117,54 +114,58 @@ def _abreast(width: int, call: Callable, calls: list[tuple], stop: Callable) -> 
         raise failures[0]
 
 
-def _one(
-    path: Path,
-    settings: dict,
-    here: dict,
-    manifest: Manifest,
-    uses: Uses,
-    title: str,
-    limits: Limits,
-    bars_from: int,
-) -> None:
-    """Execute one notebook, or bring its executed copy's text up to date where it is finished."""
-    source = nbformat.read(path, as_version=4)
-    inputs = {name: value for name, value in settings.items() if name != "out"}  # a run that is moved stays finished
-    code = [cell.source for cell in source.cells if cell.cell_type == "code"]
-    key = digest([code, inputs, here["library"]])
-    final = manifest.folder / "notebooks" / path.name
-    failed, running = final.with_suffix(".failed.ipynb"), final.with_name(f".{path.stem}.running.ipynb")
-    entry = manifest.read().get("notebooks", {}).get(path.stem, {})
-    before = _executed(final)
-    if before and entry.get("key") == key and entry["files"].items() <= manifest.files().items():
-        copies.save(copies.with_text_of(source, before), final)
-        failed.unlink(missing_ok=True)
-        tqdm.write(f"{title}: finished before ({_near(final)})")
-        return
-    if limits.over():
-        raise CellError(f"{path.stem}: not begun at {limits}")
+@dataclass(frozen=True)
+class _Session:
+    """What the notebooks of a run share while they are executed."""
 
-    env, started = uses.begin(path.stem), perf_counter()
-    try:
-        executed = execute(path, running, settings, title=title, limits=limits, env=env, bars_from=bars_from)
-    except CellError:
-        if so_far := _executed(running):
-            copies.save(so_far, failed)
-            tqdm.write(f"{title}: failed, see {_near(failed)}")
-        raise
-    finally:
-        running.unlink(missing_ok=True)
-    failed.unlink(missing_ok=True)
-    seconds = round(perf_counter() - started, 1)
-    own = uses.files(path.stem)
-    files = {name: checksum for name, checksum in manifest.files().items() if name in own}
-    manifest.note("environment", {name: value for name, value in here.items() if name != "library"})
-    manifest.note_files()
-    copies.save(copies.with_text_of(source, executed), final)
-    made_with = {"key": key, "commit": here["commit"], "library": here["library"]}
-    entry = made_with | {"parameters": settings, "seconds": seconds, "files": files}
-    manifest.note("notebooks", {path.stem: entry})
-    tqdm.write(f"{title}: {seconds:g} s")
+    manifest: Manifest
+    uses: Uses
+    limits: Limits
+    width: int
+    here: dict
+    library: str
+
+    def finish(self, title: str, path: Path, settings: dict[str, object]) -> None:
+        """Execute one notebook, or bring its executed copy's text up to date where it is finished."""
+        source = nbformat.read(path, as_version=4)
+        # Without the folder: a run that is moved stays finished.
+        inputs = {name: value for name, value in settings.items() if name != "out"}
+        code = [cell.source for cell in source.cells if cell.cell_type == "code"]
+        key = digest([code, inputs, self.library])
+        final = self.manifest.folder / "notebooks" / path.name
+        failed, running = final.with_suffix(".failed.ipynb"), final.with_name(f".{path.stem}.running.ipynb")
+        entry = self.manifest.read().get("notebooks", {}).get(path.stem, {})
+        before = _executed(final)
+        if before and entry.get("key") == key and entry["files"].items() <= self.manifest.files().items():
+            copies.save(copies.with_text_of(source, before), final)
+            failed.unlink(missing_ok=True)
+            tqdm.write(f"{title}: finished before ({_near(final)})")
+            return
+        if self.limits.over():
+            raise CellError(f"{path.stem}: not begun at {self.limits}")
+
+        started = perf_counter()
+        watch = dict(title=title, limits=self.limits, bars_from=self.width, env=self.uses.begin(path.stem))
+        try:
+            executed = execute(path, running, settings, **watch)
+        except CellError:
+            if so_far := _executed(running):
+                copies.save(so_far, failed)
+                tqdm.write(f"{title}: failed, see {_near(failed)}")
+            raise
+        finally:
+            running.unlink(missing_ok=True)
+        failed.unlink(missing_ok=True)
+        seconds = round(perf_counter() - started, 1)
+        own = self.uses.files(path.stem)
+        files = {name: checksum for name, checksum in self.manifest.files().items() if name in own}
+        self.manifest.note("environment", self.here)
+        self.manifest.note_files()
+        copies.save(copies.with_text_of(source, executed), final)
+        made_with = {"key": key, "commit": self.here["commit"], "library": self.library}
+        entry = made_with | {"parameters": settings, "seconds": seconds, "files": files}
+        self.manifest.note("notebooks", {path.stem: entry})
+        tqdm.write(f"{title}: {seconds:g} s")
 
 
 def _executed(path: Path) -> NotebookNode | None:
