@@ -171,7 +171,11 @@ def test_a_failing_cell_fails_the_command_and_is_the_last_thing_seen(tiny, capfd
     screen = capfd.readouterr().err.rstrip()
     assert screen.endswith("ValueError: the end") and "01_second, cell 5 failed:" in screen
     notebooks = tiny / "out" / "notebooks"
-    assert sorted(path.name for path in notebooks.iterdir()) == ["00_first.ipynb", "01_second.failed.ipynb", "01_second.ipynb"]
+    assert sorted(path.name for path in notebooks.iterdir()) == [
+        "00_first.ipynb",
+        "01_second.failed.ipynb",
+        "01_second.ipynb",
+    ]
     assert "before" in (notebooks / "01_second.failed.ipynb").read_text()  # what came before it is kept
     assert run(tiny, "--only", "01") == (0, "")  # what stood before the failure is whole, and fits
     assert sorted(path.name for path in notebooks.iterdir()) == ["00_first.ipynb", "01_second.ipynb"]
