@@ -26,7 +26,6 @@ from nflows.transforms import BatchNorm, MaskedAffineAutoregressiveTransform
 from nflows.transforms.permutations import Permutation
 from torch import Tensor
 
-from fpnlib.flows import triangular
 from fpnlib.flows.compiled import compiled
 from fpnlib.flows.incremental import Incremental
 from fpnlib.flows.packed import pack, packable
@@ -64,8 +63,8 @@ class AutoregressiveStack(Stack):
         return (compiled().WideEngine if _is_wide(layers) else compiled().Engine)(packed), constant
 
     def _trainer(self, layers: list[Layer], inputs: Tensor, context: Tensor) -> Callable:
-        if _is_wide(layers) and inputs.device.type == "cpu":
-            noise_and_log_det = triangular.noise_and_log_det
+        if _is_wide(layers) and inputs.device.type == "cpu" and compiled() is not None:
+            from fpnlib.flows.triangular import noise_and_log_det
         elif self._compiles(layers, inputs, context):
             from fpnlib.flows.gradients import noise_and_log_det
         else:

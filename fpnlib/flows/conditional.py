@@ -77,6 +77,15 @@ class ConditionalFlow(Flow):
         self._check(inputs, context)
         return super().transform_to_noise(inputs, context)
 
+    def sample(self, num_samples: int, context: Tensor, batch_size: int | None = None) -> Tensor:
+        """Samples (K, num_samples, D) for contexts (K, C), of each context at most ``batch_size`` at a time.
+
+        nflows joins such batches along the contexts, and fails where they do not divide the number of samples.
+        """
+        most = num_samples if batch_size is None else checks.positive("batch_size", batch_size)
+        starts = range(0, checks.positive("num_samples", num_samples), most)
+        return torch.cat([self._sample(min(most, num_samples - start), context) for start in starts], 1)
+
     def _sample(self, num_samples: int, context: Tensor) -> Tensor:
         self._check(None, context)
         weight = next(self.parameters())

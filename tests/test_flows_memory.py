@@ -1,0 +1,48 @@
+"""A large batch goes through in pieces: what it takes beyond its inputs and outputs does not grow with it."""
+
+import subprocess
+import sys
+
+import pytest
+
+SCRIPT = """
+import resource, sys, torch
+from fpnlib.flows import build_flow
+
+def peak():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+torch.set_num_threads(1)
+name, call, hidden, many = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
+flow = build_flow(name, 4, 3, hidden_features=hidden, num_layers=2, num_blocks=1).eval()
+every = torch.eye(3)
+calls = {
+    "from noise": lambda z, context: flow.transform_from_noise(z, context),
+    "from noise, any context": lambda z, context: flow.transform_from_noise(z, 0.5 * context),
+    "density": lambda z, context: flow.log_prob(z, context),
+}
+with torch.no_grad():
+    for n in (8192, many):
+        z, context = torch.randn(n, 4), every[torch.arange(n) % 3]
+        before = peak()
+        assert calls[call](z, context).isfinite().all()
+print(peak() - before)
+"""
+
+
+@pytest.mark.parametrize(
+    "name, call, hidden, many",
+    [
+        ("maf", "from noise", 64, 100_000),
+        ("maf", "from noise, any context", 64, 100_000),
+        ("maf", "density", 64, 100_000),
+        ("realnvp", "density", 64, 100_000),
+        ("maf", "from noise, any context", 700, 24_000),
+    ],
+)
+def test_memory_is_bounded(name, call, hidden, many):
+    run = [sys.executable, "-c", SCRIPT, name, call, str(hidden), str(many)]
+    grown = int(subprocess.run(run, check=True, capture_output=True, text=True).stdout)
+    one_row = 4 * (4 + 3 + 4 + 3)  # bytes of noise, context, data and densities
+    activations = 4 * 3 * hidden * many  # what the hidden units of one layer alone would take
+    assert grown < 6 * one_row * many + activations / 10
