@@ -13,8 +13,10 @@ from fpnlib.data.point_clouds import SYNSETS
 from fpnlib.experiments import Run, point_clouds, pretrained
 from fpnlib.plugin import FlowPluginNetwork
 
+pytestmark = pytest.mark.filterwarnings("ignore:.*overflowed")  # these flows have hardly been trained
+
 SETTINGS = dict(point_base="tiny", point_epochs=2, point_step=16, point_objective="matching", point_checkpoint="")
-SETTINGS |= dict(point_flow_width=8, point_flow_epochs=2, point_judge_epochs=1)
+SETTINGS |= dict(point_flow_width=8, point_flow_dropout=0.2, point_flow_epochs=2, point_judge_epochs=1)
 TINY = dict(latent_dim=6, hidden=(8,), encoder_widths=(8, 8, 8, 16), points=24, method="euler", steps=2)
 
 
@@ -24,6 +26,7 @@ def small():
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(data.DATASETS, "shapes", lambda root, seed, download: load_drawn_shapes(seed, n=150, points=40))
         patch.setitem(point_clouds.SIZES, "tiny", TINY)
+        patch.setitem(point_clouds.JUDGES, "tiny", {"widths": (8, 8, 8, 16), "head_widths": (8,)})
         patch.setattr(point_clouds, "JUDGE_POINTS", 16)
         yield
 
@@ -76,6 +79,7 @@ def test_every_generator_draws_shapes_by_seed(folder):
     run = start(folder)
     ways, y = point_clouds.generators(run), torch.arange(10)
     assert list(ways) == ["category Gaussians", "C-MAF", "C-RNVP"]
+    assert point_clouds.generators(run, points=7)["C-MAF"](y, 3).shape == (10, 7, 3)
     for name, draw in ways.items():
         x = draw(y, 3)
         assert x.shape == (10, 24, 3) and x.isfinite().all(), name
@@ -90,6 +94,16 @@ def test_scores_overall_and_by_category(folder):
     assert scores["category"].tolist() == ["all", *run.classes.names]
     assert (scores["coverage"] == 1).all() and (scores["mmd"] < 1e-5).all() and (scores["1-nna"] == 0).all()
     assert scores["right class"].between(0, 1).all()
+
+
+def test_training_clouds_of_categories(folder):
+    run = start(folder)
+    y = torch.tensor([9, 0, 9, 3])
+    x = point_clouds.training_clouds(run, y, seed=0)
+    where = [int((run.data.train.x == cloud).all(-1).all(-1).nonzero()) for cloud in x]
+    assert run.data.train.y[where].tolist() == y.tolist() and len(set(where)) == 4
+    assert not torch.equal(x, point_clouds.training_clouds(run, y, seed=1))
+    assert len(point_clouds.training_clouds(run, torch.full((40,), 9), seed=0)) == 40  # more than there are
 
 
 def test_table_2(folder):

@@ -126,7 +126,7 @@ def test_the_judge_learns_shapes_whatever_their_units():
     torch.manual_seed(0)
     judge = PointNet(3, widths=(16, 16, 32, 64), head_widths=(32, 16))
     pairs = [(split.x, split.y) for split in (data.train, data.validation)]
-    fit(judge, judge.loss, *pairs, epochs=15, batch_size=8, learning_rate=1e-2)
+    fit(judge, judge.loss, *pairs, epochs=30, batch_size=8, learning_rate=1e-2)
     test = data.test
     assert right_class_rate(judge, test.x, test.y) > 0.9
     assert torch.allclose(judge(test.x), judge(5 * test.x + 1), atol=1e-3)

@@ -78,11 +78,12 @@ class Field(nn.Module):
         last = len(self.layers) - 1
         for depth, (layer, (gate, gate_t, bias, bias_t)) in enumerate(zip(self.layers, context)):
             gate, bias = torch.sigmoid(gate + time * gate_t), bias + time * bias_t
-            x = torch.addcmul(bias, layer.linear(x), gate)
+            linear = layer.linear(x)
+            x = torch.addcmul(bias, linear, gate, out=None if torch.is_grad_enabled() else linear)
             if tangents is not None:
                 tangents = tangents @ layer.linear.weight.T * gate
             if depth < last:
-                x = torch.tanh(x)
+                x = torch.tanh(x) if torch.is_grad_enabled() else x.tanh_()  # in place: half the memory's traffic
                 if tangents is not None:
                     tangents = tangents * (1 - x * x)
         return self.end_time * x, None if tangents is None else self.end_time * tangents

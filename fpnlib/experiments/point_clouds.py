@@ -34,15 +34,13 @@ SIZES = {
 # Learning rates are the peaks of a one-cycle schedule.
 BASE_TRAINING = {"batch_size": 16, "learning_rate": 3e-3, "clip_norm": 1.0}
 JUDGE_TRAINING = {"batch_size": 32, "learning_rate": 4e-3, "weight_decay": 1e-2}
+JUDGES = {"small": {"widths": (32, 64, 64, 128)}, "published": {}}
 JUDGE_POINTS = 256  # drawn anew of each cloud for each epoch
-# The authors' layers, blocks, dropout and batch sizes; batches are smaller where the data are few.
-FLOWS = {
-    "maf": {"num_layers": 5, "num_blocks": 2, "dropout": 0.2},
-    "realnvp": {"num_layers": 5, "num_blocks": 4, "dropout": 0.2},
-}
+# The authors' layers, blocks and batch sizes; batches are smaller where the data are few.
+FLOWS = {"maf": {"num_layers": 5, "num_blocks": 2}, "realnvp": {"num_layers": 5, "num_blocks": 4}}
 FLOW_TRAINING = {
-    "maf": {"batch_size": 4096, "learning_rate": 2e-3, "clip_norm": 5.0},
-    "realnvp": {"batch_size": 256, "learning_rate": 2e-3, "clip_norm": 5.0},
+    "maf": {"batch_size": 4096, "learning_rate": 4e-3, "clip_norm": 5.0},
+    "realnvp": {"batch_size": 256, "learning_rate": 4e-3, "clip_norm": 5.0},
 }
 # On the latents while a flow trains, in their own deviations: theirs is 0.01 of latents whose scale is not told.
 NOISE = 0.05
@@ -72,14 +70,15 @@ def latents(run: Run) -> dict[str, Latents]:
 def flow_plugin(run: Run, flow: str) -> FlowPlugin:
     """The plugin ``flow`` ("maf" or "realnvp") on PointFlow's latents (section 5.1.2).
 
-    Settings: ``point_flow_width`` (the authors' is 1024), ``point_flow_epochs``.
+    Settings: ``point_flow_width`` and ``point_flow_dropout`` (the authors' are 1024 and 0.2), ``point_flow_epochs``.
     """
     if flow not in FLOW_NAMES:
         raise checks.unknown("flow", flow, FLOW_NAMES)
     sets, key = _latents(run)
     torch.manual_seed(run.seed)
     latent_dim = sets["train"].mean.shape[1]
-    plugin = FlowPlugin(latent_dim, run.classes, flow, hidden_features=run.setting("point_flow_width"), **FLOWS[flow])
+    shape = {"hidden_features": run.setting("point_flow_width"), "dropout": run.setting("point_flow_dropout")}
+    plugin = FlowPlugin(latent_dim, run.classes, flow, **shape | FLOWS[flow])
     training = run.training(FLOW_TRAINING[flow], epochs=run.setting("point_flow_epochs"))
 
     def make(checkpoint: Any) -> History:
@@ -100,7 +99,7 @@ def plugin_name(flow: str) -> str:
 def judge(run: Run) -> PointNet:
     """An independent classifier of clouds, trained on train and chosen on validation; setting ``point_judge_epochs``."""
     torch.manual_seed(run.seed)
-    module = PointNet(len(run.classes))
+    module = PointNet(len(run.classes), **JUDGES[run.setting("point_base")])
     training = run.training(JUDGE_TRAINING, epochs=run.setting("point_judge_epochs"))
     key = {"data": run.data.checksum, "judge": module.config, "training": training, "points": JUDGE_POINTS}
 
@@ -112,23 +111,24 @@ def judge(run: Run) -> PointNet:
     return pretrained.load_or_make(run, "point_judge", module, key | {"seed": run.seed}, make)[0]
 
 
-def generators(run: Run) -> dict[str, Callable[[Tensor, int], Tensor]]:
+def generators(run: Run, points: int | None = None) -> dict[str, Callable[[Tensor, int], Tensor]]:
     """Ways to draw clouds for labels: name → (labels (n,), seed) → clouds (n, points, 3).
 
-    The two flows, and a Gaussian for each category fitted to the same latents.
+    The two flows, and a Gaussian for each category fitted to the same latents. ``points`` of each cloud; None: the base
+    model's own number.
     """
     base, train = base_model(run), latents(run)["train"]
     ways = {"category Gaussians": class_gaussians(train.mean, train.y).sample}
     for flow, name in FLOW_NAMES.items():
         plugin = flow_plugin(run, flow)
         ways[name] = lambda y, seed, plugin=plugin: plugin.sample(y, seed=seed)
-    return {name: lambda y, seed, way=way: decode(base, way(y, seed), seed) for name, way in ways.items()}
+    return {name: lambda y, seed, way=way: decode(base, way(y, seed), points, seed) for name, way in ways.items()}
 
 
-def decode(base: PointFlow, z: Tensor, seed: int = 0) -> Tensor:
-    """Clouds of latents (n, latent_dim) on the CPU, with a progress bar."""
+def decode(base: PointFlow, z: Tensor, points: int | None = None, seed: int = 0) -> Tensor:
+    """Clouds (n, points, 3) of latents (n, latent_dim), on the CPU, with a progress bar; each from noise of its own."""
     parts = tqdm(z.to(base.mean_).split(50), desc="decoding", unit="batch", leave=False, dynamic_ncols=True)
-    return torch.cat([base.decode(part, seed=seed + k).cpu() for k, part in enumerate(parts)])
+    return torch.cat([base.decode(part, points, seed=seed + k).cpu() for k, part in enumerate(parts)])
 
 
 def most_common(run: Run, n: int = 10) -> list[int]:
@@ -139,6 +139,16 @@ def most_common(run: Run, n: int = 10) -> list[int]:
 def first_of_each(split: Split | Latents, n: int, categories: Iterable[int]) -> Tensor:
     """Rows of the first ``n`` objects of each category, category after category."""
     return torch.cat([(split.y.cpu() == k).nonzero()[:n, 0] for k in categories])
+
+
+def training_clouds(run: Run, y: Tensor, seed: int) -> Tensor:
+    """Clouds of train, drawn by ``seed``, of the categories ``y`` (n,); a category that has too few starts again."""
+    train, taken = run.data.train, torch.empty_like(y)
+    order = torch.randperm(len(train), generator=torch.Generator().manual_seed(seed))
+    for k in y.unique():
+        there, wanted = order[train.y[order] == k], y == k
+        taken[wanted] = there[torch.arange(int(wanted.sum())) % len(there)]
+    return train.x[taken]
 
 
 def score(run: Run, clouds: Tensor, y: Tensor, rows: Tensor, points: int, distance: str = "chamfer") -> pd.DataFrame:

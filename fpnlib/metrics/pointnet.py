@@ -63,4 +63,5 @@ def _varied(x: Tensor) -> Tensor:
     angle = math.radians(TURN) * (2 * torch.rand(len(x), 1, device=x.device) - 1)
     right, up, depth = x.unbind(-1)
     x = torch.stack([right * angle.cos() + depth * angle.sin(), up, depth * angle.cos() - right * angle.sin()], -1)
-    return x * (1 + STRETCH * (2 * torch.rand(len(x), 1, 3, device=x.device) - 1)) + JITTER * torch.randn_like(x)
+    jitter = JITTER * torch.rand(len(x), 1, 1, device=x.device)
+    return x * (1 + STRETCH * (2 * torch.rand(len(x), 1, 3, device=x.device) - 1)) + jitter * torch.randn_like(x)
