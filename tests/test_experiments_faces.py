@@ -26,6 +26,7 @@ from fpnlib.plugin import FlowPluginNetwork
 
 SETTINGS = dict(
     dataset="drawn_faces",
+    train_faces=300,
     msp_features=4,
     msp_epochs=1,
     face_flow_layers=2,
@@ -82,7 +83,7 @@ def test_edits_are_scored_for_every_editor(run, network):
     assert list(ways) == list(dict.fromkeys(scores["editor"])) and len(ways) == 3
     assert set(scores["attribute"]) == set(run.data.classes) and set(scores["edit"]) == {"+", "-"}
     nothing = scores[scores["strength"] == 0]
-    assert (nothing[["others", "moved"]].to_numpy() < 0.02).all(), "no strength, no change"
+    assert nothing["outside"].max() < 1e-4 and not nothing["others"].any(), "no strength, no change"
     assert (scores[scores["strength"] == 1].groupby("editor")["moved"].mean() > 0.01).all()
     assert scores[["achieved", "others", "outside", "truth"]].apply(lambda column: column.between(0, 1)).all().all()
     table = summary(scores, ["editor", "strength"])

@@ -87,7 +87,7 @@ class DrawnFaces:
 
     def first(self, n: int) -> DrawnFaces:
         """The first n of them, or all where there are fewer."""
-        return DrawnFaces(self.y[:n], self.variation[:n])
+        return DrawnFaces(self.y[:n], self.variation[:n]) if n < len(self) else self
 
     def redrawn(self, y: Tensor) -> Tensor:
         """The same faces with attributes ``y`` (n, 21) instead: what an edit ought to give, (n, 3, 64, 64).

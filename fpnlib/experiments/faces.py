@@ -46,7 +46,10 @@ def attributes(run: Run) -> Attributes:
 
 
 def msp(run: Run) -> MSP:
-    """The factorised autoencoder, trained on train and chosen on validation; settings ``msp_features``, ``msp_epochs``."""
+    """The factorised autoencoder, trained on train and chosen on validation.
+
+    Settings ``msp_features``, ``msp_epochs``, and, as of all steps here, ``train_faces``: at most so many to train on.
+    """
     return _msp(run)[0]
 
 
@@ -76,7 +79,8 @@ def attribute_plugin(run: Run) -> FlowPlugin:
     training = run.training(FLOW_TRAINING, epochs=run.setting("face_flow_epochs"))
 
     def make(checkpoint: Any) -> History:
-        train, held_out = (face_latents(run, base, split) for split in ("train", "validation"))
+        train = face_latents(run, base, "train", run.setting("train_faces"))
+        held_out = face_latents(run, base, "validation")
         validation, settings = (held_out.draw, held_out.y), {"seed": run.seed, "checkpoint": checkpoint} | training
         return plugin.fit(train.mean, train.y, std=train.std, validation=validation, **settings).history_
 
@@ -108,7 +112,6 @@ def editors(run: Run, n: int = 2_000) -> dict[str, Editor]:
     }
 
 
-@torch.no_grad()
 def edit_scores(run: Run, ways: dict[str, Editor], strengths: list[float], each: int) -> pd.DataFrame:
     """Single edits of test faces by every editor at every strength: a row for each editor, strength and edit.
 
@@ -187,8 +190,8 @@ def sampled_scores(run: Run, temperatures: list[float], n: int) -> pd.DataFrame:
 
 def edited_faces(network: FlowPluginNetwork, x: Tensor, y: Tensor, edits: list[str]) -> Tensor:
     """Figure 14's rows: faces x (n, 3, size, size) of attributes y (n, A), their reconstructions, and one column for each edit."""
-    columns = [network.reconstruct(x), *(network.edit(x, y, edit) for edit in edits)]
-    return torch.stack([x, *(faces.to(x) for faces in columns)], dim=1)
+    x = x.to(network.plugin.loc_)
+    return torch.stack([x, network.reconstruct(x), *(network.edit(x, y, edit) for edit in edits)], dim=1)
 
 
 def strips(network: FlowPluginNetwork, x: Tensor, y: Tensor, names: list[str], values: list[float]) -> Tensor:
@@ -196,13 +199,13 @@ def strips(network: FlowPluginNetwork, x: Tensor, y: Tensor, names: list[str], v
 
     What excludes the attribute goes as it comes.
     """
-    kinds = network.plugin.attributes
-    rows = []
+    kinds, rows = network.plugin.attributes, []
+    x = x.to(network.plugin.loc_)
     for name in names:
         without, with_it = (kinds.edited(y, {name: value}) for value in (0, 1))
         contexts = torch.cat([torch.lerp(without, with_it, value) for value in values])
         rows.append(network.edit(x.expand(len(values), -1, -1, -1), y.expand(len(values), -1), contexts))
-    return torch.stack(rows).to(x)
+    return torch.stack(rows)
 
 
 @torch.no_grad()
@@ -221,10 +224,11 @@ def _msp(run: Run) -> tuple[MSP, str]:
 
 
 def _fitting(run: Run, module: nn.Module, training: dict, description: str) -> Callable[[Any], History]:
-    """How a module with a loss of faces and attributes is made."""
+    """How a module with a loss of faces and attributes is made, of the first ``train_faces`` of train."""
 
     def make(checkpoint: Any) -> History:
-        train, validation = ((s.x.to(run.device), s.y.to(run.device)) for s in (run.data.train, run.data.validation))
+        splits = run.data.train.first(run.setting("train_faces")), run.data.validation
+        train, validation = ((split.x.to(run.device), split.y.to(run.device)) for split in splits)
         settings = {"seed": run.seed, "checkpoint": checkpoint, "description": description} | training
         return fit(module, module.loss, train, validation, **settings)
 
@@ -233,6 +237,8 @@ def _fitting(run: Run, module: nn.Module, training: dict, description: str) -> C
 
 def _load_or_make(run: Run, name: str, module: nn.Module, key: dict, make: Callable) -> tuple[Any, str]:
     """What the repository keeps pretrained, where it was made with the same key; else as :meth:`Run.load_or_make`."""
+    if run.setting("train_faces") < len(run.data.train):
+        key = key | {"train_faces": run.setting("train_faces")}
     path, digest = PRETRAINED / f"{run.data.name}_{name}.safetensors", artifacts.digest(key)
     if (artifacts.read_meta(path) or {}).get("key") != digest:
         return run.load_or_make(name, module, key, make)

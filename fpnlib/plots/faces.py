@@ -84,11 +84,8 @@ def attribute_scores(
         for k, (editor, rows) in enumerate(table.groupby(hue, sort=False)):
             at = [names.index(name) + 0.16 * (k - 1) for name in rows[label]]
             ax.plot(rows[column], at, MARKERS[k], color=COLORS[k], markersize=4.5, label=editor, clip_on=False)
-        ax.set(
-            xlabel=title,
-            ylim=(len(names) - 0.4, -0.6),
-            xlim=(0, max(1.0 * (column == "achieved"), table[column].max() * 1.05)),
-        )
+        widest = 1.0 if column == "achieved" else max(1.05 * table[column].max(), 0.01)
+        ax.set(xlabel=title, ylim=(len(names) - 0.4, -0.6), xlim=(0, widest))
         ax.set_yticks(range(len(names)), [name.replace("_", " ") for name in names])
         ax.grid(axis="y", color=FAINT)
         ax.tick_params(axis="y", length=0)
