@@ -8,7 +8,7 @@ PY := $(VENV)/bin/python
 PYTHON ?= $(shell for python in python3.11 python3 python; do \
 	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$python && break; done)
 
-.PHONY: help demo paper report verify test test-faults lab bench clean
+.PHONY: help demo paper report verify test test-faults test-browser lab app bench clean
 
 help:  ## list these targets
 	@sed -n 's/^\([a-z-]*\):[^#]*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -34,6 +34,12 @@ test-faults: $(VENV)/.test  ## runs killed at thirty random moments, full disks,
 
 lab: $(VENV)/.runtime  ## JupyterLab on the notebooks
 	$(PY) -m jupyter lab $(ARGS) notebooks
+
+test-browser: $(VENV)/.test  ## the sliders in a real browser (chromium and chromedriver)
+	$(PY) -m pytest tests/test_browser.py $(ARGS)
+
+app: $(VENV)/.runtime  ## the sliders as a page of their own
+	$(PY) -m voila notebooks/app/sliders.ipynb $(ARGS)
 
 bench: $(VENV)/.bench  ## the flows beside nflows and zuko
 	$(PY) benchmarks/flows.py $(ARGS)

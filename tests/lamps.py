@@ -1,0 +1,32 @@
+"""Two lamps that shine as bright as their attributes say: an editor's network whose pictures are known without training."""
+
+from types import SimpleNamespace
+
+import torch
+
+from fpnlib.attributes import Attributes
+
+
+class Lamps:
+    """A base model (its latents are the lamps' brightness) and a plugin (its noise says nothing) at once."""
+
+    attributes = Attributes(["left_lit", "right_lit"])
+    loc_ = torch.zeros(2)
+
+    def encode(self, x):
+        return torch.stack([x[:, 0, :, :8].mean((1, 2)), x[:, 0, :, 8:].mean((1, 2))], 1)
+
+    def decode(self, z):
+        return z[:, None, None, :].repeat_interleave(8, 3).expand(-1, 3, 16, 16).clamp(0, 1)
+
+    def to_noise(self, z, y):
+        return torch.zeros_like(z)
+
+    def from_noise(self, u, context):
+        return u + 0.2 + 0.6 * context
+
+
+def lamps():
+    """What ``AttributeEditor`` takes: a network, faces and their attributes."""
+    both, y = Lamps(), torch.tensor([[0.0, 1.0], [1.0, 1.0], [0.0, 0.0]])
+    return SimpleNamespace(base=both, plugin=both), both.decode(both.from_noise(0, y)), y

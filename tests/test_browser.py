@@ -1,0 +1,179 @@
+"""The sliders in a real browser: a drag changes the picture, and the picture is the right one."""
+
+import base64
+import io
+import os
+import shutil
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+import numpy as np
+import pytest
+from lamps import lamps
+from nbformat.v4 import new_code_cell, new_notebook
+from PIL import Image
+
+from fpnlib.artifacts import PROJECT
+from fpnlib.experiments.faces import PRETRAINED
+from fpnlib.widgets import AttributeEditor
+
+webdriver = pytest.importorskip("selenium.webdriver", reason="needs selenium: pip install fpnlib[test]")
+CHROME = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+DRIVER = shutil.which("chromedriver")
+pytestmark = pytest.mark.skipif(not (CHROME and DRIVER), reason="needs a browser: chromium and chromedriver")
+
+PATIENCE = 180  # seconds at most, for a page on a busy machine
+FETCH = """
+const done = arguments[1];
+fetch(arguments[0].src).then(answer => answer.blob()).then(blob => {
+  const reader = new FileReader();
+  reader.onload = () => done(reader.result.split(',')[1]);
+  reader.readAsDataURL(blob);
+}).catch(() => done(null));
+"""
+RUN_ALL = """
+const done = arguments[0];
+const app = window.jupyterapp;
+const ready = () => app && app.shell.currentWidget && app.shell.currentWidget.sessionContext;
+if (!ready()) { done(false); } else {
+  app.shell.currentWidget.sessionContext.ready
+    .then(() => app.commands.execute('notebook:run-all-cells')).then(() => done(true)).catch(() => done(false));
+}
+"""
+
+
+@pytest.fixture(scope="module")
+def browser():
+    options = webdriver.ChromeOptions()
+    options.binary_location = CHROME
+    for argument in (
+        "headless=new",
+        "no-sandbox",
+        "disable-gpu",
+        "disable-dev-shm-usage",
+        "disable-background-networking",
+    ):
+        options.add_argument(f"--{argument}")
+    options.add_argument("--window-size=1400,1000")
+    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(DRIVER))
+    driver.set_page_load_timeout(PATIENCE)
+    driver.set_script_timeout(PATIENCE)
+    yield driver
+    driver.quit()
+
+
+@pytest.fixture
+def serve(tmp_path):
+    """Start a server of Jupyter's on a free port, with nothing of it outside ``tmp_path``; gives its address."""
+    started = []
+
+    def start(module: str, *arguments: str) -> str:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        folders = {
+            f"JUPYTER{name}_DIR": str(tmp_path / name)
+            for name in ("_CONFIG", "LAB_WORKSPACES", "LAB_SETTINGS", "_RUNTIME")
+        }
+        path = os.pathsep.join([str(Path(__file__).parent), str(PROJECT)])
+        command = [sys.executable, "-m", module, *arguments, "--no-browser", f"--port={port}"]
+        environment = os.environ | folders | {"PYTHONPATH": path, "IPYTHONDIR": str(tmp_path / "ipython")}
+        with open(tmp_path / "server.log", "w") as log:
+            started.append(subprocess.Popen(command, env=environment, cwd=tmp_path, stdout=log, stderr=log))
+        return f"http://127.0.0.1:{port}"
+
+    yield start
+    for server in started:
+        server.terminate()
+        server.wait()
+
+
+@pytest.fixture
+def page(tmp_path):
+    code = "from lamps import lamps\nfrom fpnlib.widgets import AttributeEditor\nAttributeEditor(*lamps())"
+    kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
+    nbformat.write(new_notebook(cells=[new_code_cell(code)], metadata=kernel), tmp_path / "page.ipynb")
+    return tmp_path / "page.ipynb"
+
+
+def wait(browser, condition):
+    from selenium.common.exceptions import StaleElementReferenceException, WebDriverException
+    from selenium.webdriver.support.ui import WebDriverWait
+
+    return WebDriverWait(
+        browser, PATIENCE, ignored_exceptions=(StaleElementReferenceException, WebDriverException)
+    ).until(condition)
+
+
+def picture(browser, number):
+    """The picture that the page shows, in [0, 1]; 0: the original, 1: the edited one."""
+    image = browser.find_elements("css selector", "img.widget-image")[number]
+    data = browser.execute_async_script(FETCH, image)
+    return np.asarray(Image.open(io.BytesIO(base64.b64decode(data)))) / 255
+
+
+def drag_and_look(browser, editor, name):
+    """Drag a slider to the right, and wait for the picture that belongs to where it ends."""
+    label = name.replace("_", " ")
+    slider = wait(
+        browser,
+        lambda b: b.find_element(
+            "xpath", f"//div[contains(@class,'widget-slider')][label[normalize-space()='{label}']]"
+        ),
+    )
+    before = wait(browser, lambda b: [picture(b, 1)])[0]
+    np.testing.assert_allclose(before, shown(editor, {}), atol=0.01)
+    handle = slider.find_element("css selector", ".noUi-handle")
+    start = slider.find_element("css selector", ".widget-readout").text
+    moves = webdriver.ActionChains(browser).click_and_hold(handle)
+    for _ in range(8):
+        moves = moves.move_by_offset(6, 0)
+    moves.release().perform()
+    value = float(
+        wait(browser, lambda b: (text := slider.find_element("css selector", ".widget-readout").text) != start and text)
+    )
+    expected = shown(editor, {name: value})
+    assert value > float(start) and abs(expected - before).max() > 0.1, "the drag asks for another picture"
+    wait(browser, lambda b: np.allclose(picture(b, 1), expected, atol=0.01))
+    np.testing.assert_allclose(picture(browser, 0), before_of(editor), atol=0.01)
+
+
+def shown(editor, values):
+    return editor.picture(0, values).permute(1, 2, 0).clamp(0, 1).numpy()
+
+
+def before_of(editor):
+    return editor.x[0].permute(1, 2, 0).numpy()
+
+
+def test_a_drag_in_jupyterlab_changes_the_picture(browser, serve, page):
+    address = serve(
+        "jupyterlab",
+        f"--ServerApp.root_dir={page.parent}",
+        "--IdentityProvider.token=",
+        "--ServerApp.allow_root=True",
+        "--LabApp.expose_app_in_browser=True",
+        "--LabApp.news_url=",
+    )
+    wait(browser, lambda b: b.get(f"{address}/lab/tree/{page.name}") or True)
+    wait(browser, lambda b: b.execute_async_script(RUN_ALL))
+    drag_and_look(browser, AttributeEditor(*lamps()), "left_lit")
+
+
+def test_a_drag_on_the_page_of_its_own_changes_the_picture(browser, serve, page):
+    address = serve("voila", str(page), "--Voila.ip=127.0.0.1")
+    wait(browser, lambda b: b.get(address) or True)
+    drag_and_look(browser, AttributeEditor(*lamps()), "left_lit")
+
+
+def test_a_drag_in_the_app_changes_the_face(browser, serve):
+    if not (PRETRAINED / "drawn_faces_MSP_maf.json").is_file():
+        pytest.skip("needs the pretrained models of drawn faces in outputs/pretrained")
+    from fpnlib.experiments import pretrained_faces
+
+    address = serve("voila", str(PROJECT / "notebooks" / "app" / "sliders.ipynb"), "--Voila.ip=127.0.0.1")
+    wait(browser, lambda b: b.get(address) or True)
+    drag_and_look(browser, AttributeEditor(*pretrained_faces()), "Smiling")
