@@ -26,7 +26,6 @@ from nflows.transforms import BatchNorm, MaskedAffineAutoregressiveTransform
 from nflows.transforms.permutations import Permutation
 from torch import Tensor
 
-from fpnlib.flows.compiled import compiled
 from fpnlib.flows.incremental import Incremental
 from fpnlib.flows.packed import pack, packable
 from fpnlib.flows.stack import Layer, Stack, add_norm
@@ -60,10 +59,14 @@ class AutoregressiveStack(Stack):
         constant = sum(net.gain.log().sum() for net, _ in packed)
         if not compiles:
             return Incremental(packed), constant
-        return (compiled().WideEngine if _is_wide(layers) else compiled().Engine)(packed), constant
+        if _is_wide(layers):
+            from fpnlib.flows.wide_engine import WideEngine as Engine
+        else:
+            from fpnlib.flows.engine import Engine
+        return Engine(packed), constant
 
     def _trainer(self, layers: list[Layer], inputs: Tensor, context: Tensor) -> Callable:
-        if _is_wide(layers) and inputs.device.type == "cpu" and compiled() is not None:
+        if _is_wide(layers) and self._compiles(layers, inputs, context, precisions=(torch.float32, torch.float64)):
             from fpnlib.flows.triangular import noise_and_log_det
         elif self._compiles(layers, inputs, context):
             from fpnlib.flows.gradients import noise_and_log_det

@@ -7,7 +7,6 @@ from typing import Any
 from nflows.transforms import AffineCouplingTransform, BatchNorm
 from torch import Tensor
 
-from fpnlib.flows.compiled import compiled
 from fpnlib.flows.coupling import pack, packable
 from fpnlib.flows.stack import Layer, Stack, add_norm
 
@@ -27,5 +26,7 @@ class CouplingStack(Stack):
         return layers if len(widths) == 1 else None
 
     def _make(self, layers: list[Layer], compiles: bool) -> tuple[Any, Tensor]:
+        from fpnlib.flows.coupling_engine import CouplingEngine
+
         packed = [pack(layer.transform, layer.norm) for layer in layers]
-        return compiled().CouplingEngine(packed), sum(net.gain.log().sum() for net, _ in packed)
+        return CouplingEngine(packed), sum(net.gain.log().sum() for net, _ in packed)

@@ -15,8 +15,8 @@ from nflows.transforms import MaskedAffineAutoregressiveTransform
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from fpnlib.flows import kernels
-from fpnlib.flows.packed import layout
+from fpnlib.flows import gradient_kernels, kernels
+from fpnlib.flows.packed import layout, odd_columns
 from fpnlib.flows.vectors import LANES
 
 
@@ -129,7 +129,7 @@ class _Flow(torch.autograd.Function):
         weights, biases = flat.index_select(1, where.weights), flat.index_select(1, where.biases)
         plans = [torch.cat([order, where.plan]) for order in orders]
 
-        columns = LANES * (-(-n // LANES) | 1)  # an odd number of vectors: rows a power of two apart share cache lines
+        columns = odd_columns(n, LANES)
         values, logs = inputs.new_zeros(features, columns), inputs.new_zeros(columns)
         values[:, :n] = inputs.T
         given = context.new_zeros(context.shape[1] + 1, columns)
@@ -160,7 +160,7 @@ class _Flow(torch.autograd.Function):
         grad_given = torch.zeros_like(given) if ctx.needs_input_grad[2] else None
         for k in reversed(range(layers)):
             back = _transposed(weights[k], features, units, blocks)
-            kernels.backpropagate(
+            gradient_kernels.backpropagate(
                 values.data_ptr(), columns, logs.data_ptr(), weights[k].data_ptr(), plans[k].data_ptr(),
                 back.data_ptr(), where.back_ranges.data_ptr(), work[k].data_ptr(), grads.data_ptr(),
                 features, units, blocks,
@@ -200,7 +200,7 @@ def _of_weights(
 
     def correlate(part, width, row_order, column_order, of, with_, rows, start, stop):
         at = to + 4 * where.offsets[part]
-        kernels.correlate(at, width, row_order, column_order, of, with_, columns, rows, start, stop)
+        gradient_kernels.correlate(at, width, row_order, column_order, of, with_, columns, rows, start, stop)
 
     correlate(0, features, sort, count, stream, work.data_ptr(), units, inputs, inputs + 8 * units)
     for block in range(blocks):

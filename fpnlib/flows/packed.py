@@ -171,15 +171,17 @@ def pack(
     return net, Context(torch.stack([context.weight[sort], *given]), context.bias[sort])
 
 
-def batch_norm_affine(norm: torch.nn.BatchNorm1d) -> tuple[Tensor, Tensor]:
-    """(gain, offset) of torch's batch norm in eval mode."""
+def batch_norm_affine(norm: torch.nn.BatchNorm1d | BatchNorm) -> tuple[Tensor, Tensor]:
+    """(gain, offset) of a batch norm, torch's or nflows', in eval mode."""
     gain = norm.weight / (norm.running_var + norm.eps).sqrt()
     return gain, norm.bias - gain * norm.running_mean
 
 
 def between_affine(norm: BatchNorm | None, features: int, like: Tensor) -> tuple[Tensor, Tensor]:
     """(gain, offset) of nflows' batch norm in eval mode, or of none."""
-    if norm is None:
-        return like.new_ones(features), like.new_zeros(features)
-    gain = norm.weight / (norm.running_var + norm.eps).sqrt()
-    return gain, norm.bias - gain * norm.running_mean
+    return (like.new_ones(features), like.new_zeros(features)) if norm is None else batch_norm_affine(norm)
+
+
+def odd_columns(n: int, width: int = 16) -> int:
+    """At least n, an odd multiple of ``width``: rows a power of two apart would share cache lines."""
+    return width * (-(-n // width) | 1)

@@ -34,6 +34,8 @@ class Stack(CompositeTransform):
     changes.
     """
 
+    inverts_in_torch = False  # where the kernels can't
+
     def __init__(self, transforms: list[Transform]):
         super().__init__(transforms)
         self._packed: tuple[Any, Any] = (None, None)
@@ -85,8 +87,6 @@ class Stack(CompositeTransform):
         squares, logs = engine.every_kind(inputs, contexts)
         return squares, logs + constant
 
-    inverts_in_torch = False
-
     def _layers(self) -> list[Layer] | None:
         """The layers in turn, or None where something is among them that is not known here."""
         raise NotImplementedError
@@ -99,12 +99,17 @@ class Stack(CompositeTransform):
         """What runs the forward pass with gradients."""
         return super().forward
 
-    def _compiles(self, layers: list[Layer] | None, *tensors: Tensor | None) -> bool:
-        """Whether the kernels are for this: known layers, float32 on the CPU."""
+    def _compiles(
+        self,
+        layers: list[Layer] | None,
+        *tensors: Tensor | None,
+        precisions: tuple[torch.dtype, ...] = (torch.float32,),
+    ) -> bool:
+        """Whether the kernels are for this: known layers, all on the CPU and in one of these precisions."""
         if layers is None or any(tensor is None or len(tensor) == 0 for tensor in tensors):
             return False
-        tensors = (*tensors, next(self.parameters()))
-        return all(t.dtype == torch.float32 and t.device.type == "cpu" for t in tensors) and compiled() is not None
+        kinds = {(tensor.dtype, tensor.device.type) for tensor in (*tensors, next(self.parameters()))}
+        return any(kinds == {(precision, "cpu")} for precision in precisions) and compiled()
 
     def _differentiates(self, *tensors: Tensor) -> bool:
         return torch.is_grad_enabled() and any(t.requires_grad for t in (*tensors, *self.parameters()))

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn.functional import pad, softplus
 
-from fpnlib.flows.packed import EPSILON, layout
+from fpnlib.flows.packed import EPSILON, layout, odd_columns
 
 ROWS = 64  # of a tile on the diagonal
 
@@ -32,8 +32,8 @@ def noise_and_log_det(
         context: (n, C), as the layers take it.
         layers: of the same widths, each with the order of its inputs; no batch norm, no dropout.
     """
-    n, columns = len(inputs), 16 * (-(-len(inputs) // 16) | 1)  # rows a power of two apart would share cache lines
-    values, given = (pad(rows.T, (0, columns - n)) for rows in (inputs, context))
+    n = len(inputs)
+    values, given = (pad(rows.T, (0, odd_columns(n) - n)) for rows in (inputs, context))
     total = 0
     for order, layer in layers:
         values = values.index_select(0, order)

@@ -18,7 +18,10 @@ BITS = ir.VectorType(ir.IntType(32), LANES)
 
 
 def jit(signature=None):
-    """njit as the kernels use it: no reassociation, no lock, compiled once for the machine."""
+    """njit as the kernels use it: no reassociation, no lock, compiled once for the machine.
+
+    numba compiles again when a kernel's own file changes; after a change in what it inlines, ``make clean``.
+    """
     return njit(signature, fastmath={"contract"}, nogil=True, error_model="numpy", cache=True)
 
 

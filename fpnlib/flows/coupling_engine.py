@@ -1,0 +1,40 @@
+"""Runs packed coupling layers through their kernel, as ``engine`` does the autoregressive ones."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from fpnlib.flows.coupling import Coupling, Gates
+from fpnlib.flows.coupling_kernel import couple
+from fpnlib.flows.engine import Engine
+from fpnlib.flows.vectors import LANES
+
+
+class CouplingEngine(Engine):
+    """The engine for coupling layers: biases and extras hold what the context adds at first and each block's gates."""
+
+    def __init__(self, layers: list[tuple[Coupling, Gates]]):
+        self.nets = [net.flat() for net, _ in layers]
+        self.contexts = [context for _, context in layers]
+        self.units, self.blocks = len(layers[0][0].initial), len(layers[0][0].inner)
+        self.features = len(layers[0][0].gain)
+        self.moved = [len(net.final) // 2 for net, _ in layers]
+
+    def _solve(self, values: Tensor, logs: Tensor, biases: list[Tensor], extras: list[Tensor] | None) -> None:
+        for layer in reversed(range(len(self.nets))):
+            self._couple(1, layer, values, logs, biases, extras)
+
+    def _evaluate(self, values: Tensor, logs: Tensor, biases: list[Tensor], extras: list[Tensor] | None) -> None:
+        for layer in range(len(self.nets)):
+            self._couple(0, layer, values, logs, biases, extras)
+
+    def _couple(self, inverts, layer, values, logs, biases, extras) -> None:
+        (weights, plan, _), moved = self.nets[layer], self.moved[layer]
+        given = self.features - moved
+        work = torch.empty(given + 3 * self.units + 2 * moved, LANES)
+        extra = extras[layer].data_ptr() if extras else 0
+        couple(
+            values.data_ptr(), values.shape[1], logs.data_ptr(), weights.data_ptr(), plan.data_ptr(),
+            biases[layer].data_ptr(), extra, work.data_ptr(), inverts, given, self.units, self.blocks, moved,
+        )  # fmt: skip

@@ -1,0 +1,37 @@
+"""The benchmark's command line: a row measured and written, a number that is no row refused."""
+
+import importlib.util
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+
+@pytest.fixture(scope="module")
+def benchmark():
+    pytest.importorskip("zuko", reason="the benchmark compares with zuko: pip install .[bench]")
+    path = Path(__file__).resolve().parents[1] / "benchmarks" / "flows.py"
+    spec = importlib.util.spec_from_file_location("benchmark_of_flows", path)
+    module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_a_row_is_measured_and_written(benchmark, tmp_path, capsys, monkeypatch):
+    small = [lambda: benchmark.sampling("small", (6, 2, 8, 1, 1), 50, (1, None, None), 2, extrapolated=True)]
+    monkeypatch.setattr(benchmark, "workloads", lambda: small)
+    benchmark.main(["--only", "1", "--out", str(tmp_path / "new")])
+    row = pd.read_csv(tmp_path / "new" / "flows.csv").iloc[0]
+    assert row["workload"] == "small" and row["×D"] == "nflows, zuko"
+    assert row["over nflows"] == pytest.approx(row["nflows ms"] / row["ours ms"], rel=1e-3)
+    assert row["over limit"] == pytest.approx(row["ours ms"] / row["limit ms"], rel=1e-3)
+    text = (tmp_path / "new" / "flows.md").read_text(encoding="utf-8")
+    assert "| small |" in text and text.strip() == capsys.readouterr().out.strip()
+    assert (tmp_path / "new" / "flows.png").stat().st_size > 10_000
+
+
+def test_a_number_that_is_no_row_is_refused(benchmark, capsys):
+    with pytest.raises(SystemExit):
+        benchmark.main(["--only", "99"])
+    assert "rows are numbered from 1 to 11, got 99" in capsys.readouterr().err
