@@ -111,10 +111,10 @@ def fit(
             for rows in _batches(order, batch_size):
                 try:
                     value = loss(*(tensor[rows] for tensor in tensors))
-                except FloatingPointError as error:
+                    optimizer.zero_grad(set_to_none=True)
+                    value.backward()
+                except (FloatingPointError, AssertionError) as error:  # the latter is torchdiffeq's, from its way back
                     raise _diverged(module, best, history, f"{description}, epoch {epoch + 1}: {error}") from None
-                optimizer.zero_grad(set_to_none=True)
-                value.backward()
                 if clip_norm is not None:
                     nn.utils.clip_grad_norm_(parameters, clip_norm)
                 optimizer.step()

@@ -134,3 +134,24 @@ def test_a_last_batch_of_one_joins_the_one_before_it():
 
     fit(net, loss, (torch.randn(9, 2),), (torch.randn(4, 2),), epochs=1, batch_size=4, learning_rate=1e-3)
     assert sizes == [4, 5]
+
+
+class Underflows(torch.autograd.Function):
+    """A solver whose way back fails, as torchdiffeq's adjoint does."""
+
+    @staticmethod
+    def forward(ctx, x):
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx, gradient):
+        raise AssertionError("underflow in dt 0.0")
+
+
+def test_a_solver_that_fails_on_its_way_back_leaves_the_best_weights():
+    net = nn.Linear(2, 1)
+    before = {key: value.clone() for key, value in net.state_dict().items()}
+    x = torch.randn(8, 2)
+    with pytest.raises(FloatingPointError, match="epoch 1: underflow in dt 0.0; the weights of epoch 0 are kept"):
+        fit(net, lambda x: Underflows.apply(net(x)).sum(), (x,), (x,), epochs=2, batch_size=4, learning_rate=1e-2)
+    assert all(torch.equal(value, net.state_dict()[key]) for key, value in before.items())
