@@ -6,6 +6,8 @@ from torch.testing import assert_close
 
 from fpnlib.base_models import Autoencoder, build_base_model
 from fpnlib.base_models.msp import MSP
+from fpnlib.base_models.patches import PatchDiscriminator, SharpenedMSP
+from fpnlib.training import fit
 
 CLOSE = {"atol": 2e-5, "rtol": 0}
 
@@ -64,7 +66,8 @@ def test_its_own_edits_are_the_originals(original, name, edits):
 def test_its_losses_are_the_originals(original):
     reference, model = original
     mean, log_variance = reference["out.mu"], reference["out.logvar"]
-    losses = model.losses(reference["in.x"], reference["in.labels"], mean, mean, log_variance)
+    decoded = 2 * model.decode(mean) - 1
+    losses = model.losses(reference["in.x"], decoded, reference["in.labels"], mean, mean, log_variance)
     weight = 3 * 64 * 64 / (40 + 64)
     for name, expected, factor in (
         ("reconstruction", "rec", 1),
@@ -160,3 +163,34 @@ def test_checkpoints_that_are_none_of_its_are_refused_in_one_line(small, tmp_pat
         with pytest.raises(ValueError, match="holds another architecture than MSP") as error:
             MSP.from_published(path)
         assert "\n" not in str(error.value)
+
+
+def test_the_discriminator_learns_and_the_decoder_is_turned_against_it(small):
+    x, y = torch.rand(8, 3, 16, 16), torch.randint(0, 2, (8, 5))
+    game = SharpenedMSP(small, PatchDiscriminator(4, halvings=1)).train()
+    torch.manual_seed(0)
+    alone, decoded = small.terms(x, y)
+    torch.manual_seed(0)
+    together = game.loss(x, y)
+    real, fake = game.discriminator(2 * x - 1), game.discriminator(decoded)
+    assert real.shape == (8, 5, 5)
+    parameters = [*small.decoder.parameters()], [*game.discriminator.parameters()]
+    told_apart = torch.nn.functional.softplus(-real).mean() + torch.nn.functional.softplus(fake).mean()
+    gradients = [torch.autograd.grad(told_apart, some, retain_graph=True, allow_unused=True) for some in parameters]
+    own = torch.autograd.grad(sum(alone.values()) / 8, parameters[0], retain_graph=True)
+    got = [torch.autograd.grad(together, some, retain_graph=True) for some in parameters]
+    for mine, theirs, both in zip(own, gradients[0], got[0]):
+        assert_close(both, mine - game.weight * theirs, atol=1e-3, rtol=1e-3)
+    for theirs, both in zip(gradients[1], got[1]):
+        assert_close(both, theirs, atol=1e-4, rtol=1e-3)
+    torch.manual_seed(0)
+    game.eval()
+    assert game.loss(x, y) < together, "in eval mode the game is left out"
+
+
+def test_a_sharpened_model_is_fitted_like_any_other(small):
+    x, y = torch.rand(40, 3, 16, 16), torch.randint(0, 2, (40, 5))
+    game, before = SharpenedMSP(small), small.M.detach().clone()
+    history = fit(game, game.loss, (x, y), (x, y), epochs=2, batch_size=20, learning_rate=1e-3)
+    assert history.epochs[-1]["validation"] < history.epochs[0]["validation"]
+    assert not torch.equal(small.M, before) and not small.training

@@ -134,13 +134,20 @@ class MSP(nn.Module):
 
         One posterior draw an image, from torch's global generator.
         """
+        return sum(self.terms(x, y)[0].values()) / len(x)
+
+    def terms(self, x: Tensor, y: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+        """:meth:`losses` of images in [0, 1] and attributes 0 or 1, and the reconstructions in [-1, 1]."""
         x, y = 2 * x - 1, 2 * y.to(x) - 1
         mean, log_variance = self._moments(x)
         z = mean + torch.exp(0.5 * log_variance) * torch.randn_like(mean)
-        return sum(self.losses(x, y, z, mean, log_variance).values()) / len(x)
+        decoded = self._decoded(z)
+        return self.losses(x, decoded, y, z, mean, log_variance), decoded
 
-    def losses(self, x: Tensor, y: Tensor, z: Tensor, mean: Tensor, log_variance: Tensor) -> dict[str, Tensor]:
-        """The terms of the loss, each summed over the batch: of images and attributes in [-1, 1] and drawn latents z.
+    def losses(
+        self, x: Tensor, decoded: Tensor, y: Tensor, z: Tensor, mean: Tensor, log_variance: Tensor
+    ) -> dict[str, Tensor]:
+        """The terms of the loss, each summed over the batch: of images, their reconstructions and attributes in [-1, 1].
 
         ``reconstruction`` (sum of squares), ``divergence`` from the unit normal in nats, and ``projection``, ‖Mz - y‖² +
         ‖Mᵀy - z‖², weighted by an image's elements over those of y and z, so that neither drowns the other.
@@ -148,7 +155,7 @@ class MSP(nn.Module):
         weight = x[0].numel() / (self.attributes + self.latent_dim)
         projection = (z @ self.M.T - y).square().sum() + (y @ self.M - z).square().sum()
         return {
-            "reconstruction": (self._decoded(z) - x).square().sum(),
+            "reconstruction": (decoded - x).square().sum(),
             "divergence": 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).sum(),
             "projection": weight * projection,
         }
