@@ -26,6 +26,7 @@ def small():
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(data.DATASETS, "shapes", lambda root, seed, download: load_drawn_shapes(seed, n=150, points=40))
         patch.setitem(point_clouds.SIZES, "tiny", TINY)
+        patch.setitem(point_clouds.BASE_TRAINING, "tiny", point_clouds.BASE_TRAINING["small"])
         patch.setitem(point_clouds.JUDGES, "tiny", {"widths": (8, 8, 8, 16), "head_widths": (8,)})
         patch.setattr(point_clouds, "JUDGE_POINTS", 16)
         yield

@@ -32,7 +32,10 @@ SIZES = {
     "published": {},
 }
 # Learning rates are the peaks of a one-cycle schedule.
-BASE_TRAINING = {"batch_size": 16, "learning_rate": 3e-3, "clip_norm": 1.0}
+BASE_TRAINING = {
+    "small": {"batch_size": 16, "learning_rate": 3e-3, "clip_norm": 1.0},
+    "published": {"batch_size": 16, "learning_rate": 1e-3, "clip_norm": 1.0},
+}
 JUDGE_TRAINING = {"batch_size": 32, "learning_rate": 4e-3, "weight_decay": 1e-2}
 JUDGES = {"small": {"widths": (32, 64, 64, 128)}, "published": {}}
 JUDGE_POINTS = 256  # drawn anew of each cloud for each epoch
@@ -213,9 +216,7 @@ def _base_model(run: Run) -> tuple[PointFlow, str]:
         raise checks.unknown("point_objective", objective, losses)
     torch.manual_seed(run.seed)
     model = PointFlow(**SIZES[size])
-    training = run.training(BASE_TRAINING, epochs=run.setting("point_epochs")) | {
-        "batch_size": BASE_TRAINING["batch_size"]
-    }
+    training = BASE_TRAINING[size] | {"epochs": run.setting("point_epochs")}
     step = run.setting("point_step")
 
     def make(checkpoint: Any) -> History:
