@@ -106,7 +106,7 @@ def score_edits(judge: AttributeJudge, before: Tensor, after: Tensor, y: Tensor,
 
 
 def outside(before: Tensor, after: Tensor, changed: Tensor) -> Tensor:
-    """Mean absolute difference (m,) of faces (m, 3, size, size) where the attribute changes nothing; ``changed`` (m, size, size)."""
+    """Mean absolute difference (m,) of faces (m, 3, s, s) where the attribute changes nothing; ``changed`` (m, s, s)."""
     unchanged = ~changed[:, None].expand_as(before)
     return ((after - before).abs() * unchanged).flatten(1).sum(1) / unchanged.flatten(1).sum(1).clamp(min=1)
 
