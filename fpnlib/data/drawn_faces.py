@@ -21,7 +21,7 @@ from fpnlib.data import portrait
 from fpnlib.data.dataset import Dataset
 
 SIZE = 64
-DRAWING = 1  # to be raised when a face is drawn differently: it is part of the checksum
+DRAWING = 2  # to be raised when a face is drawn differently: it is part of the checksum
 # The log-odds of each attribute, and what the ones before it add to them where they hold.
 LOG_ODDS = {
     "Male": (-0.2, {}),

@@ -151,17 +151,17 @@ def _skin(canvas: _Canvas, has, free, look) -> None:
     """Wrinkles of those who are not young, and rosy cheeks."""
     old, turn = 1 - has.Young, look.turn
     for y, width in ((-0.42, 0.26), (-0.335, 0.30)):
-        canvas.paint(look.line, canvas.stroke(turn, y, width, -0.03, 0.013), 0.65 * old)
+        canvas.paint(look.line, canvas.stroke(turn, y, width, -0.03, 0.015), 0.7 * old)
     for side in (-1, 1):
-        canvas.paint(look.shade * 0.93, canvas.stroke(turn + side * look.eyes, 0.115, 0.15, 0.06, 0.034), 0.9 * old)
-        canvas.paint(look.line, canvas.stroke(turn + side * 0.285, 0.325, 0.075, 0.04, 0.017, 0.10 * side), 0.9 * old)
+        canvas.paint(look.shade * 0.93, canvas.stroke(turn + side * look.eyes, 0.115, 0.15, 0.06, 0.038), old)
+        canvas.paint(look.line, canvas.stroke(turn + side * 0.285, 0.325, 0.080, 0.04, 0.023, 0.105 * side), old)
         cheek = ((canvas.x - turn - side * 0.33) / 0.17).square() + ((canvas.y - 0.235) / 0.13).square()
         canvas.wash(BLUSH, 0.75 * torch.exp(-cheek.square()) * has.Rosy_Cheeks)
 
 
 def _eyes(canvas: _Canvas, has, free, look) -> None:
     iris = _between(EYES, free.eyes)
-    open_ = 0.118 - 0.072 * has.Narrow_Eyes
+    open_ = 0.120 - 0.080 * has.Narrow_Eyes
     for side in (-1, 1):
         x, y = look.turn + side * look.eyes, -0.01
         white = canvas.ellipse(x, y, 0.135, open_)
@@ -178,21 +178,20 @@ def _eyes(canvas: _Canvas, has, free, look) -> None:
 def _brows(canvas: _Canvas, has, free, look) -> None:
     for side in (-1, 1):
         x, y = look.turn + side * (look.eyes + 0.005), -0.222 - 0.015 * free.brows - 0.012 * has.Bushy_Eyebrows
-        thickness = 0.021 + 0.040 * has.Bushy_Eyebrows
+        thickness = 0.020 + 0.048 * has.Bushy_Eyebrows
         canvas.paint(look.dark, canvas.stroke(x, y, 0.165, -0.055, thickness, 0.012 * side))
 
 
 def _nose(canvas: _Canvas, has, free, look) -> None:
-    """A shaded side, a tip and nostrils; a big one is longer and twice as wide."""
+    """A shaded side, a tip and nostrils; a big one is more than twice as wide."""
     x, big = look.turn * 1.35, has.Big_Nose
-    y, width = 0.195 + 0.035 * big, 0.072 + 0.072 * big
-    canvas.paint(look.shade, canvas.ellipse(x + 0.02, y - 0.07, width * 0.62, 0.13 + 0.03 * big), 0.75)
-    canvas.paint(look.shade, canvas.ellipse(x, y + 0.008, width * 1.08, 0.060 + 0.030 * big))
-    canvas.paint(look.skin, canvas.ellipse(x - 0.012, y - 0.028, width * 0.80, 0.052 + 0.026 * big))
+    y, width = 0.195 + 0.025 * big, 0.068 + 0.105 * big
+    canvas.paint(look.shade, canvas.ellipse(x + 0.02, y - 0.07, 0.045 + 0.045 * big, 0.13 + 0.03 * big), 0.75)
+    canvas.paint(look.shade * (1 - 0.10 * big[:, 0]), canvas.ellipse(x, y + 0.008, width * 1.08, 0.060 + 0.045 * big))
+    canvas.paint(look.skin, canvas.ellipse(x - 0.012, y - 0.028, width * 0.80, 0.052 + 0.032 * big))
     for side in (-1, 1):
-        canvas.paint(
-            look.line, canvas.ellipse(x + side * width * 0.52, y + 0.036 + 0.022 * big, 0.022 + 0.016 * big, 0.018)
-        )
+        nostril = canvas.ellipse(x + side * width * 0.50, y + 0.036 + 0.030 * big, 0.022 + 0.026 * big, 0.018 + 0.008 * big)
+        canvas.paint(look.line, nostril)
 
 
 def _mouth(canvas: _Canvas, has, free, look) -> None:
@@ -216,7 +215,7 @@ def _mouth(canvas: _Canvas, has, free, look) -> None:
 def _beard(canvas: _Canvas, has, free, look) -> None:
     x = look.turn
     for side in (-1, 1):
-        canvas.paint(look.dark, canvas.stroke(x + side * 0.115, 0.372, 0.15, -0.055, 0.046, 0.022 * side), has.Mustache)
+        canvas.paint(look.dark, canvas.stroke(x + side * 0.115, 0.372, 0.16, -0.055, 0.054, 0.022 * side), has.Mustache)
     tuft = canvas.rounded(x * 0.8, 0.735, 0.175, 0.115, 2.3)
     canvas.paint(look.dark, tuft, has.Goatee)
     canvas.paint(look.dark, canvas.ellipse(x, 0.615, 0.05, 0.06), has.Goatee)
