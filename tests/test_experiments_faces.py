@@ -4,7 +4,7 @@ import pandas as pd
 import pytest
 import torch
 
-from fpnlib import artifacts, data
+from fpnlib import data
 from fpnlib.data.drawn_faces import load_drawn_faces
 from fpnlib.experiments import (
     Run,
@@ -17,6 +17,7 @@ from fpnlib.experiments import (
     editors,
     face_latents,
     faces,
+    keep_pretrained,
     msp,
     sampled_scores,
     strips,
@@ -66,14 +67,19 @@ def test_models_are_made_once_and_loaded_afterwards(run, network, capsys):
 
 
 def test_what_is_pretrained_with_the_same_settings_is_taken(run, network, tmp_path, monkeypatch, capsys):
-    path = run.folder / "models" / "MSP.safetensors"
-    tensors, meta = artifacts.load_tensors(path)
-    artifacts.save_tensors(tmp_path / "drawn_faces_MSP.safetensors", tensors, meta)
+    attribute_judge(run)
     monkeypatch.setattr(faces, "PRETRAINED", tmp_path)
-    taken = msp(Run("other", out=tmp_path / "run", **SETTINGS))
-    assert "MSP: loaded, pretrained" in capsys.readouterr().out and not (tmp_path / "run" / "models").exists()
-    assert all(torch.equal(value, network.base.state_dict()[name]) for name, value in taken.state_dict().items())
-    msp(Run("other", out=tmp_path / "run", **SETTINGS | {"msp_features": 3 * 4}))
+    assert [path.name for path in keep_pretrained(run.folder / "models")] == [
+        f"drawn_faces_{name}.safetensors" for name in ("MSP", "MSP_maf", "face_judge")
+    ]
+    other = Run("other", out=tmp_path / "run", **SETTINGS)
+    taken = FlowPluginNetwork(msp(other), attribute_plugin(other))
+    assert capsys.readouterr().out.count("loaded, pretrained") == 3  # MSP for itself and for the plugin
+    assert not (tmp_path / "run" / "models").exists()
+    x, y = run.data.test.x[:4], run.data.test.y[:4]
+    torch.testing.assert_close(taken.reconstruct(x), network.reconstruct(x), atol=5e-3, rtol=0)
+    torch.testing.assert_close(taken.edit(x, y, y), taken.reconstruct(x), atol=1e-3, rtol=0)
+    msp(Run("other", out=tmp_path / "run", **SETTINGS | {"msp_features": 12}))
     assert "loaded, pretrained" not in capsys.readouterr().out, "another width is another model"
 
 

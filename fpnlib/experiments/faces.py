@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -212,6 +213,22 @@ def strips(network: FlowPluginNetwork, x: Tensor, y: Tensor, names: list[str], v
 def decoded(base: MSP, z: Tensor, batch_size: int = 250) -> Tensor:
     """Faces (n, 3, size, size) of latents (n, D), in batches."""
     return torch.cat([base.decode(part) for part in z.split(batch_size)])
+
+
+def keep_pretrained(models: Path, dataset: str = "drawn_faces") -> list[Path]:
+    """Put what a run made under its ``models`` folder into the repository: MSP, its plugin and the judge; returns the files.
+
+    Matrices are rounded to half precision, for half the size; the flow stays exactly invertible all the same.
+
+    Raises:
+        FileNotFoundError: one of the three is not there.
+    """
+    kept = []
+    for name in ("MSP", "MSP_maf", "face_judge"):
+        tensors, meta = artifacts.load_tensors(Path(models) / f"{name}.safetensors")
+        small = {key: tensor.half() if tensor.ndim > 1 else tensor for key, tensor in tensors.items()}
+        kept.append(artifacts.save_tensors(PRETRAINED / f"{dataset}_{name}.safetensors", small, meta))
+    return kept
 
 
 def _msp(run: Run) -> tuple[MSP, str]:
