@@ -7,6 +7,7 @@ from nflows.transforms import Transform
 from torch import Tensor, nn
 
 from fpnlib import checks
+from fpnlib.flows.threads import alone
 
 CHUNK = 8192  # rows that go through the flow together: bounds the memory of large batches
 MANY = 64  # rows from which on it pays to sort them by class
@@ -42,7 +43,8 @@ class ConditionalFlow(Flow):
         """
         self._check(noise, context, "noise")
         by_kind = getattr(self._transform, "inverse_by_kind", None)
-        if by_kind is not None and len(noise) >= MANY and (kind := _one_hot(context)) is not None:
+        kind = _one_hot(context) if by_kind is not None and len(noise) >= MANY else None
+        if kind is not None:
             contexts = self._embedding_net(torch.eye(self.context_features, dtype=context.dtype, device=context.device))
             if (data := by_kind(noise, contexts, kind)) is not None:
                 return data
@@ -114,6 +116,7 @@ class ConditionalFlow(Flow):
 
 def _one_hot(context: Tensor) -> Tensor | None:
     """Which entry of each row is 1 where all others are 0, or None."""
-    kind = context.argmax(1)
-    is_one_hot = (context.count_nonzero(1) == 1).all() and (context.gather(1, kind[:, None]) == 1).all()
-    return kind if is_one_hot else None
+    with alone():
+        kind = context.argmax(1)
+        is_one_hot = (context.count_nonzero(1) == 1).all() and (context.gather(1, kind[:, None]) == 1).all()
+        return kind if is_one_hot else None

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from functools import lru_cache
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
 from fpnlib.flows import kernels
 from fpnlib.flows.packed import Context, Net
+from fpnlib.flows.threads import alone
 from fpnlib.flows.vectors import LANES
 
 COLUMNS = 64 * LANES  # samples that one call of a kernel takes
@@ -36,56 +34,60 @@ class Engine:
 
     def inverse_by_kind(self, noise: Tensor, contexts: Tensor, kind: Tensor) -> Tensor:
         """Data from noise (n, D) where row i has the context contexts[kind[i]]."""
-        counts = torch.bincount(kind, minlength=len(contexts))
-        padded = -(-counts // LANES) * LANES
-        ends = padded.cumsum(0)
-        by_kind = kind.argsort(stable=True)
-        slots = torch.empty_like(kind)
-        slots[by_kind] = torch.arange(len(kind)) + (ends - padded - counts.cumsum(0) + counts).repeat_interleave(counts)
-        rows = noise.new_zeros(int(ends[-1]), self.features)
-        rows[slots] = noise
-        biases = self._biases(contexts)
+        with alone() as each:
+            counts = torch.bincount(kind, minlength=len(contexts))
+            padded = -(-counts // LANES) * LANES
+            ends = padded.cumsum(0)
+            by_kind = kind.argsort(stable=True)
+            shifts = ends - padded - counts.cumsum(0) + counts
+            slots = torch.empty_like(kind)
+            slots[by_kind] = torch.arange(len(kind)) + shifts.repeat_interleave(counts)
+            rows = noise.new_zeros(int(ends[-1]), self.features)
+            rows[slots] = noise
+            biases = self._biases(contexts)
 
-        def run(job: tuple[int, int, int]) -> None:
-            k, begin, end = job
-            piece = rows[begin:end].T.contiguous()
-            self._solve(piece, torch.zeros(end - begin), [layer[k] for layer in biases], None)
-            rows[begin:end] = piece.T
+            def run(job: tuple[int, int, int]) -> None:
+                k, begin, end = job
+                piece = rows[begin:end].T.contiguous()
+                self._solve(piece, torch.zeros(end - begin), [layer[k] for layer in biases], None)
+                rows[begin:end] = piece.T
 
-        last = zip(ends.tolist(), padded.tolist(), strict=True)
-        spread(run, [(k, *piece) for k, (end, size) in enumerate(last) for piece in pieces(end - size, end)])
-        return rows[slots]
+            last = zip(ends.tolist(), padded.tolist(), strict=True)
+            each(run, [(k, *piece) for k, (end, size) in enumerate(last) for piece in pieces(end - size, end)])
+            return rows[slots]
 
     def every_kind(self, data: Tensor, contexts: Tensor) -> tuple[Tensor, Tensor]:
         """(squared length of the noise (n, K), log|det| (n, K)) of data (n, D) under every context (K, C)."""
-        columns = _columns(data)
-        squares, logs = (torch.zeros(len(contexts), columns.shape[1]) for _ in range(2))
-        biases = self._biases(contexts)
+        with alone() as each:
+            columns = _columns(data)
+            squares, logs = (torch.zeros(len(contexts), columns.shape[1]) for _ in range(2))
+            biases = self._biases(contexts)
 
-        def run(job: tuple[int, int, int]) -> None:
-            k, begin, end = job
-            piece = columns[:, begin:end].clone(memory_format=torch.contiguous_format)
-            self._evaluate(piece, logs[k, begin:end], [layer[k] for layer in biases], None)
-            squares[k, begin:end] = piece.square_().sum(0)
+            def run(job: tuple[int, int, int]) -> None:
+                k, begin, end = job
+                piece = columns[:, begin:end].clone(memory_format=torch.contiguous_format)
+                self._evaluate(piece, logs[k, begin:end], [layer[k] for layer in biases], None)
+                squares[k, begin:end] = piece.square_().sum(0)
 
-        spread(run, [(k, *piece) for piece in pieces(0, columns.shape[1]) for k in range(len(contexts))])
-        return squares[:, : len(data)].T, logs[:, : len(data)].T
+            each(run, [(k, *piece) for piece in pieces(0, columns.shape[1]) for k in range(len(contexts))])
+            return squares[:, : len(data)].T, logs[:, : len(data)].T
 
     def _own(self, values: Tensor, context: Tensor, run: Callable) -> tuple[Tensor, Tensor]:
-        columns = _columns(values)
-        logs = torch.zeros(columns.shape[1])
-        biases = [bias for _, _, bias in self.nets]
+        with alone() as each:
+            columns = _columns(values)
+            logs = torch.zeros(columns.shape[1])
+            biases = [bias for _, _, bias in self.nets]
 
-        def part(piece: tuple[int, int]) -> None:
-            begin, end = piece
-            rows = context[begin:end]
-            rows = torch.nn.functional.pad(rows, (0, 0, 0, end - begin - len(rows)))
-            own = columns[:, begin:end].clone(memory_format=torch.contiguous_format)
-            run(own, logs[begin:end], biases, [layer.of(rows) for layer in self.contexts])
-            columns[:, begin:end] = own
+            def part(piece: tuple[int, int]) -> None:
+                begin, end = piece
+                rows = context[begin:end]
+                rows = torch.nn.functional.pad(rows, (0, 0, 0, end - begin - len(rows)))
+                own = columns[:, begin:end].clone(memory_format=torch.contiguous_format)
+                run(own, logs[begin:end], biases, [layer.of(rows) for layer in self.contexts])
+                columns[:, begin:end] = own
 
-        spread(part, pieces(0, columns.shape[1]))
-        return columns[:, : len(values)].T, logs[: len(values)]
+            each(part, pieces(0, columns.shape[1]))
+            return columns[:, : len(values)].T, logs[: len(values)]
 
     def _biases(self, contexts: Tensor) -> list[Tensor]:
         """For each layer (K, 1 + B, H): the biases with each context's part added."""
@@ -127,18 +129,3 @@ def _columns(values: Tensor) -> Tensor:
 def pieces(begin: int, end: int, size: int = COLUMNS) -> list[tuple[int, int]]:
     """The columns begin … end in parts of at most ``size``."""
     return [(start, min(start + size, end)) for start in range(begin, end, size)]
-
-
-def spread(run: Callable, jobs: Sequence) -> None:
-    """Calls ``run`` on each job, on as many threads as torch may use."""
-    threads = min(torch.get_num_threads(), len(jobs))
-    if threads > 1:
-        list(_pool(threads, os.getpid()).map(run, jobs))
-    else:
-        for job in jobs:
-            run(job)
-
-
-@lru_cache(maxsize=4)
-def _pool(threads: int, process: int) -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(threads)

@@ -7,9 +7,10 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from fpnlib.flows import kernels
-from fpnlib.flows.engine import Engine, pieces, spread
+from fpnlib.flows.engine import Engine, pieces
 from fpnlib.flows.incremental import Incremental, Rows
 from fpnlib.flows.packed import Context, Net, odd_columns
+from fpnlib.flows.threads import alone
 from fpnlib.flows.vectors import LANES
 
 
@@ -22,7 +23,16 @@ class WideEngine(Engine):
 
     def inverse(self, noise: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:
         """As ``Engine.inverse``."""
-        return self.incremental.inverse(noise, context)
+        data, logs = torch.empty_like(noise), noise.new_empty(len(noise))
+        share = max(LANES, -(-len(noise) // torch.get_num_threads()))
+
+        def run(piece: tuple[int, int]) -> None:
+            own = slice(*piece)
+            data[own], logs[own] = self.incremental.inverse(noise[own], context[own])
+
+        with alone() as each:
+            each(run, pieces(0, len(noise), min(share, self.incremental.piece)))
+        return data, logs
 
     def inverse_by_kind(self, noise: Tensor, contexts: Tensor, kind: Tensor) -> Tensor:
         """As ``Engine.inverse_by_kind``; the context's part is too little of the work for a way of its own."""
@@ -53,14 +63,11 @@ class _Blocks(Incremental):
     def _step(self, layer: int, rows: Rows, begin: int, end: int) -> None:
         (units, features), (weights, plan, biases) = self.layers[layer][0].initial.shape, self.nets[layer]
         columns = len(rows.logs)
-
-        def run(piece: tuple[int, int]) -> None:
+        for first, last in pieces(0, columns, 8 * LANES):  # as many as fit in the cache with the block's weights
             data, logs, added, after, work = (
-                tensor.data_ptr() + 4 * piece[0] for tensor in (rows.data, rows.logs, rows.added, rows.after, rows.work)
+                tensor.data_ptr() + 4 * first for tensor in (rows.data, rows.logs, rows.added, rows.after, rows.work)
             )
             kernels.step(
-                data, columns, piece[1] - piece[0], logs, weights.data_ptr(), plan.data_ptr(), biases.data_ptr(),
+                data, columns, last - first, logs, weights.data_ptr(), plan.data_ptr(), biases.data_ptr(),
                 added, after, work, features, units, len(rows.after), begin, end,
             )  # fmt: skip
-
-        spread(run, pieces(0, columns, 8 * LANES))
