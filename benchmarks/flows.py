@@ -183,6 +183,9 @@ def workloads() -> list[Callable[[], Workload]]:
     ]  # fmt: skip
 
 
+CALLS, QUICK = 5, 0.2  # calls in a turn, of what takes fewer seconds than this
+
+
 def measure(load: Workload) -> dict[str, object]:
     """The row of one workload: medians in milliseconds and what they are over each other."""
     a, b = torch.randn(1024, 1024), torch.randn(1024, 1024)
@@ -192,10 +195,12 @@ def measure(load: Workload) -> dict[str, object]:
         load.runs["ours"]()  # packs the weights, and compiles where nothing is cached
         for _ in range(load.repeats):
             for name, run in runs.items():
-                for _ in range(5 if name == "product" else 1):
+                for _ in range(CALLS):  # what is quick is called again: the first call of a turn finds cold caches
                     start = time.process_time()
                     run()
                     times[name].append(time.process_time() - start)
+                    if times[name][-1] > QUICK:
+                        break
     seconds = {name: sorted(values)[len(values) // 2] * load.factors.get(name, 1) for name, values in times.items()}
     peak = 2 * 1024**3 / seconds["product"]
     row = {"workload": load.name, "peak GFLOP/s": peak / 1e9}
