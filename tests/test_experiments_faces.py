@@ -1,10 +1,12 @@
 """The steps with faces, on a few of them: models loaded where they fit, edits scored, strips that are edits."""
 
+import dataclasses
+
 import pandas as pd
 import pytest
 import torch
 
-from fpnlib import data
+from fpnlib import data, plots
 from fpnlib.data.drawn_faces import load_drawn_faces
 from fpnlib.experiments import (
     Run,
@@ -15,6 +17,7 @@ from fpnlib.experiments import (
     edit_scores,
     edited_faces,
     editors,
+    face_figure,
     face_latents,
     faces,
     keep_pretrained,
@@ -128,3 +131,14 @@ def test_samples_are_judged_at_every_temperature(run):
     table = sampled_scores(run, [0.5, 1.0], n=20)
     assert table["temperature"].tolist() == [0.5, 1.0] and (table["n"] == 20).all()
     assert table["attributes right"].between(0, 1).all() and table["reconstructions"].nunique() == 1
+
+
+def test_pictures_of_celeba_are_never_kept(run, network, tmp_path, monkeypatch):
+    figure = plots.face_grid(run.data.test.x[:2, None])
+    assert face_figure(run, figure, "drawn") is figure
+    assert (run.folder / "figures" / "07_drawn.png").is_file()
+    for shown in (False, True):
+        real = Run("07", out=tmp_path, show_celeba=shown, **SETTINGS)
+        real.data = dataclasses.replace(run.data, name="celeba")
+        assert face_figure(real, figure, "real") is (figure if shown else None)
+    assert not list(tmp_path.rglob("*.png"))

@@ -8,6 +8,7 @@ from typing import Any
 
 import pandas as pd
 import torch
+from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from fpnlib import artifacts
@@ -213,6 +214,21 @@ def strips(network: FlowPluginNetwork, x: Tensor, y: Tensor, names: list[str], v
 def decoded(base: MSP, z: Tensor, batch_size: int = 250) -> Tensor:
     """Faces (n, 3, size, size) of latents (n, D), in batches."""
     return torch.cat([base.decode(part) for part in z.split(batch_size)])
+
+
+def may_be_shown(run: Run) -> bool:
+    """Whether faces may stand in an executed notebook: drawn ones always, CelebA's where the setting ``show_celeba`` says so.
+
+    CelebA's terms forbid to pass its pictures on, and executed notebooks are passed on.
+    """
+    return run.data.name != "celeba" or run.setting("show_celeba")
+
+
+def face_figure(run: Run, figure: Figure, name: str) -> Figure | None:
+    """:meth:`Run.figure` of drawn faces; a figure of CelebA's is never kept, and None unless it :func:`may_be_shown`."""
+    if run.data.name != "celeba":
+        return run.figure(figure, name)
+    return figure if may_be_shown(run) else None
 
 
 def keep_pretrained(models: Path, dataset: str = "drawn_faces") -> list[Path]:
