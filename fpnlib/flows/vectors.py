@@ -5,10 +5,13 @@ lane by lane, and ``fma(w, x, acc)`` is acc + w·x for the number at address w. 
 addressed by plain integers (``tensor.data_ptr()`` plus bytes): numba's array arguments would cost more than the sums.
 """
 
+import hashlib
 import operator
+from collections.abc import Callable
+from pathlib import Path
 
 from llvmlite import binding, ir
-from numba import njit, types
+from numba import config, njit, types
 from numba.extending import intrinsic, models, overload, register_model
 
 LANES = 32 if binding.get_host_cpu_features().get("avx512f") else 16  # two registers: four rows of sums fit in all
@@ -17,12 +20,27 @@ VECTOR = ir.VectorType(FLOAT, LANES)
 BITS = ir.VectorType(ir.IntType(32), LANES)
 
 
-def jit(signature=None):
-    """njit as the kernels use it: no reassociation, no lock, compiled once for the machine.
+HERE = Path(__file__).parent
+SOURCES = [Path(__file__), *sorted(HERE.glob("*kernel*.py"))]  # all that a kernel may inline
+VERSION = hashlib.sha256(b"".join(path.read_bytes() for path in SOURCES)).hexdigest()[:12]
+KEPT = Path(config.CACHE_DIR or HERE / "__pycache__") / f"kernels-{VERSION}"
 
-    numba compiles again when a kernel's own file changes; after a change in what it inlines, ``make clean``.
+
+def jit(signature: types.Type) -> Callable:
+    """njit as the kernels use it: no reassociation, no lock, compiled once for the machine and for these sources.
+
+    Of itself numba would notice a change in a kernel's own file, not one in what it inlines from another.
     """
-    return njit(signature, fastmath={"contract"}, nogil=True, error_model="numpy", cache=True)
+    compile = njit(signature, fastmath={"contract"}, nogil=True, error_model="numpy", cache=True)
+
+    def decorate(function: Callable) -> Callable:
+        before, config.CACHE_DIR = config.CACHE_DIR, str(KEPT)
+        try:
+            return compile(function)
+        finally:
+            config.CACHE_DIR = before
+
+    return decorate
 
 
 inlined = njit(fastmath={"contract"}, nogil=True, error_model="numpy", forceinline=True)
