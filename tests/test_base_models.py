@@ -1,10 +1,13 @@
-"""The base models of digits hold the authors' architecture and refuse what is not an image of theirs."""
+"""The base models of digits hold the authors' architecture and refuse what is not theirs; no released checkpoint runs code."""
+
+import pickle
+from functools import partial
 
 import pytest
 import torch
 from torch.testing import assert_close
 
-from fpnlib.base_models import Autoencoder, ConvAE, ConvVAE, build_base_model
+from fpnlib.base_models import MSP, Autoencoder, ConvAE, ConvVAE, build_base_model, load_released
 
 
 @pytest.fixture(params=["ConvVAE", "ConvAE"])
@@ -99,3 +102,24 @@ def test_misspelt_base_model_names_the_nearest():
 def test_latent_dim_must_be_positive():
     with pytest.raises(ValueError, match="latent_dim"):
         ConvAE(latent_dim=0)
+
+
+class Code:
+    """What a pickle can make its reader do."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return open, (str(self.path), "w")
+
+
+@pytest.mark.parametrize("read", [MSP.from_published, partial(load_released, mean=torch.zeros(3), std=1.0)])
+def test_a_released_checkpoint_with_code_in_it_is_refused_and_the_code_does_not_run(read, tmp_path):
+    path, evidence = tmp_path / "checkpoint.pt", tmp_path / "evidence"
+    for write in (torch.save, lambda thing, path: path.write_bytes(pickle.dumps(thing))):
+        write({"weight": torch.zeros(2), "code": Code(evidence)}, path)
+        with pytest.raises(ValueError, match="damaged") as caught:
+            read(path)
+        assert "\n" not in str(caught.value)
+    assert not evidence.exists()
