@@ -48,6 +48,16 @@ def test_another_setting_or_seed_makes_another_model(tmp_path, capsys):
     assert not same(first, other)
 
 
+def test_a_part_on_another_dataset_adds_its_numbers_to_the_same_file(tmp_path):
+    run = Run("08", out=tmp_path, **SETTINGS)
+    run.record("one", 1, paper=2)
+    other = run.on("mnist", judge_epochs=7)
+    other.record("two", 2, paper=3)
+    assert other.setting("judge_epochs") == 7 and other.setting("flow_width") == 16 and run.dataset_name == "digits"
+    kept = json.loads((tmp_path / "results" / "08.json").read_text())
+    assert [(row["quantity"], row["paper"]) for row in kept] == [("one", None), ("two", 3)]
+
+
 def test_side_by_side_makes_the_same_bits(folder, tmp_path, monkeypatch):
     monkeypatch.setattr(artifacts, "cores", lambda: 2)
     run = Run("side_by_side", out=tmp_path, **SETTINGS)

@@ -106,6 +106,19 @@ def test_decoding_is_a_function_of_latent_and_seed(monkeypatch):
     assert torch.allclose(model.encode(x), torch.cat([model.encode(part) for part in x.split(1)]), atol=1e-6)
 
 
+def test_no_more_points_than_a_chunk_go_through_at_once(monkeypatch):
+    """What bounds the memory, whatever the number of clouds; a single larger cloud goes alone."""
+    monkeypatch.setattr("fpnlib.base_models.pointflow.AT_ONCE", 70)
+    model, seen = small(), []
+    for part in (model.encoder.points, model.decoder.fields[0].layers[0].linear):
+        part.register_forward_hook(lambda module, inputs, output: seen.append(output.numel() // output.shape[-1]))
+    model.encode(clouds(9))
+    model.decode(torch.randn(9, 5))
+    assert set(seen) == {30, 60}
+    model.decode(torch.randn(2, 5), points=100)
+    assert max(seen) == 100
+
+
 def test_data_units_are_taken_off_and_put_back():
     model, x = small(), clouds(6)
     z, shape = model.encode(x), model.decode(torch.zeros(1, 5))

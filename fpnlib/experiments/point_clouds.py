@@ -158,7 +158,8 @@ def score(run: Run, clouds: Tensor, y: Tensor, rows: Tensor, points: int, distan
     """How clouds (n, ·, 3) for labels (n,) do, beside the ``rows`` of test: a line for all, and one for each category.
 
     Columns ``category``, ``right class`` (by the judge), and PointFlow's ``coverage``, ``mmd`` and ``1-nna``
-    (see :func:`fpnlib.metrics.point_clouds.compare`), on the first ``points`` points of each cloud.
+    (see :func:`fpnlib.metrics.point_clouds.compare`), on the first ``points`` points of each cloud. The judge sees all the
+    clouds; of each category, the distances are those of the first, as many as there are ``rows``.
     """
     test, reader = run.data.test, judge(run)
     right = [right_class_rate(reader, clouds, y)]

@@ -31,6 +31,8 @@ from fpnlib.attributes import Classes
 from fpnlib.data import Dataset
 from fpnlib.training import History, batch_size_for
 
+PAPERS = ("mnist", "shapenet")  # the datasets of the paper's numbers
+
 
 class Run:
     """One notebook's part of a run: its settings, its device, and where its figures, tables and results go.
@@ -38,7 +40,7 @@ class Run:
     Args:
         notebook: name of the notebook, e.g. "04_conditional_generation"; its files carry it.
         out: the run's folder; relative paths count from the project's root.
-        dataset: "digits" or "mnist"; None for a notebook without data.
+        dataset: a name in ``data.DATASETS``, e.g. "mnist"; None for a notebook without data.
         data_dir: folder of the datasets; empty: $FPN_DATA, else ``data`` in the project.
         seed: of everything random.
         settings: of the steps below, by the names that they take from the notebook's parameters (``base_epochs``, …).
@@ -68,6 +70,12 @@ class Run:
         self.manifest.note("data", {loaded.name: loaded.checksum})
         return loaded
 
+    def on(self, dataset: str, **settings: Any) -> Run:
+        """The same notebook's part of the run with another dataset and other settings; its numbers join those of this one."""
+        other = Run(**self.arguments | {"dataset": dataset} | settings)
+        other.results = self.results
+        return other
+
     @property
     def classes(self) -> Classes:
         """The dataset's classes, as a plugin takes them."""
@@ -76,9 +84,9 @@ class Run:
     def record(self, quantity: str, value: float, *, paper: float | None = None, **more: Any) -> None:
         """Keep a number in ``results/<notebook>.json``, beside the paper's value where it has one, and print it.
 
-        The paper's values are those of MNIST: on another dataset they are left out.
+        The paper's values are those of its own datasets: on another they are left out.
         """
-        paper = paper if self.dataset_name == "mnist" else None
+        paper = paper if self.dataset_name in PAPERS else None
         self.results.record(quantity, float(value), paper=paper, seed=self.seed, **more)
         print(f"{quantity}: {value:.4f}" + (f"  (paper: {paper:.4f})" if paper is not None else ""))
 

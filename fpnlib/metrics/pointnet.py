@@ -12,11 +12,9 @@ from fpnlib import checks
 from fpnlib.base_models.pointflow_encoder import PointEncoder
 
 AT_ONCE = 2**17  # points that go through together
-JITTER, TURN, STRETCH = (
-    0.02,
-    10.0,
-    0.1,
-)  # deviation (in the cloud's own), degrees about the upright axis, share of each axis
+# What is varied while training, at most: deviation of the points (in the cloud's own; decoded shapes are soft), degrees
+# about the upright axis, share of each axis.
+JITTER, TURN, STRETCH = 0.15, 10.0, 0.1
 
 
 class PointNet(nn.Module):
@@ -37,6 +35,7 @@ class PointNet(nn.Module):
             "num_classes": checks.positive("num_classes", num_classes),
             "widths": list(widths),
             "head_widths": list(head_widths),
+            "varied": [JITTER, TURN, STRETCH],
         }
         self.net = PointEncoder(num_classes, widths, head_widths)
 
