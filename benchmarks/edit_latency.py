@@ -1,21 +1,22 @@
 """From a slider's value to the picture: how long the computing takes, in CPU time on one thread.
 
-Random weights of the shape of the demo's (MSP for 64×64 pixels with a latent of 128, a C-MAF of 10 layers of 10 blocks with
-batch norm): time does not depend on what they say. Writes ``outputs/benchmarks/edit_latency.json``.
+The demo's own network (MSP for 64×64 pixels with a latent of 128, a C-MAF of 10 layers of 10 blocks with batch norm) with its
+weights from outputs/pretrained. Writes edit_latency.csv.
 """
+
+from __future__ import annotations
 
 import argparse
 import time
+from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import torch
 from tqdm.auto import trange
 
 from fpnlib import artifacts
-from fpnlib.attributes import Attributes
-from fpnlib.base_models import MSP
-from fpnlib.data.drawn_faces import load_drawn_faces
-from fpnlib.plugin import FlowPlugin, FlowPluginNetwork
+from fpnlib.experiments import pretrained_faces
 from fpnlib.widgets import AttributeEditor, png
 
 STAGES = ("flow", "decoder", "PNG", "all")
@@ -23,40 +24,23 @@ STAGES = ("flow", "decoder", "PNG", "all")
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--drags", type=int, default=300, help="slider values to time")
-    parser.add_argument("--width", type=int, default=128, help="hidden features of the flow")
-    parser.add_argument("--out", default=str(artifacts.PROJECT / "outputs" / "benchmarks"))
-    given = parser.parse_args()
+    parser.add_argument("--drags", type=int, default=1_000, help="slider values to time")
+    parser.add_argument("--out", type=Path, default=artifacts.PROJECT / "outputs" / "benchmarks")
+    options = parser.parse_args()
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    faces = load_drawn_faces(train=600, validation=1, test=8)
-    editor = AttributeEditor(network(faces, given.width), faces.test.x, faces.test.y)
-    seconds = drags(editor, given.drags)
-    quantiles = {
-        stage: dict(zip(("median", "p95"), np.quantile(times, (0.5, 0.95)))) for stage, times in seconds.items()
-    }
-    for stage, times in quantiles.items():
-        print(f"{stage:>8}: median {1e3 * times['median']:6.2f} ms, 95th percentile {1e3 * times['p95']:6.2f} ms")
-    settings = {"drags": given.drags, "latent_dim": 128, "layers": 10, "blocks": 10, "width": given.width, "threads": 1}
-    kept = {"seconds": quantiles, "settings": settings, "environment": artifacts.environment()}
-    artifacts.write_json(f"{given.out}/edit_latency.json", kept)
-
-
-def network(faces, width: int) -> FlowPluginNetwork:
-    """The demo's network, its flow fitted for one epoch so that its statistics are those of latents."""
-    base = MSP(len(faces.classes), 64, 16).eval()
-    shape = {"hidden_features": width, "num_layers": 10, "num_blocks": 10, "batch_norm": True, "embedding_features": 64}
-    plugin = FlowPlugin(base.latent_dim, Attributes(faces.classes), "maf", **shape)
-    fpn = FlowPluginNetwork(base, plugin)
-    plugin.fit(base.encode(faces.train.x), faces.train.y, epochs=1, batch_size=64)
-    return fpn
+    seconds = drags(AttributeEditor(*pretrained_faces()), options.drags)
+    columns = {"median ms": seconds.median(), "95th percentile ms": seconds.quantile(0.95), "longest ms": seconds.max()}
+    table = pd.DataFrame(columns).mul(1e3).assign(drags=len(seconds)).rename_axis("stage").reset_index()
+    print(table.to_string(index=False, float_format="%.2f"))
+    artifacts.write_text(options.out / "edit_latency.csv", table.to_csv(index=False, float_format="%.3f"))
 
 
 @torch.no_grad()
-def drags(editor: AttributeEditor, n: int, warm_up: int = 10) -> dict[str, list[float]]:
-    """CPU seconds of each stage for n random slider values of random faces, after a few that don't count."""
+def drags(editor: AttributeEditor, n: int, warm_up: int = 10) -> pd.DataFrame:
+    """CPU seconds of each stage (columns) for n random slider values of random faces (rows), after a few that don't count."""
     base, plugin = editor.network.base, editor.network.plugin
-    seconds = {stage: [] for stage in STAGES}
+    seconds = []
     for k in trange(n + warm_up, desc="drags", unit="drag"):
         face = k % len(editor.x)
         context = editor.y[face : face + 1].clone()
@@ -68,10 +52,8 @@ def drags(editor: AttributeEditor, n: int, warm_up: int = 10) -> dict[str, list[
         ticks.append(time.process_time())
         png(image)
         ticks.append(time.process_time())
-        if k >= warm_up:
-            for stage, spent in zip(STAGES, [*np.diff(ticks), ticks[-1] - ticks[0]]):
-                seconds[stage].append(float(spent))
-    return seconds
+        seconds.append([*np.diff(ticks), ticks[-1] - ticks[0]])
+    return pd.DataFrame(seconds[warm_up:], columns=STAGES)
 
 
 if __name__ == "__main__":

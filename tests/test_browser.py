@@ -17,7 +17,7 @@ from nbformat.v4 import new_code_cell, new_notebook
 from PIL import Image
 
 from fpnlib.artifacts import PROJECT
-from fpnlib.experiments.faces import PRETRAINED
+from fpnlib.experiments import pretrained
 from fpnlib.widgets import AttributeEditor
 
 webdriver = pytest.importorskip("selenium.webdriver", reason="needs selenium: pip install fpnlib[test]")
@@ -170,7 +170,7 @@ def test_a_drag_on_the_page_of_its_own_changes_the_picture(browser, serve, page)
 
 
 def test_a_drag_in_the_app_changes_the_face(browser, serve):
-    if not (PRETRAINED / "drawn_faces_MSP_maf.json").is_file():
+    if not (pretrained.FOLDER / "drawn_faces_MSP_maf.json").is_file():
         pytest.skip("needs the pretrained models of drawn faces in outputs/pretrained")
     from fpnlib.experiments import pretrained_faces
 

@@ -10,6 +10,7 @@ from fpnlib.attributes import Attributes
 from fpnlib.metrics.attribute_judge import AttributeJudge
 from fpnlib.metrics.editing import (
     accuracy_per_attribute,
+    balanced_accuracy_per_attribute,
     mean_differences,
     outside,
     score_edits,
@@ -89,6 +90,14 @@ def test_accuracy_is_per_attribute():
     wrong = y.clone()
     wrong[0, 3] = 1
     assert accuracy_per_attribute(Reader(), faces(y), wrong).tolist() == [1, 1, 1, 0.5]
+
+
+def test_balanced_accuracy_gives_a_guess_a_half():
+    y = torch.tensor([[1, 0, 1, 0]] + [[0, 1, 1, 0]] * 9)
+    none = balanced_accuracy_per_attribute(Reader(), faces(0 * y), y)
+    assert_close(none[:2], torch.tensor([0.5, 0.5]))
+    assert none[2:].isnan().all(), "all or none have it"
+    assert_close(balanced_accuracy_per_attribute(Reader(), faces(y), y)[:2], torch.ones(2))
 
 
 def test_the_difference_of_means_is_exact_where_effects_add_up():

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from fpnlib import data, plots
-from fpnlib.data.drawn_faces import load_drawn_faces
+from fpnlib.data.drawn_faces import ATTRIBUTES, load_drawn_faces
 from fpnlib.experiments import (
     Run,
     at_equal_cost,
@@ -19,13 +19,13 @@ from fpnlib.experiments import (
     editors,
     face_figure,
     face_latents,
-    faces,
-    keep_pretrained,
     msp,
+    pretrained,
     sampled_scores,
     strips,
     summary,
 )
+from fpnlib.experiments.faces import EXCLUSIVE, mirrored
 from fpnlib.plugin import FlowPluginNetwork
 
 SETTINGS = dict(
@@ -71,10 +71,8 @@ def test_models_are_made_once_and_loaded_afterwards(run, network, capsys):
 
 def test_what_is_pretrained_with_the_same_settings_is_taken(run, network, tmp_path, monkeypatch, capsys):
     attribute_judge(run)
-    monkeypatch.setattr(faces, "PRETRAINED", tmp_path)
-    assert [path.name for path in keep_pretrained(run.folder / "models")] == [
-        f"drawn_faces_{name}.safetensors" for name in ("MSP", "MSP_maf", "face_judge")
-    ]
+    monkeypatch.setattr(pretrained, "FOLDER", tmp_path)
+    pretrained.keep(run.folder / "models", "drawn_faces", ["MSP", "MSP_maf", "face_judge"])
     other = Run("other", out=tmp_path / "run", **SETTINGS)
     taken = FlowPluginNetwork(msp(other), attribute_plugin(other))
     assert capsys.readouterr().out.count("loaded, pretrained") == 3  # MSP for itself and for the plugin
@@ -99,6 +97,18 @@ def test_edits_are_scored_for_every_editor(run, network):
     assert len(table) == 6 and table["achieved"].between(0, 1).all()
 
 
+def test_what_excludes_each_other_never_goes_together_in_drawn_faces(run):
+    y = load_drawn_faces(train=2_000).train.y
+    for group in attributes(run).exclusive:
+        assert (y[:, [ATTRIBUTES.index(name) for name in group]].sum(1) <= 1).all(), group
+
+
+def test_what_excludes_each_other_hardly_goes_together_in_celeba(shared):
+    has = pd.read_csv(shared / "data" / "celeba" / "list_attr_celeba.txt", sep=r"\s+", skiprows=1, nrows=50_000) > 0
+    for group in EXCLUSIVE["celeba"]:
+        assert (has[list(group)].sum(axis=1) > 1).mean() < 0.02, group
+
+
 def test_equal_cost_compares_at_ours():
     curve = pd.DataFrame(
         {
@@ -109,6 +119,11 @@ def test_equal_cost_compares_at_ours():
         }
     )
     assert at_equal_cost(curve, "others")["achieved"].tolist() == pytest.approx([0.9, 0.4])
+    easy = curve.assign(achieved=1.0)
+    both = pd.concat([curve.assign(attribute="Smiling"), easy.assign(attribute="Bald")])
+    each = at_equal_cost(both, "others")
+    assert each["attribute"].tolist() == ["Smiling", "Smiling", "Bald", "Bald"]
+    assert each["achieved"].tolist() == pytest.approx([0.9, 0.4, 1, 1])
 
 
 def test_figures_are_made_of_edits(run, network):
@@ -129,8 +144,10 @@ def test_figures_are_made_of_edits(run, network):
 
 def test_samples_are_judged_at_every_temperature(run):
     table = sampled_scores(run, [0.5, 1.0], n=20)
-    assert table["temperature"].tolist() == [0.5, 1.0] and (table["n"] == 20).all()
-    assert table["attributes right"].between(0, 1).all() and table["reconstructions"].nunique() == 1
+    assert table["faces"].tolist() == ["test faces", "reconstructions", "new, temperature 0.5", "new, temperature 1"]
+    assert (
+        table[["right", "balanced"]].apply(lambda column: column.between(0, 1)).all().all() and (table["n"] == 20).all()
+    )
 
 
 def test_pictures_of_celeba_are_never_kept(run, network, tmp_path, monkeypatch):
@@ -142,3 +159,10 @@ def test_pictures_of_celeba_are_never_kept(run, network, tmp_path, monkeypatch):
         real.data = dataclasses.replace(run.data, name="celeba")
         assert face_figure(real, figure, "real") is (figure if shown else None)
     assert not list(tmp_path.rglob("*.png"))
+
+
+def test_half_of_the_faces_are_mirrored():
+    x = torch.rand(200, 3, 4, 4)
+    out = mirrored(x, torch.Generator().manual_seed(0))
+    kept, turned = ((out == other).flatten(1).all(1) for other in (x, x.flip(3)))
+    assert (kept | turned).all() and 60 < turned.sum() < 140

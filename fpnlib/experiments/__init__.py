@@ -26,12 +26,12 @@ from fpnlib.experiments.faces import (
     editors,
     face_figure,
     face_latents,
-    keep_pretrained,
     may_be_shown,
     msp,
     sampled_scores,
     strips,
     summary,
+    true_scores,
 )
 from fpnlib.experiments.run import Run, side_by_side
 
@@ -55,7 +55,6 @@ __all__ = [
     "flow_plugin",
     "generators",
     "judge",
-    "keep_pretrained",
     "latents",
     "may_be_shown",
     "msp",
@@ -68,4 +67,5 @@ __all__ = [
     "side_by_side",
     "strips",
     "summary",
+    "true_scores",
 ]

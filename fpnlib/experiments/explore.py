@@ -12,7 +12,8 @@ from fpnlib.attributes import Attributes, Classes
 from fpnlib.base_models import MSP, ConvVAE
 from fpnlib.data.digits import CLASSES
 from fpnlib.data.drawn_faces import load_drawn_faces
-from fpnlib.experiments.faces import EXCLUSIVE, PRETRAINED
+from fpnlib.experiments.faces import EXCLUSIVE
+from fpnlib.experiments.pretrained import FOLDER
 from fpnlib.plugin import FlowPlugin, FlowPluginNetwork
 
 
@@ -23,9 +24,9 @@ def pretrained_faces(n: int = 100) -> tuple[FlowPluginNetwork, Tensor, Tensor]:
         FileNotFoundError: the weights are not in ``outputs/pretrained``.
     """
     data = load_drawn_faces()
-    base = MSP(**_made_from(PRETRAINED / "drawn_faces_MSP.safetensors")["model"])
-    artifacts.load_module(PRETRAINED / "drawn_faces_MSP.safetensors", base)
-    plugin = _plugin(PRETRAINED / "drawn_faces_MSP_maf.safetensors", Attributes(data.classes, EXCLUSIVE))
+    base = MSP(**_made_from(FOLDER / "drawn_faces_MSP.safetensors")["model"])
+    artifacts.load_module(FOLDER / "drawn_faces_MSP.safetensors", base)
+    plugin = _plugin(FOLDER / "drawn_faces_MSP_maf.safetensors", Attributes(data.classes, EXCLUSIVE[data.name]))
     test = data.test.first(n)
     return FlowPluginNetwork(base, plugin), test.x, test.y
 

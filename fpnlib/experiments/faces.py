@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -11,17 +10,19 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
-from fpnlib import artifacts
-from fpnlib.artifacts import PROJECT
 from fpnlib.attributes import Attributes
 from fpnlib.base_models import MSP
 from fpnlib.data.drawn_faces import DrawnFaces, difference, draw
+from fpnlib.experiments import pretrained
 from fpnlib.experiments.digits import Latents, encode
 from fpnlib.experiments.run import Run
 from fpnlib.metrics.attribute_judge import AttributeJudge
 from fpnlib.metrics.editing import (
     Editor,
+    EditScores,
+    SingleEdits,
     accuracy_per_attribute,
+    balanced_accuracy_per_attribute,
     mean_differences,
     outside,
     score_edits,
@@ -31,20 +32,28 @@ from fpnlib.metrics.editing import (
 from fpnlib.plugin import FlowPlugin, FlowPluginNetwork
 from fpnlib.training import History, fit
 
-PRETRAINED = PROJECT / "outputs" / "pretrained"
-"""What these steps made once, at the notebooks' own settings: a run with the same settings takes it from here."""
-
-# Of these groups a face has one attribute at most: to ask for one is to ask the others away.
-EXCLUSIVE = (("Bald", "Black_Hair", "Blond_Hair", "Brown_Hair", "Gray_Hair"), ("Bald", "Bangs"))
+# Of each group a face has one attribute at most: to ask for one is to ask the others away. So CelebA's labels have it, but for
+# a percent of the faces (a bald man's hair may well be gray), and so faces are drawn.
+COLORS = ("Black_Hair", "Blond_Hair", "Brown_Hair", "Gray_Hair")
+EXCLUSIVE = {
+    "drawn_faces": (("Bald", *COLORS), ("Bald", "Bangs")),
+    "celeba": (
+        COLORS,
+        *(("Bald", hair) for hair in (*COLORS[:3], "Bangs", "Straight_Hair", "Wavy_Hair")),
+        *(("No_Beard", beard) for beard in ("Goatee", "Mustache", "Sideburns")),
+        ("Bangs", "Receding_Hairline"),
+        ("Straight_Hair", "Wavy_Hair"),
+    ),
+}
 # The learning rates are the peaks of a one-cycle schedule.
-MSP_TRAINING = {"batch_size": 64, "learning_rate": 2e-3}
-FLOW_TRAINING = {"batch_size": 256, "learning_rate": 2e-3, "clip_norm": 5.0}
+MSP_TRAINING = {"batch_size": 32, "learning_rate": 2e-3}
+FLOW_TRAINING = {"batch_size": 128, "learning_rate": 2e-3, "clip_norm": 5.0}
 JUDGE_TRAINING = {"batch_size": 64, "learning_rate": 3e-3, "weight_decay": 1e-2}
 
 
 def attributes(run: Run) -> Attributes:
     """The dataset's attributes, as a plugin takes them."""
-    return Attributes(run.data.classes, EXCLUSIVE)
+    return Attributes(run.data.classes, EXCLUSIVE[run.data.name])
 
 
 def msp(run: Run) -> MSP:
@@ -81,10 +90,13 @@ def attribute_plugin(run: Run) -> FlowPlugin:
     training = run.training(FLOW_TRAINING, epochs=run.setting("face_flow_epochs"))
 
     def make(checkpoint: Any) -> History:
-        train = face_latents(run, base, "train", run.setting("train_faces"))
+        faces = run.data.train.first(run.setting("train_faces"))
+        sides = [faces, type(faces)(faces.x.flip(3), faces.y)] if _mirrors(run) else [faces]
+        seen = [encode(base, side, run.seed, batch_size=250) for side in sides]
+        mean, std, y = (torch.cat([getattr(latents, part) for latents in seen]) for part in ("mean", "std", "y"))
         held_out = face_latents(run, base, "validation")
         validation, settings = (held_out.draw, held_out.y), {"seed": run.seed, "checkpoint": checkpoint} | training
-        return plugin.fit(train.mean, train.y, std=train.std, validation=validation, **settings).history_
+        return plugin.fit(mean, y, std=std, validation=validation, **settings).history_
 
     key = {"base": base_key, "flow": plugin.config, "training": training, "seed": run.seed}
     return _load_or_make(run, "MSP_maf", plugin, key, make)[0]
@@ -119,37 +131,53 @@ def edit_scores(run: Run, ways: dict[str, Editor], strengths: list[float], each:
 
     Columns ``editor``, ``strength``, ``attribute``, ``edit`` ("+" or "-"), ``achieved``, ``others`` and ``moved`` as
     :class:`metrics.editing.EditScores` has them; on drawn faces also ``outside`` (what changed where nothing ought to) and
-    ``truth`` (mean absolute difference from the face as it ought to be).
+    ``truth`` (mean absolute difference from the face as it ought to be). What the edited attribute excludes is wanted
+    away with it (see :data:`EXCLUSIVE`) and so is no other attribute.
 
     Args:
         strengths: 1 for the whole edit, 0.5 for half of it.
         each: edits of each attribute, half of them "+".
     """
-    base, reader, kinds = msp(run), attribute_judge(run), attributes(run)
+    base, reader = msp(run), attribute_judge(run)
     test = face_latents(run, base, "test")
-    edits = single_edits(kinds, test.y, each)
+    edits = single_edits(attributes(run), test.y, each)
     rows, to = edits.rows, edits.to.to(test.mean)
     z, y = test.mean[rows], test.y[rows].to(to)
-    before = decoded(base, z)
-    truth = {}
+    before, wanted, region = decoded(base, z), None, None
     if isinstance(run.data.test, DrawnFaces):
-        wanted = draw(to.cpu(), run.data.test.variation[rows.cpu()])
-        region = difference(run.data.test.x[rows.cpu()], wanted)
-        truth = {"region": region.to(before.device), "wanted": wanted.to(before)}
+        wanted = redrawn(run, edits)
+        region = difference(run.data.test.x[rows.cpu()], wanted).to(before.device)
     tables = []
     for name, editor in ways.items():
         for strength in strengths:
             after = decoded(base, editor(z, y, y + strength * (to - y)))
-            scores = score_edits(reader, before, after, y, to)
-            table = {"achieved": scores.achieved, "others": scores.others, "moved": scores.moved}
-            if truth:
-                table |= {"outside": outside(before, after, truth["region"]).cpu()}
-                table |= {"truth": (after - truth["wanted"]).abs().mean((1, 2, 3)).cpu()}
-            columns = edits.columns.cpu()
-            signs = to[torch.arange(len(rows)), edits.columns].cpu() > 0.5
-            table |= {"attribute": [kinds.names[k] for k in columns], "edit": ["+" if plus else "-" for plus in signs]}
-            tables.append(pd.DataFrame({"editor": name, "strength": strength} | table))
+            table = _scored(run, edits, score_edits(reader, before, after, y, to), editor=name, strength=strength)
+            if wanted is not None:
+                table["outside"] = outside(before, after, region).numpy(force=True)
+                table["truth"] = (after - wanted.to(after)).abs().mean((1, 2, 3)).numpy(force=True)
+            tables.append(table)
     return pd.concat(tables, ignore_index=True)
+
+
+def true_scores(run: Run, each: int) -> pd.DataFrame:
+    """:func:`edit_scores` of drawn faces that are drawn again with the attributes wanted: no editor can be read better."""
+    reader, faces = attribute_judge(run), run.data.test
+    edits = single_edits(attributes(run), faces.y, each)
+    scores = score_edits(reader, faces.x[edits.rows], redrawn(run, edits), faces.y[edits.rows], edits.to)
+    return _scored(run, edits, scores, editor="drawn again", strength=1.0)
+
+
+def redrawn(run: Run, edits: SingleEdits) -> Tensor:
+    """The drawn test faces (m, 3, size, size) as m edits ought to leave them."""
+    return draw(edits.to.cpu(), run.data.test.variation[edits.rows.cpu()])
+
+
+def _scored(run: Run, edits: SingleEdits, scores: EditScores, **more: Any) -> pd.DataFrame:
+    """A row for each edit: what it was, and its scores."""
+    columns = edits.columns.cpu()
+    plus = edits.to[torch.arange(len(columns)), edits.columns].cpu() > 0.5
+    what = {"attribute": [run.data.classes[k] for k in columns], "edit": ["+" if yes else "-" for yes in plus]}
+    return pd.DataFrame(more | what | {name: score.numpy() for name, score in vars(scores).items()})
 
 
 def summary(scores: pd.DataFrame, by: list[str]) -> pd.DataFrame:
@@ -162,31 +190,42 @@ def at_equal_cost(curve: pd.DataFrame, cost: str, ours: str = "C-MAF (ours)") ->
     """Each editor's success where it costs what ours costs at strength 1, from the curve of :func:`summary`.
 
     Args:
-        curve: columns ``editor``, ``strength`` (growing), ``achieved`` and ``cost``.
+        curve: columns ``editor``, ``strength`` (growing), ``achieved`` and ``cost``; with ``attribute`` it is many curves.
         cost: "others", "moved" or "outside".
     """
-    level = float(curve[(curve["editor"] == ours) & (curve["strength"] == 1)][cost].iloc[0])
-    rows = [
-        {"editor": name, cost: level, "achieved": success_at(rows[cost].to_numpy(), rows["achieved"].to_numpy(), level)}
-        for name, rows in curve.groupby("editor", sort=False)
-    ]
-    return pd.DataFrame(rows)
+    parts = curve.groupby("attribute", sort=False) if "attribute" in curve else [("all", curve)]
+    rows = []
+    for attribute, part in parts:
+        level = float(part[(part["editor"] == ours) & (part["strength"] == 1)][cost].iloc[0])
+        for name, points in part.groupby("editor", sort=False):
+            success = success_at(points[cost].to_numpy(), points["achieved"].to_numpy(), level)
+            rows.append({"attribute": attribute, "editor": name, cost: level, "achieved": success})
+    table = pd.DataFrame(rows)
+    return table if "attribute" in curve else table.drop(columns="attribute")
 
 
 def sampled_scores(run: Run, temperatures: list[float], n: int) -> pd.DataFrame:
     """Faces drawn for the attributes of n test faces (section 3.3), read by the judge: a row for each temperature.
 
-    ``attributes right`` is the share of attributes that the judge reads as asked for, ``reconstructions`` the same of the
-    test faces through the autoencoder.
+    ``right`` is the share of attributes that the judge reads as asked for, ``balanced`` the same with each attribute's presence
+    and absence weighing alike, so that guessing gives a half. Before them the test faces and their reconstructions.
     """
     base, plugin, reader = msp(run), attribute_plugin(run), attribute_judge(run)
     test = face_latents(run, base, "test", n)
-    ceiling = accuracy_per_attribute(reader, decoded(base, test.mean), test.y).mean().item()
+    drawn = {
+        f"new, temperature {temperature:g}": decoded(
+            base, plugin.sample(test.y, temperature=temperature, seed=run.seed)
+        )
+        for temperature in temperatures
+    }
+    faces = {"test faces": run.data.test.first(n).x, "reconstructions": decoded(base, test.mean)} | drawn
     rows = []
-    for temperature in temperatures:
-        z = plugin.sample(test.y, temperature=temperature, seed=run.seed)
-        right = accuracy_per_attribute(reader, decoded(base, z), test.y).mean().item()
-        rows.append({"temperature": temperature, "attributes right": right, "reconstructions": ceiling, "n": len(z)})
+    for name, x in faces.items():
+        right, balanced = (
+            score(reader, x, test.y) for score in (accuracy_per_attribute, balanced_accuracy_per_attribute)
+        )
+        row = {"faces": name, "right": right.mean().item(), "balanced": balanced.nanmean().item(), "n": len(x)}
+        rows.append(row)
     return pd.DataFrame(rows)
 
 
@@ -216,6 +255,12 @@ def decoded(base: MSP, z: Tensor, batch_size: int = 250) -> Tensor:
     return torch.cat([base.decode(part) for part in z.split(batch_size)])
 
 
+def mirrored(x: Tensor, generator: torch.Generator) -> Tensor:
+    """Half of the faces x (n, 3, size, size), by chance, with left and right exchanged."""
+    chosen = torch.rand(len(x), 1, 1, 1, generator=generator, device=x.device) < 0.5
+    return torch.where(chosen, x.flip(3), x)
+
+
 def may_be_shown(run: Run) -> bool:
     """Whether faces may stand in an executed notebook: drawn ones always, CelebA's where the setting ``show_celeba`` says so.
 
@@ -229,22 +274,6 @@ def face_figure(run: Run, figure: Figure, name: str) -> Figure | None:
     if run.data.name != "celeba":
         return run.figure(figure, name)
     return figure if may_be_shown(run) else None
-
-
-def keep_pretrained(models: Path, dataset: str = "drawn_faces") -> list[Path]:
-    """Put what a run made under its ``models`` folder into the repository: MSP, its plugin and the judge; returns the files.
-
-    Matrices are rounded to half precision, for half the size; the flow stays exactly invertible all the same.
-
-    Raises:
-        FileNotFoundError: one of the three is not there.
-    """
-    kept = []
-    for name in ("MSP", "MSP_maf", "face_judge"):
-        tensors, meta = artifacts.load_tensors(Path(models) / f"{name}.safetensors")
-        small = {key: tensor.half() if tensor.ndim > 1 else tensor for key, tensor in tensors.items()}
-        kept.append(artifacts.save_tensors(PRETRAINED / f"{dataset}_{name}.safetensors", small, meta))
-    return kept
 
 
 def _msp(run: Run) -> tuple[MSP, str]:
@@ -262,19 +291,22 @@ def _fitting(run: Run, module: nn.Module, training: dict, description: str) -> C
     def make(checkpoint: Any) -> History:
         splits = run.data.train.first(run.setting("train_faces")), run.data.validation
         train, validation = ((split.x.to(run.device), split.y.to(run.device)) for split in splits)
+        draw = (lambda generator: (mirrored(train[0], generator), train[1])) if _mirrors(run) else train
         settings = {"seed": run.seed, "checkpoint": checkpoint, "description": description} | training
-        return fit(module, module.loss, train, validation, **settings)
+        return fit(module, module.loss, draw, validation, **settings)
 
     return make
+
+
+def _mirrors(run: Run) -> bool:
+    """Whether a mirrored face is as good as the face: a photograph's is, drawn faces are all lit from the left."""
+    return run.data.name == "celeba"
 
 
 def _load_or_make(run: Run, name: str, module: nn.Module, key: dict, make: Callable) -> tuple[Any, str]:
     """What the repository keeps pretrained, where it was made with the same key; else as :meth:`Run.load_or_make`."""
     if run.setting("train_faces") < len(run.data.train):
         key = key | {"train_faces": run.setting("train_faces")}
-    path, digest = PRETRAINED / f"{run.data.name}_{name}.safetensors", artifacts.digest(key)
-    if (artifacts.read_meta(path) or {}).get("key") != digest:
-        return run.load_or_make(name, module, key, make)
-    module.history_ = History(**artifacts.load_module(path, module.to(run.device))["history"])
-    print(f"{name}: loaded, pretrained")
-    return module.eval(), digest
+    if _mirrors(run):
+        key = key | {"mirrored": True}
+    return pretrained.load_or_make(run, name, module, key, make)

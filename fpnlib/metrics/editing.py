@@ -117,6 +117,14 @@ def accuracy_per_attribute(judge: AttributeJudge, x: Tensor, y: Tensor) -> Tenso
     return (_read(judge, x)[0].cpu() == (y > 0.5).cpu()).float().mean(0)
 
 
+def balanced_accuracy_per_attribute(judge: AttributeJudge, x: Tensor, y: Tensor) -> Tensor:
+    """The same where faces with and without the attribute weigh alike, (A,): 0.5 for a guess; NaN where all faces agree."""
+    checks.same_length(x, y, ("x", "y"))
+    has = (y > 0.5).cpu()
+    right = _read(judge, x)[0].cpu() == has
+    return ((right & has).sum(0) / has.sum(0) + (right & ~has).sum(0) / (~has).sum(0)) / 2
+
+
 def success_at(preservation: np.ndarray, success: np.ndarray, level: float) -> float:
     """The success of a curve, taken at growing strengths, where what it costs first reaches ``level``; linear in between.
 

@@ -1,0 +1,71 @@
+"""What the repository keeps trained on drawn faces keeps what notebook 07 promises, here on fewer edits."""
+
+import pytest
+import torch
+
+from fpnlib import runner
+from fpnlib.artifacts import PROJECT
+from fpnlib.experiments import (
+    Run,
+    attribute_judge,
+    attribute_plugin,
+    edit_scores,
+    editors,
+    msp,
+    pretrained,
+    pretrained_faces,
+    summary,
+    true_scores,
+)
+from fpnlib.plugin import FlowPluginNetwork
+
+NOTEBOOK = PROJECT / "notebooks" / "07_attribute_editing.ipynb"
+EACH = 10
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A run with the notebook's own defaults: nothing in it is trained, or the notebook would train, too."""
+    if not (pretrained.FOLDER / "drawn_faces_MSP.json").is_file():
+        pytest.skip("needs outputs/pretrained, which comes with the repository")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Run, "load_or_make", lambda run, name, *more: pytest.fail(f"{name} would be trained"))
+        settings = runner.parameters(NOTEBOOK) | {"out": str(tmp_path_factory.mktemp("run"))}
+        yield Run("07", dataset=settings.pop("faces"), **settings)
+
+
+@pytest.fixture(scope="module")
+def network(run):
+    return FlowPluginNetwork(msp(run), attribute_plugin(run))
+
+
+def test_editing_to_ones_own_attributes_and_there_and_back_is_the_reconstruction(run, network):
+    test, plugin = run.data.test.first(50), network.plugin
+    rebuilt = network.reconstruct(test.x)
+    torch.testing.assert_close(network.edit(test.x, test.y, test.y), rebuilt, atol=1e-3, rtol=0)
+    there = plugin.attributes.edited(test.y, "+Smiling")
+    z = plugin.from_noise(plugin.to_noise(network.base.encode(test.x), test.y), there)
+    with torch.no_grad():
+        back = network.base.decode(plugin.from_noise(plugin.to_noise(z, there), test.y))
+    torch.testing.assert_close(back, rebuilt, atol=1e-3, rtol=0)
+
+
+def test_edits_are_achieved_and_leave_the_rest(run, network):
+    ours = {name: way for name, way in editors(run, n=500).items() if "ours" in name}
+    scores = summary(edit_scores(run, ours, [1.0], EACH), ["editor"]).iloc[0]
+    assert scores["achieved"] >= 0.93
+    assert scores["others"] <= 0.03
+
+
+def test_the_judge_reads_every_edit_of_a_face_drawn_again_and_no_other_change(run):
+    """So ``others`` counts nothing that an edit brings with it in truth, such as the colour of a bald head's hair."""
+    attribute_judge(run)
+    each = summary(true_scores(run, EACH), ["attribute"])
+    assert each["achieved"].mean() > 0.98 and each["achieved"].min() >= 0.8
+    assert each["others"].mean() < 0.005 and each["others"].max() < 0.02
+
+
+def test_the_app_has_the_notebooks_network(run, network):
+    taken, x, y = pretrained_faces(5)
+    assert torch.equal(x, run.data.test.x[:5]) and torch.equal(y, run.data.test.y[:5])
+    assert torch.equal(taken.edit(x, y, "+Smiling"), network.edit(x, y, "+Smiling"))
