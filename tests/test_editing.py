@@ -117,7 +117,9 @@ def test_success_at_equal_cost():
     cost, success = np.array([0, 0.1, 0.3]), np.array([0, 0.6, 1.0])
     assert success_at(cost, success, 0.2) == pytest.approx(0.8)
     assert success_at(cost, success, 0.1) == pytest.approx(0.6)
-    assert np.isnan(success_at(cost, success, 0.4))
+    assert success_at(cost, success, 0.4) == 1.0, "all it reaches, at less"
+    assert np.isnan(success_at(cost + 0.1, success, 0.05)), "all of it costs more"
+    assert success_at(np.array([0, 0.2, 0.1]), success, 0.1) == 1.0, "a cost that falls again"
 
 
 def test_a_judge_learns_and_refuses_what_is_no_face_of_its_size():

@@ -29,6 +29,18 @@ SMALL = {
     "n": 400,
     "epochs": 3,
     "resolution": 40,
+    "train_faces": 400,
+    "msp_features": 4,
+    "msp_epochs": 1,
+    "face_flow_layers": 2,
+    "face_flow_blocks": 1,
+    "face_flow_width": 32,
+    "face_flow_embedding": 8,
+    "face_flow_epochs": 4,
+    "face_judge_epochs": 1,
+    "edits_each": 2,
+    "curve_each": 2,
+    "sampled_faces": 20,
 }
 
 

@@ -125,15 +125,16 @@ def balanced_accuracy_per_attribute(judge: AttributeJudge, x: Tensor, y: Tensor)
     return ((right & has).sum(0) / has.sum(0) + (right & ~has).sum(0) / (~has).sum(0)) / 2
 
 
-def success_at(preservation: np.ndarray, success: np.ndarray, level: float) -> float:
-    """The success of a curve, taken at growing strengths, where what it costs first reaches ``level``; linear in between.
+def success_at(cost: np.ndarray, success: np.ndarray, level: float, steps: int = 100) -> float:
+    """The greatest success on a curve, taken at growing strengths and linear in between, that costs at most ``level``.
 
-    NaN where the curve does not reach so far. Costs are made to grow: the greatest so far counts.
+    Of a curve that ends before it costs as much, that is what it reached at less. NaN where all of it costs more.
     """
-    cost = np.maximum.accumulate(np.asarray(preservation, dtype=float))
-    if level > cost[-1]:
-        return float("nan")
-    return float(np.interp(level, cost, np.asarray(success, dtype=float)))
+    points = np.arange(len(cost))
+    at = np.linspace(0, len(cost) - 1, steps * (len(cost) - 1) + 1)
+    cost, success = (np.interp(at, points, np.asarray(values, dtype=float)) for values in (cost, success))
+    affordable = cost <= level * (1 + 1e-9)
+    return float(success[affordable].max()) if affordable.any() else float("nan")
 
 
 @torch.no_grad()
