@@ -66,7 +66,10 @@ def base_model(run: Run) -> PointFlow:
 
 
 def latents(run: Run) -> dict[str, Latents]:
-    """Train, validation and test as the base model sees them, with all the points of each cloud; kept in a file."""
+    """Train, validation and test as the base model sees them, with all the points of each cloud; kept in a file.
+
+    Of a stochastic encoder, the posteriors' means.
+    """
     return _latents(run)[0]
 
 
@@ -251,9 +254,10 @@ def _latents(run: Run) -> tuple[dict[str, Latents], str]:
         tensors, _ = artifacts.load_tensors(path)
     else:
         sets = {split: encode(base, getattr(run.data, split), run.seed) for split in ("train", "validation", "test")}
-        tensors = {f"{split}.{part}": getattr(sets[split], part) for split in sets for part in ("mean", "std", "y")}
+        tensors = {f"{split}.{part}": getattr(sets[split], part) for split in sets for part in ("mean", "y")}
         artifacts.save_tensors(path, {name: tensor.cpu() for name, tensor in tensors.items()}, {"key": key})
-    return {
-        split: Latents(*(tensors[f"{split}.{part}"].to(run.device) for part in ("mean", "std", "mean", "y")))
-        for split in ("train", "validation", "test")
-    }, key
+    sets = {}
+    for split in ("train", "validation", "test"):
+        mean, y = (tensors[f"{split}.{part}"].to(run.device) for part in ("mean", "y"))
+        sets[split] = Latents(mean, torch.zeros_like(mean), mean, y)
+    return sets, key
