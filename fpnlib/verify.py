@@ -17,7 +17,18 @@ import torch
 from torch import nn
 
 from fpnlib.artifacts import Manifest, digest, inside, read_json, sha256
-from fpnlib.experiments import FLOW_NAMES, Run, base_model, flow_plugin, judge, latents, score_plugin
+from fpnlib.experiments import (
+    FLOW_NAMES,
+    Run,
+    attribute_judge,
+    base_model,
+    flow_plugin,
+    judge,
+    latents,
+    point_clouds,
+    score_plugin,
+)
+from fpnlib.metrics.editing import accuracy_per_attribute
 from fpnlib.metrics.images import right_class_rate
 
 TOLERANCE = 0.002
@@ -78,6 +89,27 @@ def _reconstruction(base: str) -> Callable[[Run], float]:
     return compute
 
 
+def _shapes_accuracy(flow: str, prior: str) -> Callable[[Run], float]:
+    def compute(run: Run) -> float:
+        shapes = run.on(run.setting("cloud_dataset"))
+        test = point_clouds.latents(shapes)["test"]
+        return float((point_clouds.flow_plugin(shapes, flow).predict(test.mean, prior) == test.y).float().mean())
+
+    return compute
+
+
+def _shapes_judge_accuracy(run: Run) -> float:
+    shapes = run.on(run.setting("cloud_dataset"))
+    test = shapes.data.test
+    return right_class_rate(point_clouds.judge(shapes), test.x[:, :1024], test.y)
+
+
+def _faces_judge_accuracy(run: Run) -> float:
+    faces = run.on(run.setting("faces"))
+    test = faces.data.test
+    return float(accuracy_per_attribute(attribute_judge(faces), test.x, test.y).mean())
+
+
 CHECKS = [
     *(
         Check("08_classification", f"Table 1, FPN ({name}), {features}s, test accuracy", _accuracy(flow, features))
@@ -89,6 +121,17 @@ CHECKS = [
         Check("02_base_models", f"reconstruction, mean squared error, {base}", _reconstruction(base), tolerance=1e-5)
         for base in ("ConvVAE", "ConvAE")
     ),
+    *(
+        Check(
+            "08_classification",
+            f"Table 2, FPN ({name}), {prior} prior, test accuracy",
+            _shapes_accuracy(flow, prior),
+        )
+        for flow, name in FLOW_NAMES.items()
+        for prior in ("flat", "train")
+    ),
+    Check("06_point_clouds", "judge, test accuracy", _shapes_judge_accuracy),
+    Check("07_attribute_editing", "judge, test accuracy, mean over attributes", _faces_judge_accuracy),
 ]
 
 

@@ -14,7 +14,7 @@ from fpnlib.experiments.digits import (
     score_generator,
     score_plugin,
 )
-from fpnlib.experiments.explore import pretrained_digits, pretrained_faces
+from fpnlib.experiments.explore import pretrained_digits, pretrained_faces, pretrained_shapes
 from fpnlib.experiments.faces import (
     at_equal_cost,
     attribute_judge,
@@ -61,6 +61,7 @@ __all__ = [
     "plugin_name",
     "pretrained_digits",
     "pretrained_faces",
+    "pretrained_shapes",
     "sampled_scores",
     "score_generator",
     "score_plugin",

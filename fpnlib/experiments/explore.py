@@ -1,4 +1,4 @@
-"""What the sliders play with: networks from the weights in the repository, ready in a second or two."""
+"""What the sliders play with: networks made of the weights in the repository, ready in a second or two."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ from torch import Tensor
 from fpnlib import artifacts
 from fpnlib.artifacts import PROJECT
 from fpnlib.attributes import Attributes, Classes
-from fpnlib.base_models import MSP, ConvVAE
+from fpnlib.base_models import MSP, ConvVAE, PointFlow
 from fpnlib.data.digits import CLASSES
 from fpnlib.data.drawn_faces import load_drawn_faces
+from fpnlib.data.drawn_shapes import SHAPES
 from fpnlib.experiments.faces import EXCLUSIVE
 from fpnlib.experiments.pretrained import FOLDER
 from fpnlib.plugin import FlowPlugin, FlowPluginNetwork
@@ -29,6 +30,17 @@ def pretrained_faces(n: int = 100) -> tuple[FlowPluginNetwork, Tensor, Tensor]:
     plugin = _plugin(FOLDER / "drawn_faces_MSP_maf.safetensors", Attributes(data.classes, EXCLUSIVE[data.name]))
     test = data.test.first(n)
     return FlowPluginNetwork(base, plugin), test.x, test.y
+
+
+def pretrained_shapes() -> FlowPluginNetwork:
+    """PointFlow and its C-MAF for drawn shapes.
+
+    Raises:
+        FileNotFoundError: the weights are not in ``outputs/pretrained``.
+    """
+    base = PointFlow(**_made_from(FOLDER / "shapes_PointFlow.safetensors")["model"])
+    artifacts.load_module(FOLDER / "shapes_PointFlow.safetensors", base)
+    return FlowPluginNetwork(base, _plugin(FOLDER / "shapes_PointFlow_maf.safetensors", Classes(SHAPES)))
 
 
 def pretrained_digits(models: Path = PROJECT / "outputs" / "paper" / "models") -> FlowPluginNetwork:

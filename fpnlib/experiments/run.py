@@ -72,7 +72,7 @@ class Run:
 
     def on(self, dataset: str, **settings: Any) -> Run:
         """The same notebook's part of the run with another dataset and other settings; its numbers join those of this one."""
-        other = Run(**self.arguments | {"dataset": dataset} | settings)
+        other = type(self)(**self.arguments | {"dataset": dataset} | settings)
         other.results = self.results
         return other
 
