@@ -162,6 +162,19 @@ def test_another_architecture_is_refused_and_nothing_is_loaded(tmp_path, other, 
     assert all(torch.equal(before[name], tensor) for name, tensor in other.state_dict().items())
 
 
+def test_half_precision_halves_matrices_that_fit_it_and_nothing_else(tmp_path):
+    tensors = {
+        "matrix": torch.randn(40, 30),
+        "large": torch.full((2, 2), 1e6),
+        "bias": torch.randn(30),
+        "of": torch.eye(3).long(),
+    }
+    kept, _ = artifacts.load_tensors(artifacts.save_tensors(tmp_path / "h.safetensors", artifacts.halved(tensors), {}))
+    assert kept["matrix"].dtype == torch.float16
+    torch.testing.assert_close(kept["matrix"].float(), tensors["matrix"], rtol=2**-11, atol=1e-7)
+    assert all(torch.equal(kept[name], tensors[name]) for name in ("large", "bias", "of"))
+
+
 def test_weights_need_the_right_suffix(tmp_path):
     with pytest.raises(ValueError, match="did you mean 'model.safetensors'"):
         artifacts.save_tensors(tmp_path / "model.pt", TENSORS, {})

@@ -19,7 +19,15 @@ from fpnlib.artifacts.files import (
 from fpnlib.artifacts.locks import FolderInUse, alone, claim
 from fpnlib.artifacts.manifest import Manifest
 from fpnlib.artifacts.results import Results
-from fpnlib.artifacts.tensors import Checkpoint, load_module, load_tensors, read_meta, save_module, save_tensors
+from fpnlib.artifacts.tensors import (
+    Checkpoint,
+    halved,
+    load_module,
+    load_tensors,
+    read_meta,
+    save_module,
+    save_tensors,
+)
 
 __all__ = [
     "PROJECT",
@@ -32,6 +40,7 @@ __all__ = [
     "cores",
     "digest",
     "environment",
+    "halved",
     "inside",
     "load_module",
     "load_tensors",

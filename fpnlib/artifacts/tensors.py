@@ -65,9 +65,20 @@ def read_meta(path: PathLike) -> dict | None:
     return _described(path)["meta"] if path.with_suffix(".json").is_file() else None
 
 
-def save_module(path: PathLike, module: nn.Module, meta: Mapping) -> Path:
-    """:func:`save_tensors` of the module's state dict."""
-    return save_tensors(path, module.state_dict(), meta)
+def save_module(path: PathLike, module: nn.Module, meta: Mapping, *, half: bool = False) -> Path:
+    """:func:`save_tensors` of the module's state dict; with ``half``, :func:`halved`: load it to compute with what is kept."""
+    tensors = module.state_dict()
+    return save_tensors(path, halved(tensors) if half else tensors, meta)
+
+
+def halved(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Floating matrices rounded to half precision, for half the size, where its range holds them; all else as it is."""
+
+    def rounded(tensor: Tensor) -> Tensor:
+        small = tensor.half() if tensor.ndim > 1 and tensor.is_floating_point() else tensor
+        return small if small.isfinite().all() else tensor
+
+    return {name: rounded(tensor) for name, tensor in tensors.items()}
 
 
 def load_module(path: PathLike, module: nn.Module) -> dict:

@@ -39,8 +39,7 @@ def keep(models: Path, dataset: str, names: Iterable[str]) -> list[Path]:
     kept = []
     for name in names:
         tensors, meta = artifacts.load_tensors(Path(models) / f"{name}.safetensors")
-        small = {key: tensor.half() if tensor.ndim > 1 else tensor for key, tensor in tensors.items()}
-        kept.append(artifacts.save_tensors(_path(dataset, name), small, meta))
+        kept.append(artifacts.save_tensors(_path(dataset, name), artifacts.halved(tensors), meta))
     return kept
 
 
