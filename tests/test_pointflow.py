@@ -138,7 +138,7 @@ def test_sampling_solves_for_the_points_alone(monkeypatch):
 
 def test_a_large_batch_takes_the_steps_of_its_hardest_cloud():
     model = small(tolerance=1e-6)
-    field, z = model.decoder.fields[0], 4 * torch.randn(20, 5)
+    field, z = model.decoder.fields[0], 4 * torch.randn(100, 5)
     calls, velocity = [], field.velocity
     field.velocity = lambda *arguments: calls.append(1) or velocity(*arguments)
 
