@@ -132,11 +132,7 @@ class DigitExplorer(widgets.VBox):
     """
 
     def __init__(self, network: FlowPluginNetwork):
-        classes = network.plugin.attributes
-        if not isinstance(classes, Classes):
-            raise TypeError(f"the explorer needs a plugin for Classes, got one for {type(classes).__name__}")
-        self.network = network
-        names = list(classes.names)
+        self.network, names = network, _class_names(network)
         self.first = widgets.Dropdown(options=names, value=names[0], description="class")
         self.second = widgets.Dropdown(options=names, value=names[-1], description="morphs to")
         self.amount = _slider("morph", 0.0, 1.0, 0.0)
@@ -188,11 +184,8 @@ class ShapeExplorer(widgets.VBox):
     """
 
     def __init__(self, network: FlowPluginNetwork):
-        classes = network.plugin.attributes
-        if not isinstance(classes, Classes):
-            raise TypeError(f"the explorer needs a plugin for Classes, got one for {type(classes).__name__}")
         self.network = network
-        self.category = widgets.Dropdown(options=list(classes.names), description="category")
+        self.category = widgets.Dropdown(options=_class_names(network), description="category")
         self.seed = widgets.BoundedIntText(0, min=0, max=2**31 - 1, description="seed")
         self.temperature = _slider("temperature", 0.0, 1.5, 1.0)
         self.draw = widgets.Button(description="another shape", icon="random")
@@ -231,6 +224,13 @@ def png(image: Tensor) -> bytes:
     data = io.BytesIO()
     Image.fromarray(pixels).save(data, "png", compress_level=1)
     return data.getvalue()
+
+
+def _class_names(network: FlowPluginNetwork) -> list[str]:
+    classes = network.plugin.attributes
+    if not isinstance(classes, Classes):
+        raise TypeError(f"the explorer needs a plugin for Classes, got one for {type(classes).__name__}")
+    return list(classes.names)
 
 
 class _Gathered:

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from traps import Code
 
 from fpnlib import artifacts
 from fpnlib.artifacts import Checkpoint, Manifest, Results, tensors
@@ -264,16 +265,6 @@ def test_the_environment_names_commit_versions_and_device():
     assert here["versions"]["torch"] == torch.__version__.split("+")[0]
     assert here["cores"] >= 1 and here["device"] and here["processor"]
     assert here["commit"] is None or re.fullmatch("[0-9a-f]{40}", here["commit"])
-
-
-class Code:
-    """What a pickle can make its reader do."""
-
-    def __init__(self, path):
-        self.path = path
-
-    def __reduce__(self):
-        return open, (str(self.path), "w")
 
 
 def test_a_model_or_checkpoint_with_code_in_it_is_refused_and_the_code_does_not_run(tmp_path):

@@ -6,6 +6,7 @@ from functools import partial
 import pytest
 import torch
 from torch.testing import assert_close
+from traps import Code
 
 from fpnlib.base_models import MSP, Autoencoder, ConvAE, ConvVAE, build_base_model, load_released
 
@@ -102,16 +103,6 @@ def test_misspelt_base_model_names_the_nearest():
 def test_latent_dim_must_be_positive():
     with pytest.raises(ValueError, match="latent_dim"):
         ConvAE(latent_dim=0)
-
-
-class Code:
-    """What a pickle can make its reader do."""
-
-    def __init__(self, path):
-        self.path = path
-
-    def __reduce__(self):
-        return open, (str(self.path), "w")
 
 
 @pytest.mark.parametrize("read", [MSP.from_published, partial(load_released, mean=torch.zeros(3), std=1.0)])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from fpnlib import artifacts
 from fpnlib.artifacts import PROJECT
@@ -25,8 +25,7 @@ def pretrained_faces(n: int = 100) -> tuple[FlowPluginNetwork, Tensor, Tensor]:
         FileNotFoundError: the weights are not in ``outputs/pretrained``.
     """
     data = load_drawn_faces()
-    base = MSP(**_made_from(FOLDER / "drawn_faces_MSP.safetensors")["model"])
-    artifacts.load_module(FOLDER / "drawn_faces_MSP.safetensors", base)
+    base = _base(MSP, FOLDER / "drawn_faces_MSP.safetensors")
     plugin = _plugin(FOLDER / "drawn_faces_MSP_maf.safetensors", Attributes(data.classes, EXCLUSIVE[data.name]))
     test = data.test.first(n)
     return FlowPluginNetwork(base, plugin), test.x, test.y
@@ -38,8 +37,7 @@ def pretrained_shapes() -> FlowPluginNetwork:
     Raises:
         FileNotFoundError: the weights are not in ``outputs/pretrained``.
     """
-    base = PointFlow(**_made_from(FOLDER / "shapes_PointFlow.safetensors")["model"])
-    artifacts.load_module(FOLDER / "shapes_PointFlow.safetensors", base)
+    base = _base(PointFlow, FOLDER / "shapes_PointFlow.safetensors")
     return FlowPluginNetwork(base, _plugin(FOLDER / "shapes_PointFlow_maf.safetensors", Classes(SHAPES)))
 
 
@@ -49,9 +47,14 @@ def pretrained_digits(models: Path = PROJECT / "outputs" / "paper" / "models") -
     Raises:
         FileNotFoundError: the weights are not there.
     """
-    base = ConvVAE(**_made_from(models / "ConvVAE.safetensors")["model"])
-    artifacts.load_module(models / "ConvVAE.safetensors", base)
+    base = _base(ConvVAE, models / "ConvVAE.safetensors")
     return FlowPluginNetwork(base, _plugin(models / "ConvVAE_maf_fresh.safetensors", Classes(CLASSES)))
+
+
+def _base(kind: type[nn.Module], path: Path) -> nn.Module:
+    base = kind(**_made_from(path)["model"])
+    artifacts.load_module(path, base)
+    return base
 
 
 def _plugin(path: Path, attributes: Attributes | Classes) -> FlowPlugin:

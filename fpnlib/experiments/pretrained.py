@@ -31,15 +31,13 @@ def load_or_make(
 def keep(models: Path, dataset: str, names: Iterable[str]) -> list[Path]:
     """Put the weights that a run left under its ``models`` folder into the repository; returns the files.
 
-    Matrices are rounded to half precision, for half the size; a flow stays exactly invertible all the same.
-
     Raises:
         FileNotFoundError: one of them is not there.
     """
     kept = []
     for name in names:
         tensors, meta = artifacts.load_tensors(Path(models) / f"{name}.safetensors")
-        kept.append(artifacts.save_tensors(_path(dataset, name), artifacts.halved(tensors), meta))
+        kept.append(artifacts.save_tensors(_path(dataset, name), tensors, meta))
     return kept
 
 
