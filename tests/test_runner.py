@@ -12,6 +12,7 @@ import threading
 import nbformat
 import pytest
 import torch
+from jupyter_client.connect import LocalPortCache
 from nbformat import v4
 
 from fpnlib import runner
@@ -365,3 +366,11 @@ def test_after_a_failure_what_runs_is_finished_and_nothing_else_is_begun():
     with pytest.raises(CellError, match="other failed\n\none failed"):
         execute._abreast(2, call, [("one",), ("other",), ("waits",)], stop=None)
     assert sorted(begun) == ["one", "other"]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="sockets in a folder are POSIX's")
+def test_ports_that_somebody_else_took_do_not_matter(tiny, monkeypatch):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        monkeypatch.setattr(LocalPortCache, "find_available_port", lambda self, ip: port)
+        assert run(tiny, "--fresh", "--cell-limit", "60") == (0, "12")

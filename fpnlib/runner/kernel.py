@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import sys
 import weakref
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import torch
 from ipykernel.kernelspec import get_kernel_dict
@@ -41,6 +43,12 @@ class ThisPython(AsyncKernelManager):
         }
         path = os.pathsep.join(filter(None, (str(PROJECT), os.environ.get("PYTHONPATH"))))
         fixed = {"PYTHONHASHSEED": "0", "PYTHONPATH": path}
+        if os.name == "posix":
+            # Ports are picked before the kernel takes them, and another process may be faster; sockets in a folder of
+            # their own are nobody else's. The folder is in /tmp or the like: such a path has a hundred characters at most.
+            self._sockets = TemporaryDirectory(prefix="fpn-", ignore_cleanup_errors=True)
+            self.transport = "ipc"
+            self.ip = str(Path(self._sockets.name, "kernel"))
         self.alive.add(self)
         await super()._async_start_kernel(env=defaults | os.environ | fixed | env, cwd=str(PROJECT), **options)
 
