@@ -97,6 +97,13 @@ def test_edits_are_scored_for_every_editor(run, network):
     assert len(table) == 6 and table["achieved"].between(0, 1).all()
 
 
+def test_the_split_decides_whose_edits_are_scored(run, monkeypatch):
+    ways = {"C-MAF (ours)": editors(run, n=200)["C-MAF (ours)"]}
+    test, validation = (edit_scores(run, ways, [1.0], 2, split) for split in ("test", "validation"))
+    monkeypatch.setattr(run, "data", dataclasses.replace(run.data, test=run.data.validation))
+    assert edit_scores(run, ways, [1.0], 2).equals(validation) and not test.equals(validation)
+
+
 def test_what_excludes_each_other_never_goes_together_in_drawn_faces(run):
     y = load_drawn_faces(train=2_000).train.y
     for group in attributes(run).exclusive:

@@ -15,7 +15,7 @@ from fpnlib.plugin import FlowPluginNetwork
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*overflowed")  # these flows have hardly been trained
 
-SETTINGS = dict(point_base="tiny", point_epochs=2, point_step=16, point_objective="matching", point_checkpoint="")
+SETTINGS = dict(point_base="tiny", point_epochs=2, point_seen=24, point_step=16, point_objective="matching", point_checkpoint="")
 SETTINGS |= dict(point_flow_width=8, point_flow_dropout=0.2, point_flow_epochs=2, point_judge_epochs=1)
 TINY = dict(latent_dim=6, hidden=(8,), encoder_widths=(8, 8, 8, 16), points=24, method="euler", steps=2)
 
@@ -162,7 +162,8 @@ def test_55_categories_imbalanced_as_shapenet_from_end_to_end(tmp_path):
             "unknown point_base 'tinny'; did you mean 'tiny'",
         ),
         (lambda run: point_clouds.base_model(run(point_objective="match")), "did you mean 'matching'"),
-        (lambda run: point_clouds.base_model(run(point_step=41)), "40 points; 41 were asked for"),
+        (lambda run: point_clouds.base_model(run(point_seen=41)), "40 points; 41 were asked for"),
+        (lambda run: point_clouds.base_model(run(point_step=25)), "point_step is at most point_seen"),
         (lambda run: point_clouds.table_2(run(), {"svm": {}}), "svm"),
     ],
 )

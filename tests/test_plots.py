@@ -1,5 +1,6 @@
 """The figures show what they were given, leave nothing behind, and refuse what they can't show."""
 
+import itertools
 import warnings
 
 import matplotlib.pyplot as plt
@@ -103,6 +104,18 @@ def test_a_score_that_is_not_reported_has_no_dot():
     ours = next(line for line in ax.lines if line.get_label() == "ours")
     assert np.isfinite(ours.get_xdata()).tolist() == [True, False]
     assert {"0.9600", "0.9700", "0.9500", "–"} <= {text.get_text() for text in ax.texts}
+
+
+def test_names_in_an_embedding_do_not_cover_each_other():
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.arange(5).repeat_interleave(20)
+    points = torch.randn(100, 2, generator=generator) + 8 * (labels > 3)[:, None]  # four on one place, one elsewhere
+    fig = plots.embedding({"all": (points, labels)}, ["table", "desk", "night_stand", "dresser", "chair"])
+    fig.draw_without_rendering()
+    boxes = [text.get_window_extent() for text in fig.axes[0].texts]
+    assert len(boxes) == 5
+    for a, b in itertools.combinations(boxes, 2):
+        assert not a.overlaps(b)
 
 
 def test_embeddings_share_their_axes_and_number_the_classes_at_their_medians():

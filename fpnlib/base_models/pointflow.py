@@ -130,23 +130,29 @@ class PointFlow(nn.Module):
         u, log_det = self.decoder((x - self.mean_) / self.std_, z, self.solver, trace, probe)
         return log_normal(u) + log_det - DIMENSIONS * self.std_.log()
 
-    def loss(self, x: Tensor) -> Tensor:
-        """Negative log-likelihood of a point in nats, in standardised units: the mean over clouds (n, points, 3), a scalar.
+    def loss(self, x: Tensor, points: int | None = None) -> Tensor:
+        """Negative log-likelihood of a point in nats, in standardised units: the mean over clouds (n, ·, 3), a scalar.
 
         As PointFlow is trained, by Hutchinson's trace and the adjoint method; for a stochastic encoder the negative
         evidence lower bound with a standard normal prior, per point.
+
+        Args:
+            points: the decoder answers for the first so many of each cloud, whose order is chance; the encoder sees all,
+                which costs it little. None: for all.
         """
         with self._drawing(x):
             x = (x - self.mean_) / self.std_
             z, divergence = self._latents(x)
+            x = x[:, :points]
             u, log_det = self.decoder(x, z, self.solver)
             return -(log_normal(u) + log_det).mean() + divergence / x.shape[1]
 
-    def matching_loss(self, x: Tensor) -> Tensor:
-        """Squared error of the field against straight ways from points to noise: the mean over clouds (n, points, 3).
+    def matching_loss(self, x: Tensor, points: int | None = None) -> Tensor:
+        """Squared error of the field against straight ways from points to noise: the mean over clouds (n, ·, 3).
 
         Flow matching (Lipman et al. 2023, arXiv:2210.02747) trains the same field without solving for it: one pass
-        where a solve takes dozens. The field then carries noise to points as the likelihood's does.
+        where a solve takes dozens. The field then carries noise to points as the likelihood's does. ``points`` as for
+        :meth:`loss`.
 
         Raises:
             ValueError: a model of several fields, for which there is no one way.
@@ -157,6 +163,7 @@ class PointFlow(nn.Module):
         with self._drawing(x):
             x = (x - self.mean_) / self.std_
             z, divergence = self._latents(x)
+            x = x[:, :points]
             with torch.no_grad():  # a norm that could learn would shrink the points to shrink the error
                 x, u = first(x), last.inverse(torch.randn_like(x))
             times = math.gcd(TIMES, x.shape[1])  # a time for each group of points

@@ -343,7 +343,7 @@ def draw_shape(category: str, rng: Rng, points: int = POOL) -> np.ndarray:
 
 
 def load_drawn_shapes(
-    seed: int = 0, n: int = 1500, points: int = POOL, categories: Iterable[str] | None = None
+    seed: int = 0, n: int = 3000, points: int = POOL, categories: Iterable[str] | None = None
 ) -> Dataset:
     """About ``n`` drawn shapes, imbalanced as ShapeNet is: 70 % train, 10 % validation, 20 % test of each category.
 

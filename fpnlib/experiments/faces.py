@@ -126,8 +126,10 @@ def editors(run: Run, n: int = 2_000) -> dict[str, Editor]:
     }
 
 
-def edit_scores(run: Run, ways: dict[str, Editor], strengths: list[float], each: int) -> pd.DataFrame:
-    """Single edits of test faces by every editor at every strength: a row for each editor, strength and edit.
+def edit_scores(
+    run: Run, ways: dict[str, Editor], strengths: list[float], each: int, split: str = "test"
+) -> pd.DataFrame:
+    """Single edits of a split's faces by every editor at every strength: a row for each editor, strength and edit.
 
     Columns ``editor``, ``strength``, ``attribute``, ``edit`` ("+" or "-"), ``achieved``, ``others`` and ``moved`` as
     :class:`metrics.editing.EditScores` has them; on drawn faces also ``outside`` (what changed where nothing ought to) and
@@ -137,16 +139,17 @@ def edit_scores(run: Run, ways: dict[str, Editor], strengths: list[float], each:
     Args:
         strengths: 1 for the whole edit, 0.5 for half of it.
         each: edits of each attribute, half of them "+".
+        split: "validation" or "test".
     """
-    base, reader = msp(run), attribute_judge(run)
-    test = face_latents(run, base, "test")
-    edits = single_edits(attributes(run), test.y, each)
-    rows, to = edits.rows, edits.to.to(test.mean)
-    z, y = test.mean[rows], test.y[rows].to(to)
+    base, reader, faces = msp(run), attribute_judge(run), getattr(run.data, split)
+    latents = face_latents(run, base, split)
+    edits = single_edits(attributes(run), latents.y, each)
+    rows, to = edits.rows, edits.to.to(latents.mean)
+    z, y = latents.mean[rows], latents.y[rows].to(to)
     before, wanted, region = decoded(base, z), None, None
-    if isinstance(run.data.test, DrawnFaces):
-        wanted = redrawn(run, edits)
-        region = difference(run.data.test.x[rows.cpu()], wanted).to(before.device)
+    if isinstance(faces, DrawnFaces):
+        wanted = redrawn(faces, edits)
+        region = difference(faces.x[rows.cpu()], wanted).to(before.device)
     tables = []
     for name, editor in ways.items():
         for strength in strengths:
@@ -163,13 +166,13 @@ def true_scores(run: Run, each: int) -> pd.DataFrame:
     """:func:`edit_scores` of drawn faces that are drawn again with the attributes wanted: no editor can be read better."""
     reader, faces = attribute_judge(run), run.data.test
     edits = single_edits(attributes(run), faces.y, each)
-    scores = score_edits(reader, faces.x[edits.rows], redrawn(run, edits), faces.y[edits.rows], edits.to)
+    scores = score_edits(reader, faces.x[edits.rows], redrawn(faces, edits), faces.y[edits.rows], edits.to)
     return _scored(run, edits, scores, editor="drawn again", strength=1.0)
 
 
-def redrawn(run: Run, edits: SingleEdits) -> Tensor:
-    """The drawn test faces (m, 3, size, size) as m edits ought to leave them."""
-    return draw(edits.to.cpu(), run.data.test.variation[edits.rows.cpu()])
+def redrawn(faces: DrawnFaces, edits: SingleEdits) -> Tensor:
+    """Drawn faces (m, 3, size, size) as m edits ought to leave them."""
+    return draw(edits.to.cpu(), faces.variation[edits.rows.cpu()])
 
 
 def _scored(run: Run, edits: SingleEdits, scores: EditScores, **more: Any) -> pd.DataFrame:

@@ -25,19 +25,21 @@ from fpnlib.metrics.pointnet import PointNet
 from fpnlib.plugin import FlowPlugin
 from fpnlib.training import History, fit
 
-# PointFlow's size, and one that trains in minutes; the latter's solver takes a few equal steps.
+# PointFlow's size, and two that train in minutes and in half an hour; their solver takes a few equal steps.
+FEW_STEPS = {"points": 1024, "method": "rk4", "steps": 4}
 SIZES = {
-    "small": {"latent_dim": 32, "hidden": (128, 128, 128), "encoder_widths": (32, 64, 64, 128), "points": 1024}
-    | {"method": "rk4", "steps": 4},
+    "small": {"latent_dim": 32, "hidden": (128, 128, 128), "encoder_widths": (32, 64, 64, 128)} | FEW_STEPS,
+    "medium": {"latent_dim": 32, "hidden": (256, 256, 256), "encoder_widths": (32, 64, 64, 128)} | FEW_STEPS,
     "published": {},
 }
 # Learning rates are the peaks of a one-cycle schedule.
 BASE_TRAINING = {
     "small": {"batch_size": 16, "learning_rate": 3e-3, "clip_norm": 1.0},
+    "medium": {"batch_size": 16, "learning_rate": 2e-3, "clip_norm": 1.0},
     "published": {"batch_size": 16, "learning_rate": 1e-3, "clip_norm": 1.0},
 }
 JUDGE_TRAINING = {"batch_size": 32, "learning_rate": 4e-3, "weight_decay": 1e-2}
-JUDGES = {"small": {"widths": (32, 64, 64, 128)}, "published": {}}
+JUDGES = {"small": {"widths": (32, 64, 64, 128)}, "medium": {"widths": (32, 64, 64, 128)}, "published": {}}
 JUDGE_POINTS = 256  # drawn anew of each cloud for each epoch
 # The authors' layers, blocks and batch sizes; batches are smaller where the data are few.
 FLOWS = {"maf": {"num_layers": 5, "num_blocks": 2}, "realnvp": {"num_layers": 5, "num_blocks": 4}}
@@ -59,8 +61,9 @@ PAPER = {  # Table 2: accuracy on train and test
 def base_model(run: Run) -> PointFlow:
     """PointFlow for the run's shapes, trained on train and chosen on validation, or the authors' own (section 5.1.2).
 
-    Settings: ``point_base`` ("small" or "published"), ``point_epochs``, ``point_step`` (points of each cloud in a step),
-    ``point_objective`` ("matching" or "likelihood"), and ``point_checkpoint`` (a released checkpoint; empty: train).
+    Settings: ``point_base`` ("small", "medium" or "published"), ``point_epochs``, ``point_seen`` and ``point_step`` (points of
+    each cloud that a step encodes, and decodes), ``point_objective`` ("matching" or "likelihood"), and ``point_checkpoint``
+    (a released checkpoint; empty: train).
     """
     return _base_model(run)[0]
 
@@ -221,19 +224,21 @@ def _base_model(run: Run) -> tuple[PointFlow, str]:
     torch.manual_seed(run.seed)
     model = PointFlow(**SIZES[size])
     training = BASE_TRAINING[size] | {"epochs": run.setting("point_epochs")}
-    step = run.setting("point_step")
+    seen, step = run.setting("point_seen"), run.setting("point_step")
+    if step > seen:
+        raise ValueError(f"point_step is at most point_seen: a step decodes points that it has encoded, got {step} and {seen}")
 
     def make(checkpoint: Any) -> History:
         model.standardise(run.data.train.x.to(run.device))
-        draw, validation = _drawing(run, step)
+        draw, validation = _drawing(run, seen)
         settings = {"seed": run.seed, "checkpoint": checkpoint, "description": "PointFlow"} | training
-        return fit(model, lambda x, y: losses[objective](model, x), draw, validation, **settings)
+        return fit(model, lambda x, y: losses[objective](model, x, step), draw, validation, **settings)
 
     key = {
         "data": run.data.checksum,
         "model": model.config,
         "training": training,
-        "points": step,
+        "points": [seen, step],
         "objective": objective,
     }
     return pretrained.load_or_make(run, "PointFlow", model, key | {"seed": run.seed}, make)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 
@@ -38,16 +39,18 @@ def embedding(
     present = sorted(set().union(*(np.unique(labels).tolist() for _, labels in panels.values())))
     colors = {k: COLORS[i % len(COLORS)] for i, k in enumerate(present)}
     fig, axes = new_figure(3.1 * len(panels) + 0.9, 3.2, 1, len(panels), sharex=True, sharey=True)
+    reach = np.ptp(np.concatenate([points for points, _ in panels.values()]), axis=0)
     for ax, (title, (points, labels)) in zip(axes[0], panels.items()):
         # A fixed shuffle keeps the class that is drawn last from hiding the others.
         order = np.random.default_rng(0).permutation(len(points))
         shades = np.array([colors[k] for k in labels])
         size = float(np.clip(9000 / len(points), 3, 14))
         ax.scatter(*points[order].T, c=shades[order], s=size, alpha=0.8, linewidths=0, rasterized=len(points) > 5000)
-        for k in np.unique(labels) if numbered else ():
-            middle = np.median(points[labels == k], axis=0)
+        shown = np.unique(labels) if numbered else ()
+        middles = [np.median(points[labels == k], axis=0) for k in shown]
+        for k, place in zip(shown, _apart(middles, [names[k] for k in shown], reach / (3.1, 2.7))):
             ax.text(
-                *middle,
+                *place,
                 names[k],
                 ha="center",
                 va="center",
@@ -63,6 +66,22 @@ def embedding(
     keys = [Line2D([], [], marker="o", linestyle="", markersize=5, color=colors[k], label=names[k]) for k in colors]
     fig.legend(handles=keys, title=legend_title, loc="outside right center")
     return fig
+
+
+def _apart(places: Sequence[np.ndarray], words: Sequence[str], inch: np.ndarray) -> list[np.ndarray]:
+    """Places (2,) of words in bold 10 pt, moved up and down until no word covers another; ``inch`` (2,) in the places' units."""
+    places = [np.array(place, dtype=float) for place in places]
+    for _ in range(100):
+        moved = False
+        for (a, one), (b, other) in itertools.combinations(zip(places, words), 2):
+            low, high = (a, b) if a[1] <= b[1] else (b, a)
+            beside = abs(a[0] - b[0]) >= 0.042 * (len(one) + len(other)) * inch[0]
+            missing = 0.17 * inch[1] - (high[1] - low[1])
+            if not beside and missing > 1e-9 * inch[1]:
+                low[1], high[1], moved = low[1] - missing / 2, high[1] + missing / 2, True
+        if not moved:
+            break
+    return places
 
 
 @styled
