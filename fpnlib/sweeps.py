@@ -46,7 +46,7 @@ def sweep(
     """Run every combination of ``seeds`` and of the lists among ``values``; returns the sweep's folder.
 
     ``tables/runs.csv`` there holds a row for each number of each run, ``tables/summary.csv`` their mean and standard
-    deviation over the seeds, ``figures`` their spread, ``manifest.json`` the grid.
+    deviation over the seeds, ``figures`` their spread, ``grid.json`` the combinations, ``manifest.json`` what was noted.
 
     Args:
         profile, only, fresh, notebooks: as for :func:`fpnlib.runner.run`.
@@ -80,7 +80,7 @@ def sweep(
         done = [name for name in points if name not in failures]
         _gather(folder, {name: points[name] for name in done}, varied(points))
         artifacts.write_json(folder / "grid.json", points)
-        Manifest(folder).note_files()
+        _note(folder, done)
     if failures:
         lines = [f"{name}: {error}" for name, error in failures.items()]
         raise CellError("\n".join([f"{len(failures)} of {len(points)} runs failed; the others are gathered", *lines]))
@@ -210,6 +210,20 @@ def _gather(folder: Path, points: Mapping[str, Mapping[str, object]], names: Seq
         figure.savefig(png, format="png", dpi=150)
         plt.close(figure)
         artifacts.write_bytes(folder / "figures" / f"{notebook}_spread.png", png.getvalue())
+
+
+def _note(folder: Path, names: Sequence[str]) -> None:
+    """What the runs noted, in the sweep's own manifest; of parameters that vary, all values."""
+    manifest, runs = Manifest(folder), [Manifest(folder / "runs" / name).read() for name in names]
+    for section in ("environment", "data"):
+        manifest.note(section, {key: value for run in runs for key, value in run.get(section, {}).items()})
+    for notebook in runs[0]["notebooks"] if runs else ():
+        made = [run["notebooks"][notebook] for run in runs]
+        values = {key: [entry["parameters"][key] for entry in made] for key in made[0]["parameters"] if key != "out"}
+        parameters = {key: of[0] if all(value == of[0] for value in of) else of for key, of in values.items()}
+        seconds = sum(entry["seconds"] for entry in made)
+        manifest.note("notebooks", {notebook: {"parameters": parameters, "seconds": seconds}})
+    manifest.note_files()
 
 
 def _name(point: Mapping[str, object]) -> str:

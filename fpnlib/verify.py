@@ -149,12 +149,13 @@ def verify(folder: Path, data_dir: str = "", *, numbers: bool = True, say: Calla
         ValueError: a damaged manifest or result; a name in the manifest that leads out of the folder.
     """
     wrong = changed_files(folder)
-    entries = Manifest(folder).read()
-    say(f"{len(entries.get('files', {}))} files, {len(wrong)} not as the manifest has them")
+    manifest = Manifest(folder).read()
+    notebooks = manifest.get("notebooks", {})  # a sweep has none: its runs have
+    say(f"{len(manifest.get('files', {}))} files, {len(wrong)} not as the manifest has them")
     if wrong or not numbers:  # of files that are not the run's, no number can be
         return wrong
     for check in CHECKS:
-        results, entry = folder / "results" / f"{check.notebook}.json", entries["notebooks"].get(check.notebook)
+        results, entry = folder / "results" / f"{check.notebook}.json", notebooks.get(check.notebook)
         recorded = {row["quantity"]: row["value"] for row in read_json(results)} if entry and results.is_file() else {}
         if check.quantity not in recorded:
             continue

@@ -8,7 +8,7 @@ import pytest
 from distributed import LocalCluster
 from test_runner import write_notebook
 
-from fpnlib import artifacts, plots, runner, sweeps
+from fpnlib import artifacts, plots, report, runner, sweeps, verify
 from fpnlib.__main__ import main
 
 PARAMETERS = """out = "outputs/tiny"  # help the run's folder
@@ -66,6 +66,13 @@ def test_one_worker_two_workers_and_one_that_is_killed_give_the_same_table(noteb
     assert table["mean"][0] == pytest.approx(np.mean(values), abs=1e-15)
     assert table["standard deviation"][0] == pytest.approx(np.std(values, ddof=1), abs=1e-15)
     assert (tmp_path / "one" / "figures" / "00_tiny_spread.png").read_bytes().startswith(b"\x89PNG")
+    assert verify.verify(tmp_path / "one") == []
+    made = artifacts.read_json(tmp_path / "one" / "manifest.json")["notebooks"]["00_tiny"]
+    assert made["parameters"]["seed"] == [0, 1, 2] and made["parameters"]["scale"] == 0.7 and made["seconds"] > 0
+    page = report.write(tmp_path / "one").read_text()
+    assert "accuracy, A" in page and "[0, 1, 2]" in page
+    (tmp_path / "one" / "tables" / "summary.csv").write_text("better")
+    assert len(verify.verify(tmp_path / "one")) == 1
 
 
 def test_a_run_that_fails_fails_the_sweep_and_the_others_are_gathered(notebooks, tmp_path, capsys):
