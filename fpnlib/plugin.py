@@ -5,11 +5,14 @@
 
 from __future__ import annotations
 
+import functools
+import sys
 import warnings
 from collections.abc import Callable
 from typing import Any
 
 import torch
+from nflows.distributions import StandardNormal
 from nflows.flows import Flow
 from nflows.transforms import BatchNorm
 from torch import Tensor, nn
@@ -17,13 +20,35 @@ from torch import Tensor, nn
 from fpnlib import checks
 from fpnlib.attributes import Attributes, Classes
 from fpnlib.base_models import Autoencoder
-from fpnlib.flows import build_flow
+from fpnlib.flows import ConditionalFlow, build_flow
 from fpnlib.training import History, batch_size_for, fit
 
 REDRAWS = 10
 # nflows' couplings scale by sigmoid(·) + 1e-3: they only ever contract, and at a deviation of 1 a class density narrower than
 # the unit normal would be out of reach.
 SPREAD = {"maf": 1.0, "realnvp": 4.0}
+
+
+def _inference(method: Callable) -> Callable:
+    """``method`` without gradients and in eval mode: batch norm must not learn from contexts that are only tried out.
+
+    Each module's own mode is put back.
+    """
+
+    @functools.wraps(method)
+    def inferred(self: FlowPlugin, *args: Any, **kwargs: Any) -> Any:
+        at_work = self.training or self.flow.training  # in eval mode the tree, of a thousand modules, is not walked
+        training = [module for module in self.modules() if module.training] if at_work else []
+        for module in training:
+            module.training = False
+        try:
+            with torch.no_grad():
+                return method(self, *args, **kwargs)
+        finally:
+            for module in training:
+                module.training = True
+
+    return inferred
 
 
 class FlowPlugin(nn.Module):
@@ -45,12 +70,16 @@ class FlowPlugin(nn.Module):
     Args:
         latent_dim: width D of the latents.
         attributes: what the flow is conditioned on; gives the context.
-        flow: "maf", "realnvp" (section 5.1.1), or an nflows ``Flow`` of that latent and context width.
-        spread: standard deviation to which the latents are brought on the way in; None: 1, and 4 for "realnvp".
+        flow: "maf", "realnvp" (section 5.1.1), or an nflows ``Flow`` of that latent and context width on a
+            ``StandardNormal``; its weights are shared, not copied.
+        spread: standard deviation, above 0, to which the latents are brought on the way in; None: 1, and 4 for "realnvp".
         settings: of the flow, as ``flows.build_flow`` takes them (hidden_features, num_layers, num_blocks, …).
 
+    The flow of a plugin also loads nflows' own state dicts, whose masks are checked and not kept.
+
     Raises:
-        ValueError: an unknown flow, a latent_dim below 1, or a Flow of other widths.
+        ValueError: an unknown flow, a latent_dim below 1, a spread that is not positive, or a Flow of other widths.
+        TypeError: a Flow on another distribution.
     """
 
     def __init__(
@@ -65,8 +94,13 @@ class FlowPlugin(nn.Module):
         super().__init__()
         self.latent_dim = checks.positive("latent_dim", latent_dim)
         self.attributes = attributes
-        self.spread = float(spread or SPREAD.get(flow if isinstance(flow, str) else "", 1.0))
-        self.flow = flow if isinstance(flow, Flow) else build_flow(flow, latent_dim, attributes.context_dim, **settings)
+        if spread is None:
+            spread = SPREAD.get(flow if isinstance(flow, str) else "", 1.0)
+        if not 0 < spread < float("inf"):
+            raise ValueError(f"spread must be above 0 and finite, got {spread}")
+        self.spread = float(spread)
+        widths = latent_dim, attributes.context_dim
+        self.flow = _conditional(flow, *widths) if isinstance(flow, Flow) else build_flow(flow, *widths, **settings)
         self.config = {
             "latent_dim": latent_dim,
             "attributes": repr(attributes),
@@ -84,7 +118,7 @@ class FlowPlugin(nn.Module):
         self.history_ = History()
         self.overflows_ = 0
         if isinstance(flow, Flow):
-            self._try(flow)
+            self._try()
 
     def fit(
         self,
@@ -105,9 +139,12 @@ class FlowPlugin(nn.Module):
             z: latents (n, latent_dim); with ``std``, the means of the encoder's posteriors.
             y: their labels; every class needs at least one, every attribute both values.
             std: standard deviations (n, latent_dim) of a VAE's posteriors: z is then drawn anew for each epoch.
-            validation: held-out (latents, labels), which choose the best epoch; None: a tenth of ``z``, by seed.
+            validation: held-out (latents, labels), which choose the best epoch; None: a tenth of ``z``, by seed, for
+                which ten latents or more are needed.
             batch_size: None: 512, or less for few latents.
             training: further settings of ``training.fit`` (one_cycle, patience, weight_decay, clip_norm, checkpoint, …).
+
+        Latents that an encoder gave with their graph are taken without it: no gradient reaches the base model.
 
         Raises:
             ValueError, TypeError: bad latents, labels of another length, or a class or an attribute that never varies.
@@ -115,9 +152,13 @@ class FlowPlugin(nn.Module):
         """
         z, context = self._pair(z, y)
         if std is not None:
-            std = checks.latents(std, self.latent_dim, "std").to(z)
+            std = checks.latents(std, self.latent_dim, "std").detach().to(z)
             checks.same_length(z, std, ("z", "std"))
         if validation is None:
+            if len(z) < 10:
+                raise ValueError(
+                    f"validation is a tenth of z, for which {len(z)} latents are too few; pass validation=(z, y), or ten or more"
+                )
             order = torch.randperm(len(z), generator=torch.Generator().manual_seed(seed)).to(z.device)
             held_out, kept = order.split([len(z) // 10, len(z) - len(z) // 10])
             z_validation, context_validation = z[held_out], context[held_out]
@@ -156,26 +197,26 @@ class FlowPlugin(nn.Module):
         self.eval()
         return self
 
-    @torch.no_grad()
+    @_inference
     def log_prob(self, z: Tensor, y: object) -> Tensor:
         """log p(z | y) (n,) in nats (eq. 3), of latents (n, latent_dim) under their labels or one label for all."""
         z, context = self._pair(z, y)
         return self.flow.log_prob((z - self.loc_) / self.scale_, context) - self.scale_.log().sum()
 
-    @torch.no_grad()
+    @_inference
     def to_noise(self, z: Tensor, y: object) -> Tensor:
         """u = T⁻¹(z | y) (n, latent_dim): the noise that y turns into z (section 3.5, first half)."""
         z, context = self._pair(z, y)
         return self.flow.transform_to_noise((z - self.loc_) / self.scale_, context)
 
-    @torch.no_grad()
+    @_inference
     def from_noise(self, u: Tensor, y: object) -> Tensor:
         """z = T(u | y) (n, latent_dim): the latent that noise u becomes under y (section 3.5, second half)."""
         u, context = self._pair(u, y, name="u")
         z = self._inverse(u, context)
         return self._clamp(z, self._overflowed(z))
 
-    @torch.no_grad()
+    @_inference
     def sample(self, y: object, n: int = 1, *, temperature: float = 1.0, seed: int | None = None) -> Tensor:
         """Latents z ~ p(z | y) (section 3.3): ``n`` for each of m labels, label after label, (m·n, latent_dim).
 
@@ -203,7 +244,7 @@ class FlowPlugin(nn.Module):
             self._count(drawn_again, len(z), "drawn again")
         return self._clamp(z, again)
 
-    @torch.no_grad()
+    @_inference
     def log_posterior(self, z: Tensor, prior: str | Tensor = "flat") -> Tensor:
         """log P(y | z) (n, K) by Bayes' rule (eqs. 15, 16).
 
@@ -226,7 +267,7 @@ class FlowPlugin(nn.Module):
 
     def _pair(self, z: object, y: object, name: str = "z") -> tuple[Tensor, Tensor]:
         """Latents or noise, checked, and the context (n, C) of each."""
-        z = checks.latents(z, self.latent_dim, name).to(self.loc_)
+        z = checks.latents(z, self.latent_dim, name).detach().to(self.loc_)
         context = self.attributes.encode(y).to(z)
         context = context.expand(len(z), -1) if len(context) == 1 else context
         checks.same_length(z, context, (name, "y"))
@@ -270,30 +311,23 @@ class FlowPlugin(nn.Module):
 
     def _count(self, count: int, of: int, fate: str) -> None:
         self.overflows_ += count
-        warnings.warn(
-            f"{count:,} of {of:,} latents overflowed in the flow and were {fate}", RuntimeWarning, stacklevel=3
-        )
+        said = f"{count:,} of {of:,} latents overflowed in the flow and were {fate}"
+        warnings.warn(said, RuntimeWarning, stacklevel=_frames_here())
 
-    def _try(self, flow: Flow) -> None:
+    @_inference
+    def _try(self) -> None:
         """One latent through a Flow of the user's own, to refuse other widths here and not in the middle of a fit."""
-        for name in ("transform_from_noise", "class_log_prob"):
-            if not hasattr(flow, name):
-                raise TypeError(
-                    f"flow must be a fpnlib.flows.ConditionalFlow, got {type(flow).__name__} without {name}"
-                )
-        was_training = flow.training
         try:
-            with torch.no_grad():
-                flow.eval().log_prob(self.loc_[None], self.loc_.new_zeros(1, self.attributes.context_dim))
+            self.flow.log_prob(self.loc_[None], self.loc_.new_zeros(1, self.attributes.context_dim))
         except (RuntimeError, ValueError) as error:
             widths = f"{self.latent_dim} latents and a context of {self.attributes.context_dim}"
             raise ValueError(f"flow does not take {widths}: {str(error).splitlines()[0]}") from None
-        finally:
-            flow.train(was_training)
 
 
 class FlowPluginNetwork(nn.Module):
     """A frozen base model joined to a plugin: a conditional generator, a classifier and an editor (sections 3.3–3.5).
+
+    What a base model with weights is given is brought to their device and floating type first.
 
     Args:
         base: anything with ``encode``, ``decode`` and ``latent_dim``. Its parameters lose their gradients and it stays
@@ -350,18 +384,55 @@ class FlowPluginNetwork(nn.Module):
     @torch.no_grad()
     def _batched(self, function: Callable[[Tensor], Tensor], x: Tensor, size: int = 1024) -> Tensor:
         """In batches, so that memory is bounded whatever n is."""
-        if len(x) <= size:
+        if not isinstance(x, Tensor):
             return function(x)
-        return torch.cat([function(part) for part in x.split(size)])
+        parts = [function(self._placed(part)) for part in x.split(size)]
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+    def _placed(self, x: Tensor) -> Tensor:
+        """``x`` on the device and in the floating type of the base model's weights, where it has any."""
+        weights = self.base.parameters() if isinstance(self.base, nn.Module) else ()
+        weight = next((weight for weight in weights if weight.is_floating_point()), None)
+        if weight is None:
+            return x
+        return x.to(weight.device, weight.dtype if x.is_floating_point() else x.dtype)
+
+
+def _conditional(flow: Flow, latent_dim: int, context_dim: int) -> ConditionalFlow:
+    """A ``Flow`` of nflows' own with what a plugin needs beside it; the weights are the same tensors."""
+    if isinstance(flow, ConditionalFlow):
+        return flow
+    if not isinstance(flow._distribution, StandardNormal):
+        raise TypeError(f"flow must have a StandardNormal distribution, got {type(flow._distribution).__name__}")
+    return ConditionalFlow(flow._transform, latent_dim, context_dim, flow._embedding_net).train(flow.training)
 
 
 def _prepare(flow: Flow) -> None:
     """What a new flow needs: a state dict without nflows' masks, and batch norms that serve before they have seen much."""
     for module in flow.modules():
         # The masks are as large as the weights and follow from the widths.
-        module._non_persistent_buffers_set |= {"mask", "degrees"} & module._buffers.keys()
+        if masks := {"mask", "degrees"} & module._buffers.keys():
+            module._non_persistent_buffers_set |= masks
+            module.register_load_state_dict_pre_hook(_take_masks)
         if isinstance(module, BatchNorm):
             module.running_var.fill_(1)  # nflows starts at 0: in eval mode after few steps the flow would overflow
+
+
+def _take_masks(module: nn.Module, tensors: dict[str, Tensor], prefix: str, *rest: Any) -> None:
+    """The masks of nflows' own state dict are no surplus where they are the module's, and an error where they are not."""
+    *_, errors = rest
+    for name in ("mask", "degrees"):
+        mask, own = tensors.pop(prefix + name, None), module._buffers.get(name)
+        if mask is not None and own is not None and not torch.equal(mask.to(own), own):
+            errors.append(f"{prefix}{name} is of other widths, or drawn at random; expected the sequential one")
+
+
+def _frames_here() -> int:
+    """The ``stacklevel`` with which a warning given one call up points at the line that called into this file."""
+    level, frame = 0, sys._getframe(1)
+    while frame is not None and frame.f_code.co_filename == __file__:
+        level, frame = level + 1, frame.f_back
+    return level + 1
 
 
 def _normal(like: Tensor, source: torch.Generator | int | None) -> Tensor:

@@ -95,6 +95,15 @@ def test_what_is_no_latent_is_refused_in_one_line(base, z, said):
         base.decode(z)
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("given", [torch.float64, torch.float16])
+def test_any_floating_type_serves(base, given):
+    x, z = torch.rand(3, 1, 28, 28).to(given), torch.randn(3, base.latent_dim).to(given)
+    assert_close(base.encode(x), base.encode(x.float()))
+    assert_close(base.decode(z), base.decode(z.float()))
+    assert base.double().encode(x).dtype == base.decode(z).dtype == torch.float64
+
+
 def test_misspelt_base_model_names_the_nearest():
     with pytest.raises(ValueError, match="did you mean 'ConvVAE'"):
         build_base_model("convvea")

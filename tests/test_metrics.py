@@ -138,6 +138,11 @@ def test_bytes_are_refused_by_the_judge(labelled):
         Judge()((labelled[0] * 255).byte())
 
 
+def test_doubles_are_read_as_floats_are(trained):
+    judge, test = trained
+    assert_close(judge(test.x[:9].double()), judge(test.x[:9]))
+
+
 def test_class_gaussians_recover_mean_and_covariance():
     generator = torch.Generator().manual_seed(0)
     factor = torch.tensor([[1.0, 0.0], [0.8, 0.3]])

@@ -1,9 +1,13 @@
 """What a plugin promises: densities, Bayes' rule, the two directions, a base model left as it was, and clear lines."""
 
 import copy
+import warnings
 
 import pytest
 import torch
+from nflows.distributions import ConditionalDiagonalNormal
+from nflows.flows import Flow
+from nflows.transforms import CompositeTransform
 from torch import nn
 
 from fpnlib.attributes import Attributes, Classes
@@ -155,6 +159,30 @@ def test_nothing_outside_the_plugin_has_a_gradient():
     assert trainable == {name for name, _ in fpn.named_parameters() if name.startswith("plugin.flow.")}
 
 
+def test_fitting_on_latents_with_a_graph_reaches_no_base_model():
+    torch.manual_seed(0)
+    base, x, y = Base(), torch.randn(60, 5), torch.arange(3).repeat(20)
+    z, plugin = base.encode(x), FlowPlugin(2, THREE, hidden_features=8, num_layers=2)
+    plugin.fit(z, y, std=z.exp(), validation=(z[:9], y[:9]), epochs=2, batch_size=20)
+    assert len(plugin.history_.epochs) == 2
+    assert all(parameter.grad is None for parameter in base.parameters())
+
+
+def test_what_is_asked_in_train_mode_moves_no_statistics():
+    torch.manual_seed(0)
+    z, y = gaussians(100)
+    plugin = FlowPlugin(2, THREE, hidden_features=8, num_layers=2, batch_norm=True)
+    plugin.fit(z, y, epochs=1, batch_size=64)
+    expected = plugin.log_posterior(z)
+    plugin.train()
+    plugin.flow._embedding_net.eval()
+    before, modes = copy.deepcopy(plugin.state_dict()), [module.training for module in plugin.modules()]
+    assert torch.equal(plugin.log_posterior(z), expected)
+    plugin.log_prob(z, 0), plugin.from_noise(plugin.to_noise(z, y), 2), plugin.sample(1)
+    assert all(torch.equal(value, before[key]) for key, value in plugin.state_dict().items())
+    assert [module.training for module in plugin.modules()] == modes and plugin.training
+
+
 def test_editing_to_its_own_class_returns_the_reconstruction(fitted):
     torch.manual_seed(0)
     fpn = FlowPluginNetwork(Base(), fitted)
@@ -181,6 +209,31 @@ def test_a_base_model_needs_no_module_and_batches_do_not_matter(fitted):
     assert fpn.classify(2 * x).eq(fitted.predict(x)).all() and len(fpn.generate(0, n=1500)) == 1500
 
 
+class Elsewhere(Base):
+    """A base model in double precision on a device without numbers: it notes where and in which type its input comes."""
+
+    def __init__(self):
+        super().__init__()
+        self.to("meta", torch.float64)
+        self.came = []
+
+    def encode(self, x):
+        self.came.append((x.device.type, x.dtype))
+        return torch.zeros(len(x), 2)
+
+    def decode(self, z):
+        return torch.zeros(len(self.encode(z)), 5)
+
+
+def test_the_base_model_is_given_what_it_can_take(fitted):
+    base = Elsewhere()
+    fpn, x = FlowPluginNetwork(base, fitted), torch.randn(1500, 5)
+    fpn.classify(x), fpn.generate(1, n=2), fpn.reconstruct(x[:3]), fpn.edit(x[:3], 0, 1)
+    assert set(base.came) == {("meta", torch.float64)} and len(base.came) == 7
+    fpn.classify(torch.arange(10).reshape(2, 5))
+    assert base.came[-1] == ("meta", torch.int64)
+
+
 class Overflowing(nn.Module):
     """A flow's inverse that runs away on the rows that ``bad`` picks, the first ``times`` it is asked."""
 
@@ -196,11 +249,51 @@ class Overflowing(nn.Module):
         return z
 
 
-@pytest.fixture
-def plugin():
+def plain_flow(distribution=None):
+    """A flow of three contexts on two latents as nflows' own class, and as it comes from there."""
+    made = build_flow("maf", 2, 3, hidden_features=8, num_layers=2)
+    return Flow(CompositeTransform(list(made._transform._transforms)), distribution or made._distribution)
+
+
+def test_an_nflows_flow_serves_and_shares_its_weights(plugin):
+    flow = plain_flow()
+    mine = FlowPlugin(2, THREE, flow)
+    (z, y), context = gaussians(20), torch.eye(3)[torch.arange(3).repeat_interleave(20)]
+    torch.testing.assert_close(mine.log_prob(z, y), flow.log_prob(z, context).detach())
+    before = copy.deepcopy(flow.state_dict())
+    mine.fit(z, y, validation=(z, y), epochs=1)
+    assert any(not torch.equal(value, before[key]) for key, value in flow.state_dict().items())
+    with pytest.raises(ValueError, match="flow does not take 5 latents"):
+        FlowPlugin(5, THREE, flow)
+
+
+def test_from_nflows_state_dict_and_back(plugin):
+    flow = plain_flow()
+    theirs = flow.state_dict()
+    assert any(key.endswith("mask") for key in theirs) and any(key.endswith("degrees") for key in theirs)
+    plugin.flow.load_state_dict(theirs)
+    kept = plugin.flow.state_dict()
+    assert not any(key.endswith(("mask", "degrees")) for key in kept)
+    assert all(torch.equal(value, theirs[key]) for key, value in kept.items())
+    left = plain_flow().load_state_dict(copy.deepcopy(plugin).flow.state_dict(), strict=False)
+    assert not left.unexpected_keys and all(key.endswith(("mask", "degrees")) for key in left.missing_keys)
+    other = {key: 1 - value if key.endswith("initial_layer.mask") else value for key, value in theirs.items()}
+    with pytest.raises(RuntimeError, match="initial_layer.mask is of other widths, or drawn at random"):
+        plugin.flow.load_state_dict(other)
+
+
+@pytest.fixture(scope="module")
+def small():
     torch.manual_seed(0)
     z, y = gaussians(300)
     return FlowPlugin(2, THREE, hidden_features=8, num_layers=2).fit(z, y, epochs=3, batch_size=64)
+
+
+@pytest.fixture
+def plugin(small):
+    """A fitted plugin for a test to do with as it likes."""
+    torch.manual_seed(0)
+    return copy.deepcopy(small)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), 1e30])
@@ -222,6 +315,17 @@ def test_what_still_overflows_is_clamped_to_the_training_range(plugin, value):
     assert z.isfinite().all() and (z >= plugin.low_).all() and (z <= plugin.high_).all()
 
 
+def test_the_warning_points_at_the_line_that_asked(plugin):
+    plugin.flow = Overflowing(plugin.flow, bad=2, times=10**6, value=float("nan"))
+    fpn, u = FlowPluginNetwork(Base(), plugin), torch.zeros(5, 2)
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        plugin.sample(1, n=50), plugin.from_noise(u, 1), fpn.generate(1, n=50)
+        plugin.flow.times = 1
+        plugin.sample(1, n=50)
+    assert len(said) == 4 and {warning.filename for warning in said} == {__file__}
+
+
 def test_a_plugin_that_is_not_fitted_never_hands_nan_on():
     plugin = FlowPlugin(2, THREE, hidden_features=8, num_layers=2)
     plugin.flow = Overflowing(plugin.flow, bad=1, times=10**6, value=float("nan"))
@@ -239,6 +343,7 @@ def test_a_plugin_that_is_not_fitted_never_hands_nan_on():
         (lambda p, z: p.fit(z, [0, 1, 2]), "z and y must have the same length, got 4 and 3"),
         (lambda p, z: p.fit(z, [0, 1, 1, 0], validation=(z, [0, 1, 1, 0])), "class 'c' has no samples"),
         (lambda p, z: p.fit(z, [0, 1, 2, 0], std=z[:2]), "z and std must have the same length"),
+        (lambda p, z: p.fit(z, [0, 1, 2, 0]), "a tenth of z, for which 4 latents are too few"),
         (lambda p, z: p.sample(0, n=0), "n must be a positive whole number, got 0"),
         (lambda p, z: p.sample(0, n=-2), "n must be a positive whole number, got -2"),
         (lambda p, z: p.sample(0, n=1.5), "n must be a positive whole number, got 1.5"),
@@ -247,6 +352,9 @@ def test_a_plugin_that_is_not_fitted_never_hands_nan_on():
         (lambda p, z: p.log_posterior(z, torch.ones(3)), "prior must be 3 probabilities that sum to 1"),
         (lambda p, z: FlowPlugin(2, THREE, "mfa"), "unknown flow 'mfa'; did you mean 'maf'?"),
         (lambda p, z: FlowPlugin(0, THREE), "latent_dim must be a positive"),
+        (lambda p, z: FlowPlugin(2, THREE, spread=0), "spread must be above 0 and finite, got 0"),
+        (lambda p, z: FlowPlugin(2, THREE, spread=-1), "spread must be above 0 and finite, got -1"),
+        (lambda p, z: FlowPlugin(2, THREE, plain_flow(ConditionalDiagonalNormal([2]))), "StandardNormal distribution"),
         (lambda p, z: FlowPlugin(2, THREE, build_flow("maf", 2, 7, hidden_features=8)), "context"),
         (lambda p, z: FlowPlugin(5, THREE, build_flow("maf", 2, 3, hidden_features=8)), "5 latents"),
         (lambda p, z: FlowPluginNetwork(nn.Linear(2, 2), p), "Linear has no encode"),
@@ -346,4 +454,6 @@ def test_what_attributes_cannot_do_is_said_in_one_line(editor):
     with pytest.raises(ValueError, match="z and y must have the same length, got 3 and 2"):
         editor.to_noise(torch.zeros(3, 3), torch.zeros(2, 2))
     with pytest.raises(ValueError, match="attribute 'red' is 1 in all"):
-        FlowPlugin(3, Attributes(["round", "red"])).fit(torch.randn(4, 3), torch.tensor([[0, 1], [1, 1]]).repeat(2, 1))
+        FlowPlugin(3, Attributes(["round", "red"])).fit(
+            torch.randn(20, 3), torch.tensor([[0, 1], [1, 1]]).repeat(10, 1)
+        )

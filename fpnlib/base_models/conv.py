@@ -35,10 +35,10 @@ class _Conv(nn.Module):
         return torch.sigmoid(self._logits(checks.latents(z, self.latent_dim)))
 
     def _features(self, x: Tensor) -> Tensor:
-        return self.enc(x).flatten(1)
+        return self.enc(x.to(next(self.parameters()))).flatten(1)  # on its device, in its floating type
 
     def _logits(self, z: Tensor) -> Tensor:
-        return self.dec(z[:, :, None, None])
+        return self.dec(z[:, :, None, None].to(next(self.parameters())))
 
 
 class ConvAE(_Conv):

@@ -44,7 +44,7 @@ class Judge(nn.Module):
             TypeError: bytes instead of floats.
             ValueError: images of another size or range, or NaN in them.
         """
-        return self.body(checks.images(x, 1, 28))
+        return self.body(checks.images(x, 1, 28).to(self.body[0].weight))
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits (n, num_classes). Raises as :meth:`features` does."""
