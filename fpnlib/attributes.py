@@ -93,7 +93,7 @@ class Attributes:
 
     Args:
         names: the A attributes in the order of their columns, e.g. CelebA's forty.
-        exclusive: groups of names of which one holds at most, e.g. the colours of hair: to set one is to clear the others.
+        exclusive: groups of names of which one holds at most, e.g. the colours of hair: as one comes, the others go.
 
     Raises:
         ValueError: no attributes, a name twice, or a group with an unknown name.
@@ -135,7 +135,7 @@ class Attributes:
             TypeError: not numbers.
         """
         if isinstance(y, str | Mapping):
-            return self._set(torch.zeros(1, len(self)), self.parse(y))
+            return self.set(torch.zeros(len(self)), self.parse(y))
         try:
             values = torch.as_tensor(y).float()
         except (TypeError, ValueError, RuntimeError):
@@ -157,7 +157,30 @@ class Attributes:
         Raises:
             ValueError, TypeError: as :meth:`encode` and :meth:`parse`.
         """
-        return self._set(self.encode(y), self.parse(to)) if isinstance(to, str | Mapping) else self.encode(to)
+        return self.set(y, self.parse(to)) if isinstance(to, str | Mapping) else self.encode(to)
+
+    def set(self, y: object, values: Mapping[str, float]) -> Tensor:
+        """The contexts (n, A) of objects with attributes ``y`` once the named ones are at ``values``, as sliders set them.
+
+        What excludes an attribute gives way as it comes: at a value of 0.3 it keeps 0.7 of its own, from 1 on nothing. What
+        is named itself is at its own value all the same, so two colours of hair can be half there.
+
+        Raises:
+            ValueError, TypeError: an unknown name, or a value that is no finite number.
+        """
+        contexts = self.encode(y).clone()
+        values = {name: self._number(name, value) for name, value in values.items()}
+        for name, value in values.items():
+            for other in self.excluded_by(name):
+                contexts[:, self.column(other)] *= 1 - min(max(value, 0.0), 1.0)
+        for name, value in values.items():
+            contexts[:, self.column(name)] = value
+        return contexts
+
+    def excluded_by(self, name: str) -> list[str]:
+        """The attributes that cannot be there together with ``name``, in their groups' order."""
+        groups = [group for group in self.exclusive if name in group]
+        return list(dict.fromkeys(other for group in groups for other in group if other != name))
 
     def parse(self, edits: str | Mapping[str, float]) -> dict[str, float]:
         """The value that each named attribute is to have.
@@ -166,19 +189,15 @@ class Attributes:
             edits: ``"+Smiling -Eyeglasses"`` for 1 and 0, ``"Smiling=0.5"`` for anything else; or a mapping, name to value.
 
         Raises:
-            ValueError: an unknown name, with the nearest one; an edit without a sign; contradictory edits; a value that is
-                not finite.
+            ValueError: an unknown name, with the nearest one; an edit without a sign, with two, or with a sign and a value;
+                contradictory edits; a value that is not finite.
             TypeError: a value that is not a number.
         """
         pairs = edits.items() if isinstance(edits, Mapping) else [self._edit(word) for word in edits.split()]
         values: dict[str, float] = {}
         for name, value in pairs:
-            self.column(name)
-            if isinstance(value, bool) or not isinstance(value, Real):
-                raise TypeError(f"the value of '{name}' must be a number, got {value!r}")
-            if not math.isfinite(value):
-                raise ValueError(f"the value of '{name}' must be a finite number, got {value}")
-            if values.setdefault(name, float(value)) != value:
+            value = self._number(name, value)
+            if values.setdefault(name, value) != value:
                 raise ValueError(f"contradictory edits: '{name}' is to be both {values[name]:g} and {value:g}")
         for group in self.exclusive:
             both = [name for name in group if values.get(name, 0) > 0]
@@ -203,22 +222,27 @@ class Attributes:
 
     def _edit(self, word: str) -> tuple[str, float]:
         """What one word of an edit says."""
-        name, equals, value = word.lstrip("+-−").partition("=")
+        rest = word.lstrip("+-−")
+        name, equals, value = rest.partition("=")
+        if len(word) - len(rest) + len(equals) > 1:
+            raise ValueError(
+                f"an edit has one sign or a value, got '{word}'; write '+{name}', '-{name}' or '{name}=0.5'"
+            )
         if equals:
             try:
                 return name, float(value)
             except ValueError:
                 raise TypeError(f"the value of '{name}' must be a number, got '{value}'") from None
-        if word[:1] not in "+-−":
+        if rest == word:
             self.column(name)
             raise ValueError(f"an edit begins with + or -, got '{word}'; did you mean '+{word}'?")
         return name, float(word[0] == "+")
 
-    def _set(self, values: Tensor, edits: Mapping[str, float]) -> Tensor:
-        values = values.clone()
-        for name in (name for name, value in edits.items() if value > 0):
-            for other in (other for group in self.exclusive if name in group for other in group):
-                values[:, self.column(other)] = 0
-        for name, value in edits.items():
-            values[:, self.column(name)] = value
-        return values
+    def _number(self, name: str, value: object) -> float:
+        """The value of a known attribute, a finite number."""
+        self.column(name)
+        if isinstance(value, bool) or not isinstance(value, Real):
+            raise TypeError(f"the value of '{name}' must be a number, got {value!r}")
+        if not math.isfinite(value):
+            raise ValueError(f"the value of '{name}' must be a finite number, got {value}")
+        return float(value)

@@ -11,8 +11,9 @@ import asyncio
 import html
 import io
 import random
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 
 import ipywidgets as widgets
 import torch
@@ -31,6 +32,8 @@ RANGE = (-0.5, 1.5)  # of a slider: 0 lacks the attribute, 1 has it
 
 class AttributeEditor(widgets.VBox):
     """A face beside its edit, and a slider for each attribute (section 3.5).
+
+    As a slider rises, those of the attributes that it excludes fall: there is one colour of hair, and a bald head has none.
 
     Args:
         network: a base model of faces with a plugin for attributes.
@@ -58,9 +61,9 @@ class AttributeEditor(widgets.VBox):
         self.edits = widgets.Text(placeholder="+Smiling -Eyeglasses", description="edits", continuous_update=False)
         self.sliders = {name: _slider(name.replace("_", " "), *RANGE, 0.0) for name in attributes.names}
         self.original, self.edited, self.message = _image(), _image(), _message()
-        self._show = _Gathered(self.show)
-        for slider in self.sliders.values():
-            slider.observe(self._show, "value")
+        self._show, self._held, self._moving = _Gathered(self.show), False, None
+        for name, slider in self.sliders.items():
+            slider.observe(partial(self._moved, name), "value")
         self.face.observe(lambda change: self.start(), "value")
         self.edits.observe(lambda change: self.apply(change["new"]), "value")
         self.random.on_click(lambda button: setattr(self.face, "value", random.randrange(len(x))))
@@ -77,33 +80,38 @@ class AttributeEditor(widgets.VBox):
         """The face (3, size, size) number ``face`` with the attributes named in ``values`` set to them, its noise kept.
 
         Raises:
-            ValueError, TypeError: a face out of range, or what :meth:`Attributes.parse` refuses, contradictions apart.
+            ValueError, TypeError: as :meth:`latent`.
+        """
+        with torch.no_grad():
+            return self.network.base.decode(self.latent(face, values))[0]
+
+    def latent(self, face: int, values: Mapping[str, float]) -> Tensor:
+        """What :meth:`picture` decodes, (1, latent_dim).
+
+        Raises:
+            ValueError, TypeError: a face out of range, or what :meth:`Attributes.set` refuses.
         """
         if not 0 <= face < len(self.x):
             raise ValueError(f"face {face} is out of range; expected 0 to {len(self.x) - 1}")
-        context = self.y[face : face + 1].clone()
-        for name, value in values.items():
-            context[:, self.attributes.column(name)] = self.attributes.parse({name: value})[name]
-        z = self.network.plugin.from_noise(self.noise[face : face + 1], context)
-        with torch.no_grad():
-            return self.network.base.decode(z)[0]
+        context = self.attributes.set(self.y[face], values)
+        return self.network.plugin.from_noise(self.noise[face : face + 1], context)
 
     def start(self) -> None:
         """Show the chosen face as it is: every slider at what the face has."""
-        with self._quietly():
-            self.edits.value = ""
-            for slider, value in zip(self.sliders.values(), self.y[self.face.value].tolist()):
-                slider.value = value
+        self.edits.value = ""
+        self._slide_to(self.y[self.face.value], self.sliders)
         self.original.value = png(self.x[self.face.value])
         self.show()
 
     def apply(self, edits: str) -> None:
-        """Move the sliders as an edit such as "+Smiling -Eyeglasses" says."""
+        """Move the sliders as an edit such as "+Smiling -Eyeglasses" says; nothing said, nothing done."""
+        if not edits.strip():
+            return
         with _reported(self.message):
-            values = self.attributes.edited([[slider.value for slider in self.sliders.values()]], edits)[0]
-            with self._quietly():
-                for slider, value in zip(self.sliders.values(), values.tolist()):
-                    slider.value = value
+            values = self.attributes.edited(self._values(), edits)[0]
+            if not ((values >= RANGE[0]) & (values <= RANGE[1])).all():
+                raise ValueError(f"the sliders go from {RANGE[0]} to {RANGE[1]}, got '{edits}'")
+            self._slide_to(values, self.sliders)
             self.show()
 
     def show(self) -> None:
@@ -112,13 +120,25 @@ class AttributeEditor(widgets.VBox):
             values = {name: slider.value for name, slider in self.sliders.items()}
             self.edited.value = png(self.picture(self.face.value, values))
 
-    @contextmanager
-    def _quietly(self) -> Iterator[None]:
-        self._show.held = True
-        try:
-            yield
-        finally:
-            self._show.held = False
+    def _moved(self, name: str, change: Mapping) -> None:
+        """A slider was moved by hand: those that it excludes follow, from where they stood when it began to move."""
+        if self._held:
+            return
+        if name != self._moving:
+            self._moving, self._before = name, self._values()
+        values = self.attributes.set(self._before, {name: change["new"]})[0]
+        self._slide_to(values, self.attributes.excluded_by(name), moving=name)
+        self._show()
+
+    def _values(self) -> list[float]:
+        return [slider.value for slider in self.sliders.values()]
+
+    def _slide_to(self, values: Tensor, names: Iterable[str], moving: str | None = None) -> None:
+        """Put the named sliders where ``values`` (A,) has them, and show nothing meanwhile."""
+        self._moving, self._held = moving, True
+        for name in names:
+            self.sliders[name].value = values[self.attributes.column(name)].item()
+        self._held = False
 
 
 class DigitExplorer(widgets.VBox):
@@ -234,13 +254,13 @@ def _class_names(network: FlowPluginNetwork) -> list[str]:
 
 
 class _Gathered:
-    """Calls a function soon after the first of many calls, once; at once where no event loop runs; never while held."""
+    """Calls a function soon after the first of many calls, once; at once where no event loop runs."""
 
     def __init__(self, function: Callable[[], None]):
-        self.function, self.waiting, self.held = function, False, False
+        self.function, self.waiting = function, False
 
     def __call__(self, change: object = None) -> None:
-        if self.held or self.waiting:
+        if self.waiting:
             return
         try:
             loop = asyncio.get_running_loop()

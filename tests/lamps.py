@@ -10,8 +10,10 @@ from fpnlib.attributes import Attributes
 class Lamps:
     """A base model (its latents are the lamps' brightness) and a plugin (its noise says nothing) at once."""
 
-    attributes = Attributes(["left_lit", "right_lit"])
     loc_ = torch.zeros(2)
+
+    def __init__(self, exclusive=()):
+        self.attributes = Attributes(["left_lit", "right_lit"], exclusive)
 
     def encode(self, x):
         return torch.stack([x[:, 0, :, :8].mean((1, 2)), x[:, 0, :, 8:].mean((1, 2))], 1)
@@ -26,7 +28,7 @@ class Lamps:
         return u + 0.2 + 0.6 * context
 
 
-def lamps():
-    """What ``AttributeEditor`` takes: a network, faces and their attributes."""
-    both, y = Lamps(), torch.tensor([[0.0, 1.0], [1.0, 1.0], [0.0, 0.0]])
+def lamps(exclusive=()):
+    """What ``AttributeEditor`` takes: a network, faces and their attributes; with groups that exclude each other."""
+    both, y = Lamps(exclusive), torch.tensor([[0.0, 1.0], [1.0, 1.0], [0.0, 0.0]])
     return SimpleNamespace(base=both, plugin=both), both.decode(both.from_noise(0, y)), y

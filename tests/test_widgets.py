@@ -6,6 +6,7 @@ import io
 import numpy as np
 import pytest
 import torch
+from lamps import lamps
 from PIL import Image
 from torch import nn
 
@@ -91,6 +92,7 @@ def test_edits_by_name_move_the_sliders(editor):
         ("+left_lot", "did you mean &#x27;left_lit&#x27;?"),
         ("+left_lit -left_lit", "contradictory"),
         ("left_lit=x", "number"),
+        ("left_lit=3", "the sliders go from -0.5 to 1.5"),
     ],
 )
 def test_errors_stand_in_the_panel_until_the_next_success(editor, edits, message):
@@ -99,6 +101,44 @@ def test_errors_stand_in_the_panel_until_the_next_success(editor, edits, message
     assert message in editor.message.value and editor.edited.value == before
     editor.sliders["left_lit"].value = 0.7
     assert not editor.message.value and editor.edited.value != before
+
+
+@pytest.fixture
+def one_lamp():
+    """A panel of two lamps of which one is lit at most; the first face has the right one lit."""
+    return AttributeEditor(*lamps(exclusive=[("left_lit", "right_lit")]))
+
+
+def values(editor):
+    return [slider.value for slider in editor.sliders.values()]
+
+
+def test_what_a_slider_excludes_goes_as_it_comes_and_comes_back(one_lamp):
+    assert values(one_lamp) == [0, 1]
+    for value, other in ((0.25, 0.75), (0.5, 0.5), (1, 0), (1.5, 0), (-0.5, 1), (0.75, 0.25)):
+        one_lamp.sliders["left_lit"].value = value
+        assert values(one_lamp) == [value, other]
+        expected = one_lamp.picture(0, {"left_lit": value, "right_lit": other})
+        np.testing.assert_allclose(shown(one_lamp.edited), expected.permute(1, 2, 0), atol=0.01)
+        assert torch.equal(one_lamp.picture(0, {"left_lit": value}), expected), "who names one alone means the same"
+    one_lamp.sliders["right_lit"].value = 0.5  # now the other rises, from where it stands
+    assert values(one_lamp) == [0.375, 0.5]
+    one_lamp.reset.click()
+    assert values(one_lamp) == [0, 1]
+
+
+def test_one_change_draws_one_picture(one_lamp, monkeypatch):
+    drawn = []
+    picture = one_lamp.picture
+    monkeypatch.setattr(
+        one_lamp, "picture", lambda face, given: drawn.append((face, *given.values())) or picture(face, given)
+    )
+    one_lamp.sliders["left_lit"].value = 0.5
+    one_lamp.edits.value = "+left_lit"
+    one_lamp.reset.click()
+    one_lamp.edits.value = "+left_lit"
+    one_lamp.face.value = 2
+    assert drawn == [(0, 0.5, 0.5), (0, 1, 0), (0, 0, 1), (0, 1, 0), (2, 0, 0)]
 
 
 def test_a_model_that_fails_is_reported_in_the_panel(editor, monkeypatch):
