@@ -1,10 +1,13 @@
 """Loaders: what they return, and what they say when something is missing."""
 
+from contextlib import contextmanager
+
 import pytest
 import torch
 from torchvision.datasets import MNIST
 
 from fpnlib import data
+from fpnlib.data import digits as digits_module
 
 
 @pytest.fixture(scope="module")
@@ -95,6 +98,19 @@ def test_failed_download_names_file_reason_and_remedy(tmp_path, monkeypatch, cap
         data.load("mnist", root=tmp_path, download=True)
     said = str(raised.value)
     assert "train-images-idx3-ubyte" in said and str(tmp_path) in said and "FPN_DATA" in said and "\n" not in said
+
+
+def test_of_several_processes_one_fetches(tmp_path, monkeypatch):
+    @contextmanager
+    def waiting(path):
+        write_mnist(path.parent)  # what another process does while this one waits for its turn
+        yield
+
+    monkeypatch.setattr(digits_module, "alone", waiting)
+    monkeypatch.setattr(MNIST, "mirrors", [])
+    assert len(data.load_mnist(tmp_path, download=True, validation=20).test) == 20
+    monkeypatch.setattr(digits_module, "alone", None)  # nor is a lock, which needs a folder to write in, asked for then
+    assert len(data.load_mnist(tmp_path, download=True, validation=20).test) == 20
 
 
 @pytest.mark.parametrize("name", ["train-images-idx3-ubyte", "t10k-labels-idx1-ubyte"])

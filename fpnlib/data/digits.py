@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate, pad
 from torchvision.datasets import MNIST
 
-from fpnlib.artifacts import PROJECT
+from fpnlib.artifacts import PROJECT, alone
 from fpnlib.data.dataset import Dataset, Split
 
 CLASSES = tuple("0123456789")
@@ -47,7 +48,7 @@ def load_mnist(
 
     Args:
         root: the folder that has ``MNIST/raw/``; None: $FPN_DATA, else ``data/`` in the project.
-        download: fetch through torchvision what is missing.
+        download: fetch through torchvision what is missing, into ``root``; of several processes one does.
 
     Raises:
         FileNotFoundError: a file is missing, or could not be fetched: which, where, and how to get it.
@@ -59,7 +60,8 @@ def load_mnist(
     if missing and not download:
         raise FileNotFoundError(f"MNIST: {missing} is not in {raw}; {REMEDY}, or, with a network, pass download=True")
     try:
-        parts = [MNIST(root, train=train, download=missing is not None) for train in (True, False)]
+        with alone(root / "MNIST") if missing else nullcontext():  # torchvision looks again: whoever waited finds it
+            parts = [MNIST(root, train=train, download=missing is not None) for train in (True, False)]
     except (OSError, RuntimeError, AssertionError, ValueError, IndexError) as error:
         if missing is None:
             raise ValueError(f"MNIST: the files in {raw} are damaged; replace them") from None
