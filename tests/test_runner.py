@@ -8,8 +8,10 @@ import socket
 import subprocess
 import sys
 import threading
+from pathlib import Path
 
 import nbformat
+import papermill
 import pytest
 import torch
 from jupyter_client.connect import LocalPortCache
@@ -17,8 +19,10 @@ from nbformat import v4
 
 from fpnlib import runner
 from fpnlib.__main__ import main
-from fpnlib.artifacts import PROJECT, Manifest, claim, cores, read_json, write_json
-from fpnlib.runner import CellError, execute
+from fpnlib.artifacts import PROJECT, Manifest, claim, cores, read_json, sha256, write_json
+from fpnlib.data import load
+from fpnlib.runner import CellError, Limits, copies, engine, execute
+from fpnlib.runner.engine import TimeUp
 from fpnlib.runner.uses import Uses
 
 FIRST = """out = "outputs/tiny"  # help the run's folder
@@ -100,8 +104,8 @@ def test_a_run_leaves_copies_results_and_a_manifest(finished):
     first, second = manifest["notebooks"]["00_first"], manifest["notebooks"]["01_second"]
     assert first["parameters"] == {"out": str(out), "seed": 2, "scale": 0.1}
     assert first["seconds"] > 0
-    assert set(first["files"]) == {"results/first.json", "tables/here.json"}
-    assert set(second["files"]) == {"results/second.json"}
+    assert set(first["files"]) == {"notebooks/00_first.ipynb", "results/first.json", "tables/here.json"}
+    assert set(second["files"]) == {"notebooks/01_second.ipynb", "results/second.json"}
     assert manifest["files"] == first["files"] | second["files"]
     assert manifest["environment"]["versions"]["nflows"] == "0.14"
 
@@ -167,6 +171,95 @@ def test_a_damaged_file_is_made_again(tiny):
     assert (tiny / "out" / "results" / "second.json").read_text() == "2"
 
 
+@pytest.mark.parametrize("text", ["[]", '{"cells": [], "metadata": {}}'])
+def test_an_executed_copy_that_is_not_what_the_run_wrote_is_made_again(tiny, text):
+    copy = tiny / "out" / "notebooks" / "01_second.ipynb"
+    copy.write_text(text)
+    assert run(tiny) == (0, "2")
+    assert "before" in str(nbformat.read(copy, as_version=4).cells[-2].outputs)
+
+
+def test_what_another_notebook_left_is_not_vouched_for_anew(tiny):
+    manifest = Manifest(tiny / "out")
+    before = manifest.read()["files"]
+    (tiny / "out" / "results" / "second.json").write_text("rotten")
+    stray = tiny / "out" / "figures" / "stray.png"
+    stray.parent.mkdir()
+    stray.write_text("")
+    assert manifest.unlisted() == ["figures/stray.png"]
+    assert run(tiny, "--only", "00", "--set", "seed=5") == (0, "1")
+    after = manifest.read()["files"]
+    assert {name for name in before if after[name] != before[name]} == {
+        "notebooks/00_first.ipynb",
+        "results/first.json",
+        "tables/here.json",
+    }
+    assert after.keys() == before.keys()
+
+
+@pytest.mark.parametrize(
+    ("data", "executed"),
+    [
+        ({"digits": load("digits").checksum}, ""),
+        ({"digits": "of other images"}, "1"),
+        ({"mnist": "not here any more"}, ""),
+        ({"somebody's": "of no loader"}, ""),
+    ],
+)
+def test_changed_data_executes_the_notebooks_that_loaded_it(tiny, data, executed):
+    entry = Manifest(tiny / "out").read()["notebooks"]["00_first"]
+    Manifest(tiny / "out").note("notebooks", {"00_first": entry | {"data": data}})
+    assert run(tiny) == (0, executed)
+
+
+def test_a_changed_file_outside_the_folder_executes_the_notebooks_that_read_it(tiny):
+    weights = write_json(tiny / "elsewhere" / "weights.json", {"sha256": "1"})
+    manifest = Manifest(tiny / "out")
+    entry = manifest.read()["notebooks"]["00_first"] | {"inputs": {str(weights): sha256(weights)}}
+    manifest.note("notebooks", {"00_first": entry})
+    assert run(tiny) == (0, "")
+    write_json(weights, {"sha256": "2"})
+    assert run(tiny) == (0, "1")
+    inputs = {"inputs": {str(weights): "another"}}
+    manifest.note("notebooks", {"00_first": manifest.read()["notebooks"]["00_first"] | inputs})
+    weights.unlink()
+    assert run(tiny) == (0, "")  # what is gone has not changed
+
+
+def test_a_run_that_is_taken_up_elsewhere_says_what_was_executed_where(tiny, monkeypatch):
+    manifest = Manifest(tiny / "out")
+    before = manifest.read()["environment"]
+    there = before | {"device": "another", "versions": before["versions"] | {"torch": "9"}}
+    monkeypatch.setattr(execute, "environment", lambda: there)
+    assert run(tiny, "--set", "seed=5") == (0, "1")
+    noted = manifest.read()
+    assert noted["environment"] == there and "environment" not in noted["notebooks"]["00_first"]
+    assert noted["notebooks"]["01_second"]["environment"] == {name: before[name] for name in ("device", "versions")}
+    assert noted["notebooks"]["01_second"]["commit"] == before["commit"]
+    assert noted["notebooks"]["01_second"]["uncommitted changes"] == before["uncommitted changes"]
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        ({"notebooks": {"00_first": []}}, "notebooks, '00_first': []"),
+        ({"notebooks": {"00_first": {"seconds": 1}}}, "notebook '00_first': no parameters"),
+        ({"notebooks": {"00_first": {"parameters": {}, "seconds": "x"}}}, "notebook '00_first', seconds: 'x'"),
+        ({"notebooks": {"00_first": {"parameters": {}, "files": {"a": 1}}}}, "notebook '00_first', files: no mapping"),
+        ({"notebooks": {"../../outside": {"parameters": {}}}}, "'../../outside' names no notebook"),
+        ({"files": {"results/first.json": None}}, "files, 'results/first.json': None"),
+        ({"environment": {"versions": "2.15"}}, "environment: no mapping of versions"),
+        ({"data": 1}, "no mapping of sections"),
+    ],
+)
+def test_a_manifest_of_another_shape_is_one_line(tiny, capsys, damage, said):
+    path = tiny / "out" / "manifest.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | damage))
+    assert run(tiny) == (2, "")
+    error = capsys.readouterr().err
+    assert f"{path} is damaged ({said}" in error and error.count("\n") == 1
+
+
 def test_a_failing_cell_fails_the_command_and_is_the_last_thing_seen(tiny, capfd):
     assert run(tiny, "--set", "fail=true") == (1, "2")
     screen = capfd.readouterr().err.rstrip()
@@ -192,6 +285,36 @@ def test_fresh_starts_over_and_spares_what_is_not_the_runs(tiny):
     assert not stale.exists() and mine.read_text() == "kept"
 
 
+def test_a_notebook_that_fails_stops_no_other(tiny, capfd):
+    write_notebook(tiny / "00_broken.ipynb", SECOND, "raise ValueError('broken')")
+    assert run(tiny, "--set", "seed=5") == (1, "1")
+    assert capfd.readouterr().err.rstrip().endswith("ValueError: broken")
+    assert (tiny / "out" / "results" / "first.json").read_text() == "0.5"
+
+
+def test_starting_over_spares_folders_that_no_run_has_made(tiny, capsys):
+    thesis = tiny / "thesis" / "figures" / "mine.png"
+    thesis.parent.mkdir(parents=True)
+    thesis.write_text("")
+    assert run(tiny, "--fresh", "--out", str(tiny / "thesis"))[0] == 2
+    assert "is no run's folder" in capsys.readouterr().err
+    assert thesis.exists() and not (tiny / "thesis" / ".run.lock").exists()
+
+
+@pytest.mark.parametrize("below", ["notebooks", "notebooks/deeper", "figures"])
+def test_a_run_never_writes_where_its_notebooks_are(tiny, capsys, below):
+    sources = tiny / "project" / below
+    sources.parent.mkdir(parents=True)
+    shutil.copytree(tiny, sources, ignore=shutil.ignore_patterns("out", "project"))
+    before = {path: path.read_bytes() for path in sources.rglob("*") if path.is_file()}
+    arguments = ["run", "--profile", "small", "--notebooks", str(sources), "--out", str(tiny / "project")]
+    for more in ([], ["--fresh"]):
+        assert main([*arguments, *more]) == 2
+        error = capsys.readouterr().err
+        assert "would overwrite the notebooks in" in error and error.count("\n") == 1
+    assert before == {path: path.read_bytes() for path in sources.rglob("*") if path.is_file()}
+
+
 @pytest.mark.parametrize(
     ("more", "said"),
     [
@@ -203,6 +326,7 @@ def test_fresh_starts_over_and_spares_what_is_not_the_runs(tiny):
         (["--set", "scale=big"], "parameter 'scale' must be a number like 1.0, got 'big'"),
         (["--set", "fail=1"], "parameter 'fail' must be true or false like False, got 1"),
         (["--set", "seed"], "--set takes name=value, got 'seed'"),
+        (["--set", "seed=[1,"], "--set takes a value as YAML has it: while parsing a flow node"),
         (["--only", "02_secnd"], "unknown notebook '02_secnd'; did you mean '01_second'?"),
         (["--profile", "smal"], "unknown profile 'smal'; did you mean 'small'?"),
         (["--fresh", "--only", "01"], "--fresh starts a whole run over"),
@@ -272,8 +396,14 @@ def test_files_belong_to_the_notebook_that_wrote_or_read_them(tmp_path, monkeypa
         read_json(model)
         (tmp_path / "figures").mkdir()
         (tmp_path / "figures" / "untold.png").write_text("")
-        assert uses.files("first") == {"models/shared.json", "figures/untold.png"}
-        assert uses.files("second") == {"models/shared.json", "figures/untold.png"}
+        elsewhere = write_json(tmp_path.parent / "elsewhere.json", {"second": True})
+        (tmp_path / "models" / "shared.safetensors").write_text("the weights that the JSON describes")
+        manifest.note("data", {"digits": "12ab"})
+        manifest.note("seconds", {"shared": 1.0})
+        assert uses.files("first") == {"models/shared.json", "models/shared.safetensors", "figures/untold.png"}
+        assert uses.files("second") == uses.files("first")
+        assert (uses.data("first"), uses.data("second")) == ({}, {"digits": "12ab"})
+        assert uses.inputs("second") == {str(elsewhere): sha256(elsewhere)}
         late = uses.begin("late")
         assert uses.files("late") == set()
     monkeypatch.delenv("FPN_USES")
@@ -355,17 +485,82 @@ def test_a_time_that_is_none_is_refused(tiny, capsys, text):
     assert f"or like 90s, 15m or 2h, got '{text}'" in capsys.readouterr().err
 
 
-def test_after_a_failure_what_runs_is_finished_and_nothing_else_is_begun():
+def test_side_by_side_failures_are_all_said_and_the_first_comes_last(capsys):
     begun, both = [], threading.Barrier(2)
 
     def call(name):
         begun.append(name)
-        both.wait(30)
-        raise CellError(f"{name} failed")
+        if name != "waits":
+            both.wait(30)
+            raise CellError(f"{name} failed")
 
-    with pytest.raises(CellError, match="other failed\n\none failed"):
+    with pytest.raises(CellError, match="^one failed$"):
         execute._abreast(2, call, [("one",), ("other",), ("waits",)], stop=None)
-    assert sorted(begun) == ["one", "other"]
+    assert sorted(begun) == ["one", "other", "waits"]
+    assert capsys.readouterr().err == "\nother failed\n"
+
+
+@pytest.mark.parametrize("failure", [TimeUp("no time left"), OSError("cannot write x")])
+def test_nothing_begins_once_the_time_is_up_or_the_disk_is_full(capsys, failure):
+    failures = {"fails": CellError("fails failed"), "stops": failure}
+    begun = []
+
+    def call(name):
+        begun.append(name)
+        raise failures[name]
+
+    with pytest.raises(type(failure), match=str(failure)):
+        execute._abreast(1, call, [("fails",), ("stops",), ("waits",)], stop=None)
+    assert begun == ["fails", "stops"]
+    assert "fails failed" in capsys.readouterr().err
+
+
+def test_a_limit_says_which_it_is():
+    limits = Limits(cell=3)
+    assert str(limits) == "the limit of 3 s for a cell"
+    limits.stop()
+    assert str(limits) == "an interrupt" and limits.over()
+    assert str(Limits(run=1e-9)) == "the run's limit of 1e-09 s"
+
+
+@pytest.mark.parametrize(
+    ("error", "raised", "said"),
+    [
+        (OSError(28, "No space left on device"), OSError, "cannot write .*copy.ipynb .No space left on device"),
+        (FileNotFoundError(2, "No such file", "python"), FileNotFoundError, "'python'"),
+        (
+            RuntimeError("Kernel didn't respond\nin 300 seconds"),
+            CellError,
+            "did not start .Kernel didn't respond in 300",
+        ),
+    ],
+)
+def test_what_papermill_raises_is_one_line(tmp_path, monkeypatch, error, raised, said):
+    def fails(*_, **__):
+        raise error
+
+    monkeypatch.setattr(papermill, "execute_notebook", fails)
+    with pytest.raises(raised, match=said) as caught:
+        engine.execute(
+            tmp_path / "x.ipynb", tmp_path / "copy.ipynb", {}, title="", limits=Limits(), env={}, bars_from=0
+        )
+    assert "\n" not in str(caught.value)
+
+
+def test_an_error_of_ours_amid_the_cells_is_not_taken_for_a_process_that_does_not_start(busy, monkeypatch):
+    def broken(*_):
+        raise RuntimeError("ours")
+
+    monkeypatch.setattr(engine._Client, "set_widgets_metadata", broken)
+    with pytest.raises(RuntimeError, match="^ours$"):
+        run(busy)
+
+
+def test_addresses_stay_whole_where_home_is_the_root(tmp_path, monkeypatch):
+    monkeypatch.setattr(Path, "home", lambda: Path("/"))
+    notebook = v4.new_notebook(cells=[v4.new_markdown_cell(f"https://arxiv.org and {PROJECT}/x")])
+    copies.save(notebook, tmp_path / "copy.ipynb")
+    assert "https://arxiv.org and x" in (tmp_path / "copy.ipynb").read_text()
 
 
 @pytest.mark.skipif(os.name != "posix", reason="sockets in a folder are POSIX's")

@@ -29,7 +29,7 @@ def with_text_of(source: NotebookNode, executed: NotebookNode) -> NotebookNode:
 
 def save(notebook: NotebookNode, path: Path) -> None:
     """Write an executed copy atomically, without times (the manifest has them) and without this machine's paths."""
-    notebook = nbformat.from_dict(_without_places(notebook))
+    notebook = nbformat.from_dict(_without(_places(), notebook))
     for part in (notebook, *notebook.cells):
         for name in ("papermill", "execution"):
             part.metadata.pop(name, None)
@@ -40,17 +40,22 @@ def save(notebook: NotebookNode, path: Path) -> None:
         write_text(path, text)
 
 
-def _without_places(node: object) -> object:
-    """A notebook's text with this machine's folders named by what they are; pictures stay as they are."""
+def _places() -> dict[str, str]:
+    """This machine's folders, and what stands for them; not for a root, with which every path begins."""
+    data = os.environ.get("FPN_DATA")
+    places = {str(Path(data).absolute()): "$FPN_DATA"} if data else {}
+    places |= {f"{PROJECT}{os.sep}": "", str(PROJECT): "."}
+    places |= {f"{sys.prefix}{os.sep}": "", f"{Path.home()}{os.sep}": "~/"}
+    return {place: name for place, name in places.items() if Path(place) != Path(Path(place).anchor)}
+
+
+def _without(places: dict[str, str], node: object) -> object:
+    """A notebook's text with folders named by what they are; pictures stay as they are."""
     if isinstance(node, dict):
-        return {key: value if key.startswith("image/") else _without_places(value) for key, value in node.items()}
+        return {key: value if key.startswith("image/") else _without(places, value) for key, value in node.items()}
     if isinstance(node, list):
-        return [_without_places(value) for value in node]
+        return [_without(places, value) for value in node]
     if isinstance(node, str):
-        data = os.environ.get("FPN_DATA")
-        places = {str(Path(data).absolute()): "$FPN_DATA"} if data else {}
-        places |= {f"{PROJECT}{os.sep}": "", str(PROJECT): "."}
-        places |= {f"{sys.prefix}{os.sep}": "", f"{Path.home()}{os.sep}": "~/"}
         for place, name in places.items():
             node = node.replace(place, name)
         return re.sub(r"[^\s\"']*/ipykernel_\d+/\d+\.py", "cell", node)

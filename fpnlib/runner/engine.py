@@ -21,6 +21,7 @@ from papermill.engines import Engine, NotebookExecutionManager, papermill_engine
 from papermill.exceptions import PapermillExecutionError
 from tqdm.auto import tqdm
 
+from fpnlib.artifacts.files import cannot_write
 from fpnlib.runner.kernel import ThisPython
 
 _ANSI = re.compile(r"\x1b\[[0-9;]*m")
@@ -28,6 +29,10 @@ _ANSI = re.compile(r"\x1b\[[0-9;]*m")
 
 class CellError(Exception):
     """A cell failed, took too long or lost its process; the message ends with that cell's own error."""
+
+
+class TimeUp(CellError):
+    """The whole run's time is up, or it was interrupted: nothing else shall begin."""
 
 
 class Limits:
@@ -42,8 +47,8 @@ class Limits:
         return time.monotonic() >= self._end
 
     def stop(self) -> None:
-        """Let the run's time be up now."""
-        self._end = time.monotonic()
+        """Let the run's time be up now, for it was interrupted."""
+        self.run, self._end = None, time.monotonic()
 
     def for_a_cell(self) -> float | None:
         """Seconds that a cell which begins now may take."""
@@ -52,7 +57,9 @@ class Limits:
 
     def __str__(self) -> str:
         """The limit that ended a cell."""
-        return f"the run's limit of {self.run:g} s" if self.over() else f"the limit of {self.cell:g} s for a cell"
+        if not self.over():
+            return f"the limit of {self.cell:g} s for a cell"
+        return "an interrupt" if self.run is None else f"the run's limit of {self.run:g} s"
 
 
 class Progress:
@@ -85,6 +92,7 @@ def execute(
 
     Raises:
         CellError: a cell failed, a widget's callback inside it too, took too long or lost its process.
+        TimeUp: the whole run's time is up.
         OSError: ``target`` cannot be written.
     """
     watched: list[Progress] = []  # filled by the engine, which papermill starts
@@ -100,11 +108,17 @@ def execute(
     except PapermillExecutionError as error:
         raise CellError(f"{where()} failed:\n{_traceback(error)}") from None
     except CellTimeoutError:
-        raise CellError(f"{where()}: stopped at {limits}") from None
+        raise (TimeUp if limits.over() else CellError)(f"{where()}: stopped at {limits}") from None
     except DeadKernelError:
         raise CellError(f"{where()}: its process died, most often for want of memory") from None
-    except RuntimeError as error:  # nbclient's word for a process that does not come up
+    except RuntimeError as error:  # before a cell: nbclient's word for a process that does not come up
+        if watched and watched[0].cell:
+            raise
         raise CellError(f"{where()}: its process did not start ({' '.join(str(error).split())})") from None
+    except OSError as error:  # papermill's of a full disk names no file
+        if error.errno is None or error.filename not in (None, str(target)):
+            raise
+        raise cannot_write(target, error) from None
     finally:
         if watched:
             watched[0].bar.close()

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Event
 from time import perf_counter
@@ -17,10 +18,10 @@ from tqdm.auto import tqdm
 from fpnlib import checks
 from fpnlib.artifacts import PROJECT, Manifest, claim, digest, environment, make_folder, sha256, sweep_up
 from fpnlib.runner import copies
-from fpnlib.runner.engine import CellError, Limits, execute
+from fpnlib.runner.engine import CellError, Limits, TimeUp, execute
 from fpnlib.runner.kernel import ThisPython, jobs
 from fpnlib.runner.plan import plan
-from fpnlib.runner.uses import Uses
+from fpnlib.runner.uses import Data, Uses
 
 SHOWN = ("notebooks", "figures", "tables", "results")
 
@@ -53,12 +54,15 @@ def run(
         ValueError, TypeError: an unknown profile, notebook or parameter, or a value of another type; one line, before
             anything runs. A damaged manifest.
         OSError: a folder that cannot be written to, or is in use by another run (``artifacts.FolderInUse``).
-        CellError: a cell failed or took too long; the notebooks that are finished are kept.
+        CellError: a cell failed or took too long. The other notebooks are executed all the same, unless the run's time is
+            up; of several failures the first is raised, and the others are printed.
     """
     out, tasks = plan(profile, out, only, values or {}, notebooks)
     width = min(len(tasks), jobs() if side_by_side is None else checks.positive("side_by_side", side_by_side))
     folder, limits = PROJECT / out, limits or Limits()
     manifest = Manifest(folder)
+    if fresh:
+        _refuse_strangers(manifest)
     with claim(folder) as left, Uses(manifest) as uses:
         if left:
             print("taking up what process {process} on {host} left when it was stopped".format(**left))
@@ -83,11 +87,10 @@ def run(
 
 
 def _abreast(width: int, call: Callable, calls: list[tuple], stop: Callable) -> None:
-    """``call(*arguments)`` for each, ``width`` at a time. After a failure those that run end, and no other begins.
+    """``call(*arguments)`` for each, ``width`` at a time. A CellError stops no other; upon any other failure, and when the
+    time is up, those that run end, and none begins. Interrupted, it calls ``stop``, upon which those that run should fail.
 
-    Interrupted, it calls ``stop``, upon which those that run should fail.
-
-    Raises the first failure in the order of ``calls``; the messages of other CellErrors come before its own.
+    Raises what stopped it, else the first failure in the order of ``calls``; the others are printed before.
     """
     stopped = Event()
 
@@ -95,8 +98,9 @@ def _abreast(width: int, call: Callable, calls: list[tuple], stop: Callable) -> 
         try:
             if not stopped.is_set():
                 call(*arguments)
-        except BaseException:
-            stopped.set()
+        except BaseException as failure:
+            if _stops(failure):
+                stopped.set()
             raise
 
     with ThreadPoolExecutor(width) as pool:
@@ -108,10 +112,17 @@ def _abreast(width: int, call: Callable, calls: list[tuple], stop: Callable) -> 
             stop()
             raise
     failures = [failure for failure in (future.exception() for future in futures) if failure]
-    if len(failures) > 1 and all(isinstance(failure, CellError) for failure in failures):
-        raise CellError("\n\n".join(map(str, reversed(failures))))
-    if failures:
-        raise failures[0]
+    if not failures:
+        return
+    last = next(filter(_stops, failures), failures[0])
+    for failure in reversed(failures):
+        if failure is not last:
+            print(f"\n{failure}", file=sys.stderr)
+    raise last
+
+
+def _stops(failure: BaseException) -> bool:
+    return isinstance(failure, TimeUp) or not isinstance(failure, CellError)
 
 
 @dataclass(frozen=True)
@@ -124,6 +135,7 @@ class _Session:
     width: int
     here: dict
     library: str
+    data: Data = field(default_factory=Data)
 
     def finish(self, title: str, path: Path, settings: dict[str, object]) -> None:
         """Execute one notebook, or bring its executed copy's text up to date where it is finished."""
@@ -132,17 +144,19 @@ class _Session:
         inputs = {name: value for name, value in settings.items() if name != "out"}
         code = [cell.source for cell in source.cells if cell.cell_type == "code"]
         key = digest([code, inputs, self.library])
-        final = self.manifest.folder / "notebooks" / path.name
+        copy = f"notebooks/{path.name}"
+        final = self.manifest.folder / copy
         failed, running = final.with_suffix(".failed.ipynb"), final.with_name(f".{path.stem}.running.ipynb")
         entry = self.manifest.read().get("notebooks", {}).get(path.stem, {})
-        before = _executed(final)
-        if before and entry.get("key") == key and entry["files"].items() <= self.manifest.files().items():
-            copies.save(copies.with_text_of(source, before), final)
+        if entry.get("key") == key and copy in entry["files"] and self._unchanged(entry, settings):
+            copies.save(copies.with_text_of(source, nbformat.read(final, as_version=4)), final)
+            if (now := entry["files"] | self.manifest.files([copy])) != entry["files"]:
+                self.manifest.note_notebook(path.stem, entry | {"files": now})
             failed.unlink(missing_ok=True)
             tqdm.write(f"{title}: finished before ({_near(final)})")
             return
         if self.limits.over():
-            raise CellError(f"{path.stem}: not begun at {self.limits}")
+            raise TimeUp(f"{path.stem}: not begun at {self.limits}")
 
         started = perf_counter()
         watch = dict(title=title, limits=self.limits, bars_from=self.width, env=self.uses.begin(path.stem))
@@ -157,19 +171,26 @@ class _Session:
             running.unlink(missing_ok=True)
         failed.unlink(missing_ok=True)
         seconds = round(perf_counter() - started, 1)
-        own = self.uses.files(path.stem)
-        files = {name: checksum for name, checksum in self.manifest.files().items() if name in own}
-        self.manifest.note("environment", self.here)
-        self.manifest.note_files()
         copies.save(copies.with_text_of(source, executed), final)
-        made_with = {"key": key, "commit": self.here["commit"], "library": self.library}
-        entry = made_with | {"parameters": settings, "seconds": seconds, "files": files}
-        self.manifest.note("notebooks", {path.stem: entry})
+        made_with = {name: self.here[name] for name in ("commit", "uncommitted changes")} | {"library": self.library}
+        read = {"data": self.uses.data(path.stem), "inputs": self.uses.inputs(path.stem)}
+        files = self.manifest.files([copy, *sorted(self.uses.files(path.stem))])
+        entry = {"key": key} | made_with | {"parameters": settings, "seconds": seconds} | read | {"files": files}
+        self.manifest.note_notebook(path.stem, entry, self.here)
         tqdm.write(f"{title}: {seconds:g} s")
+
+    def _unchanged(self, entry: Mapping, settings: Mapping) -> bool:
+        """Whether a notebook's files are as it left them, and what it read is as it was, as far as it is still there."""
+        if self.manifest.files(entry["files"]) != entry["files"]:
+            return False
+        there = [(PROJECT / name, checksum) for name, checksum in entry.get("inputs", {}).items()]
+        if any(path.is_file() and sha256(path) != checksum for path, checksum in there):
+            return False
+        return all(self.data.is_still(checksum, name, settings) for name, checksum in entry.get("data", {}).items())
 
 
 def _executed(path: Path) -> NotebookNode | None:
-    """The executed copy at ``path``; None where there is none, or one that is damaged."""
+    """The copy that grew at ``path`` until its notebook failed; None where there is none that is whole."""
     with suppress(OSError, ValueError):
         return nbformat.read(path, as_version=4)
 
@@ -177,6 +198,13 @@ def _executed(path: Path) -> NotebookNode | None:
 def library_digest() -> str:
     """A digest of the library's code."""
     return digest({path.relative_to(PROJECT).as_posix(): sha256(path) for path in (PROJECT / "fpnlib").rglob("*.py")})
+
+
+def _refuse_strangers(manifest: Manifest) -> None:
+    """Raises ValueError where starting over would empty folders that no run has made."""
+    marks = manifest.path, manifest.folder / ".run.lock"
+    if not any(mark.is_file() for mark in marks) and manifest.unlisted():
+        raise ValueError(f"{manifest.folder} is no run's folder, and starting over would empty it; give another --out")
 
 
 def _clear(manifest: Manifest) -> None:

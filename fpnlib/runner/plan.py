@@ -10,6 +10,7 @@ import nbformat
 import yaml
 
 from fpnlib import checks
+from fpnlib.artifacts import PROJECT, Manifest
 
 
 def plan(
@@ -23,7 +24,9 @@ def plan(
     refuse_unknown(given, declared.values())
     refuse_unknown(values, [declared[path] for path in chosen])
     given |= values
-    return fitting("out", given["out"], "outputs/demo"), {
+    out = fitting("out", given["out"], "outputs/demo")
+    _refuse_sources(PROJECT / out, notebooks.resolve())
+    return out, {
         path: {name: fitting(name, given.get(name, default), default) for name, default in declared[path].items()}
         for path in chosen
     }
@@ -109,6 +112,13 @@ def fitting(name: str, value: object, default: object) -> object:
     raise TypeError(
         f"parameter '{name}' must be {kinds.get(type(default), type(default).__name__)} like {default!r}, got {value!r}"
     )
+
+
+def _refuse_sources(folder: Path, notebooks: Path) -> None:
+    """Raises ValueError where a run's own folders would hold the notebooks that it executes."""
+    for kind in ("notebooks", *Manifest.KEPT):
+        if notebooks.is_relative_to((folder / kind).resolve()):
+            raise ValueError(f"a run into {folder} would overwrite the notebooks in {notebooks}; give another --out")
 
 
 def _assigned(statement: ast.stmt, where: str) -> tuple[str, object]:

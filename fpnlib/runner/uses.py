@@ -1,15 +1,45 @@
-"""Which of a run's files belong to which notebook, while several write into one folder side by side."""
+"""What each notebook of a run writes and reads, while several work in one folder side by side."""
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from threading import Lock
 
-from fpnlib.artifacts import Manifest
+from fpnlib.artifacts import PROJECT, Manifest, sha256
+
+
+class Data:
+    """The datasets as they are now, each loaded once for its checksum."""
+
+    def __init__(self):
+        self._checksum, self._one_at_a_time = cache(_checksum), Lock()
+
+    def is_still(self, checksum: str, name: str, settings: Mapping) -> bool:
+        """Whether the dataset that a notebook's settings ask for has ``checksum``; one that is not here has not changed."""
+        with self._one_at_a_time:
+            return self._checksum(name, settings.get("data_dir"), settings.get("seed", 0)) in (checksum, None)
+
+
+def _checksum(name: str, root: str | None, seed: int) -> str | None:
+    """A dataset's checksum; "damaged", or None where it is not here."""
+    from fpnlib import data  # heavy, and only what was executed before needs it
+
+    if name not in data.DATASETS:
+        return None
+    try:
+        return data.load(name, root or None, seed).checksum
+    except FileNotFoundError:
+        return None
+    except ValueError:  # the notebook will say what is wrong with it
+        return "damaged"
 
 
 class Uses:
-    """Listens to what notebooks' processes write and read through ``fpnlib.artifacts``; a context manager.
+    """Listens to what notebooks' processes write, read and note through ``fpnlib.artifacts``; a context manager.
 
     A file that changed without a word there (a notebook may write on its own) is the notebook's that ran meanwhile.
     """
@@ -31,17 +61,36 @@ class Uses:
         return {"FPN_USES": str(self._listener(notebook))}
 
     def files(self, notebook: str) -> set[str]:
-        """The files, by their paths within the run's folder, that the notebook has written or read since it began."""
-        root, before = self._manifest.folder.resolve(), self._before[notebook]
-        told = {}
-        for name in self._before:
-            listener = self._listener(name)
-            lines = listener.read_text(encoding="utf-8").splitlines() if listener.is_file() else []
-            paths = {Path(line).resolve() for line in lines}
-            told[name] = {path.relative_to(root).as_posix() for path in paths if path.is_relative_to(root)}
+        """The run's files, by their paths within its folder, that the notebook has written or read since it began."""
+        root, now, before = self._manifest.folder.resolve(), self._stamps(), self._before[notebook]
+        told = {
+            name: {path.relative_to(root).as_posix() for path in self._told(name) if path.is_relative_to(root)}
+            for name in self._before
+        }
         own = told.pop(notebook)
-        changed = {name for name, stamp in self._stamps().items() if before.get(name) != stamp}
-        return own | (changed - set().union(*told.values()))
+        changed = {name for name, stamp in now.items() if before.get(name) != stamp}
+        return (own | (changed - set().union(*told.values()))) & now.keys()
+
+    def inputs(self, notebook: str) -> dict[str, str]:
+        """sha256 of the files outside the run's folder that the notebook has used, by path; relative inside the project."""
+        root = self._manifest.folder.resolve()
+        paths = sorted(path for path in self._told(notebook) if path.is_file() and not path.is_relative_to(root))
+        near = [path.relative_to(PROJECT) if path.is_relative_to(PROJECT) else path for path in paths]
+        return {str(path): sha256(PROJECT / path) for path in near}
+
+    def data(self, notebook: str) -> dict[str, str]:
+        """Checksums, by name, of the data that the notebook has loaded."""
+        noted = [json.loads(line) for line in self._lines(notebook) if line.startswith("{")]
+        return {name: checksum for note in noted for name, checksum in note.get("data", {}).items()}
+
+    def _told(self, notebook: str) -> set[Path]:
+        """Files written or read; with the JSON that describes weights, the weights."""
+        paths = {Path(line).resolve() for line in self._lines(notebook) if not line.startswith("{")}
+        return paths | {path.with_suffix(".safetensors") for path in paths if path.suffix == ".json"}
+
+    def _lines(self, notebook: str) -> list[str]:
+        listener = self._listener(notebook)
+        return listener.read_text(encoding="utf-8").splitlines() if listener.is_file() else []
 
     def _listener(self, notebook: str) -> Path:
         return Path(self._folder.name, notebook)
