@@ -7,18 +7,23 @@ from fpnlib.artifacts.environment import cores, environment
 from fpnlib.artifacts.files import (
     PROJECT,
     digest,
+    expect,
     inside,
+    library_digest,
     make_folder,
     read_json,
+    read_kept,
+    rebuilt,
     sha256,
     sweep_up,
     write_bytes,
     write_json,
+    write_kept,
     write_text,
 )
 from fpnlib.artifacts.locks import FolderInUse, alone, claim
 from fpnlib.artifacts.manifest import Manifest
-from fpnlib.artifacts.results import Results
+from fpnlib.artifacts.results import Results, read_results
 from fpnlib.artifacts.tensors import (
     Checkpoint,
     halved,
@@ -40,18 +45,24 @@ __all__ = [
     "cores",
     "digest",
     "environment",
+    "expect",
     "halved",
     "inside",
+    "library_digest",
     "load_module",
     "load_tensors",
     "make_folder",
     "read_json",
+    "read_kept",
     "read_meta",
+    "read_results",
+    "rebuilt",
     "save_module",
     "save_tensors",
     "sha256",
     "sweep_up",
     "write_bytes",
     "write_json",
+    "write_kept",
     "write_text",
 ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
-from fpnlib.artifacts.files import PathLike, write_json
+from fpnlib.artifacts.files import PathLike, damaged, expect, read_json, write_json
 
 
 class Results:
@@ -54,3 +54,16 @@ class Results:
             self.records.append(row)
         write_json(self.path, self.records)
         return value
+
+
+def read_results(path: PathLike) -> list[dict]:
+    """The records that :class:`Results` wrote, in their order.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: damaged, or a record without a quantity and a number; one line.
+    """
+    records = read_json(path)
+    if not isinstance(records, list):
+        raise damaged(path, f"expected a list of results, got {type(records).__name__}")
+    return [expect(path, record, quantity=str, value=(int, float)) for record in records]

@@ -12,24 +12,24 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from fpnlib.artifacts.files import PathLike, plain, read_json, write_bytes, write_json
+from fpnlib.artifacts.files import PathLike, damaged, plain, read_sealed, replaced, sealed, write_bytes
 
 
 def save_tensors(path: PathLike, tensors: Mapping[str, Tensor], meta: Mapping) -> Path:
     """Write ``tensors`` as safetensors and, beside them, ``<stem>.json``: ``meta``, their shapes and the file's sha256.
 
-    The JSON goes first and comes last: where it stands, the pair is complete.
+    Where the JSON stands, the pair is complete; a disk that is full spares the earlier pair.
 
     Raises:
         ValueError: a path that does not end in ``.safetensors``; numbers that are not finite in ``meta``.
         OSError: as :func:`write_bytes`.
     """
     path = _weights(path)
-    data = safetensors.torch.save(_plain_tensors(tensors))
-    path.with_suffix(".json").unlink(missing_ok=True)
-    write_bytes(path, data)
+    data, described = safetensors.torch.save(_plain_tensors(tensors)), path.with_suffix(".json")
     shapes = {name: list(tensor.shape) for name, tensor in tensors.items()}
-    write_json(path.with_suffix(".json"), {"meta": meta, "sha256": hashlib.sha256(data).hexdigest(), "shapes": shapes})
+    text = sealed(described, {"meta": meta, "sha256": hashlib.sha256(data).hexdigest(), "shapes": shapes})
+    with replaced(described, text.encode()), replaced(path, data):  # the weights take their place before the JSON does
+        described.unlink(missing_ok=True)
     return path
 
 
@@ -52,7 +52,7 @@ def load_tensors(path: PathLike) -> tuple[dict[str, Tensor], dict]:
     try:
         return safetensors.torch.load(data), described["meta"]
     except safetensors.SafetensorError:
-        raise ValueError(f"{path} is damaged, or holds something else than tensors; delete it and run again") from None
+        raise damaged(path, "it holds no tensors") from None
 
 
 def read_meta(path: PathLike) -> dict | None:
@@ -116,15 +116,18 @@ class Checkpoint:
             return None
         try:
             with safetensors.safe_open(self.path, framework="pt") as file:
-                tensors = {name: file.get_tensor(name) for name in file.keys()}
-                return tensors, json.loads(file.metadata()["meta"])
+                tensors, noted = {name: file.get_tensor(name) for name in file.keys()}, file.metadata()
+            if noted["sha256"] != _sha256(tensors, noted["meta"]):
+                raise ValueError("its sha256 is that of another content")
+            return tensors, json.loads(noted["meta"])
         except (safetensors.SafetensorError, TypeError, KeyError, ValueError) as error:
             raise ValueError(f"{self.path} is damaged ({error}); delete it to start over") from None
 
     def save(self, tensors: Mapping[str, Tensor], meta: Mapping) -> None:
         """Replace what was saved before. Raises as :func:`write_bytes` does."""
-        text = json.dumps(meta, default=plain)
-        write_bytes(self.path, safetensors.torch.save(_plain_tensors(tensors), {"meta": text}))
+        tensors, text = _plain_tensors(tensors), json.dumps(meta, default=plain)
+        noted = {"meta": text, "sha256": _sha256(tensors, text)}
+        write_bytes(self.path, safetensors.torch.save(tensors, noted))
 
     def clear(self) -> None:
         """Forget: what was unfinished is finished."""
@@ -147,9 +150,15 @@ def _plain_tensors(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     }
 
 
+def _sha256(tensors: Mapping[str, Tensor], meta: str) -> str:
+    """Of what a checkpoint holds: the file can't hold its own."""
+    summed = hashlib.sha256(meta.encode())
+    for name, tensor in sorted(tensors.items()):
+        summed.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        summed.update(tensor.reshape(-1).view(torch.uint8).numpy())
+    return summed.hexdigest()
+
+
 def _described(path: Path) -> dict:
     """What the JSON beside the weights says."""
-    described = read_json(path.with_suffix(".json"))
-    if not isinstance(described, dict) or not isinstance(described.get("meta"), dict) or "sha256" not in described:
-        raise ValueError(f"{path.with_suffix('.json')} is damaged (it describes no weights); delete it and run again")
-    return described
+    return read_sealed(path.with_suffix(".json"), meta=dict, sha256=str)
