@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from typing import Protocol
@@ -16,13 +17,15 @@ from fpnlib import checks
 
 Batch = tuple[Tensor, ...]
 
+GAVE_UP = ("underflow in dt", "non-finite values in state", "max_num_steps exceeded")
+"""How torchdiffeq's assertions begin. On its way back, where nobody puts them into other words, they come out bare."""
+
 
 class CheckpointStore(Protocol):
     """Where a fit keeps its state between epochs; ``artifacts.Checkpoint`` is one."""
 
     def load(self) -> tuple[dict[str, Tensor], dict] | None: ...
     def save(self, tensors: dict[str, Tensor], meta: dict) -> None: ...
-    def clear(self) -> None: ...
 
 
 @dataclass
@@ -32,6 +35,8 @@ class History:
     epochs: list[dict] = field(default_factory=list)
     best_epoch: int = 0
     stopped_early: bool = False
+    seconds: float = field(default=0.0, compare=False)
+    """Wall time of the epochs, in all the sessions that they took."""
 
     @property
     def best_validation(self) -> float:
@@ -71,7 +76,7 @@ def fit(
         patience: stop after so many epochs without a better validation loss; None: never.
         weight_decay: decoupled, as in AdamW.
         clip_norm: bound on the gradient's norm; None: no bound.
-        checkpoint: keeps the state after each epoch; None: nothing is kept.
+        checkpoint: keeps the state after each epoch, until whoever gave it has kept the module; None: nothing is kept.
 
     Raises:
         ValueError: no training or validation data, or ``epochs`` or ``batch_size`` below 1.
@@ -96,57 +101,52 @@ def fit(
     if checkpoint is not None and (state := checkpoint.load()) is not None:
         history, best = _restore(*state, module, optimizer, schedule, device)
 
+    helps = f"a smaller learning_rate than {learning_rate:g} or clip_norm helps"
     progress = trange(len(history.epochs), epochs, desc=description, unit="epoch", dynamic_ncols=True)
     for epoch in progress:
         if history.stopped_early:
             break
-        total = 0.0
-        # The global generator (dropout) is seeded too, and put back afterwards: the caller's own draws don't change.
-        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-            generator = _generator(seed, epoch, device)
-            torch.manual_seed(_mix(seed, epoch))
-            tensors = draw(generator)
-            order = torch.randperm(n, generator=generator, device=device)
-            module.train()
-            for rows in _batches(order, batch_size):
-                try:
+        started, total = time.perf_counter(), 0.0
+        try:
+            # The global generator (dropout, a loss that draws) is put back afterwards: the caller's own draws don't change.
+            with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+                generator = _generator(seed, epoch, device)
+                torch.manual_seed(_mix(seed, epoch))
+                tensors = draw(generator)
+                order = torch.randperm(n, generator=generator, device=device)
+                module.train()
+                for rows in _batches(order, batch_size):
                     value = loss(*(tensor[rows] for tensor in tensors))
                     optimizer.zero_grad(set_to_none=True)
                     value.backward()
-                except (FloatingPointError, AssertionError) as error:  # the latter is torchdiffeq's, from its way back
-                    raise _diverged(module, best, history, f"{description}, epoch {epoch + 1}: {error}") from None
-                if clip_norm is not None:
-                    nn.utils.clip_grad_norm_(parameters, clip_norm)
-                optimizer.step()
-                increment_version(parameters)  # fused optimizers don't, and who caches by version would not notice
-                if schedule is not None:
-                    schedule.step()
-                total += value.detach() * len(rows)
-        row = {
-            "epoch": epoch + 1,
-            "train": float(total) / n,
-            "validation": evaluate(module, loss, validation, batch_size),
-            "learning_rate": optimizer.param_groups[0]["lr"],
-        }
-        if not (math.isfinite(row["train"]) and math.isfinite(row["validation"])):
-            said = f"{description}: the loss is {row['train']} in epoch {epoch + 1} (validation {row['validation']})"
-            raise _diverged(
-                module,
-                best,
-                history,
-                f"{said}. A smaller learning_rate than {learning_rate:g}, or clip_norm=1, usually helps",
-            )
+                    if clip_norm is not None:
+                        nn.utils.clip_grad_norm_(parameters, clip_norm)
+                    optimizer.step()
+                    increment_version(parameters)  # fused optimizers don't, and who caches by version would not notice
+                    if schedule is not None:
+                        schedule.step()
+                    total += value.detach() * len(rows)
+                torch.manual_seed(_mix(seed, -1))  # the same draws for every epoch: their validation losses compare
+                row = {"train": float(total) / n, "validation": evaluate(module, loss, validation, batch_size)}
+            if not all(map(math.isfinite, row.values())):
+                raise FloatingPointError("the loss is {train}, on validation {validation}; {}".format(helps, **row))
+        except (FloatingPointError, AssertionError) as error:
+            if (said := _said(error, helps)) is None:
+                raise
+            module.load_state_dict(best)
+            module.eval()
+            said = f"{description}, epoch {epoch + 1}: {said}; the weights of epoch {history.best_epoch} are kept"
+            raise FloatingPointError(said) from None
         if row["validation"] < history.best_validation:
             history.best_epoch, best = epoch + 1, _copy(module)
-        history.epochs.append(row)
+        history.epochs.append({"epoch": epoch + 1, **row, "learning_rate": optimizer.param_groups[0]["lr"]})
         history.stopped_early = patience is not None and epoch + 1 - history.best_epoch >= patience
-        progress.set_postfix({key: f"{row[key]:.4g}" for key in ("train", "validation")})
+        history.seconds += time.perf_counter() - started
+        progress.set_postfix({key: f"{value:.4g}" for key, value in row.items()})
         if checkpoint is not None:
             checkpoint.save(*_state(history, best, module, optimizer, schedule))
     module.load_state_dict(best)
     module.eval()
-    if checkpoint is not None:
-        checkpoint.clear()
     return history
 
 
@@ -173,11 +173,14 @@ def _batches(order: Tensor, batch_size: int) -> list[Tensor]:
     return batches
 
 
-def _diverged(module: nn.Module, best: dict[str, Tensor], history: History, said: str) -> FloatingPointError:
-    """The error to raise, with the best weights put back."""
-    module.load_state_dict(best)
-    module.eval()
-    return FloatingPointError(f"{said}; the weights of epoch {history.best_epoch} are kept")
+def _said(error: FloatingPointError | AssertionError, helps: str) -> str | None:
+    """What went wrong and what to change, in one line; None for an assertion that is not torchdiffeq's."""
+    said = " ".join(str(error).split())
+    if isinstance(error, FloatingPointError):
+        return said
+    if not said.startswith(GAVE_UP):
+        return None
+    return f"the solver gave up ({said.partition(':')[0]}); {helps}, or a larger tolerance, or method='rk4'"
 
 
 def _mix(seed: int, epoch: int) -> int:

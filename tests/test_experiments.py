@@ -1,17 +1,21 @@
 """The notebooks' steps: loaded where they fit, made anew where not, with the same bits whichever way they are made."""
 
 import json
+import os
+import subprocess
+import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import matplotlib.pyplot as plt
 import pandas as pd
+import psutil
 import pytest
 import torch
 
 from fpnlib import artifacts
 from fpnlib.experiments import Run, base_model, baseline, digits, encode, flow_plugin, generators, latents, side_by_side
-from fpnlib.training import History
+from fpnlib.training import History, fit
 
 SETTINGS = dict(dataset="digits", base_epochs=1, ae_epochs=1, flow_epochs=1, flow_width=16, judge_epochs=1)
 
@@ -67,6 +71,37 @@ def test_side_by_side_makes_the_same_bits(folder, tmp_path, monkeypatch):
     assert same(base_model(run, "ConvVAE"), base_model(Run("alone", out=folder, **SETTINGS), "ConvVAE"))
 
 
+LONELY = """
+import sys
+from fpnlib import artifacts
+from fpnlib.experiments import Run, side_by_side
+
+def for_ever(run, name):
+    with artifacts.alone(run.folder / "models" / name):
+        print(f"{name} begun", file=sys.stderr, flush=True)
+        while True:
+            pass
+
+artifacts.cores = lambda: 2
+side_by_side(Run("lonely", out=sys.argv[1]), {name: (for_ever, name, {}) for name in ("one", "other")})
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="a process does not learn there that its parent is gone")
+def test_what_is_made_side_by_side_does_not_outlive_a_killed_parent(tmp_path):
+    script = artifacts.write_text(tmp_path / "lonely.py", LONELY)
+    env = os.environ | {"PYTHONPATH": str(artifacts.PROJECT), "TQDM_DISABLE": "1"}
+    command = [sys.executable, script, str(tmp_path)]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=env) as parent:
+        begun = {parent.stderr.readline(), parent.stderr.readline()}
+        assert begun == {"one begun\n", "other begun\n"}
+        workers = psutil.Process(parent.pid).children(recursive=True)
+        parent.kill()
+    assert len(workers) >= 2 and not psutil.wait_procs(workers, timeout=60)[1]
+    with artifacts.alone(tmp_path / "models" / "one"):
+        pass
+
+
 def test_two_notebooks_that_need_one_model_make_it_once(tmp_path):
     both, made = threading.Barrier(2), []
 
@@ -79,6 +114,148 @@ def test_two_notebooks_that_need_one_model_make_it_once(tmp_path):
     with ThreadPoolExecutor(2) as pool:
         one, other = pool.map(need, ("first", "second"))
     assert len(made) == 1 and same(one, other)
+
+
+def tiny(run, epochs=3, name="tiny", calls=None):
+    """A step: a line fitted to points."""
+    torch.manual_seed(run.seed)
+    module, x = torch.nn.Linear(4, 1), torch.randn(40, 4)
+
+    def make(checkpoint):
+        loss = lambda x: (module(x) - x.sum(1, keepdim=True) + torch.randn_like(x[:, :1])).square().mean()  # noqa: E731
+
+        def counted(x):
+            calls.append(1)
+            return loss(x)
+
+        settings = dict(epochs=epochs, batch_size=10, learning_rate=0.1, checkpoint=checkpoint)
+        return fit(module, loss if calls is None else counted, (x[:30],), (x[30:],), **settings)
+
+    return run.load_or_make(name, module, {"seed": run.seed, "epochs": epochs}, make)[0]
+
+
+def test_a_run_loads_a_model_once_and_gives_the_same_one_in_eval_mode(tmp_path, capsys):
+    made = tiny(Run("made", out=tmp_path))
+    run = Run("loaded", out=tmp_path)
+    first = tiny(run).train()
+    assert tiny(run) is first and not first.training and same(first, made)
+    assert tiny(run, epochs=4, name="another") is not first
+    assert capsys.readouterr().out.count("tiny: loaded\n") == 1
+
+
+def test_a_model_of_another_version_of_the_library_is_loaded_and_said_to_be(tmp_path, capsys, monkeypatch):
+    made = tiny(Run("made", out=tmp_path))
+    monkeypatch.setattr(artifacts, "library_digest", lambda: "another")
+    assert same(tiny(Run("loaded", out=tmp_path)), made)
+    assert "tiny: loaded, made by another version of the library\n" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("fails", ["save_module", "load_module"])
+def test_what_was_fitted_is_not_lost_where_it_can_not_be_kept(tmp_path, monkeypatch, fails):
+    calls = []
+
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(artifacts, fails, full)
+        with pytest.raises(OSError, match="No space left"):
+            tiny(Run("first", out=tmp_path), calls=calls)
+    trained = len(calls)
+    module = tiny(Run("second", out=tmp_path), calls=calls)
+    assert len(calls) == trained
+    assert same(module, tiny(Run("undisturbed", out=tmp_path / "undisturbed")))
+    assert not list((tmp_path / "models").glob(".tiny-*"))
+
+
+def test_a_damaged_manifest_comes_after_the_model_is_kept(tmp_path):
+    artifacts.write_text(tmp_path / "manifest.json", "[]")
+    with pytest.raises(ValueError, match="manifest.json is damaged"):
+        tiny(Run("first", out=tmp_path))
+    assert (tmp_path / "models" / "tiny.json").is_file()
+
+
+def test_the_seconds_of_a_model_count_all_sessions(tmp_path):
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    run, save = Run("first", out=tmp_path), artifacts.Checkpoint.save
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(artifacts.Checkpoint, "save", lambda *state: save(*state) or killed())
+        with pytest.raises(KeyboardInterrupt):
+            tiny(run)
+    (path,) = (tmp_path / "models").glob(".tiny-*.safetensors")
+    tensors, meta = artifacts.Checkpoint(path).load()
+    meta["history"]["seconds"] += 3600
+    artifacts.Checkpoint(path).save(tensors, meta)
+    tiny(run)
+    assert 3600 <= run.seconds("tiny") < 7200 and run.seconds("nothing") is None
+    assert "seconds" not in (tmp_path / "models" / "tiny.json").read_text()
+
+
+def test_tensors_are_kept_under_their_key_and_shared(tmp_path, monkeypatch):
+    made, first, again = [], Run("first", out=tmp_path), Run("again", out=tmp_path)
+    make = lambda: made.append(1) or {"z": torch.arange(3.0)}  # noqa: E731
+    tensors, digest = first.load_or_make_tensors("latents", {"base": 1}, make)
+    assert first.load_or_make_tensors("latents", {"base": 1}, make)[0] is tensors and digest == artifacts.digest(
+        {"base": 1}
+    )
+    assert torch.equal(again.load_or_make_tensors("latents", {"base": 1}, make)[0]["z"], tensors["z"])
+    assert len(made) == 1
+    again.load_or_make_tensors("latents", {"base": 2}, make)
+    assert len(made) == 2
+
+
+def flipped(path):
+    data = bytearray(path.read_bytes())
+    data[-3] ^= 1
+    path.write_bytes(data)
+
+
+def without(field):
+    """A model's JSON that lacks a field of its meta, sound otherwise."""
+
+    def change(path):
+        described = json.loads(path.read_text())
+        del described["meta"][field], described["digest"]
+        artifacts.write_json(path, described)
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("file", "damage", "said"),
+    [
+        ("tiny.safetensors", flipped, "tiny.safetensors is truncated or damaged"),
+        ("tiny.safetensors", lambda path: path.write_bytes(path.read_bytes()[:-9]), "is truncated or damaged"),
+        ("tiny.json", flipped, "tiny.json is damaged"),
+        ("tiny.json", lambda path: path.write_text("[]"), "tiny.json is damaged .expected a mapping"),
+        ("tiny.json", without("key"), "tiny.json is damaged .'key' is missing"),
+        ("tiny.json", without("history"), "tiny.json is damaged .'history' is missing"),
+        ("latents.safetensors", flipped, "latents.safetensors is truncated or damaged"),
+        ("latents.safetensors", lambda path: path.write_bytes(path.read_bytes()[:-9]), "is truncated or damaged"),
+        ("latents.json", lambda path: path.write_text("{}"), "latents.json is damaged .'meta' is missing"),
+        ("latents.json", without("key"), "latents.json is damaged .'key' is missing"),
+    ],
+)
+def test_what_is_damaged_is_named_and_made_again_once_deleted(tmp_path, file, damage, said):
+    def both():
+        run = Run("damaged", out=tmp_path)
+        return tiny(run), run.load_or_make_tensors("latents", {"base": 1}, lambda: {"z": torch.arange(3.0)})
+
+    both()
+    files = {path: path.read_bytes() for path in (tmp_path / "models").glob("*.*")}
+    damage(tmp_path / "models" / file)
+    with pytest.raises(ValueError, match=said) as caught:
+        both()
+    assert "\n" not in str(caught.value) and str(caught.value).endswith("delete it and run again")
+    (tmp_path / "models" / file).unlink()
+    if file.endswith(".safetensors"):
+        with pytest.raises(FileNotFoundError, match=f"{file} is missing"):
+            both()
+        (tmp_path / "models" / file).with_suffix(".json").unlink()
+    both()
+    assert files == {path: path.read_bytes() for path in (tmp_path / "models").glob("*.*")}
 
 
 def test_one_draw_from_each_posterior(folder):
@@ -145,12 +322,3 @@ def test_numbers_figures_and_tables_go_where_they_belong(tmp_path):
 def test_bad_input_gets_one_clear_line(folder, call, line):
     with pytest.raises(ValueError, match=line):
         call(Run("bad", out=folder, **SETTINGS))
-
-
-def test_a_damaged_model_is_named(tmp_path):
-    run = Run("damaged", out=tmp_path, **SETTINGS)
-    base_model(run, "ConvVAE")
-    weights = tmp_path / "models" / "ConvVAE.safetensors"
-    weights.write_bytes(weights.read_bytes()[:-100])
-    with pytest.raises(ValueError, match="ConvVAE.safetensors is truncated or damaged"):
-        base_model(run, "ConvVAE")

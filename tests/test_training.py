@@ -11,7 +11,7 @@ class Memory:
     """A checkpoint in memory that can pull the plug after some epochs."""
 
     def __init__(self, stop_after=None):
-        self.state, self.saves, self.stop_after, self.cleared = None, 0, stop_after, False
+        self.state, self.saves, self.stop_after = None, 0, stop_after
 
     def load(self):
         return self.state
@@ -22,9 +22,6 @@ class Memory:
         if self.saves == self.stop_after:
             raise KeyboardInterrupt
 
-    def clear(self):
-        self.cleared = True
-
 
 def problem(seed=0):
     torch.manual_seed(seed)
@@ -34,9 +31,10 @@ def problem(seed=0):
     return net, (x[:200], y[:200]), (x[200:], y[200:])
 
 
-def run(checkpoint=None, **settings):
+def run(checkpoint=None, noise=0.0, **settings):
+    """A fit; with ``noise`` its loss draws, as a VAE's does."""
     net, train, validation = problem()
-    mse = lambda a, b: nn.functional.mse_loss(net(a), b)  # noqa: E731
+    mse = lambda a, b: nn.functional.mse_loss(net(a + noise * torch.randn_like(a) if noise else a), b)  # noqa: E731
     settings = dict(epochs=6, batch_size=32, learning_rate=2e-2, seed=3) | settings
     history = fit(net, mse, settings.pop("train", train), validation, checkpoint=checkpoint, **settings)
     return net, history, evaluate(net, mse, validation, 32)
@@ -50,36 +48,50 @@ def test_it_learns_and_keeps_the_best_weights():
     assert not net.training
 
 
+@pytest.mark.parametrize("stop_after", [3, 6], ids=["half way", "at the end"])
 @pytest.mark.parametrize("one_cycle", [True, False])
-@pytest.mark.parametrize("fresh", [True, False])
-def test_a_stopped_fit_taken_up_again_ends_at_the_same_bits(one_cycle, fresh):
+@pytest.mark.parametrize("draws", ["nothing", "the data", "the loss"])
+def test_a_stopped_fit_taken_up_again_ends_at_the_same_bits(draws, one_cycle, stop_after):
     _, (x, y), _ = problem()
-    draws = (lambda generator: (x + 0.1 * torch.randn(x.shape, generator=generator), y)) if fresh else (x, y)
-    whole, history, _ = run(one_cycle=one_cycle, train=draws)
-    memory = Memory(stop_after=3)
+    fresh = lambda generator: (x + 0.1 * torch.randn(x.shape, generator=generator), y)  # noqa: E731
+    settings = dict(one_cycle=one_cycle, train=fresh if draws == "the data" else (x, y), noise=draws == "the loss")
+    whole, history, _ = run(**settings)
+    memory = Memory(stop_after)
     with pytest.raises(KeyboardInterrupt):
-        run(memory, one_cycle=one_cycle, train=draws)
+        run(memory, **settings)
     memory.stop_after = None
-    resumed, history_of_resumed, _ = run(memory, one_cycle=one_cycle, train=draws)
-    assert history_of_resumed == history and memory.cleared
+    torch.manual_seed(99)  # another session's global generator stands elsewhere
+    resumed, history_of_resumed, _ = run(memory, **settings)
+    assert history_of_resumed == history
     for key, value in whole.state_dict().items():
         assert torch.equal(value, resumed.state_dict()[key]), key
+
+
+def test_the_seconds_of_all_sessions_add_up():
+    memory = Memory(stop_after=3)
+    with pytest.raises(KeyboardInterrupt):
+        run(memory)
+    before, memory.stop_after = memory.state[1]["history"]["seconds"], None
+    resumed = run(memory)[1]
+    assert 0 < before < resumed.seconds == memory.state[1]["history"]["seconds"]
+
+
+def test_validation_draws_the_same_in_every_epoch():
+    """A loss that draws, of weights that stay: its validation losses compare, its training losses differ."""
+    net, x = nn.Linear(4, 1), torch.ones(60, 4)
+    settings = dict(epochs=3, batch_size=20, learning_rate=0.0, one_cycle=False)
+    history = fit(net, lambda x: net(x + torch.randn_like(x)).mean(), (x,), (x,), **settings)
+    assert len({epoch["validation"] for epoch in history.epochs}) == 1
+    assert len({epoch["train"] for epoch in history.epochs}) == 3
 
 
 def test_the_seed_decides_and_the_callers_draws_do_not_change():
     torch.manual_seed(11)
     expected = torch.rand(3)
     net, train, validation = problem()
+    loss = lambda a, b: nn.functional.mse_loss(net(a + torch.randn_like(a)), b)  # noqa: E731
     torch.manual_seed(11)
-    fit(
-        net,
-        lambda a, b: nn.functional.mse_loss(net(a), b),
-        train,
-        validation,
-        epochs=1,
-        batch_size=64,
-        learning_rate=1e-3,
-    )
+    fit(net, loss, train, validation, epochs=1, batch_size=64, learning_rate=1e-3)
     assert torch.equal(torch.rand(3), expected)
     first, second, other = (run(seed=seed)[0].state_dict()["0.weight"] for seed in (3, 3, 4))
     assert torch.equal(first, second) and not torch.equal(first, other)
@@ -103,7 +115,10 @@ def test_a_loss_of_nan_keeps_the_last_good_weights_and_says_what_to_change():
     net, (x, y), validation = problem()
     good = (x, y)
     calls = iter([good, good, good, (x * float("nan"), y)])
-    with pytest.raises(FloatingPointError, match=r"epoch 3 .*learning_rate"):
+    said = (
+        "epoch 3: the loss is nan, on validation .*learning_rate than 0.001 or clip_norm helps; .* epoch [012] are kept"
+    )
+    with pytest.raises(FloatingPointError, match=said):
         fit(net, lambda a, b: nn.functional.mse_loss(net(a), b), lambda generator: next(calls), validation,
             epochs=5, batch_size=64, learning_rate=1e-3)  # fmt: skip
     assert all(torch.isfinite(value).all() for value in net.state_dict().values())
@@ -139,19 +154,55 @@ def test_a_last_batch_of_one_joins_the_one_before_it():
 class Underflows(torch.autograd.Function):
     """A solver whose way back fails, as torchdiffeq's adjoint does."""
 
+    said = "underflow in dt 0.0"
+
     @staticmethod
     def forward(ctx, x):
         return x.clone()
 
     @staticmethod
     def backward(ctx, gradient):
-        raise AssertionError("underflow in dt 0.0")
+        raise AssertionError(Underflows.said)
 
 
-def test_a_solver_that_fails_on_its_way_back_leaves_the_best_weights():
+@pytest.mark.parametrize("said", ["underflow in dt 0.0", "non-finite values in state `y`: tensor([[nan],\n [nan]])"])
+def test_a_solver_that_fails_on_its_way_back_leaves_the_best_weights_and_says_what_to_change(monkeypatch, said):
+    monkeypatch.setattr(Underflows, "said", said)
     net = nn.Linear(2, 1)
     before = {key: value.clone() for key, value in net.state_dict().items()}
     x = torch.randn(8, 2)
-    with pytest.raises(FloatingPointError, match="epoch 1: underflow in dt 0.0; the weights of epoch 0 are kept"):
+    with pytest.raises(FloatingPointError) as caught:
         fit(net, lambda x: Underflows.apply(net(x)).sum(), (x,), (x,), epochs=2, batch_size=4, learning_rate=1e-2)
-    assert all(torch.equal(value, net.state_dict()[key]) for key, value in before.items())
+    assert str(caught.value) == (
+        f"fit, epoch 1: the solver gave up ({said.partition(':')[0]}); a smaller learning_rate than 0.01 or clip_norm helps, "
+        "or a larger tolerance, or method='rk4'; the weights of epoch 0 are kept"
+    )
+    assert all(torch.equal(value, net.state_dict()[key]) for key, value in before.items()) and not net.training
+
+
+@pytest.mark.parametrize(
+    "error", [FloatingPointError("no step is small enough"), AssertionError("underflow in dt 0.0")]
+)
+def test_a_solver_that_fails_on_validation_leaves_the_best_weights(error):
+    net, x, best = nn.Linear(2, 1), torch.randn(8, 2), {}
+
+    def loss(x):
+        if not net.training and best:  # in the second epoch
+            with torch.no_grad():
+                net.weight.fill_(torch.nan)
+            raise error
+        if not net.training:
+            best.update({key: value.clone() for key, value in net.state_dict().items()})
+        return net(x).square().mean()
+
+    with pytest.raises(FloatingPointError, match=r"epoch 2: .*; the weights of epoch 1 are kept"):
+        fit(net, loss, (x,), (x,), epochs=3, batch_size=8, learning_rate=1e-2)
+    assert all(torch.equal(value, net.state_dict()[key]) for key, value in best.items()) and not net.training
+
+
+def test_an_assertion_of_the_callers_own_is_left_to_say_what_it_says():
+    def loss(x):
+        raise AssertionError("three columns are wanted")
+
+    with pytest.raises(AssertionError, match="three columns are wanted"):
+        fit(nn.Linear(2, 1), loss, (torch.randn(8, 2),), (torch.randn(8, 2),), epochs=1, batch_size=4, learning_rate=1)

@@ -10,7 +10,7 @@ from torch import nn
 
 from fpnlib import artifacts
 from fpnlib.artifacts import PROJECT
-from fpnlib.experiments.run import Run
+from fpnlib.experiments.run import Run, described, load
 from fpnlib.training import History
 
 FOLDER = PROJECT / "outputs" / "pretrained"
@@ -21,11 +21,15 @@ def load_or_make(
 ) -> tuple[nn.Module, str]:
     """``module`` with the pretrained weights where they were made with the same key; else as :meth:`Run.load_or_make`."""
     path, digest = _path(run.data.name, name), artifacts.digest(key)
-    if (artifacts.read_meta(path) or {}).get("key") != digest:
+    if (described(path) or {}).get("key") != digest:
         return run.load_or_make(name, module, key, make)
-    module.history_ = History(**artifacts.load_module(path, module.to(run.device))["history"])
-    print(f"{name}: loaded, pretrained")
-    return module.eval(), digest
+
+    def pretrained() -> nn.Module:
+        load(path, module.to(run.device))
+        print(f"{name}: loaded, pretrained")
+        return module
+
+    return run.once((name, digest), pretrained).eval(), digest
 
 
 def keep(models: Path, dataset: str, names: Iterable[str]) -> list[Path]:

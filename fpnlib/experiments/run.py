@@ -1,8 +1,9 @@
 """One notebook's part of a run: its settings, its files, and *load it if it is there and fits, else make it*.
 
 What a step makes is kept in ``<out>/models`` under a key: a digest of all that it depends on (the data's checksum, its
-settings, the seed, and the keys of the steps before it). A file whose key differs is made anew, and a line says so. Matrices
-are kept, and computed with, as half precision has them: the files are half the size, and a flow is exactly invertible all the same.
+settings, the seed, and the keys of the steps before it). A file whose key differs is made anew, and a line says so; one that
+another version of the library made is loaded, and a line says that. Matrices are kept, and computed with, as half precision has
+them: the files are half the size, and a flow is exactly invertible all the same.
 """
 
 from __future__ import annotations
@@ -11,19 +12,21 @@ import contextlib
 import io
 import os
 import platform
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import asdict
-from functools import cached_property
+from functools import cache, cached_property
 from importlib.metadata import version
-from typing import Any
+from pathlib import Path
+from typing import Any, TypeVar
 
 import matplotlib.pyplot as plt
 import pandas as pd
 import torch
 from joblib import Parallel, delayed, parallel_config
 from matplotlib.figure import Figure
-from torch import nn
+from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from fpnlib import artifacts, data
@@ -33,6 +36,7 @@ from fpnlib.data import Dataset
 from fpnlib.training import History, batch_size_for
 
 PAPERS = ("mnist", "shapenet")  # the datasets of the paper's numbers
+T = TypeVar("T")
 
 
 class Run:
@@ -47,6 +51,9 @@ class Run:
         settings: of the steps below, by the names that they take from the notebook's parameters (``base_epochs``, …).
     """
 
+    downloads = True
+    """Whether data that is missing is fetched, where that is possible."""
+
     def __init__(
         self, notebook: str, *, out: str, seed: int = 0, dataset: str | None = None, data_dir: str = "", **settings: Any
     ):
@@ -57,6 +64,7 @@ class Run:
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.results = artifacts.Results(self.folder / "results" / f"{notebook}.json")
         self.manifest = artifacts.Manifest(self.folder)
+        self._made: dict[Hashable, Any] = {}
         torch.manual_seed(seed)
         versions = ", ".join(f"{name} {version(name)}" for name in ("torch", "nflows", "numpy"))
         print(
@@ -67,7 +75,7 @@ class Run:
     @cached_property
     def data(self) -> Dataset:
         """The dataset, its splits drawn by the run's seed."""
-        loaded = data.load(self.dataset_name, root=self.data_dir or None, seed=self.seed, download=True)
+        loaded = data.load(self.dataset_name, root=self.data_dir or None, seed=self.seed, download=self.downloads)
         self.manifest.note("data", {loaded.name: loaded.checksum})
         return loaded
 
@@ -108,59 +116,116 @@ class Run:
         """``settings`` of ``training.fit`` for this dataset, with smaller batches where it is small."""
         return settings | {"batch_size": batch_size_for(len(self.data.train), settings["batch_size"])} | more
 
+    def once(self, key: Hashable, make: Callable[[], T]) -> T:
+        """What ``make()`` gives, made when it is first asked for: steps share models and latents, and none changes them."""
+        if key not in self._made:
+            self._made[key] = make()
+        return self._made[key]
+
     def load_or_make(
         self, name: str, module: nn.Module, key: dict, make: Callable[[Any], History]
     ) -> tuple[nn.Module, str]:
         """``module`` with the weights kept under ``name`` where their key fits, else those that ``make(checkpoint)`` gives it.
 
         Returns the module, in eval mode on the run's device, and the key's digest. Its ``history_`` is the fit's history.
+        Asked again, this run gives the very module that it gave before.
         """
         digest = artifacts.digest(key)
-        with artifacts.alone(self.folder / "models" / name):  # whoever else needs it waits, and loads it
-            if not self._load(name, module.to(self.device), digest):
-                self._make(name, module, key, digest, make)
-        return module.eval(), digest
+        kept = self.once((name, digest), lambda: self._module(name, module.to(self.device), key, digest, make))
+        return kept.eval(), digest
+
+    def load_or_make_tensors(
+        self, name: str, key: dict, make: Callable[[], dict[str, Tensor]]
+    ) -> tuple[dict[str, Tensor], str]:
+        """The tensors kept under ``name`` where their key fits, else those that ``make()`` gives; on the CPU.
+
+        Returns them and the key's digest.
+        """
+        digest = artifacts.digest(key)
+        return self.once((name, digest), lambda: self._tensors(name, digest, make)), digest
+
+    def _module(self, name: str, module: nn.Module, key: dict, digest: str, make: Callable) -> nn.Module:
+        path = self._path(name)
+        checkpoint = artifacts.Checkpoint(path.with_name(f".{name}-{digest}.safetensors"))
+        with artifacts.alone(path.with_suffix("")):  # whoever else needs it waits, and loads it
+            if not self._load(name, module, digest):
+                self._make(name, module, key, digest, lambda: make(checkpoint))
+            checkpoint.clear()  # not before what it led to is kept
+        return module
 
     def _load(self, name: str, module: nn.Module, digest: str) -> bool:
         """Load the weights kept under ``name``; False where there are none, or they were made with another key."""
-        path = self.folder / "models" / f"{name}.safetensors"
-        meta = artifacts.read_meta(path)
-        if meta is None:
+        if (meta := described(self._path(name))) is None:
             return False
-        if meta.get("key") != digest:
+        if meta["key"] != digest:
             print(f"{name}: made with other settings or data; made anew")
             return False
-        module.history_ = History(**artifacts.load_module(path, module)["history"])
-        print(f"{name}: loaded")
+        load(self._path(name), module)
+        other = meta.get("library") != artifacts.library_digest()
+        print(f"{name}: loaded" + (", made by another version of the library" if other else ""))
         return True
 
-    def _make(self, name: str, module: nn.Module, key: dict, digest: str, make: Callable) -> None:
-        path = self.folder / "models" / f"{name}.safetensors"
-        checkpoint = artifacts.Checkpoint(path.with_name(f".{name}-{digest}.safetensors"))
-        started, threads = time.perf_counter(), torch.get_num_threads()
+    def _make(self, name: str, module: nn.Module, key: dict, digest: str, make: Callable[[], History]) -> None:
+        threads = torch.get_num_threads()
         try:
             torch.set_num_threads(1)  # the same bits whatever the number of cores; see side_by_side
-            module.history_ = make(checkpoint)
+            history = asdict(make())
         finally:
             torch.set_num_threads(threads)
-        self.manifest.note("seconds", {name: round(time.perf_counter() - started, 1)})
-        meta = {"key": digest, "made_from": key, "history": asdict(module.history_)}
-        artifacts.save_module(path, module, meta, half=True)
-        artifacts.load_module(path, module)  # the same bits now as whenever it is loaded
+        seconds = history.pop("seconds")  # of this machine, on this day: the manifest's
+        meta = {"key": digest, "made_from": key, "library": artifacts.library_digest(), "history": history}
+        artifacts.save_module(self._path(name), module, meta, half=True)
+        load(self._path(name), module)  # the same bits now as whenever it is loaded
+        self.manifest.note("seconds", {name: round(seconds, 1)})
+
+    def _tensors(self, name: str, digest: str, make: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
+        path = self._path(name)
+        with artifacts.alone(path.with_suffix("")):
+            if (kept := self._kept_tensors(name, digest)) is not None:
+                return kept
+            tensors = {part: tensor.cpu() for part, tensor in make().items()}
+            artifacts.save_tensors(path, tensors, {"key": digest})
+            return tensors
+
+    def _kept_tensors(self, name: str, digest: str) -> dict[str, Tensor] | None:
+        """The tensors kept under ``name``; None where there are none, or they were made with another key."""
+        meta = artifacts.read_meta(path := self._path(name))
+        if meta is None or artifacts.expect(path.with_suffix(".json"), meta, key=str)["key"] != digest:
+            return None
+        return artifacts.load_tensors(path)[0]
+
+    def _path(self, name: str) -> Path:
+        return self.folder / "models" / f"{name}.safetensors"
 
     def seconds(self, name: str) -> float | None:
-        """Wall time that making ``name`` took, in the session that finished it; None where that is not known."""
+        """Wall time of the epochs that made ``name``, in all the sessions that they took; None where it is not known."""
         return self.manifest.read().get("seconds", {}).get(name)
 
     def weights_sha256(self, name: str) -> str:
         """Checksum of the weights kept under ``name``."""
-        return artifacts.sha256(self.folder / "models" / f"{name}.safetensors")
+        return artifacts.sha256(self._path(name))
 
     def setting(self, name: str) -> Any:
         """A setting of this run by name. Raises ValueError where the notebook did not give it."""
         if name not in self.settings:
             raise ValueError(f"this step needs the setting '{name}'; pass {name}=… to Run")
         return self.settings[name]
+
+
+def described(path: Path) -> dict | None:
+    """What is said of a module kept by :meth:`Run.load_or_make`, at least ``key`` and ``history``; None where none is kept.
+
+    Raises:
+        ValueError: damaged, in one line.
+    """
+    meta = artifacts.read_meta(path)
+    return meta and artifacts.expect(path.with_suffix(".json"), meta, key=str, history=dict)
+
+
+def load(path: Path, module: nn.Module) -> None:
+    """Load a module kept by :meth:`Run.load_or_make`, and its ``history_``. Raises as ``artifacts.load_module`` does."""
+    meta = artifacts.load_module(path, module)
+    module.history_ = artifacts.rebuilt(path.with_suffix(".json"), History, meta["history"])
 
 
 def side_by_side(run: Run, steps: dict[str, tuple]) -> None:
@@ -176,12 +241,26 @@ def side_by_side(run: Run, steps: dict[str, tuple]) -> None:
     if len(missing) < 2 or artifacts.cores() < 2 or run.device.type != "cpu":
         return
     with parallel_config("loky", n_jobs=min(len(missing), artifacts.cores()), inner_max_num_threads=1):
-        made = Parallel(return_as="generator_unordered")(delayed(_make)(run.arguments, *step) for step in missing)
+        calls = (delayed(_make)(os.getpid(), run.arguments, *step) for step in missing)
+        made = Parallel(return_as="generator_unordered")(calls)
         for _ in tqdm(made, total=len(missing), desc="side by side", unit="model"):
             pass
 
 
-def _make(arguments: dict, step: Callable, *positional_and_keywords: Any) -> None:
+def _make(parent: int, arguments: dict, step: Callable, *positional_and_keywords: Any) -> None:
+    _end_with(parent)
     *positional, keywords = positional_and_keywords
     with contextlib.redirect_stdout(io.StringIO()):  # what is printed belongs in the notebook, which loads it next
         step(Run(**arguments), *positional, **keywords)
+
+
+@cache
+def _end_with(parent: int) -> None:
+    """Let this process end when its parent is gone: it would go on for hours, holding what the next run waits for."""
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
