@@ -1,7 +1,7 @@
 """Does a run's folder hold what it says? Checksums of its files, and a sample of its numbers computed again.
 
-Nothing is trained, and nothing in the folder is written: the numbers come from the stored models, which must be those
-that the notebooks' parameters ask for.
+Nothing is trained, nothing downloaded, and nothing in the folder written: the numbers come from the stored models, which
+must be those that the notebooks' parameters ask for.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from fpnlib.artifacts import Manifest, digest, inside, read_json, sha256
+from fpnlib.artifacts import Manifest, inside, library_digest, read_results, sha256
 from fpnlib.experiments import (
     FLOW_NAMES,
     Run,
@@ -44,17 +44,22 @@ class _ReadOnly(Manifest):
 class Kept(Run):
     """A run whose models are only loaded, and whose folder is only read."""
 
+    downloads = False
+
     def __init__(self, notebook: str, **parameters: Any):
-        with redirect_stdout(io.StringIO()):
-            super().__init__(notebook, **parameters)
+        super().__init__(notebook, **parameters)
         self.manifest = _ReadOnly(self.folder)
 
-    def load_or_make(self, name: str, module: nn.Module, key: dict, make: Callable) -> tuple[nn.Module, str]:
-        """The stored model. Raises ValueError where there is none for this key; damaged ones as ``artifacts`` does."""
-        with redirect_stdout(io.StringIO()):
-            if not self._load(name, module.to(self.device), digest(key)):
-                raise ValueError(f"no model '{name}' is stored that was made with the run's own parameters and data")
-        return module.eval(), digest(key)
+    def _module(self, name: str, module: nn.Module, key: dict, digest: str, make: Callable) -> nn.Module:
+        """The stored model. Raises FileNotFoundError where there is none, ValueError where it was made with another key."""
+        if not self._path(name).is_file():
+            raise FileNotFoundError(f"no model '{name}' is stored")
+        if not self._load(name, module, digest):
+            raise ValueError(f"the model '{name}' was not made with the run's own parameters and data")
+        return module
+
+    def _tensors(self, name: str, digest: str, make: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
+        return self._kept_tensors(name, digest) or make()
 
 
 @dataclass(frozen=True)
@@ -136,7 +141,9 @@ CHECKS = [
 
 
 def verify(folder: Path, data_dir: str = "", *, numbers: bool = True, say: Callable[[str], None] = print) -> list[str]:
-    """What does not hold in a run's folder, one line each; empty where all does.
+    """What does not hold in the folder of a run, or of a sweep with its runs, one line each; empty where all does.
+
+    What can't be checked, for its data or its models are not there, is said and is no fault.
 
     Args:
         folder: the run's.
@@ -145,37 +152,64 @@ def verify(folder: Path, data_dir: str = "", *, numbers: bool = True, say: Calla
         say: takes a line about each check as it is done.
 
     Raises:
-        FileNotFoundError: no manifest in the folder, or data that is not there.
-        ValueError: a damaged manifest or result; a name in the manifest that leads out of the folder.
+        FileNotFoundError: no manifest in the folder.
+        ValueError: a damaged manifest; a name in it that leads out of the folder.
     """
-    wrong = changed_files(folder)
-    manifest = Manifest(folder).read()
-    notebooks = manifest.get("notebooks", {})  # a sweep has none: its runs have
-    say(f"{len(manifest.get('files', {}))} files, {len(wrong)} not as the manifest has them")
-    if wrong or not numbers:  # of files that are not the run's, no number can be
-        return wrong
-    for check in CHECKS:
-        results, entry = folder / "results" / f"{check.notebook}.json", notebooks.get(check.notebook)
-        recorded = {row["quantity"]: row["value"] for row in read_json(results)} if entry and results.is_file() else {}
-        if check.quantity not in recorded:
-            continue
-        places = {"out": str(folder.resolve()), "data_dir": data_dir or entry["parameters"].get("data_dir", "")}
-        try:
-            again = check.compute(Kept(check.notebook, **entry["parameters"] | places))
-        except ValueError as error:
-            wrong.append(f"{check.quantity}: {error}")
-            continue
-        line = (
-            f"{check.quantity}: {recorded[check.quantity]:.6g} recorded, {again:.6g} computed (± {check.tolerance:g})"
-        )
-        say(line)
-        if not abs(again - recorded[check.quantity]) <= check.tolerance:
-            wrong.append(line)
+    in_sweep = folder.resolve().parent.name == "runs"
+    wrong, manifest = changed_files(folder, partly=in_sweep), Manifest(folder)
+    noted = manifest.read()
+    say(f"{len(noted.get('files', {}))} files, {len(wrong)} not as the manifest has them")
+    if unlisted := manifest.unlisted():
+        say(f"{len(unlisted)} more that it does not have: {', '.join(unlisted)}")
+    entries = noted.get("notebooks", {})
+    others = [name for name, entry in entries.items() if entry.get("library", library_digest()) != library_digest()]
+    if others:
+        say(f"made by another version of the library: {', '.join(others)}")
+    if numbers:
+        # Of files that are not the run's, no number can be.
+        wrong += _changed_numbers(folder, {} if wrong else entries, data_dir, say)
+    for run in sorted(path.parent for path in folder.glob("runs/*/manifest.json")):
+        say(f"{run.name}:")
+        found = verify(run, data_dir, numbers=numbers, say=lambda line: say(f"  {line}"))
+        wrong += [f"{run.name}: {line}" for line in found]
     return wrong
 
 
-def changed_files(folder: Path) -> list[str]:
+def _changed_numbers(folder: Path, entries: Mapping, data_dir: str, say: Callable[[str], None]) -> list[str]:
+    """Which of ``CHECKS`` give another number than the run recorded."""
+    wrong, computed, runs = [], 0, {}
+    for check in CHECKS:
+        results, entry = folder / "results" / f"{check.notebook}.json", entries.get(check.notebook)
+        try:
+            records = read_results(results) if entry and results.is_file() else []
+            recorded = {record["quantity"]: record["value"] for record in records}
+            if check.quantity not in recorded:
+                continue
+            with redirect_stdout(io.StringIO()):
+                if check.notebook not in runs:
+                    places = {"out": str(folder.resolve()), "data_dir": data_dir}
+                    runs[check.notebook] = Kept(check.notebook, **entry["parameters"] | places)
+                again = check.compute(runs[check.notebook])
+        except FileNotFoundError as error:
+            say(f"{check.quantity}: not computed: {error}")
+            continue
+        except ValueError as error:
+            wrong.append(f"{check.quantity}: {error}")
+            continue
+        computed += 1
+        value = recorded[check.quantity]
+        say(line := f"{check.quantity}: {value:.6g} recorded, {again:.6g} computed (± {check.tolerance:g})")
+        if not abs(again - value) <= check.tolerance:
+            wrong.append(line)
+    say(f"{computed} number{'' if computed == 1 else 's'} computed again")
+    return wrong
+
+
+def changed_files(folder: Path, *, partly: bool = False) -> list[str]:
     """What is not as the manifest has it, one line a file; empty where all is.
+
+    Args:
+        partly: figures, models or executed copies need not be there at all, as of a sweep's runs of which the numbers are kept.
 
     Raises:
         FileNotFoundError: no manifest in the folder.
@@ -186,9 +220,10 @@ def changed_files(folder: Path) -> list[str]:
         raise FileNotFoundError(f"{manifest.path} is missing; a run's folder has one")
     wrong = []
     for name, checksum in manifest.read().get("files", {}).items():
-        path = inside(folder, name)
+        path, kind = inside(folder, name), Path(name).parts[0]
         if not path.is_file():
-            wrong.append(f"{name} is missing")
+            if not (partly and kind in ("figures", "models", "notebooks") and not (folder / kind).exists()):
+                wrong.append(f"{name} is missing")
         elif sha256(path) != checksum:
             wrong.append(f"{name} is not the file that the run made: its sha256 differs from the manifest's")
     return wrong

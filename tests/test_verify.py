@@ -3,9 +3,10 @@
 import shutil
 
 import pytest
+import torch
 from torch import nn
 
-from fpnlib import artifacts, verify
+from fpnlib import artifacts, data, verify
 from fpnlib.__main__ import main
 from fpnlib.artifacts import Manifest
 from fpnlib.experiments import Run, base_model
@@ -45,8 +46,8 @@ def record(folder, value):
 def test_a_run_that_holds_is_computed_again_and_left_as_it_was(folder):
     before, said = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}, []
     assert verify.verify(folder, say=said.append) == []
-    assert said[0] == "3 files, 0 not as the manifest has them"
-    assert len(said) == 2 and said[1].startswith(f"{QUANTITY}: ")
+    assert said[0] == "3 files, 0 not as the manifest has them" and said[1].startswith(f"{QUANTITY}: ")
+    assert said[2:] == ["1 number computed again"]
     assert before == {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
 
 
@@ -75,17 +76,86 @@ def test_a_file_that_is_another_or_missing_is_named_and_nothing_is_computed(fold
         "results/02_base_models.json is missing",
         f"{MODEL} is not the file that the run made: its sha256 differs from the manifest's",
     ]
-    assert said == ["3 files, 2 not as the manifest has them"]
+    assert said == ["3 files, 2 not as the manifest has them", "0 numbers computed again"]
 
 
-def test_a_model_of_other_parameters_and_a_missing_one_are_never_made(folder):
+def test_a_model_of_other_parameters_does_not_hold_and_is_never_made(folder):
     Manifest(folder).note("notebooks", {"02_base_models": {"parameters": PARAMETERS | {"ae_epochs": 2}}})
-    said = f"{QUANTITY}: no model 'ConvAE' is stored that was made with the run's own parameters and data"
+    said = f"{QUANTITY}: the model 'ConvAE' was not made with the run's own parameters and data"
     assert verify.verify(folder) == [said]
+
+
+def test_a_model_that_is_not_there_is_said_and_never_made(folder):
     for path in (folder / MODEL, (folder / MODEL).with_suffix(".json")):
         path.unlink()
     Manifest(folder).note_files()
-    assert verify.verify(folder) == [said] and not (folder / MODEL).exists()
+    said = []
+    assert verify.verify(folder, say=said.append) == [] and not (folder / MODEL).exists()
+    assert said[1:] == [f"{QUANTITY}: not computed: no model 'ConvAE' is stored", "0 numbers computed again"]
+
+
+def test_data_that_is_not_there_is_said_and_not_fetched(folder, tmp_path, monkeypatch):
+    """Nor is it looked for where the manifest says."""
+    loaded, load = [], data.load
+
+    def asked(name, root, seed, download):
+        loaded.append((root, download))
+        return load(name, root, seed, download)
+
+    monkeypatch.setattr(data, "load", asked)
+    monkeypatch.setenv("FPN_DATA", str(tmp_path / "none"))
+    elsewhere = PARAMETERS | {"dataset": "mnist", "data_dir": str(tmp_path / "elsewhere")}
+    Manifest(folder).note("notebooks", {"02_base_models": {"parameters": elsewhere}})
+    said = []
+    assert verify.verify(folder, say=said.append) == []
+    assert said[1].startswith(f"{QUANTITY}: not computed: MNIST: ") and str(tmp_path / "none") in said[1]
+    assert said[2] == "0 numbers computed again"
+    verify.verify(folder, str(tmp_path / "given"))
+    assert loaded == [(None, False), (str(tmp_path / "given"), False)]
+
+
+@pytest.mark.parametrize("text", ["{}", '[{"quantity": 1}]', "["])
+def test_results_of_another_shape_are_named_and_the_others_computed(folder, text):
+    Manifest(folder).note("notebooks", {"04_conditional_generation": {"parameters": PARAMETERS}})
+    artifacts.write_text(folder / "results" / "04_conditional_generation.json", text)
+    Manifest(folder).note_files()
+    said = []
+    (wrong,) = verify.verify(folder, say=said.append)
+    assert "results/04_conditional_generation.json is damaged" in wrong and "\n" not in wrong
+    assert said[-1] == "1 number computed again"
+
+
+def test_another_version_of_the_library_and_unlisted_files_are_said_and_no_fault(folder):
+    entries = {name: {"parameters": PARAMETERS, "library": name} for name in ("02_base_models", "05_latent_spaces")}
+    entries["05_latent_spaces"]["library"] = artifacts.library_digest()
+    Manifest(folder).note("notebooks", entries)
+    artifacts.write_text(folder / "figures" / "drawn_later.png", "")
+    said = []
+    assert verify.verify(folder, say=said.append) == []
+    assert said[1] == "1 more that it does not have: figures/drawn_later.png"
+    assert said[2] == "made by another version of the library: 02_base_models"
+
+
+def test_latents_that_are_not_kept_are_made_and_not_written(folder):
+    before = sorted(folder.rglob("*"))
+    run = verify.Kept("02_base_models", **PARAMETERS | {"out": str(folder)})
+    made, _ = run.load_or_make_tensors("latents", {"base": 1}, lambda: {"z": torch.ones(2)})
+    assert torch.equal(made["z"], torch.ones(2)) and sorted(folder.rglob("*")) == before
+
+
+def test_the_runs_of_a_sweep_are_verified_with_it(folder, tmp_path, capsys):
+    sweep = tmp_path / "sweep"
+    for name in ("seed=0", "seed=1"):
+        shutil.copytree(folder, sweep / "runs" / name)
+    Manifest(sweep).note_files()
+    shutil.rmtree(sweep / "runs" / "seed=1" / "models")  # of a sweep only the numbers may be kept
+    record(sweep / "runs" / "seed=0", 0.5)
+    assert main(["verify", str(sweep)]) == 1
+    out, error = capsys.readouterr()
+    assert error.startswith(f"does not hold: {sweep}: seed=0: {QUANTITY}: 0.5 recorded") and error.count("\n") == 1
+    assert f"    {QUANTITY}: not computed: no model 'ConvAE' is stored" in out
+    (sweep / "runs" / "seed=1" / "results" / "02_base_models.json").unlink()
+    assert "seed=1: results/02_base_models.json is missing" in verify.verify(sweep, numbers=False)
 
 
 @pytest.mark.parametrize("name", ["../outside.txt", "/etc/hostname", "figures/../../outside.txt", ".", "models/link"])
@@ -104,8 +174,11 @@ def test_a_folder_without_a_run_is_one_line(tmp_path, capsys):
     assert capsys.readouterr().err == f"error: {tmp_path / 'manifest.json'} is missing; a run's folder has one\n"
 
 
-def test_every_check_is_of_a_number_that_the_notebooks_record():
-    """By the words of the notebooks' code: a check of a name that no notebook writes would never be done."""
-    words = {check.notebook: (artifacts.PROJECT / "notebooks" / f"{check.notebook}.ipynb") for check in verify.CHECKS}
-    for check in verify.CHECKS:
-        assert check.quantity.split(", ")[0] in words[check.notebook].read_text(), check.quantity
+def test_every_check_is_of_a_number_that_the_committed_runs_have_recorded():
+    """A check of a name that no notebook records would never be done."""
+    recorded = {
+        (path.stem, record["quantity"])
+        for path in (artifacts.PROJECT / "outputs").glob("*/results/*.json")
+        for record in artifacts.read_results(path)
+    }
+    assert {(check.notebook, check.quantity) for check in verify.CHECKS} <= recorded
