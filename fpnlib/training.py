@@ -76,10 +76,10 @@ def fit(
         patience: stop after so many epochs without a better validation loss; None: never.
         weight_decay: decoupled, as in AdamW.
         clip_norm: bound on the gradient's norm; None: no bound.
-        checkpoint: keeps the state after each epoch, until whoever gave it has kept the module; None: nothing is kept.
+        checkpoint: keeps the state after each epoch; whoever gave it clears it once the module is kept. None: nothing is kept.
 
     Raises:
-        ValueError: no training or validation data, or ``epochs`` or ``batch_size`` below 1.
+        ValueError: no training or validation data, ``epochs`` or ``batch_size`` below 1, or a checkpoint of another module.
         FloatingPointError: the loss became NaN or infinite, or raised one itself (a solver that could not go on); the
             best weights so far are kept in ``module``.
     """
@@ -99,7 +99,11 @@ def fit(
         schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, learning_rate, total_steps=steps)
     history, best = History(), _copy(module)
     if checkpoint is not None and (state := checkpoint.load()) is not None:
-        history, best = _restore(*state, module, optimizer, schedule, device)
+        try:
+            history, best = _restore(*state, module, optimizer, schedule, device)
+        except (RuntimeError, ValueError, KeyError, TypeError):
+            where = getattr(checkpoint, "path", "the checkpoint")
+            raise ValueError(f"{where} is of another module or other settings; delete it to start over") from None
 
     helps = f"a smaller learning_rate than {learning_rate:g} or clip_norm helps"
     progress = trange(len(history.epochs), epochs, desc=description, unit="epoch", dynamic_ncols=True)

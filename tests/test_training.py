@@ -67,6 +67,22 @@ def test_a_stopped_fit_taken_up_again_ends_at_the_same_bits(draws, one_cycle, st
         assert torch.equal(value, resumed.state_dict()[key]), key
 
 
+def test_the_state_of_another_module_is_refused_in_one_line():
+    memory = Memory(stop_after=1)
+    with pytest.raises(KeyboardInterrupt):
+        run(memory)
+    net, x = nn.Linear(4, 1), torch.randn(8, 4)
+    with pytest.raises(
+        ValueError, match="the checkpoint is of another module or other settings; delete it to start over"
+    ):
+        fit(net, lambda x: net(x).mean(), (x,), (x,), epochs=2, batch_size=4, learning_rate=1e-2, checkpoint=memory)
+    (tensors, meta), memory.stop_after = memory.state, None
+    for state in ((tensors, meta | {"history": {"rows": []}}), ({}, meta)):
+        memory.state = state
+        with pytest.raises(ValueError, match="the checkpoint is of another module"):
+            run(memory)
+
+
 def test_the_seconds_of_all_sessions_add_up():
     memory = Memory(stop_after=3)
     with pytest.raises(KeyboardInterrupt):
