@@ -1,5 +1,6 @@
 """The figures show what they were given, leave nothing behind, and refuse what they can't show."""
 
+import io
 import itertools
 import warnings
 
@@ -18,7 +19,7 @@ POINTS = torch.tensor([[0.0, 0], [1, 1], [2, 2], [10, 10], [11, 11], [12, 12]])
 LABELS = torch.tensor([0, 0, 0, 1, 1, 1])
 TABLE = pd.DataFrame({"model": ["SVM", "FPN"], "paper": [0.96, 0.97], "ours": [0.95, np.nan]})
 COSTS = pd.DataFrame(
-    {"flow": "maf", "implementation": ["nflows", "ours"] * 2, "D": [8, 8, 64, 64], "seconds": [1, 0.5, 8, 1]}
+    {"flow": "maf", "implementation": ["nflows", "one pass"] * 2, "D": [8, 8, 64, 64], "seconds": [1, 0.5, 8, 0.6]}
 )
 GRID = torch.stack(torch.meshgrid(torch.linspace(-1, 1, 5), torch.linspace(-1, 1, 4), indexing="xy"), -1)
 U = torch.linspace(-4, 4, 2001)
@@ -29,6 +30,9 @@ FIGURES = {
     "image_grid of a list": lambda: plots.image_grid(IMAGES[0], columns=2),
     "image_grid in colour": lambda: plots.image_grid(IMAGES.expand(-1, -1, 3, -1, -1)),
     "compare_grids": lambda: plots.compare_grids(IMAGES, IMAGES, ("base", "plugin"), row_labels="abcd"),
+    "compare_grids of two plugins": lambda: plots.compare_grids(
+        IMAGES, IMAGES, ("C-MAF", "C-RNVP"), row_labels="abcd", left_labels="abcd", row_title="class"
+    ),
     "posteriors": lambda: plots.posteriors(IMAGES[0], torch.full((3, 2), 0.5).log(), labels=[0, 1, 1]),
     "training_curves": lambda: plots.training_curves({"C-MAF": HISTORY, "C-RNVP": HISTORY}, "loss (nats)"),
     "training_curves apart": lambda: plots.training_curves({"a": HISTORY, "b": HISTORY}, {"a": "nats", "b": "error"}),
@@ -36,7 +40,7 @@ FIGURES = {
     "confusion": lambda: plots.confusion(COUNTS, ["a", "b", "c"], "title"),
     "confusions": lambda: plots.confusions({"C-MAF": COUNTS, "C-RNVP": COUNTS}, top=3),
     "accuracies": lambda: plots.accuracies(TABLE),
-    "costs": lambda: plots.costs(COSTS),
+    "costs": lambda: plots.costs(COSTS, ylabel="CPU time", reference="one pass"),
     "embedding": lambda: plots.embedding({"base": (POINTS, LABELS), "plugin": (POINTS / 2, LABELS)}),
     "densities": lambda: plots.densities(
         {"a": torch.rand(5, 6), "b": torch.rand(5, 6)}, (0, 6, 0, 5), samples={"b": POINTS}
@@ -76,6 +80,21 @@ def test_every_image_stands_in_its_place():
         np.testing.assert_array_equal(canvas[top : top + 28, left : left + 28], IMAGES[2, j, 0])
 
 
+@pytest.mark.parametrize("side", [8, 28, 100])
+def test_every_pixel_of_an_image_takes_the_same_number_of_dots(side):
+    images = torch.rand(2, 3, 1, side, side, generator=torch.Generator().manual_seed(1))
+    fig = plots.image_grid(images, row_labels=["a", "long label"], column_labels=["x", "y", "z"], title="title")
+    fig.savefig(saved := io.BytesIO(), dpi=fig.dpi)
+    (ax,), dots = fig.axes, (255 * plt.imread(io.BytesIO(saved.getvalue()))[..., 0]).round()
+    box, (high, wide) = ax.get_window_extent(), ax.images[0].get_array().shape
+    left, right = round(box.x0), round(box.x1)
+    drawn = dots[dots.shape[0] - round(box.y1) : dots.shape[0] - round(box.y0), left:right]
+    times = drawn.shape[1] // wide
+    assert drawn.shape == (times * high, times * wide) and (times == 1 if side > 64 else fig.dpi >= 200)
+    blocks = drawn.reshape(high, times, wide, times)
+    assert (blocks == blocks[:, :1, :, :1]).all()
+
+
 def test_the_best_epoch_is_that_of_the_validation_loss():
     (ax,) = plots.training_curves({"C-MAF": HISTORY}, "loss (nats)").axes
     marked = [line for line in ax.lines if line.get_marker() not in ("None", None, "")]
@@ -95,6 +114,9 @@ def test_the_most_frequent_confusion_comes_first():
     (ax,) = plots.confusions({"C-MAF": COUNTS}, ["five", "zero", "nine"], top=2).axes
     assert ax.get_yticklabels()[0].get_text() == "five → zero"
     assert [bar.get_width() for bar in ax.containers[0]] == pytest.approx([10, 2])
+    several = plots.confusions({"C-MAF": COUNTS, "C-RNVP": COUNTS})
+    hatches = [bars[0].get_hatch() for bars in several.axes[0].containers]
+    assert len(set(hatches)) == 2 and [key.get_hatch() for key in several.legends[0].legend_handles] == hatches
     (ax,) = plots.confusions({"C-MAF": COUNTS}, ["five", "zero", "nine"], first=[(2, 0)], top=2).axes
     assert [label.get_text() for label in ax.get_yticklabels()] == ["nine → five*", "five → zero"]
 
@@ -135,10 +157,11 @@ def test_the_mass_of_an_interval_is_that_of_its_image():
     assert [line.split(": ")[1] for line in text.splitlines()[1:]] == ["0.3413", "0.3413"]
 
 
-def test_exact_zeros_of_a_jacobian_are_blank():
+def test_exact_zeros_of_a_jacobian_are_hatched():
     fig = plots.jacobians({"layer": torch.tril(torch.ones(4, 4)), "tiny": torch.full((4, 4), 1e-12)})
     layer, tiny = (ax.images[0].get_array() for ax in fig.axes[:2])
     assert np.ma.getmaskarray(layer).sum() == 6 and not np.ma.getmaskarray(tiny).any()
+    assert all(ax.patch.get_hatch() for ax in fig.axes[:2])
 
 
 BAD = {
@@ -179,11 +202,30 @@ def test_what_can_not_be_shown_is_said_in_one_line(line):
     assert line in str(error.value) and "\n" not in str(error.value)
 
 
-def test_trade_off_labels_every_point_with_the_dial():
-    rows = [{"model": m, "T": t, "diversity": t + k, "right class": 1 - t / 4} for k, m in enumerate("ab") for t in (0.5, 1.0)]
-    fig = plots.trade_off(pd.DataFrame(rows), x="diversity", y="right class", hue="model", along="T")
-    (ax,) = fig.axes
-    assert [text.get_text() for text in ax.texts] == ["0.5", "1", "0.5", "1"]
-    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["a", "b"]
+def test_in_a_trade_off_points_grow_with_the_dial():
+    rows = [
+        {"model": m, "T": t, "diversity": t + k, "right class": 1 - t / 4}
+        for k, m in enumerate("ab")
+        for t in (1.0, 0.5)
+    ]
+    fig = plots.trade_off(pd.DataFrame(rows), x="diversity", y="right class", hue="model", along="T", mark=1)
+    points = [line for line in fig.axes[0].lines if len(line.get_xdata()) == 1]
+    assert [line.get_xdata()[0] for line in points] == [0.5, 1, 1.5, 2]
+    small, large, *_ = (line.get_markersize() for line in points)
+    assert small < large and points[0].get_markeredgecolor() != points[1].get_markeredgecolor()
+    assert [text.get_text().strip() for text in fig.legends[0].get_texts()] == ["a", "b", "T", "0.5", "1"]
     with pytest.raises(ValueError, match="unknown column 'diversty'; did you mean 'diversity'?"):
         plots.trade_off(pd.DataFrame(rows), x="diversty", y="right class", hue="model", along="T")
+
+
+def test_a_long_dial_names_its_ends_and_its_mark():
+    table = pd.DataFrame({"editor": "a", "strength": [0, 0.5, 1, 1.5, 2], "x": range(5), "y": range(5)})
+    fig = plots.trade_off(table, x="x", y="y", hue="editor", along="strength", mark=1)
+    assert [text.get_text() for text in fig.legends[0].get_texts()][-3:] == ["0", "1", "2"]
+
+
+def test_a_reference_is_dashed_and_times_have_units():
+    (ax,) = plots.costs(COSTS, ylabel="CPU time", reference="one pass").axes
+    assert [line.get_linestyle() for line in ax.lines] == ["-", "--"] and ax.get_ylabel() == "CPU time"
+    ax.figure.draw_without_rendering()
+    assert {"500 ms", "1 s", "5 s"} <= {label.get_text() for label in ax.get_yticklabels()}

@@ -14,7 +14,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 
 from fpnlib import checks
-from fpnlib.plots.look import COLORS, checked, names_of, new_figure, styled
+from fpnlib.plots.look import COLORS, checked, names_of, new_figure, styled, whole_pixels
 
 
 @styled
@@ -30,7 +30,7 @@ def image_grid(
     cmap: str = "gray_r",
     scale: float = 1.0,
 ) -> Figure:
-    """Images in rows and columns: Figures 7, 8 and 11 (a row a class), and edits (original, reconstruction, 0, 1, …).
+    """Images in rows and columns: Figure 8 (a row a class), and edits (original, reconstruction, 0, 1, …).
 
     Args:
         images: (rows, columns, channels, h, w), or (n, channels, h, w), then laid out ``columns`` to a row; 1 or 3
@@ -45,7 +45,8 @@ def image_grid(
     longest = max((len(str(label)) for label in column_labels or ()), default=0)
     above = 0.2 + 0.3 * bool(title) + (0.08 * longest if longest > 4 else 0.2 * bool(longest))
     fig, axes = new_figure(0.48 * scale * cols * width / height + 0.7, 0.48 * scale * rows + above)
-    _draw_grid(axes[0, 0], images, row_labels, column_labels, title, row_title, framed, cmap)
+    across = _draw_grid(axes[0, 0], images, row_labels, column_labels, title, row_title, framed, cmap)
+    whole_pixels(fig, axes[0, 0], across, height)
     return fig
 
 
@@ -56,15 +57,17 @@ def compare_grids(
     titles: tuple[str, str],
     *,
     row_labels: Sequence | None = None,
+    left_labels: Sequence | None = None,
     row_title: str | None = None,
     columns: int = 10,
 ) -> Figure:
-    """Two grids side by side, Figure 7: what the base model draws by itself, and what the plugin draws on request.
+    """Two grids side by side: what a base model draws by itself and with a plugin (Figure 7), or two plugins (Figure 11).
 
     Args:
         left, right: images as for :func:`image_grid`.
         titles: one a side.
         row_labels: labels of the right side's rows, e.g. the requested classes.
+        left_labels: those of the left side's; None: they have none.
     """
     left, right = _rows_of_images(left, columns), _rows_of_images(right, columns)
     rows = max(left.shape[0], right.shape[0])
@@ -75,8 +78,9 @@ def compare_grids(
         2,
         width_ratios=[left.shape[1], right.shape[1]],
     )
-    _draw_grid(axes[0, 0], left, None, None, titles[0])
-    _draw_grid(axes[0, 1], right, row_labels, None, titles[1], row_title)
+    across = _draw_grid(axes[0, 0], left, left_labels, None, titles[0], row_title if left_labels else None)
+    _draw_grid(axes[0, 1], right, row_labels, None, titles[1], None if left_labels else row_title)
+    whole_pixels(fig, axes[0, 0], across, left.shape[3])
     return fig
 
 
@@ -99,6 +103,7 @@ def posteriors(images, log_posterior, class_names: Sequence | None = None, *, la
     columns = min(columns, n)
     bands = math.ceil(n / columns)
     fig, axes = new_figure(1.45 * columns, 2.3 * bands, 2 * bands, columns, height_ratios=[1.3, 1] * bands)
+    fig.set_dpi(200)
     for cell in range(bands * columns):
         picture, bars = axes[2 * (cell // columns) : 2 * (cell // columns) + 2, cell % columns]
         picture.axis("off")
@@ -151,8 +156,8 @@ def _picture(image: np.ndarray) -> np.ndarray:
 
 def _draw_grid(
     ax: Axes, images, row_labels=None, column_labels=None, title=None, row_title=None, framed=(), cmap="gray_r"
-) -> None:
-    """All images as one picture, a thin line between them: fast, and sharp at any size."""
+) -> int:
+    """All images as one picture, a thin line between them; how many pixels wide it is."""
     rows, cols, channels, height, width = images.shape
     line = max(1, round(height / 28))
     canvas = np.full((rows * (height + line) - line, cols * (width + line) - line, channels), np.nan)
@@ -183,6 +188,7 @@ def _draw_grid(
     ax.spines[:].set_visible(False)
     ax.set_title(title or "")
     ax.set_ylabel(row_title or "")
+    return canvas.shape[1]
 
 
 def _percent(probability: float) -> str:

@@ -166,7 +166,10 @@ def change_of_variables(u, x, density_u, density_x, *, interval: tuple[float, fl
 
 @styled
 def grids(
-    panels: Mapping[str, object], *, stride: int = 1, axis_labels: tuple[str, str] = ("$x_1$", "$x_2$")
+    panels: Mapping[str, object],
+    *,
+    stride: int = 1,
+    axis_labels: tuple[str, str] = ("first coordinate", "second coordinate"),
 ) -> Figure:
     """What a transformation does to the plane: a square grid, carried along; a panel a step (equations 4, 11 and 12).
 
@@ -175,14 +178,15 @@ def grids(
         stride: draw every so many lines of the grid; more points than lines make smooth curves.
     """
     panels = {title: checked(points, f"grid '{title}'", "rows", "columns", 2) for title, points in panels.items()}
-    fig, axes = new_figure(2.4 * len(panels) + 0.3, 3.1, 1, len(panels))
     corners = np.concatenate([points.reshape(-1, 2) for points in panels.values()])
-    middle, reach = (corners.max(0) + corners.min(0)) / 2, 0.53 * np.ptp(corners, axis=0).max()
+    low, high = corners.min(0), corners.max(0)
+    (left, below), (right, above) = low - 0.04 * (high - low), high + 0.04 * (high - low)
+    shape = np.clip((above - below) / (right - left), 0.4, 2)
+    fig, axes = new_figure(2.4 * len(panels) + 0.3, 2.2 * shape + 0.8, 1, len(panels))
     for ax, (title, points) in zip(axes[0], panels.items()):
         for lines, color in ((points[::stride], COLORS[0]), (points.transpose(1, 0, 2)[::stride], COLORS[1])):
             ax.add_collection(LineCollection(list(lines), colors=[color], linewidths=0.8))
-        ax.set(title=title, xlabel=axis_labels[0], aspect="equal")
-        ax.set(xlim=(middle[0] - reach, middle[0] + reach), ylim=(middle[1] - reach, middle[1] + reach))
+        ax.set(title=title, xlabel=axis_labels[0], aspect="equal", xlim=(left, right), ylim=(below, above))
         ax.label_outer()
     axes[0, 0].set_ylabel(axis_labels[1])
     return fig
@@ -190,7 +194,7 @@ def grids(
 
 @styled
 def jacobians(panels: Mapping[str, object], *, row: str = "u", column: str = "x") -> Figure:
-    """Jacobians ∂row/∂column as heat maps, exact zeros left blank: the triangular structure seen (equations 10, 13).
+    """Jacobians ∂row/∂column as heat maps, exact zeros hatched: the triangular structure seen (equations 10, 13).
 
     Args:
         panels: title → (D, D), entry (i, j) = ∂row_i/∂column_j.
@@ -202,7 +206,7 @@ def jacobians(panels: Mapping[str, object], *, row: str = "u", column: str = "x"
     linear = 10.0 ** round(math.log10(top or 1) - 1.5)  # below this the scale is linear, above logarithmic
     norm = mpl.colors.SymLogNorm(linthresh=linear, vmin=-top or -1, vmax=top or 1)
     for ax, (title, matrix) in zip(axes[0], panels.items()):
-        ax.set_facecolor("white")
+        ax.patch.set(facecolor="0.93", edgecolor="0.72", hatch="////", linewidth=0)
         shown = ax.imshow(np.ma.masked_equal(matrix, 0), cmap="PuOr", norm=norm)
         size = len(matrix)
         ticks = range(0, size, max(1, size // 8))
@@ -211,7 +215,7 @@ def jacobians(panels: Mapping[str, object], *, row: str = "u", column: str = "x"
         ax.set(title=title, xlabel=f"$j$ (of ${column}_j$)", ylabel=f"$i$ (of ${row}_i$)")
         ax.spines[:].set_visible(True)
     bar = fig.colorbar(
-        shown, ax=axes, label=rf"$\partial {row}_i / \partial {column}_j$ (blank: exactly 0)", shrink=0.85, pad=0.02
+        shown, ax=axes, label=rf"$\partial {row}_i / \partial {column}_j$ (hatched: exactly 0)", shrink=0.85, pad=0.02
     )
     bar.outline.set_visible(False)
     bar.minorticks_off()

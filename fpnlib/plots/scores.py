@@ -11,10 +11,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import EngFormatter, LogLocator, MaxNLocator
 
 from fpnlib import checks
 from fpnlib.plots.look import COLORS, FAINT, INK, MARKERS, MUTED, checked, names_of, new_figure, square, styled
+
+HATCHES = ("", "////", "....", "xxxx")
 
 
 @styled
@@ -154,6 +156,9 @@ def confusions(
     sns.barplot(table, y="pair", x="percent", hue="model", palette=palette, ax=ax, errorbar=None, saturation=1)
     ax.set(xlabel="% of the first class taken for the second", ylabel="", title=title or "")
     handles, labels = ax.get_legend_handles_labels()
+    for i, bars in enumerate(ax.containers):
+        for bar in (*bars, handles[i]):
+            bar.set(hatch=HATCHES[i % len(HATCHES)], edgecolor="white", linewidth=0.5)
     ax.get_legend().remove()
     fig.legend(handles, labels, loc="outside upper center", ncols=2)
     return fig
@@ -211,13 +216,22 @@ def accuracies(
 
 @styled
 def costs(
-    table: pd.DataFrame, *, x: str = "D", y: str = "seconds", hue: str = "implementation", panel: str = "flow"
+    table: pd.DataFrame,
+    *,
+    x: str = "D",
+    y: str = "seconds",
+    hue: str = "implementation",
+    panel: str = "flow",
+    ylabel: str | None = None,
+    reference: str | None = None,
 ) -> Figure:
     """Time against dimension on logarithmic axes: a panel a flow, a line an implementation (nflows beside ours).
 
     Args:
         table: tidy, one measurement a row, with the columns ``x``, ``y`` (seconds), ``hue`` and, if there are several
             flows, ``panel``.
+        ylabel: what was timed; None: the name ``y``.
+        reference: the one of ``hue`` to set the others against, dashed.
     """
     if missing := [column for column in (x, y, hue) if column not in table]:
         raise ValueError(f"the table lacks {', '.join(missing)}; it has {', '.join(map(str, table.columns))}")
@@ -226,42 +240,54 @@ def costs(
     for ax, (name, group) in zip(axes[0], groups.items()):
         for i, (which, line) in enumerate(group.groupby(hue, sort=False)):
             line = line.groupby(x)[y].median()
-            ax.plot(
-                line.index, line, marker=MARKERS[i % len(MARKERS)], markersize=5, markeredgecolor="white", label=which
-            )
+            look = {"marker": MARKERS[i % len(MARKERS)], "markersize": 5, "markeredgecolor": "white"}
+            if which == reference:
+                look = {"color": MUTED, "linestyle": (0, (4, 2))}
+            ax.plot(line.index, line, label=which, **look)
         ax.set(xscale="log", yscale="log", xlabel="dimension D" if x == "D" else x, title=name)
         ticks = sorted(group[x].unique())
         ax.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
         ax.set_xticks([], minor=True)
+        ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        ax.yaxis.set_major_formatter(EngFormatter(unit="s"))
+        ax.yaxis.set_minor_locator(LogLocator(subs=()))
         ax.grid(axis="y", color=FAINT, linewidth=0.6)
     axes[0, 0].legend()
-    axes[0, 0].set_ylabel(y)
+    axes[0, 0].set_ylabel(ylabel or y)
     return fig
 
 
 @styled
-def trade_off(table: pd.DataFrame, *, x: str, y: str, hue: str, along: str) -> Figure:
-    """One score against another as a dial is turned: a line for each ``hue``, its ends labelled with the dial's value.
+def trade_off(table: pd.DataFrame, *, x: str, y: str, hue: str, along: str, mark: float | None = None) -> Figure:
+    """One score against another as a dial is turned: a line for each ``hue``, its points larger the farther it is turned.
 
     Args:
-        table: a row a point, with the numeric columns ``x``, ``y`` and ``along`` (the dial), and the names ``hue``.
+        table: a row a point, with the numeric columns ``x``, ``y`` (they name the axes) and ``along`` (the dial), and the
+            names ``hue``.
+        mark: the dial's value whose points get a dark edge, e.g. that of the other scores.
     """
     for column in (x, y, hue, along):
         if column not in table:
             raise checks.unknown("column", column, table.columns)
-    fig, axes = new_figure(5.8, 3.6)
-    ax = axes[0, 0]
+    fig, axes = new_figure(6.4, 3.6)
+    ax, keys = axes[0, 0], []
+    turns = sorted(table[along].unique())
+    sizes = dict(zip(turns, np.linspace(4, 8, len(turns))))
     for i, (name, rows) in enumerate(table.groupby(hue, sort=False)):
         rows = rows.sort_values(along)
         points = checked(rows[[x, y]].to_numpy(float), f"{x} and {y}", "n", 2)
         look = {"color": COLORS[i % len(COLORS)], "marker": MARKERS[i % len(MARKERS)]}
-        ax.plot(*points.T, label=name, markeredgecolor="white", **look)
-        beside = (4, 4) if i % 2 == 0 else (-6, -10)  # two lines that end together keep their labels apart
-        for end in (0, -1):  # between them the points follow the dial in order
-            value = f"{rows[along].iloc[end]:g}"
-            ax.annotate(value, points[end], beside, textcoords="offset points", color=look["color"], fontsize=7)
-    ax.set(xlabel=x, ylabel=y, title=f"numbers: {along}")
-    ax.legend(title=hue)
+        ax.plot(*points.T, color=look["color"])
+        for point, turn in zip(points, rows[along]):
+            ax.plot(*point, **look, markersize=sizes[turn], markeredgecolor=INK if turn == mark else "white")
+        keys.append(Line2D([], [], label=name, markeredgecolor="white", **look))
+    keys.append(Line2D([], [], linestyle="", label=f"\n{along}"))
+    for turn in turns if len(turns) <= 4 else sorted({turns[0], turns[-1], mark} - {None}):
+        edge = INK if turn == mark else "white"
+        dot = {"marker": "o", "markersize": sizes.get(turn, 5), "markeredgecolor": edge, "color": MUTED}
+        keys.append(Line2D([], [], linestyle="", label=f"{turn:g}", **dot))
+    ax.set(xlabel=x, ylabel=y)
+    fig.legend(handles=keys, title=hue, loc="outside right upper")
     return fig
 
 
