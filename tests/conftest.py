@@ -15,11 +15,3 @@ def shared() -> Path:
     if not folder.is_dir():
         pytest.skip("needs the folder shared/ beside the checkout: outputs of the original systems and real data")
     return folder
-
-
-@pytest.fixture(scope="session")
-def mnist_root(shared: Path) -> Path:
-    """The folder that has ``MNIST/raw`` with the unpacked files."""
-    if not (shared / "data" / "MNIST" / "raw").is_dir():
-        pytest.skip("needs real MNIST under shared/data/MNIST/raw")
-    return shared / "data"
