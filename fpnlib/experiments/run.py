@@ -16,7 +16,7 @@ import threading
 import time
 from collections.abc import Callable, Hashable
 from dataclasses import asdict
-from functools import cache, cached_property
+from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, TypeVar
@@ -240,21 +240,19 @@ def side_by_side(run: Run, steps: dict[str, tuple]) -> None:
     missing = [step for name, step in steps.items() if not (run.folder / "models" / f"{name}.json").exists()]
     if len(missing) < 2 or artifacts.cores() < 2 or run.device.type != "cpu":
         return
-    with parallel_config("loky", n_jobs=min(len(missing), artifacts.cores()), inner_max_num_threads=1):
-        calls = (delayed(_make)(os.getpid(), run.arguments, *step) for step in missing)
-        made = Parallel(return_as="generator_unordered")(calls)
+    workers = dict(n_jobs=min(len(missing), artifacts.cores()), inner_max_num_threads=1)
+    with parallel_config("loky", **workers, initializer=_end_with, initargs=(os.getpid(),)):
+        made = Parallel(return_as="generator_unordered")(delayed(_make)(run.arguments, *step) for step in missing)
         for _ in tqdm(made, total=len(missing), desc="side by side", unit="model"):
             pass
 
 
-def _make(parent: int, arguments: dict, step: Callable, *positional_and_keywords: Any) -> None:
-    _end_with(parent)
+def _make(arguments: dict, step: Callable, *positional_and_keywords: Any) -> None:
     *positional, keywords = positional_and_keywords
     with contextlib.redirect_stdout(io.StringIO()):  # what is printed belongs in the notebook, which loads it next
         step(Run(**arguments), *positional, **keywords)
 
 
-@cache
 def _end_with(parent: int) -> None:
     """Let this process end when its parent is gone: it would go on for hours, holding what the next run waits for."""
 
