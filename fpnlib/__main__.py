@@ -34,7 +34,9 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="command")
     several = {"nargs": "+", "action": "extend", "default": []}
 
-    run = commands.add_parser("run", help="execute the notebooks with a profile's parameters")
+    about = "execute the notebooks with a profile's parameters"
+    after = "A notebook that fails stops no other; the errors come last, and the exit code is 1."
+    run = commands.add_parser("run", help=about, description=about.capitalize() + ".", epilog=after)
     run.set_defaults(do=_run)
     run.add_argument("--profile", required=True, help="demo, paper, or another file of notebooks/profiles")
     run.add_argument("--out", help="the run's folder (default: outputs/<profile>)")
@@ -69,7 +71,10 @@ def _run(given: argparse.Namespace) -> None:
     notebooks, values = given.notebooks.resolve(), _values(given.set)
     common = dict(out=_folder(given.out), only=given.only, fresh=given.fresh, notebooks=notebooks)
     cluster = dict(seeds=given.seeds, workers=given.workers, scheduler=given.scheduler)
-    if any(cluster.values()) or runner.fan_out(values, given.only, notebooks):
+    many = given.seeds or given.workers is not None or given.scheduler is not None
+    if many or runner.fan_out(values, given.only, notebooks):
+        if given.jobs is not None:
+            raise ValueError("--jobs is of one run's notebooks; in a sweep --workers says how many runs at a time")
         from fpnlib import sweeps  # here and below: what other commands need not wait for
 
         limits = (given.cell_limit, given.limit)
@@ -121,7 +126,10 @@ def _values(assignments: list[str]) -> dict[str, object]:
     for name, equals, _ in pairs:
         if not (name and equals):
             raise ValueError(f"--set takes name=value, got '{name}'")
-    return {name: yaml.safe_load(value) for name, _, value in pairs}
+    try:
+        return {name: yaml.safe_load(value) for name, _, value in pairs}
+    except yaml.YAMLError as error:
+        raise ValueError(f"--set takes a value as YAML has it: {' '.join(str(error).split())}") from None
 
 
 def _seconds(text: str) -> float:

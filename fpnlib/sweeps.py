@@ -11,6 +11,8 @@ import itertools
 import logging
 import os
 import re
+import sys
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
@@ -24,8 +26,11 @@ from fpnlib.artifacts import PROJECT, Manifest, cores
 from fpnlib.runner import CellError, Limits, fan_out, plan, run
 from fpnlib.runner.kernel import jobs
 
-PATIENCE = 10
-"""Seconds in which a scheduler has to answer."""
+PATIENCE = 10, 60
+"""Seconds in which a scheduler has to answer, and then in which a worker has to join it."""
+
+PAUSE = 5
+"""Seconds between two tries of a run whose folder another worker still holds."""
 
 SHOWN_NAME = 60
 """Characters of a run's folder's name, before the rest becomes a digest."""
@@ -46,7 +51,8 @@ def sweep(
     """Run every combination of ``seeds`` and of the lists among ``values``; returns the sweep's folder.
 
     ``tables/runs.csv`` there holds a row for each number of each run, ``tables/summary.csv`` their mean and standard
-    deviation over the seeds, ``figures`` their spread, ``grid.json`` the combinations, ``manifest.json`` what was noted.
+    deviation over the seeds, ``figures`` their spread, ``grid.json`` the combinations, ``manifest.json`` what was noted
+    and, under ``differences``, in what the runs' environments or data differ, which is printed too.
 
     Args:
         profile, only, fresh, notebooks: as for :func:`fpnlib.runner.run`.
@@ -59,16 +65,19 @@ def sweep(
         limits: seconds that a cell and each run may take.
 
     Raises:
-        ValueError, TypeError: as a run does, before anything runs; fewer than two combinations.
-        OSError: no scheduler at that address; a folder that cannot be written to, or is in use.
+        ValueError, TypeError: as a run does, before anything runs; fewer than two combinations; workers of this machine
+            and a scheduler.
+        OSError: no scheduler at that address, or none with workers; a folder that cannot be written to, or is in use.
         CellError: runs failed; one line for each. What the others gave is gathered all the same.
     """
+    if scheduler is not None and workers is not None:
+        raise ValueError("--workers are processes of this machine; with --scheduler the cluster's own workers run")
     out = out if out is not None else f"outputs/{profile}-sweep"
     values = dict(values or {}) | ({"seed": list(seeds)} if seeds else {})
     points = grid(values, fan_out(values, only, notebooks))
     for point in points.values():
-        plan(profile, out, only, point, notebooks)
-    folder = PROJECT / out
+        _, tasks = plan(profile, out, only, point, notebooks)
+    chosen, folder = [path.stem for path in tasks], PROJECT / out
     with artifacts.claim(folder), _client(len(points), workers, scheduler) as client:
         calls = [
             (profile, f"{out}/runs/{name}", tuple(only), point, fresh, notebooks, limits)
@@ -78,9 +87,9 @@ def sweep(
         futures = [client.submit(_run, *call, key=f"{folder}/{name}", pure=False) for call, name in zip(calls, points)]
         failures = _wait(dict(zip(points, futures)))
         done = [name for name in points if name not in failures]
-        _gather(folder, {name: points[name] for name in done}, varied(points))
+        _gather(folder, {name: points[name] for name in done}, varied(points), chosen)
         artifacts.write_json(folder / "grid.json", points)
-        _note(folder, done)
+        _note(folder, done, chosen)
     if failures:
         lines = [f"{name}: {error}" for name, error in failures.items()]
         raise CellError("\n".join([f"{len(failures)} of {len(points)} runs failed; the others are gathered", *lines]))
@@ -109,15 +118,18 @@ def varied(points: Mapping[str, Mapping[str, object]]) -> list[str]:
     return sorted(names, key=lambda name: name == "seed")
 
 
-def tidy(folder: Path, points: Mapping[str, Mapping[str, object]], names: Sequence[str]) -> pd.DataFrame:
-    """One row for each number of each run: what varied, notebook, quantity, value, the paper's value, n.
+def tidy(
+    folder: Path, points: Mapping[str, Mapping[str, object]], names: Sequence[str], notebooks: Sequence[str]
+) -> pd.DataFrame:
+    """One row for each number that ``notebooks`` left in each run: what varied, notebook, quantity, value, paper's, n.
 
     Raises:
         FileNotFoundError: a run without results, as where workers do not share this folder.
     """
     rows = []
     for name, point in points.items():
-        results = sorted((folder / "runs" / name / "results").glob("*.json"))
+        paths = [folder / "runs" / name / "results" / f"{notebook}.json" for notebook in notebooks]
+        results = [path for path in paths if path.is_file()]
         if not results:
             raise FileNotFoundError(f"{folder / 'runs' / name} has no results; the workers need to share this folder")
         for path in results:
@@ -153,8 +165,13 @@ def _run(
 ) -> None:
     """One run, in a worker's process: quiet, with its notebooks one after another."""
     os.environ["TQDM_DISABLE"] = "1"  # the notebooks' bars
-    with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
-        run(profile, out, only, values, fresh, notebooks, side_by_side=1, limits=Limits(*limits))
+    while True:
+        try:
+            with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
+                run(profile, out, only, values, fresh, notebooks, side_by_side=1, limits=Limits(*limits))
+            return
+        except artifacts.FolderInUse:  # by a worker that has lost its connection, and works on: its work is taken up
+            time.sleep(PAUSE)
 
 
 @contextmanager
@@ -164,20 +181,26 @@ def _client(points: int, workers: int | None, scheduler: str | None) -> Iterator
 
     logging.getLogger("distributed").setLevel(logging.CRITICAL)  # what it has to say, the error says
     if scheduler is not None:
+        for_scheduler, for_workers = PATIENCE
         try:
-            client = Client(scheduler, timeout=PATIENCE)
+            client = Client(scheduler, timeout=for_scheduler)
         except (OSError, ValueError) as error:
             raise OSError(
                 f"no Dask scheduler answers at {scheduler} ({' '.join(str(error).split())}); start one with"
                 " 'dask scheduler', or leave --scheduler out for processes on this machine"
             ) from None
         with client:
+            try:
+                client.wait_for_workers(1, timeout=for_workers)
+            except TimeoutError:
+                said = f"the Dask scheduler at {scheduler} has had no worker for {for_workers:g} s"
+                raise OSError(f"{said}; start some with 'dask worker {scheduler} --nthreads 1'") from None
             yield client
         return
     count = min(points, jobs() if workers is None else checks.positive("workers", workers))
     share = {"LOKY_MAX_CPU_COUNT": str(max(1, cores() // count))}
     quiet = {"dashboard_address": None, "silence_logs": logging.CRITICAL, "memory_limit": None}
-    with LocalCluster(count, threads_per_worker=1, processes=True, env=share, **quiet) as cluster:
+    with LocalCluster(n_workers=count, threads_per_worker=1, processes=True, env=share, **quiet) as cluster:
         with Client(cluster) as client:
             yield client
 
@@ -190,17 +213,20 @@ def _wait(futures: Mapping[str, object]) -> dict[str, str]:
     failures = {}
     with tqdm(total=len(futures), desc="sweep", unit="run", dynamic_ncols=True) as bar:
         for future in as_completed(futures.values()):
-            if error := future.exception():
-                failures[names[future.key]] = _last_line(error)
-            bar.set_postfix_str(f"{names[future.key]}{', failed' if error else ''}")
+            name = names[future.key]
+            if future.status != "finished":
+                failures[name] = _last_line(future.exception() or OSError("the scheduler was lost"))
+            bar.set_postfix_str(f"{name}{', failed' if name in failures else ''}")
             bar.update()
     return {name: failures[name] for name in futures if name in failures}
 
 
-def _gather(folder: Path, points: Mapping[str, Mapping[str, object]], names: Sequence[str]) -> None:
+def _gather(
+    folder: Path, points: Mapping[str, Mapping[str, object]], names: Sequence[str], notebooks: Sequence[str]
+) -> None:
     if not points:
         return
-    table = tidy(folder, points, names)
+    table = tidy(folder, points, names, notebooks)
     short = summary(table)
     artifacts.write_text(folder / "tables" / "runs.csv", table.to_csv(index=False))
     artifacts.write_text(folder / "tables" / "summary.csv", short.to_csv(index=False))
@@ -212,18 +238,38 @@ def _gather(folder: Path, points: Mapping[str, Mapping[str, object]], names: Seq
         artifacts.write_bytes(folder / "figures" / f"{notebook}_spread.png", png.getvalue())
 
 
-def _note(folder: Path, names: Sequence[str]) -> None:
-    """What the runs noted, in the sweep's own manifest; of parameters that vary, all values."""
-    manifest, runs = Manifest(folder), [Manifest(folder / "runs" / name).read() for name in names]
-    for section in ("environment", "data"):
-        manifest.note(section, {key: value for run in runs for key, value in run.get(section, {}).items()})
-    for notebook in runs[0]["notebooks"] if runs else ():
-        made = [run["notebooks"][notebook] for run in runs]
-        values = {key: [entry["parameters"][key] for entry in made] for key in made[0]["parameters"] if key != "out"}
-        parameters = {key: of[0] if all(value == of[0] for value in of) else of for key, of in values.items()}
-        seconds = sum(entry["seconds"] for entry in made)
-        manifest.note("notebooks", {notebook: {"parameters": parameters, "seconds": seconds}})
-    manifest.note_files()
+def _note(folder: Path, names: Sequence[str], notebooks: Sequence[str]) -> None:
+    """The sweep's own manifest: what its runs noted, all values of what varies, and in what else they differ."""
+    manifest, runs = Manifest(folder), {name: Manifest(folder / "runs" / name).read() for name in names}
+    flat = {name: _noted(run) for name, run in runs.items()}
+    sections: dict[str, dict] = {"environment": {"versions": {}}, "data": {}, "differences": {}, "notebooks": {}}
+    for section, key in dict.fromkeys(place for noted in flat.values() for place in noted):
+        having = {name: noted[section, key] for name, noted in flat.items() if (section, key) in noted}
+        where: dict[str, list[str]] = {}
+        for name, value in having.items():
+            where.setdefault(str(value), []).append(name)
+        holder = sections["environment"]["versions"] if section == "versions" else sections[section]
+        holder[key] = " or ".join(where) if len(where) > 1 else next(iter(having.values()))
+        if len(where) > 1:
+            said = "; ".join(f"{value} in {', '.join(those)}" for value, those in where.items())
+            sections["differences"][f"{section}, {key}"] = said
+            print(f"the runs differ in {section}, {key}: {said}", file=sys.stderr)
+    for notebook in notebooks:
+        made = [run["notebooks"][notebook] for run in runs.values() if notebook in run.get("notebooks", {})]
+        if made:
+            given = [entry["parameters"] for entry in made]
+            values = {key: [one.get(key) for one in given] for key in given[0] if key != "out"}
+            parameters = {key: of[0] if all(one == of[0] for one in of) else of for key, of in values.items()}
+            seconds = round(sum(entry["seconds"] for entry in made), 1)
+            sections["notebooks"][notebook] = {"parameters": parameters, "seconds": seconds}
+    artifacts.write_json(manifest.path, sections | {"files": manifest.files()})
+
+
+def _noted(run: Mapping[str, Mapping]) -> dict[tuple[str, str], object]:
+    """Where a run was computed and on what data, by section and name."""
+    environment = dict(run.get("environment", {}))
+    parts = {"versions": environment.pop("versions", {}), "environment": environment, "data": run.get("data", {})}
+    return {(section, key): value for section, values in parts.items() for key, value in values.items()}
 
 
 def _name(point: Mapping[str, object]) -> str:

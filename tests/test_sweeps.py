@@ -49,14 +49,23 @@ def tables(out):
     return {path.name: path.read_bytes() for path in (out / "tables").iterdir()}
 
 
-def test_one_worker_two_workers_and_one_that_is_killed_give_the_same_table(notebooks, tmp_path):
+def serially(notebooks, out):
+    """The same runs in a plain loop, gathered."""
+    points = {f"seed={seed}": {"seed": seed} for seed in range(3)}
+    for name, point in points.items():
+        runner.run("small", str(out / "runs" / name), values=point, notebooks=notebooks)
+    sweeps._gather(out, points, ["seed"], ["00_tiny"])
+    return tables(out)
+
+
+def test_one_worker_two_workers_one_that_is_killed_and_a_plain_loop_give_the_same_table(notebooks, tmp_path):
     seeds = ["--seeds", "0", "1", "2"]
     assert command(notebooks, tmp_path / "one", *seeds, "--workers", "1") == 0
-    with LocalCluster(2, threads_per_worker=1, dashboard_address=None) as cluster:
+    with LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster:
         there = ["--scheduler", cluster.scheduler_address, "--set", f"once={tmp_path / 'killed'}"]
         assert command(notebooks, tmp_path / "two", *seeds, *there) == 0
     assert (tmp_path / "killed").exists()
-    assert tables(tmp_path / "one") == tables(tmp_path / "two")
+    assert tables(tmp_path / "one") == tables(tmp_path / "two") == serially(notebooks, tmp_path / "serial")
     table = pd.read_csv(tmp_path / "one" / "tables" / "summary.csv")
     assert list(table["quantity"]) == ["accuracy, A", "accuracy, B", "loss"] and set(table["runs"]) == {3}
     values = [
@@ -70,9 +79,16 @@ def test_one_worker_two_workers_and_one_that_is_killed_give_the_same_table(noteb
     made = artifacts.read_json(tmp_path / "one" / "manifest.json")["notebooks"]["00_tiny"]
     assert made["parameters"]["seed"] == [0, 1, 2] and made["parameters"]["scale"] == 0.7 and made["seconds"] > 0
     page = report.write(tmp_path / "one").read_text()
-    assert "accuracy, A" in page and "[0, 1, 2]" in page
+    assert "accuracy, A" in page and "[0, 1, 2]" in page and "as mean ± standard deviation" in page
+    assert "grid.json" in artifacts.read_json(tmp_path / "one" / "manifest.json")["files"]
     (tmp_path / "one" / "tables" / "summary.csv").write_text("better")
     assert len(verify.verify(tmp_path / "one")) == 1
+
+
+def test_there_are_as_many_workers_as_asked_for():
+    for workers in (1, 3):
+        with sweeps._client(4, workers, None) as client:
+            assert len(client.scheduler_info()["workers"]) == workers
 
 
 def test_a_run_that_fails_fails_the_sweep_and_the_others_are_gathered(notebooks, tmp_path, capsys):
@@ -87,11 +103,47 @@ def test_a_run_that_fails_fails_the_sweep_and_the_others_are_gathered(notebooks,
 
 
 def test_a_scheduler_that_is_not_there_is_one_line(notebooks, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(sweeps, "PATIENCE", 0.5)
+    monkeypatch.setattr(sweeps, "PATIENCE", (0.5, 0.5))
     for address in ("tcp://127.0.0.1:9", "nonsense://x"):
         assert command(notebooks, tmp_path / "out", "--seeds", "0", "1", "--scheduler", address) == 2
         said = capsys.readouterr().err
         assert said.startswith(f"error: no Dask scheduler answers at {address} (") and said.count("\n") == 1
+
+
+def test_a_scheduler_without_workers_is_one_line(notebooks, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(sweeps, "PATIENCE", (30, 0.5))
+    with LocalCluster(n_workers=0, dashboard_address=None) as cluster:
+        address = cluster.scheduler_address
+        assert command(notebooks, tmp_path / "out", "--seeds", "0", "1", "--scheduler", address) == 2
+    said = capsys.readouterr().err
+    assert (
+        said.startswith(f"error: the Dask scheduler at {address} has had no worker for 0.5 s") and said.count("\n") == 1
+    )
+
+
+def test_a_run_that_a_lost_worker_still_holds_is_waited_for(monkeypatch):
+    tries = []
+
+    def run(*_, **__):
+        tries.append("")
+        if len(tries) < 3:
+            raise artifacts.FolderInUse("in use")
+
+    monkeypatch.setattr(sweeps, "run", run)
+    monkeypatch.setattr(sweeps, "PAUSE", 0)
+    sweeps._run("small", "out", (), {}, False, None, (None, None))
+    assert len(tries) == 3
+
+
+def test_a_run_whose_scheduler_is_lost_has_failed(monkeypatch):
+    class Future:
+        key, status = "a", "cancelled"
+
+        def exception(self):
+            return None
+
+    monkeypatch.setattr("distributed.as_completed", list)
+    assert sweeps._wait({"seed=0": Future()}) == {"seed=0": "the scheduler was lost"}
 
 
 @pytest.mark.parametrize(
@@ -103,6 +155,11 @@ def test_a_scheduler_that_is_not_there_is_one_line(notebooks, tmp_path, capsys, 
         (["--set", "scale=[1,2]", "sed=3"], "unknown parameter 'sed'; did you mean 'seed'?"),
         (["--set", "scale=[1,big]"], "parameter 'scale' must be a number like 1.0, got 'big'"),
         (["--seeds", "0", "1", "--workers", "0"], "workers must be a positive whole number, got 0"),
+        (
+            ["--seeds", "0", "1", "--workers", "2", "--scheduler", "tcp://x:1"],
+            "--workers are processes of this machine",
+        ),
+        (["--seeds", "0", "1", "--jobs", "2"], "--jobs is of one run's notebooks"),
     ],
 )
 def test_mistakes_are_refused_in_one_line_before_anything_runs(notebooks, tmp_path, capsys, more, said):
@@ -134,7 +191,8 @@ def test_means_are_over_seeds_and_apart_for_what_else_varies(tmp_path):
     for name, point in points.items():
         row = {"quantity": "loss", "value": point["scale"] * (1 + point["seed"]), "paper": None, "n": None}
         artifacts.write_json(tmp_path / "runs" / name / "results" / "00_tiny.json", [row])
-    short = sweeps.summary(sweeps.tidy(tmp_path, points, ["scale", "seed"]))
+        artifacts.write_json(tmp_path / "runs" / name / "results" / "01_of_an_earlier_run.json", [row])
+    short = sweeps.summary(sweeps.tidy(tmp_path, points, ["scale", "seed"], ["00_tiny"]))
     assert list(short["scale"]) == [1, 2] and list(short["mean"]) == [1.5, 3.0]
     assert list(short["standard deviation"]) == pytest.approx([0.5**0.5, 2**0.5])
     assert list(short["mean ± std"]) == ["1.5000 ± 0.7071", "3.0000 ± 1.4142"]
@@ -142,16 +200,36 @@ def test_means_are_over_seeds_and_apart_for_what_else_varies(tmp_path):
 
 def test_results_that_are_not_here_are_named(tmp_path):
     with pytest.raises(FileNotFoundError, match="the workers need to share this folder"):
-        sweeps.tidy(tmp_path, {"seed=0": {"seed": 0}}, ["seed"])
+        sweeps.tidy(tmp_path, {"seed=0": {"seed": 0}}, ["seed"], ["00_tiny"])
+
+
+def test_the_sweeps_manifest_names_in_what_its_runs_differ(tmp_path, capsys):
+    for seed, torch, data in ((0, "2.14.0", "ab"), (1, "2.15.0", "ab"), (2, "2.15.0", "ab")):
+        manifest = artifacts.Manifest(tmp_path / "runs" / f"seed={seed}")
+        entry = {"parameters": {"seed": seed, "scale": 0.7, "out": str(seed)}, "seconds": 1.5, "files": {}}
+        manifest.note("data", {"digits": data})
+        manifest.note_notebook("00_tiny", entry, {"device": "cpu", "versions": {"torch": torch, "numpy": "2"}})
+        if seed == 1:  # of another sweep into the same folder
+            manifest.note_notebook("01_other", entry)
+    sweeps._note(tmp_path, ["seed=0", "seed=1", "seed=2"], ["00_tiny"])
+    said = "2.14.0 in seed=0; 2.15.0 in seed=1, seed=2"
+    assert artifacts.read_json(tmp_path / "manifest.json") == {
+        "environment": {"device": "cpu", "versions": {"torch": "2.14.0 or 2.15.0", "numpy": "2"}},
+        "data": {"digits": "ab"},
+        "differences": {"versions, torch": said},
+        "notebooks": {"00_tiny": {"parameters": {"seed": [0, 1, 2], "scale": 0.7}, "seconds": 4.5}},
+        "files": {},
+    }
+    assert capsys.readouterr().err == f"the runs differ in versions, torch: {said}\n"
 
 
 def test_the_spread_shows_every_run_and_refuses_what_it_cannot_show():
-    rows = [("accuracy, A", 0.5, 0.6), ("accuracy, A", 0.7, 0.6), ("loss", 3.0, np.nan)]
+    rows = [("loss", 3.0, np.nan), ("accuracy, A", 0.5, 0.6), ("accuracy, A", 0.7, 0.6)]
     table = pd.DataFrame(rows, columns=["quantity", "value", "paper"])
     figure = plots.spread(table)
     accuracy, loss = figure.axes
     assert (accuracy.get_xlabel(), loss.get_xlabel()) == ("accuracy", "loss")
-    assert "0.6 ± 0.14" in [text.get_text() for text in accuracy.texts]
+    assert "0.6000 ± 0.1414" in [text.get_text() for text in accuracy.texts]
     dots = [line for line in accuracy.lines if line.get_marker() == "o"]
     assert sorted(dots[0].get_xdata()) == [0.5, 0.7]
     with pytest.raises(ValueError, match="the table lacks paper"):

@@ -16,7 +16,8 @@ from fpnlib.plots.look import COLORS, FAINT, INK, MUTED, checked, new_figure, st
 def spread(table: pd.DataFrame, *, across: Sequence[str] = (), title: str | None = None) -> Figure:
     """Each run's value as a dot, their mean ± standard deviation (n − 1) as a bar, the paper's value as a diamond.
 
-    A panel for each measure, the text of "quantity" before its first comma; a row for what comes after it.
+    A panel for each measure, the text of "quantity" before its first comma, those that the paper has first; a row for what
+    comes after it.
 
     Args:
         table: a row a number of a run, with the columns "quantity" (text), "value" and "paper" (NaN: not reported).
@@ -29,10 +30,9 @@ def spread(table: pd.DataFrame, *, across: Sequence[str] = (), title: str | None
     labels = parts[2].where(parts[2] != "", parts[0])
     for name in across:
         labels = labels + ", " + name + " " + table[name].astype(str)
-    panels = {
-        measure: list(group.groupby("label", sort=False))
-        for measure, group in table.assign(label=labels).groupby(parts[0], sort=False)
-    }
+    measures = list(table.assign(label=labels).groupby(parts[0], sort=False))
+    measures.sort(key=lambda measure: measure[1]["paper"].isna().all())
+    panels = {measure: list(group.groupby("label", sort=False)) for measure, group in measures}
     sizes = [len(rows) + 1.2 for rows in panels.values()]
     fig, axes = new_figure(7.2, 0.27 * sum(sizes) + 0.5, len(panels), 1, height_ratios=sizes)
     for ax, (measure, rows) in zip(axes[:, 0], panels.items()):
@@ -45,7 +45,7 @@ def spread(table: pd.DataFrame, *, across: Sequence[str] = (), title: str | None
             if np.isfinite(paper):
                 ax.plot(paper, place, "D", markerfacecolor="white", markeredgecolor=INK, markersize=6, zorder=4)
             beside = {"xycoords": ax.get_yaxis_transform(), "xytext": (8, 0), "textcoords": "offset points"}
-            ax.annotate(f"{mean:.4g} ± {deviation:.2g}", (1, place), va="center", fontsize=8, color=MUTED, **beside)
+            ax.annotate(f"{mean:.4f} ± {deviation:.4f}", (1, place), va="center", fontsize=8, color=MUTED, **beside)
         ax.set_yticks(range(len(rows)), [label for label, _ in rows])
         ax.set(xlabel=measure, ylim=(len(rows) - 0.4, -0.6))
         ax.tick_params(axis="y", length=0)
