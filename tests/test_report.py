@@ -41,6 +41,26 @@ def folder(tmp_path):
     return tmp_path
 
 
+@pytest.fixture
+def sweep(tmp_path):
+    """A sweep's folder: three runs of a notebook, two widths, with more numbers than a page shows of a table."""
+    paper = [("Table 1, FPN, test accuracy", 0.9677), ("accuracy", 0.5)]
+    rows = [
+        (width, "08_some", *row) for row in [*paper, *((f"other {k}", "") for k in range(60))] for width in (40, 224)
+    ]
+    lines = [f'{width},{notebook},"{name}",{paper},0.9777,0.0012,3' for width, notebook, name, paper in rows]
+    head = "flow_width,notebook,quantity,paper,mean,standard deviation,runs"
+    artifacts.write_text(tmp_path / "tables" / "summary.csv", "\n".join([head, *lines]) + "\n")
+    artifacts.write_bytes(tmp_path / "figures" / "08_some_spread.png", PNG)
+    (tmp_path / "runs" / "seed=0" / "notebooks").mkdir(parents=True)
+    (tmp_path / "runs" / "seed=0" / "notebooks" / "08_some.ipynb").write_text("{}")
+    manifest = Manifest(tmp_path)
+    manifest.note("notebooks", {"08_some": {"parameters": {"seed": [0, 1, 2]}, "seconds": 3}})
+    manifest.note("differences", {"versions, torch": f"2.14 in seed=0; {EVIL} in seed=1"})
+    manifest.note_files()
+    return tmp_path
+
+
 class Page(HTMLParser):
     """Tags with their attributes, and the text between them."""
 
@@ -75,6 +95,30 @@ def test_everything_is_on_the_page(folder):
         "2.15.0",
         "sha256 06b0d1",
     ):
+        assert shown in text, shown
+
+
+def test_a_sweeps_means_stand_beside_the_papers_values_and_come_first(sweep):
+    shown = page(sweep)
+    text = " ".join(shown.text.split())
+    first = text.index("Table 1, FPN, test accuracy, flow_width 40 0.9777 ± 0.0012 0.9677 +0.0100 3 ✓ as good")
+    assert (
+        first < text.index("accuracy, flow_width 224 0.9777 ± 0.0012 0.5000") < text.index("other 59, flow_width 224")
+    )
+    assert "124 numbers" in text and "2.14 in seed=0" in text and "8 of 124 rows" in text
+    assert ("a", {"href": "runs/seed%3D0/notebooks/08_some.ipynb"}) in shown.tags
+    (sweep / "tables" / "summary.csv").write_text("quantity,paper\nx,1\n")
+    with pytest.raises(ValueError, match="summary.csv is damaged .no summary: "):
+        report.write(sweep)
+
+
+def test_what_was_executed_elsewhere_says_where(folder):
+    entry = Manifest(folder).read()["notebooks"]["04_some"]
+    entry |= {"uncommitted changes": True, "inputs": {"outputs/pretrained/x.json": "9f9f"}}
+    entry["environment"] = {"device": "another card", "versions": {"torch": "2.14.0", "numpy": "2"}}
+    Manifest(folder).note("notebooks", {"04_some": entry})
+    text = page(folder).text
+    for shown in ("another card", "2.14.0", "with uncommitted changes", "outputs/pretrained/x.json", "sha256 9f9f"):
         assert shown in text, shown
 
 
@@ -116,7 +160,32 @@ def test_a_link_out_of_the_folder_is_refused(folder, tmp_path_factory):
 def test_what_is_not_as_the_manifest_has_it_is_said(folder):
     (folder / "tables" / "04_some_scores.csv").write_text("model\nanother\n")
     (folder / "tables" / "04_some_long.csv").unlink()
-    assert "Not as the manifest has them: tables/04_some_scores.csv, tables/04_some_long.csv." in page(folder).text
+    artifacts.write_text(folder / "tables" / "stray.csv", "a\n1\n")
+    text = page(folder).text
+    assert "Not as the manifest has them: tables/04_some_scores.csv, tables/04_some_long.csv." in text
+    assert "Not in the manifest: tables/stray.csv." in text
+
+
+@pytest.mark.parametrize("name", ["../../outside/s", "..", ".hidden", "a/b", "//evil.example/x", "/etc"])
+def test_a_notebook_whose_name_leads_elsewhere_is_refused(folder, capsys, name):
+    text = json.loads((folder / "manifest.json").read_text())
+    text["notebooks"] = {name: {"parameters": {}}}
+    (folder / "manifest.json").write_text(json.dumps(text))
+    assert main(["report", str(folder)]) == 2
+    assert f"'{name}' names no notebook" in capsys.readouterr().err and not (folder / "report.html").exists()
+
+
+@pytest.mark.parametrize("name", ["../outside.csv", "//evil.example/x", "/etc/hostname", "figures/../../x"])
+def test_a_file_whose_name_leads_elsewhere_is_refused(folder, capsys, name):
+    Manifest(folder).note("files", {name: "ab"})
+    assert main(["report", str(folder)]) == 2
+    assert f"'{name}' leads out of" in capsys.readouterr().err and not (folder / "report.html").exists()
+
+
+def test_an_address_among_the_files_is_no_link_out(folder):
+    Manifest(folder).note("files", {"javascript:alert(1)": "ab", "https:evil.example": "ab"})
+    links = [attributes["href"] for tag, attributes in page(folder).tags if tag == "a"]
+    assert {"javascript%3Aalert%281%29", "https%3Aevil.example"} <= {*links}
 
 
 @pytest.mark.parametrize(
@@ -135,12 +204,27 @@ def test_green_is_as_good_as_the_paper_or_near(number, standing):
     assert number.standing == standing
 
 
+def write_result(folder, **wrong):
+    artifacts.write_json(folder / "results" / "04_some.json", [{"quantity": "x", "value": 1.0} | wrong])
+
+
+def write_copy(folder, content):
+    write_result(folder)
+    artifacts.write_json(folder / "notebooks" / "04_some.ipynb", content)
+
+
 def test_the_command_writes_the_page_and_names_what_is_missing_or_damaged(folder, tmp_path_factory, capsys):
     assert main(["report", str(folder)]) == 0
     assert capsys.readouterr().out.strip() == str(folder / "report.html")
     for damage, said in (
         (lambda: (folder / "results" / "04_some.json").write_text("[1]"), "no list of results"),
         (lambda: (folder / "results" / "04_some.json").write_text("[{"), "no valid JSON"),
+        (lambda: write_result(folder, value="high"), "'x' must be a number, got 'high'"),
+        (lambda: write_result(folder, paper="high"), "'x' has 'high' where a number belongs"),
+        (lambda: write_result(folder, quantity=1), "1 is no quantity"),
+        (lambda: write_copy(folder, []), "04_some.ipynb is damaged (no notebook)"),
+        (lambda: write_copy(folder, None), "04_some.ipynb is damaged (no notebook)"),
+        (lambda: write_copy(folder, {"cells": [{"cell_type": "markdown"}]}), "04_some.ipynb is damaged (no notebook)"),
         (lambda: (folder / "manifest.json").write_text(json.dumps([1])), "no mapping of sections"),
     ):
         damage()

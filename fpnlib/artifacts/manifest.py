@@ -10,7 +10,7 @@ from pathlib import Path
 from types import NoneType
 from typing import TypeVar
 
-from fpnlib.artifacts.files import PathLike, read_json, sha256, write_json
+from fpnlib.artifacts.files import PathLike, damaged, read_json, sha256, write_json
 from fpnlib.artifacts.locks import alone
 
 T = TypeVar("T")
@@ -41,7 +41,7 @@ class Manifest:
         """All sections; empty where there is no manifest yet. Raises ValueError, in one line, on a damaged file."""
         sections = read_json(self.path) if self.path.is_file() else {}
         if wrong := _wrong(sections):
-            raise ValueError(f"{self.path} is damaged ({wrong}); delete it and run again")
+            raise damaged(self.path, wrong)
         return sections
 
     def note(self, section: str, values: Mapping) -> None:

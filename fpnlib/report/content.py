@@ -4,24 +4,30 @@ from __future__ import annotations
 
 import base64
 import csv
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import nbformat
-
 from fpnlib.artifacts import Manifest, inside, read_json, sha256
+from fpnlib.artifacts.files import damaged
 
 NEAR = 0.02
 """A number is green where it is better than the paper's, or short of it by at most this share of the paper's."""
 WHOLE_TABLE, PART_OF_TABLE = 40, 8
 """Rows of a table that is shown as a whole; rows shown of a longer one."""
 PICTURES = {b"\x89PNG\r\n\x1a\n": "image/png", b"\xff\xd8\xff": "image/jpeg"}
+SUMMARY = "tables/summary.csv"
+"""A sweep's means and standard deviations over its runs."""
 
 
 @dataclass(frozen=True)
 class Number:
-    """One result beside the paper's; ``better``: "higher" or "lower"."""
+    """One result beside the paper's; ``better``: "higher" or "lower". A sweep's has a ``deviation`` over ``runs``.
+
+    Raises:
+        TypeError: text where a number belongs, or the other way round.
+    """
 
     quantity: str
     value: float
@@ -29,6 +35,17 @@ class Number:
     n: int | None = None
     seed: int | None = None
     better: str = "higher"
+    deviation: float | None = None
+    runs: int | None = None
+
+    def __post_init__(self):
+        if not isinstance(self.quantity, str) or self.better not in ("higher", "lower"):
+            raise TypeError(f"{self.quantity!r} is no quantity of which higher or lower is better")
+        if not _is_number(self.value):
+            raise TypeError(f"'{self.quantity}' must be a number, got {self.value!r}")
+        for given in (self.paper, self.n, self.seed, self.deviation, self.runs):
+            if given is not None and not _is_number(given):
+                raise TypeError(f"'{self.quantity}' has {given!r} where a number belongs")
 
     @property
     def difference(self) -> float | None:
@@ -42,6 +59,10 @@ class Number:
             return ""
         short = -self.difference if self.better == "higher" else self.difference
         return "better" if short <= 0 else "near" if short <= NEAR * abs(self.paper) + 1e-12 else "short"
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 @dataclass(frozen=True)
@@ -66,81 +87,112 @@ class Figure:
 
 @dataclass(frozen=True)
 class Section:
-    """What one notebook left; ``notebook`` is its executed copy, ``made`` its entry in the manifest."""
+    """What one notebook left.
+
+    Its executed copies by what to call them, its entry in the manifest, and its numbers with the file that has them.
+    """
 
     id: str
     title: str
     tables: list[Table]
     figures: list[Figure]
-    notebook: str | None = None
+    copies: Mapping[str, str] = field(default_factory=dict)
     made: Mapping[str, object] = field(default_factory=dict)
     numbers: list[Number] = field(default_factory=list)
+    source: str = ""
 
 
 def page(folder: Path) -> dict:
-    """The template's values for the run in ``folder``; raises as :func:`fpnlib.report.write` does."""
+    """The template's values for the run or the sweep in ``folder``; raises as :func:`fpnlib.report.write` does."""
     manifest = Manifest(folder)
     noted = manifest.read()
     if not noted:
         raise FileNotFoundError(f"{manifest.path} is missing; a run's folder has one")
     files = manifest.each(lambda path: path)
-    for name in files:
-        inside(folder, name)
     promised, made = noted.get("files", {}), noted.get("notebooks", {})
-    stems = sorted({*made, *(path.stem for path in (folder / "results").glob("*.json"))})
-    sections = [_section(folder, stem, files, made.get(stem, {})) for stem in stems]
+    there = {name: inside(folder, name) for name in [*files, *promised]}
+    numbers = _means(folder / SUMMARY) if SUMMARY in files else _results(folder)
+    stems = sorted({*made, *numbers})
+    sections = [_section(folder, stem, files, made.get(stem, {}), numbers.get(stem, [])) for stem in stems]
     starts = tuple(f"{kind}/{stem}_" for stem in stems for kind in ("figures", "tables"))
     rest = {name: path for name, path in files.items() if not name.startswith(starts)}
     if any(shown := (_tables(rest, ""), _figures(rest, ""))):
-        sections.insert(0, Section("whole", "The run as a whole", *shown))
-    numbers = [number for section in sections for number in section.numbers]
-    changed = [name for name, path in files.items() if name in promised and sha256(path) != promised[name]]
+        sections.append(Section("whole", "The run as a whole", *shown))
+    compared = [number for section in sections for number in section.numbers if number.paper is not None]
+    missing = [name for name in promised if not there[name].is_file()]
+    changed = [name for name in promised if name not in missing and sha256(there[name]) != promised[name]]
     return {
         "name": folder.resolve().name,
+        "sweep": SUMMARY in files,
         "sections": sections,
-        "numbers": numbers,
-        "compared": [number for number in numbers if number.paper is not None],
+        "numbers": sum(len(section.numbers) for section in sections),
+        "compared": sorted(compared, key=lambda number: not number.quantity.startswith("Table")),
         "near": NEAR,
         "environment": noted.get("environment", {}),
+        "differences": noted.get("differences", {}),
         "data": noted.get("data", {}),
         "seconds": noted.get("seconds", {}),
         "models": {name: path.stat().st_size for name, path in files.items() if name.endswith(".safetensors")},
         "checksums": promised,
-        "wrong": changed + [name for name in promised if name not in files],
+        "wrong": changed + missing,
+        "unlisted": manifest.unlisted(),
     }
 
 
-def _section(folder: Path, stem: str, files: dict[str, Path], made: dict) -> Section:
-    copy, results = folder / "notebooks" / f"{stem}.ipynb", folder / "results" / f"{stem}.json"
+def _section(folder: Path, stem: str, files: dict[str, Path], made: dict, numbers: list[Number]) -> Section:
+    name = f"notebooks/{stem}.ipynb"
+    copy, runs = inside(folder, name), sorted((folder / "runs").glob(f"*/{name}"))
+    copies = {"executed notebook": name} if copy.is_file() else {}
+    copies |= {path.parents[1].name: path.relative_to(folder).as_posix() for path in runs}
     return Section(
         id=stem,
-        title=_title(copy) or stem,
+        title=(_title(copy) if copy.is_file() else None) or stem,
         tables=_tables(files, f"{stem}_"),
         figures=_figures(files, f"{stem}_"),
-        notebook=f"notebooks/{copy.name}" if copy.is_file() else None,
+        copies=copies,
         made=made,
-        numbers=_numbers(results) if results.is_file() else [],
+        numbers=numbers,
+        source=SUMMARY if SUMMARY in files else f"results/{stem}.json",
     )
 
 
 def _title(copy: Path) -> str | None:
     """The first heading of an executed copy; None where there is none."""
-    if not copy.is_file():
-        return None
+    notebook = read_json(copy)
     try:
-        cells = nbformat.read(copy, as_version=4).cells
-    except ValueError:
-        raise ValueError(f"{copy} is damaged; delete it and run again") from None
-    texts = [cell.source for cell in cells if cell.cell_type == "markdown" and cell.source.startswith("# ")]
-    return texts[0].splitlines()[0][2:].strip() if texts else None
+        texts = ["".join(cell["source"]) for cell in notebook["cells"] if cell["cell_type"] == "markdown"]
+    except (TypeError, KeyError):
+        raise damaged(copy, "no notebook") from None
+    return next((text.splitlines()[0][2:].strip() for text in texts if text.startswith("# ")), None)
+
+
+def _results(folder: Path) -> dict[str, list[Number]]:
+    """The numbers of a run, by notebook."""
+    return {path.stem: _numbers(path) for path in sorted((folder / "results").glob("*.json"))}
 
 
 def _numbers(path: Path) -> list[Number]:
     fields = Number.__dataclass_fields__
     try:
         return [Number(**{name: row[name] for name in fields if name in row}) for row in read_json(path)]
-    except TypeError:
-        raise ValueError(f"{path} is damaged (no list of results); delete it and run again") from None
+    except TypeError as error:
+        raise damaged(path, f"no list of results: {error}") from None
+
+
+def _means(path: Path) -> dict[str, list[Number]]:
+    """The means of a sweep, by notebook; what varied beside the seed belongs to a quantity's name."""
+    numbers: dict[str, list[Number]] = {}
+    head, rows = _csv(path)
+    try:
+        for row in (dict(zip(head, cells, strict=True)) for cells in rows):
+            varied = "".join(f", {name} {row[name]}" for name in head[: head.index("notebook")])
+            given = (row[name] for name in ("mean", "paper", "standard deviation"))
+            value, paper, deviation = (float(cell) if cell else None for cell in given)
+            number = Number(row["quantity"] + varied, value, paper, deviation=deviation, runs=int(row["runs"]))
+            numbers.setdefault(row["notebook"], []).append(number)
+    except (KeyError, TypeError, ValueError) as error:
+        raise damaged(path, f"no summary: {error}") from None
+    return numbers
 
 
 def _tables(files: dict[str, Path], start: str) -> list[Table]:
@@ -148,14 +200,20 @@ def _tables(files: dict[str, Path], start: str) -> list[Table]:
     for name, path in files.items():
         if not (name.startswith(f"tables/{start}") and name.endswith(".csv")):
             continue
-        try:
-            head, *rows = csv.reader(path.read_text(encoding="utf-8").splitlines())
-        except (ValueError, csv.Error):
-            raise ValueError(f"{path} is damaged (no table); delete it and run again") from None
+        head, rows = _csv(path)
         shown = rows if len(rows) <= WHOLE_TABLE else rows[:PART_OF_TABLE]
         shown = [[_short(cell) for cell in row] for row in shown]
         tables.append(Table(_caption(path, start), name, head, shown, len(rows)))
     return tables
+
+
+def _csv(path: Path) -> tuple[list[str], list[list[str]]]:
+    """A table's head and rows."""
+    try:
+        head, *rows = csv.reader(path.read_text(encoding="utf-8").splitlines())
+    except (ValueError, csv.Error):
+        raise damaged(path, "no table") from None
+    return head, rows
 
 
 def _figures(files: dict[str, Path], start: str) -> list[Figure]:

@@ -16,7 +16,17 @@ from nbformat import NotebookNode
 from tqdm.auto import tqdm
 
 from fpnlib import checks
-from fpnlib.artifacts import PROJECT, Manifest, claim, digest, environment, make_folder, sha256, sweep_up
+from fpnlib.artifacts import (
+    PROJECT,
+    Manifest,
+    claim,
+    digest,
+    environment,
+    library_digest,
+    make_folder,
+    sha256,
+    sweep_up,
+)
 from fpnlib.runner import copies
 from fpnlib.runner.engine import CellError, Limits, TimeUp, execute
 from fpnlib.runner.kernel import ThisPython, jobs
@@ -193,11 +203,6 @@ def _executed(path: Path) -> NotebookNode | None:
     """The copy that grew at ``path`` until its notebook failed; None where there is none that is whole."""
     with suppress(OSError, ValueError):
         return nbformat.read(path, as_version=4)
-
-
-def library_digest() -> str:
-    """A digest of the library's code."""
-    return digest({path.relative_to(PROJECT).as_posix(): sha256(path) for path in (PROJECT / "fpnlib").rglob("*.py")})
 
 
 def _refuse_strangers(manifest: Manifest) -> None:

@@ -1,0 +1,71 @@
+"""A run's page in a real browser, wide and narrow: nothing sticks out, every picture is there, nothing is asked of a network."""
+
+import io
+import shutil
+
+import pytest
+from nbformat import v4, write
+from PIL import Image
+
+from fpnlib import artifacts, report
+from fpnlib.artifacts import Manifest
+
+webdriver = pytest.importorskip("selenium.webdriver", reason="needs selenium: pip install fpnlib[test]")
+CHROME = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+DRIVER = shutil.which("chromedriver")
+pytestmark = pytest.mark.skipif(not (CHROME and DRIVER), reason="needs a browser: chromium and chromedriver")
+
+SEEN = """
+document.querySelectorAll("details").forEach(details => details.open = true);
+const screen = document.documentElement.clientWidth;
+const outside = e => e.getBoundingClientRect().right > screen + 1 && !e.closest(".scroll, nav");
+return {
+  page: document.documentElement.scrollWidth - screen,
+  outside: [...document.querySelectorAll("body *")].filter(outside).map(e => e.outerHTML.slice(0, 80)),
+  pictures: [...document.images].map(image => image.complete && image.naturalWidth),
+  asked: performance.getEntriesByType("resource").map(entry => entry.name).filter(name => !name.startsWith("data:")),
+};
+"""
+
+
+@pytest.fixture
+def page(tmp_path):
+    """The page of a run with long names, wide tables and large pictures."""
+    for name, size in (("wide", (2400, 300)), ("tall", (300, 2000))):
+        png = io.BytesIO()
+        Image.new("L", size, 128).save(png, "png")
+        artifacts.write_bytes(tmp_path / "figures" / f"04_conditional_generation_{name}.png", png.getvalue())
+    cells = ["a rather long name of a column, " * 2] + [f"{k / 7}" for k in range(30)]
+    row = ",".join(f'"{cell}"' for cell in cells)
+    artifacts.write_text(tmp_path / "tables" / "04_conditional_generation_scores.csv", f"{row}\n" * 5)
+    results = artifacts.Results(tmp_path / "results" / "04_conditional_generation.json")
+    for k in range(20):
+        results.record(f"right class at temperature {k / 10}, ConvVAE + C-MAF, test images", 0.9, paper=0.8, n=10_000)
+    (tmp_path / "notebooks").mkdir()
+    heading = v4.new_markdown_cell("# 04 · Conditional generation: digits on request")
+    write(v4.new_notebook(cells=[heading]), tmp_path / "notebooks" / "04_conditional_generation.ipynb")
+    manifest = Manifest(tmp_path)
+    made = {"parameters": {"temperatures": list(range(60)), "data_dir": "/a/very/long" * 20}, "seconds": 81.3}
+    manifest.note("notebooks", {"04_conditional_generation": made})
+    manifest.note("environment", {"device": "cpu", "processor": "of a long name " * 5, "cores": 2})
+    manifest.note_files()
+    artifacts.write_text(tmp_path / "tables" / f"{'not_in_the_manifest' * 6}.csv", "a\n1\n")
+    return report.write(tmp_path)
+
+
+@pytest.mark.parametrize("width", [1280, 380])
+def test_a_runs_page_fits_the_screen_and_needs_no_network(page, width):
+    options = webdriver.ChromeOptions()
+    options.binary_location = CHROME
+    for argument in ("headless=new", "no-sandbox", "disable-gpu", "disable-dev-shm-usage"):
+        options.add_argument(f"--{argument}")
+    browser = webdriver.Chrome(options=options, service=webdriver.ChromeService(DRIVER))
+    try:
+        screen = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 500}
+        browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", screen)
+        browser.get(page.as_uri())
+        seen = browser.execute_script(SEEN)
+    finally:
+        browser.quit()
+    assert sorted(seen.pop("pictures")) == [300, 2400]
+    assert seen == {"page": 0, "outside": [], "asked": []}
