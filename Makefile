@@ -26,7 +26,7 @@ verify: $(VENV)/.runtime  ## the runs' files against their manifests, and some n
 	$(PY) -m fpnlib verify $(ARGS)
 
 test: $(VENV)/.test  ## the tests
-	$(PY) -m ruff check fpnlib tests
+	$(PY) -m ruff check fpnlib tests benchmarks
 	$(PY) -m pytest $(ARGS)
 
 test-faults: $(VENV)/.test  ## runs killed at thirty random moments, full disks, damaged files
@@ -35,14 +35,19 @@ test-faults: $(VENV)/.test  ## runs killed at thirty random moments, full disks,
 lab: $(VENV)/.runtime  ## JupyterLab on the notebooks
 	$(PY) -m jupyter lab $(ARGS) notebooks
 
-test-browser: $(VENV)/.test  ## the sliders in a real browser (chromium and chromedriver)
-	$(PY) -m pytest tests/test_browser.py $(ARGS)
+test-browser: $(VENV)/.test  ## the sliders and the report's pages in a real browser
+	@command -v chromedriver >/dev/null || { echo "chromedriver is missing" >&2; exit 1; }
+	@{ command -v chromium || command -v chromium-browser || command -v google-chrome; } >/dev/null || \
+		{ echo "chromium is missing" >&2; exit 1; }
+	$(PY) -m pytest tests/test_browser*.py $(ARGS)
 
 app: $(VENV)/.runtime  ## the sliders as a page of their own
 	$(PY) -m voila notebooks/app/sliders.ipynb $(ARGS)
 
-bench: $(VENV)/.bench  ## the flows beside nflows and zuko
+bench: $(VENV)/.bench  ## the flows beside nflows and zuko; decoding a cloud, editing a face
 	$(PY) benchmarks/flows.py $(ARGS)
+	$(PY) benchmarks/decoding.py
+	$(PY) benchmarks/edit_latency.py
 
 clean:  ## remove the environment, caches and the demo's outputs
 	rm -rf $(VENV) outputs/demo .pytest_cache .ruff_cache *.egg-info
