@@ -19,6 +19,7 @@ from matplotlib.figure import Figure
 COLORS = sns.color_palette("colorblind")
 INK, MUTED, FAINT = "0.15", "0.45", "0.88"
 MARKERS = "osD^vPX"
+EDGE = 0.05  # inches of paper around a figure
 HALO = [effects.withStroke(linewidth=2.5, foreground="white")]
 
 
@@ -62,6 +63,8 @@ def new_figure(
     fig, axes = plt.subplots(
         rows, columns, figsize=(width, height), layout="constrained", squeeze=False, **ratios, **shared
     )
+    x, y = EDGE / width, EDGE / height
+    fig.get_layout_engine().set(rect=(x, y, 1 - 2 * x, 1 - 2 * y))
     plt.close(fig)
     return fig, axes
 
