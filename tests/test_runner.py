@@ -403,7 +403,12 @@ def test_files_belong_to_the_notebook_that_wrote_or_read_them(tmp_path, monkeypa
         assert uses.files("first") == {"models/shared.json", "models/shared.safetensors", "figures/untold.png"}
         assert uses.files("second") == uses.files("first")
         assert (uses.data("first"), uses.data("second")) == ({}, {"digits": "12ab"})
+        checkpoint = tmp_path.parent / "checkpoint.pt"
+        checkpoint.write_text("weights")
+        settings = [str(checkpoint), "", "no file", "x" * 5000, 3, "README.md"]
         assert uses.inputs("second") == {str(elsewhere): sha256(elsewhere)}
+        named = {str(path): sha256(path) for path in (elsewhere, checkpoint)}
+        assert uses.inputs("second", settings) == named | {"README.md": sha256(PROJECT / "README.md")}
         late = uses.begin("late")
         assert uses.files("late") == set()
     monkeypatch.delenv("FPN_USES")

@@ -183,7 +183,7 @@ class _Session:
         seconds = round(perf_counter() - started, 1)
         copies.save(copies.with_text_of(source, executed), final)
         made_with = {name: self.here[name] for name in ("commit", "uncommitted changes")} | {"library": self.library}
-        read = {"data": self.uses.data(path.stem), "inputs": self.uses.inputs(path.stem)}
+        read = {"data": self.uses.data(path.stem), "inputs": self.uses.inputs(path.stem, settings.values())}
         files = self.manifest.files([copy, *sorted(self.uses.files(path.stem))])
         entry = {"key": key} | made_with | {"parameters": settings, "seconds": seconds} | read | {"files": files}
         self.manifest.note_notebook(path.stem, entry, self.here)

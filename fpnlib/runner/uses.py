@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import os
+from collections.abc import Iterable, Mapping
 from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -71,10 +72,15 @@ class Uses:
         changed = {name for name, stamp in now.items() if before.get(name) != stamp}
         return (own | (changed - set().union(*told.values()))) & now.keys()
 
-    def inputs(self, notebook: str) -> dict[str, str]:
-        """sha256 of the files outside the run's folder that the notebook has used, by path; relative inside the project."""
+    def inputs(self, notebook: str, settings: Iterable[object] = ()) -> dict[str, str]:
+        """sha256 of the files outside the run's folder that the notebook has used, or that one of its settings names.
+
+        By path, relative inside the project.
+        """
         root = self._manifest.folder.resolve()
-        paths = sorted(path for path in self._told(notebook) if path.is_file() and not path.is_relative_to(root))
+        named = {PROJECT / value for value in settings if isinstance(value, str) and os.path.isfile(PROJECT / value)}
+        told = {path for path in self._told(notebook) if path.is_file() and not path.is_relative_to(root)}
+        paths = sorted(named | told)
         near = [path.relative_to(PROJECT) if path.is_relative_to(PROJECT) else path for path in paths]
         return {str(path): sha256(PROJECT / path) for path in near}
 
