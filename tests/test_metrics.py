@@ -6,7 +6,7 @@ from torch.testing import assert_close
 
 from fpnlib import data
 from fpnlib.metrics.baselines import class_gaussians, class_mixtures
-from fpnlib.metrics.images import confusion, diversity, frechet_distance, right_class_rate
+from fpnlib.metrics.images import confusion, diversity, features, frechet_distance, right_class_rate
 from fpnlib.metrics.judge import Judge, distorted
 from fpnlib.training import fit
 
@@ -83,23 +83,25 @@ def test_frechet_distance_is_the_closed_form_between_gaussians():
     noise -= noise.mean(0)
     noise = noise @ torch.linalg.inv(torch.linalg.cholesky(noise.T.cov())).T  # mean 0 and covariance 1, exactly
     mean, std = torch.tensor([0.1, -0.2, 0.3, 0.0]), torch.tensor([0.5, 2.0, 1.0, 1.5])
-    distance = frechet_distance(PixelJudge(), picture(noise.float()), picture((noise * std + mean).float()))
+    pictures = picture(noise.float()), picture((noise * std + mean).float())
+    distance = frechet_distance(*(features(PixelJudge(), x) for x in pictures))
     assert distance == pytest.approx(float(mean.square().sum() + (std - 1).square().sum()), abs=1e-4)
 
 
 def test_frechet_distance_is_zero_between_identical_sets_and_grows_with_damage(trained):
     judge, test = trained
-    distances = [frechet_distance(judge, test.x, (test.x * (1 - share)).contiguous()) for share in (0.0, 0.2, 0.4)]
+    real, *damaged = (features(judge, test.x * (1 - share)) for share in (0.0, 0.0, 0.2, 0.4))
+    distances = [frechet_distance(real, fake) for fake in damaged]
     assert distances[0] == pytest.approx(0, abs=1e-3)
     assert distances[0] < distances[1] < distances[2]
 
 
 def test_diversity_is_the_mean_distance_within_classes(labelled):
     x, y = labelled
-    assert diversity(PixelJudge(), x, y) == 0
+    assert diversity(features(PixelJudge(), x), y) == 0
     x = x.clone()
     x[0::5, 0, 0, :4] += torch.tensor([0.0, 0.0, 0.3, 0.4])  # one of five in each class stands 0.5 aside
-    assert diversity(PixelJudge(), x, y) == pytest.approx(0.5 * 4 / 10)
+    assert diversity(features(PixelJudge(), x), y) == pytest.approx(0.5 * 4 / 10)
 
 
 @pytest.mark.parametrize(
@@ -109,9 +111,11 @@ def test_diversity_is_the_mean_distance_within_classes(labelled):
         (lambda x, y: right_class_rate(Judge(), x[:0], y[:0]), "no images"),
         (lambda x, y: right_class_rate(Judge(), x * 255, y), r"\[0, 1\]"),
         (lambda x, y: confusion(Judge(), x[..., :20], y), r"\(n, 1, 28, 28\)"),
-        (lambda x, y: frechet_distance(Judge(), x, x * torch.nan), "NaN"),
-        (lambda x, y: frechet_distance(Judge(), x, x[:1]), "two fake images or more, got 1"),
-        (lambda x, y: diversity(Judge(4), x, y % 3), "got 0 of class 3"),
+        (lambda x, y: features(Judge(), x * torch.nan), "NaN"),
+        (lambda x, y: frechet_distance(x[:, 0, 0], x[:1, 0, 0]), "two fake images or more, got 1"),
+        (lambda x, y: frechet_distance(x[:, 0, 0], x[:, 0, 0, :4]), r"fake must have shape \(n, 28\), got \(20, 4\)"),
+        (lambda x, y: diversity(x[:, 0, 0], 2 * y), "got 0 of class 1"),
+        (lambda x, y: diversity(x[:, 0, 0], y[1:]), "same length"),
         (lambda x, y: Judge(0), "num_classes"),
     ],
 )

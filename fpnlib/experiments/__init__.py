@@ -3,6 +3,7 @@
 from fpnlib.experiments.digits import (
     FLOW_NAMES,
     Latents,
+    accuracy,
     base_model,
     baseline,
     encode,
@@ -11,8 +12,8 @@ from fpnlib.experiments.digits import (
     judge,
     latents,
     plugin_name,
-    score_generator,
     score_plugin,
+    scorer,
 )
 from fpnlib.experiments.explore import pretrained_digits, pretrained_faces, pretrained_shapes
 from fpnlib.experiments.faces import (
@@ -39,6 +40,7 @@ __all__ = [
     "FLOW_NAMES",
     "Latents",
     "Run",
+    "accuracy",
     "at_equal_cost",
     "attribute_judge",
     "attribute_plugin",
@@ -63,8 +65,8 @@ __all__ = [
     "pretrained_faces",
     "pretrained_shapes",
     "sampled_scores",
-    "score_generator",
     "score_plugin",
+    "scorer",
     "side_by_side",
     "strips",
     "summary",

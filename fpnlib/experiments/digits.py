@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
+import pandas as pd
 import torch
 from torch import Tensor, nn
 
@@ -15,7 +16,7 @@ from fpnlib.classifiers import BASELINES, Scores
 from fpnlib.data import Split
 from fpnlib.experiments.run import Run
 from fpnlib.metrics.baselines import class_gaussians, class_mixtures
-from fpnlib.metrics.images import diversity, frechet_distance, right_class_rate
+from fpnlib.metrics.images import diversity, features, frechet_distance, right_class_rate
 from fpnlib.metrics.judge import Judge, distorted
 from fpnlib.plugin import FlowPlugin
 from fpnlib.training import History, fit
@@ -29,6 +30,14 @@ BASE_TRAINING = {
 EPOCHS_OF = {"ConvVAE": "base_epochs", "ConvAE": "ae_epochs"}  # the settings that say how long
 FLOW_TRAINING = {"batch_size": 512, "learning_rate": 2e-3, "clip_norm": 5.0}
 JUDGE_TRAINING = {"batch_size": 256, "learning_rate": 4e-3, "weight_decay": 1e-2}
+PAPER = {  # Table 1: accuracy on train and test, one draw from each posterior
+    "logistic_regression": (0.8746, 0.8833),
+    "linear_svm": (0.9090, 0.9164),
+    "rbf_svm": (1.0, 0.9603),
+    "automl": (1.0, 0.9608),
+    "maf": (0.9771, 0.9677),
+    "realnvp": (0.9740, 0.9616),
+}
 
 
 @dataclass(frozen=True)
@@ -44,6 +53,14 @@ class Latents:
     y: Tensor
 
 
+class Accuracies(NamedTuple):
+    """Shares of right answers, in [0, 1]; ``validation`` is None where it was learned from."""
+
+    train: float
+    test: float
+    validation: float | None
+
+
 def base_model(run: Run, name: str) -> nn.Module:
     """The base model ``name`` ("ConvVAE" or "ConvAE"), trained on train and chosen on validation (section 5.1.1)."""
     return _base_model(run, name)[0]
@@ -51,10 +68,12 @@ def base_model(run: Run, name: str) -> nn.Module:
 
 def latents(run: Run, base: nn.Module) -> dict[str, Latents]:
     """Train, validation and test as the base model sees them: posterior means, deviations and one draw for each image."""
-    return {
-        split: encode(base, getattr(run.data, split), run.seed + offset)
-        for offset, split in enumerate(("train", "validation", "test"))
-    }
+    seeds = {"train": run.seed, "validation": run.seed + 1, "test": run.seed + 2}
+
+    def encoded() -> dict[str, Latents]:
+        return {split: encode(base, getattr(run.data, split), seed) for split, seed in seeds.items()}
+
+    return run.once(("latents", base), encoded)
 
 
 @torch.no_grad()
@@ -158,25 +177,80 @@ def generators(run: Run, base: str, components: int = 5) -> dict[str, Callable[[
     return {name: decoded(sample) for name, sample in ways.items()}
 
 
-def score_generator(run: Run, reader: Judge, x: Tensor, y: Tensor) -> dict[str, float]:
-    """Right class, Fréchet distance to the test images, and diversity (a share of the test images') of images x for labels y."""
+def scorer(run: Run, reader: Judge) -> Callable[[Tensor, Tensor], dict[str, float]]:
+    """How images x (n, 1, 28, 28) for labels y (n,) do, beside the test images: a function of both.
+
+    It gives "right class", "Fréchet distance" to the test images, "diversity" as a share of theirs, and "n".
+    """
     test = run.data.test
-    return {
-        "right class": right_class_rate(reader, x, y),
-        "Fréchet distance": frechet_distance(reader, test.x, x),
-        "diversity": diversity(reader, x, y) / diversity(reader, test.x, test.y),
-        "n": len(x),
-    }
+    real = features(reader, test.x)
+    of_test = diversity(real, test.y)
+
+    def score(x: Tensor, y: Tensor) -> dict[str, float]:
+        seen = features(reader, x)
+        right, distance = right_class_rate(reader, x, y), frechet_distance(real, seen)
+        return {
+            "right class": right,
+            "Fréchet distance": distance,
+            "diversity": diversity(seen, y) / of_test,
+            "n": len(x),
+        }
+
+    return score
 
 
-def score_plugin(
-    plugin: FlowPlugin, sets: dict[str, Latents], features: str, prior: str = "flat"
-) -> tuple[float, float]:
-    """Train and test accuracy of classifying by Bayes' rule (eq. 17) on ``features``: "draw" or "mean" of the posteriors."""
-    return tuple(
-        float((plugin.predict(getattr(sets[split], features), prior) == sets[split].y).float().mean())
-        for split in ("train", "test")
-    )
+def accuracy(plugin: FlowPlugin, z: Latents, features: str, prior: str = "flat") -> float:
+    """Share of right answers of Bayes' rule (eq. 17) on ``features``: "draw" or "mean" of the posteriors."""
+    return (plugin.predict(getattr(z, features), prior) == z.y).double().mean().item()
+
+
+def score_plugin(plugin: FlowPlugin, sets: dict[str, Latents], features: str, prior: str = "flat") -> Accuracies:
+    """:func:`accuracy` on all three splits; validation chose the plugin's epoch."""
+    return Accuracies(*(accuracy(plugin, sets[split], features, prior) for split in Accuracies._fields))
+
+
+def table_1(run: Run, baselines: dict[str, dict], on_means: Sequence[str] = ("rbf_svm",)) -> pd.DataFrame:
+    """Table 1: classifying by Bayes' rule, flat prior, beside supervised classifiers of the same latents (section 5.2.1).
+
+    Args:
+        baselines: names of ``classifiers.BASELINES`` with the settings of each.
+        on_means: those to be fitted to the posteriors' means as well as to one draw from each.
+
+    Returns:
+        A line for each baseline and each flow. Columns: ``model``, ``learned from`` (how many images), ``paper, train``
+        and ``paper, test``, then ``draws, train``, ``draws, validation``, ``draws, test`` and the same of ``means`` (NaN:
+        not computed, or learned from: the baselines learn from train and validation), ``seconds`` of training on draws, and
+        ``chosen``: what the search settled on, the budget that ended AutoML's, a flow's epoch.
+    """
+    sets, rows = latents(run, base_model(run, "ConvVAE")), []
+    train, held_out = (len(sets[split].y) for split in ("train", "validation"))
+    for name, settings in baselines.items():
+        kinds = ("draw", "mean") if name in on_means else ("draw",)
+        scores = {kind: baseline(run, name, "ConvVAE", kind, **settings) for kind in kinds}
+        ours = {kind: Accuracies(found.train_accuracy, found.test_accuracy, None) for kind, found in scores.items()}
+        first = scores["draw"]
+        rows.append([first.name, train + held_out, *_cells(name, ours), first.seconds, _chosen(first.settings)])
+    for flow, name in FLOW_NAMES.items():
+        plugin = flow_plugin(run, "ConvVAE", flow)
+        ours = {kind: score_plugin(plugin, sets, kind) for kind in ("draw", "mean")}
+        chosen = f"epoch {plugin.history_.best_epoch} of {len(plugin.history_.epochs)}"
+        rows.append([f"FPN ({name})", train, *_cells(flow, ours), run.seconds(plugin_name("ConvVAE", flow)), chosen])
+    parts = [f"{kind}s, {split}" for kind in ("draw", "mean") for split in ("train", "validation", "test")]
+    columns = ["model", "learned from", "paper, train", "paper, test", *parts, "seconds", "chosen"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def _cells(name: str, ours: dict[str, Accuracies]) -> list[float | None]:
+    """The paper's accuracies and ours, in the order of Table 1's columns."""
+    of = (ours.get(kind) for kind in ("draw", "mean"))
+    return [*PAPER[name], *(getattr(a, split, None) for a in of for split in ("train", "validation", "test"))]
+
+
+def _chosen(settings: dict) -> str:
+    """What a baseline's search settled on, and what ended it."""
+    if "C" in settings:
+        return f"C = {settings['C']:g}"
+    return f"{settings['learner']}; {settings['trials']} trials, ended by its {settings['bound']}"
 
 
 def baseline(run: Run, name: str, base: str, features: str, **settings: Any) -> Scores:
@@ -194,11 +268,13 @@ def kept_baseline(
     """:func:`baseline` on the given latents of a base model, known by its name and its key."""
     path = run.folder / "models" / f"{base}_{name}_{features}.json"
     key = artifacts.digest({"base": base_key, "baseline": name, "features": features, "seed": run.seed} | settings)
-    if path.exists() and (kept := artifacts.read_json(path))["key"] == key:
-        return Scores(**kept["scores"])
+    if kept := artifacts.read_kept(path, key, scores=dict):
+        return artifacts.rebuilt(path, Scores, kept["scores"])
+    if name not in BASELINES:
+        raise checks.unknown("baseline", name, BASELINES)
     z, y = (torch.cat([getattr(sets[split], kind) for split in ("train", "validation")]) for kind in (features, "y"))
     scores = BASELINES[name](z, y, getattr(sets["test"], features), sets["test"].y, seed=run.seed, **settings)
-    artifacts.write_json(path, {"key": key, "scores": asdict(scores)})
+    artifacts.write_kept(path, key, scores=asdict(scores))
     return scores
 
 

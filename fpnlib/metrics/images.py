@@ -27,36 +27,42 @@ def confusion(judge: Judge, x: Tensor, y: Tensor) -> Tensor:
     return torch.bincount(y.cpu() * k + _predict(judge, x, y), minlength=k**2).reshape(k, k)
 
 
-def frechet_distance(judge: Judge, real: Tensor, fake: Tensor) -> float:
-    """Fréchet distance between Gaussians fitted to the judge's features of two sets of images (n, 1, 28, 28).
+def features(judge: Judge, x: Tensor) -> Tensor:
+    """What the judge's last layer sees of images (n, 1, 28, 28): (n, F), on the CPU. Raises as :meth:`Judge.features`."""
+    return _in_batches(judge, judge.features, x)
+
+
+def frechet_distance(real: Tensor, fake: Tensor) -> float:
+    """Fréchet distance between Gaussians fitted to the :func:`features` (n, F) and (m, F) of two sets of images.
 
     As FID (Heusel et al. 2017, arXiv:1706.08500), with the judge in the place of Inception, which never saw digits:
     comparable only between sets of one size that the same judge scored.
 
     Raises:
-        ValueError: fewer than two images in a set, or what :meth:`Judge.features` refuses.
+        ValueError: fewer than two images in a set, or features of other widths, or with NaN.
     """
+    fake = checks.latents(fake, checks.latents(real, name="real").shape[1], "fake")
     identity = nn.Identity()  # the metric gets features, so an identity stands where it expects a network
-    identity.num_features = judge.num_features
+    identity.num_features = real.shape[1]
     distance = FrechetInceptionDistance(feature=identity)
-    for name, images in (("real", real), ("fake", fake)):
-        if len(images) < 2:
-            raise ValueError(f"a Fréchet distance needs two {name} images or more, got {len(images)}")
-        distance.update(_in_batches(judge, judge.features, images).double(), real=name == "real")
+    for name, seen in (("real", real), ("fake", fake)):
+        if len(seen) < 2:
+            raise ValueError(f"a Fréchet distance needs two {name} images or more, got {len(seen)}")
+        distance.update(seen.double(), real=name == "real")
     return max(distance.compute().item(), 0.0)  # rounding goes below zero
 
 
-def diversity(judge: Judge, x: Tensor, y: Tensor) -> float:
-    """Mean distance in the judge's features between two images of one class, averaged over the classes.
+def diversity(features: Tensor, y: Tensor) -> float:
+    """Mean distance between the :func:`features` (n, F) of two images of one class, averaged over the classes ``y`` (n,).
 
     Zero if a class always looks the same.
 
     Raises:
-        ValueError: a class with fewer than two images, or what :func:`right_class_rate` refuses.
+        ValueError: lengths that differ, no images, or a class below the largest with fewer than two of them.
     """
-    _check(x, y)
-    features, y = _in_batches(judge, judge.features, x), y.cpu()
-    counts = y.bincount(minlength=judge.config["num_classes"]).tolist()
+    _check(features, y)
+    y = y.cpu()
+    counts = y.bincount().tolist()
     for k, count in enumerate(counts):
         if count < 2:
             raise ValueError(f"diversity needs two images or more of each class, got {count} of class {k}")
