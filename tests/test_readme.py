@@ -1,0 +1,205 @@
+"""README's code runs as it stands, and its tables are what the runs in outputs/ recorded, digit by digit."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from fpnlib.experiments.digits import PAPER
+from fpnlib.experiments.point_clouds import PAPER as PAPER_2
+
+ROOT = Path(__file__).resolve().parents[1]
+README = (ROOT / "README.md").read_text()
+FLOWS = {"maf": "C-MAF", "realnvp": "C-RNVP"}
+BASELINES = {
+    "logistic_regression": "logistic regression",
+    "linear_svm": "linear SVM",
+    "rbf_svm": "RBF SVM",
+    "automl": "AutoML",
+}
+
+
+class Results:
+    """What a run's notebook recorded, by quantity."""
+
+    def __init__(self, run: str, notebook: str):
+        self.path = ROOT / "outputs" / run / "results" / f"{notebook}.json"
+        if not self.path.is_file():
+            pytest.skip(f"needs {self.path.relative_to(ROOT)}")
+        self.records = {record["quantity"]: record for record in json.loads(self.path.read_text())}
+
+    def of(self, quantity: str, field: str) -> float | str:
+        if field not in (record := self.records.get(quantity, {})):
+            pytest.fail(
+                f"{self.path.relative_to(ROOT)} is older than its notebook: no {field} of '{quantity}'", pytrace=False
+            )
+        return record[field]
+
+    def __call__(self, quantity: str, digits: int = 4, bold: bool = False) -> str:
+        text = f"{self.of(quantity, 'value'):.{digits}f}"
+        return f"**{text}**" if bold else text
+
+
+def table_1() -> list[list[str]]:
+    results, rows = Results("paper", "08_classification"), []
+    for key, name in (BASELINES | {key: f"FPN ({name})" for key, name in FLOWS.items()}).items():
+        means = results(f"Table 1, {name}, means, test accuracy") if key in ("rbf_svm", *FLOWS) else "–"
+        ours = f"Table 1, {name}, draws, test accuracy"
+        chosen = f" ({results.of(ours, 'chosen')})" if key == "automl" else ""
+        rows.append([name + chosen, f"{PAPER[key][1]:.4f}", results(ours, bold=True), means])
+    return rows
+
+
+def variants() -> list[list[str]]:
+    results, rows = Results("paper", "08_classification"), []
+    width = json.loads((ROOT / "outputs/paper/manifest.json").read_text())["notebooks"]["08_classification"]
+    chosen, authors = (width["parameters"][name] for name in ("flow_width", "authors_width"))
+    for name in FLOWS.values():
+        row = [name]
+        for draws, wide in (("fresh", chosen), ("fixed", chosen), ("fresh", authors), ("fixed", authors)):
+            variant = f"ConvVAE + {name}, {draws} draws, width {wide}, flat prior"
+            row.append(" / ".join(results(f"test accuracy on {kind}, {variant}") for kind in ("draws", "means")))
+        rows.append(row)
+    return rows
+
+
+def on_request() -> list[list[str]]:
+    results, rows = Results("paper", "04_conditional_generation"), []
+    fitted = ["class Gaussians", "class mixtures", *FLOWS.values(), "test images"]
+    ways = [("ConvVAE", way) for way in ["unconditional", *fitted, "test images, one draw"]]
+    for base, way in [*ways, *(("ConvAE", way) for way in fitted), ("–", "test images themselves")]:
+        of = f"{base}, {way}"
+        cooler = f"right class at temperature 0.9, {base} + {way}"
+        rows.append([
+            way if base == "–" else of,
+            results(f"right class, {of}", 3),
+            results(cooler, 3) if way in FLOWS.values() else "–",
+            results(f"Fréchet distance, {of}", 2),
+            results(f"diversity, {of}", 2),
+        ])  # fmt: skip
+    return rows
+
+
+def table_2() -> list[list[str]]:
+    results, rows = Results("paper", "08_classification"), []
+    for key, name in BASELINES.items():
+        rows.append([name, "–", f"{PAPER_2[key][1]:.4f}", f"Table 2, {name}"])
+    for key, name in FLOWS.items():
+        for prior in ("flat", "train"):
+            paper = f"{PAPER_2[key][1]:.4f}" if key in PAPER_2 else "–"
+            rows.append([f"FPN ({name})", prior, paper, f"Table 2, FPN ({name}), {prior} prior"])
+    ours = ("{}, test accuracy", "{}, test, macro accuracy")
+    return [[*row, results(ours[0].format(of), bold=True), results(ours[1].format(of))] for *row, of in rows]
+
+
+def shapes() -> list[list[str]]:
+    runs, rows = [Results(run, "06_point_clouds") for run in ("drawn_shapes", "paper")], []
+    for way in ("training shapes", "reconstructions of test", "category Gaussians", *FLOWS.values()):
+        scores = [f"{score}, {way}" for score in ("right class", "coverage", "1-nna")]
+        rows.append([way, *(results(score, 3) for results in runs for score in scores)])
+    return rows
+
+
+def faces() -> list[list[str]]:
+    runs, rows = [Results(run, "07_attribute_editing") for run in ("drawn_faces", "paper")], []
+    for editor in ("C-MAF (ours)", "MSP's own", "difference of means"):
+        scores = [f"{score}, {editor}" for score in ("achieved", "others", "achieved at equal 'others'")]
+        rows.append([editor, *(results(score, 3) for results in runs for score in scores)])
+    return rows
+
+
+TABLES = {
+    "| model | paper, test |": table_1,
+    "| flow | fresh draws": variants,
+    "| latents from |": on_request,
+    "| model | prior | paper (ShapeNet)": table_2,
+    "| shapes | drawn": shapes,
+    "| editor | drawn": faces,
+}
+
+
+def table(header: str) -> list[str]:
+    """The rows of README's table whose head begins so."""
+    lines = README.splitlines()
+    (start,) = (i for i, line in enumerate(lines) if line.startswith(header))
+    rows = lines[start + 2 :]
+    return rows[: next(i for i, line in enumerate(rows) if not line.startswith("|"))]
+
+
+@pytest.mark.parametrize("header", TABLES)
+def test_a_table_is_what_the_runs_recorded(header):
+    expected = ["| " + " | ".join(row) + " |" for row in TABLES[header]()]
+    if table(header) != expected:
+        pytest.fail("README's table should have these rows:\n\n" + "\n".join(expected) + "\n", pytrace=False)
+
+
+@pytest.mark.parametrize(
+    "said, run, notebook, quantity",
+    [
+        (r"on test shapes: ([\d.]+) and", "drawn_shapes", "06_point_clouds", "judge, test accuracy"),
+        (r"on test shapes: [\d.]+ and ([\d.]+)\.", "paper", "06_point_clouds", "judge, test accuracy"),
+        (
+            r"\(([\d.]+) right on test faces\)",
+            "paper",
+            "07_attribute_editing",
+            "judge, test accuracy, mean over attributes",
+        ),
+    ],
+)
+def test_a_number_in_the_text_is_what_the_runs_recorded(said, run, notebook, quantity):
+    assert re.findall(said, " ".join(README.split())) == [Results(run, notebook)(quantity, 3)]
+
+
+def test_every_table_is_whole():
+    """No line that a blank one has cut off from its table's head."""
+    lines = README.splitlines()
+    for before, line, after in zip(["", *lines], lines, [*lines[1:], ""]):
+        if line.startswith("|") and not before.startswith("|"):
+            assert re.fullmatch(r"\|(-+\|)+", after), line
+
+
+class Model(nn.Module):
+    """An ordinary autoencoder of the reader's, in train mode, with all that training could move."""
+
+    latent_dim = 3
+
+    def __init__(self):
+        super().__init__()
+        self.encoder = nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8), nn.Tanh(), nn.Dropout(0.1), nn.Linear(8, 3))
+        self.decoder = nn.Sequential(nn.Linear(3, 8), nn.BatchNorm1d(8), nn.Tanh(), nn.Linear(8, 6))
+
+    def encode(self, x):
+        return self.encoder(x)
+
+    def decode(self, z):
+        return self.decoder(z)
+
+
+def blocks() -> list[str]:
+    return re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+
+
+@pytest.mark.parametrize("labels", [["cat", "dog"] * 40, [0, 1] * 40], ids=["names", "indices"])
+def test_the_lines_that_plug_in_a_model_of_ones_own(labels):
+    (code,) = (block for block in blocks() if "FlowPluginNetwork(" in block)
+    torch.manual_seed(0)
+    model = Model()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    given = {"model": model, "x": torch.randn(80, 6), "y": labels}
+    lines = code.rstrip().splitlines()
+    exec("\n".join([*lines[:-1], f"shown = {lines[-1].split('  #')[0]}"]), given)
+    made, predicted, edited = given["shown"]
+    assert made.shape == (16, 6) and predicted.shape == (80,) and edited.shape == (80, 6)
+    assert all(parameter.grad is None for parameter in model.parameters())
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+def test_the_lines_that_train_a_model_on_data_of_ones_own():
+    (code,) = (block for block in blocks() if "ConvVAE(" in block)
+    torch.manual_seed(0)
+    exec(code, given := {"x": torch.rand(40, 1, 28, 28), "x_validation": torch.rand(10, 1, 28, 28)})
+    assert given["mean"].shape == given["std"].shape == (40, 40)
+    assert len(given["model"].state_dict()) and not given["model"].training
