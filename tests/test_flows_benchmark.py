@@ -1,4 +1,4 @@
-"""The benchmark's command line: a row measured and written, a number that is no row refused."""
+"""The benchmark's command line: a row measured and written, a number that is no row refused; and the goals, in what is kept."""
 
 import importlib.util
 import sys
@@ -6,6 +6,22 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+
+KEPT = Path(__file__).resolve().parents[1] / "outputs" / "benchmarks"
+
+
+def test_every_row_that_is_kept_reaches_its_goals():
+    table = pd.read_csv(KEPT / "flows.csv")
+    assert len(table) == 10 and table.filter(like="goal").notna().to_numpy().sum() > 20
+    for what, sign in (("nflows", -1), ("zuko", -1), ("limit", 1)):
+        missed = sign * table[f"over {what}"] > sign * table[f"goal {what}"]
+        assert not missed.any(), table.loc[missed, ["workload", f"over {what}", f"goal {what}"]].to_string()
+
+
+def test_no_row_that_is_kept_is_slower_on_two_threads_than_on_one():
+    table = pd.read_csv(KEPT / "threads.csv")
+    slower = table["one over two"] < 0.95  # timings of the same work differ by as much
+    assert not slower.any(), table[slower].to_string()
 
 
 @pytest.fixture(scope="module")

@@ -1,8 +1,11 @@
 """The short ways through a flow give nflows' numbers: in both directions, under every class, and in the gradients."""
 
 import copy
+import json
 import pickle
+import sys
 import warnings
+from pathlib import Path
 
 import pytest
 import torch
@@ -14,10 +17,15 @@ from nflows.transforms import (
     RandomPermutation,
     ReversePermutation,
 )
+from safetensors.torch import load_file
 
-from fpnlib.flows import ConditionalFlow, build_flow
+import fpnlib.flows
+from fpnlib.flows import ConditionalFlow, build_flow, conditional
 from fpnlib.flows.autoregressive import AutoregressiveStack
 from fpnlib.flows.compiled import compiled
+
+OUTPUTS = Path(__file__).resolve().parents[1] / "outputs"
+PRETRAINED = [path for name in ("maf", "realnvp") for path in sorted(OUTPUTS.glob(f"pretrained/*_{name}.safetensors"))]
 
 VARIANTS = {
     "plain": ("maf", {}),
@@ -77,17 +85,59 @@ def flow(request):
 
 
 @torch.no_grad()
-def test_each_direction_is_as_near_to_float64_as_nflows_is(flow):
+def assert_as_exact_as_nflows(flow, z, noise, context, roundings=8):
+    """Both directions and every class' density in float32, beside nflows in float32 and in float64, whose are returned."""
     theirs, exact = as_nflows(flow), as_nflows(flow).double()
+    every = torch.eye(flow.context_features)[:4]
+
+    def results(module, dtype):
+        rows, given = z.to(dtype), module._embedding_net(context.to(dtype))
+        yield from module._transform.forward(rows, given)
+        yield from module._transform.inverse(noise.to(dtype), given)
+        if isinstance(module, ConditionalFlow):
+            yield module.class_log_prob(rows, every.to(dtype))
+        else:
+            yield torch.stack([module.log_prob(rows, row.to(dtype).expand(len(rows), -1)) for row in every], 1)
+
+    truth = list(results(exact, torch.float64))
+    rounded = [results(rounding(exact), torch.float64) for _ in range(roundings)]
+    for right, mine, *others in zip(truth, results(flow, z.dtype), results(theirs, z.dtype), *rounded, strict=True):
+        assert error(mine, right) <= 4 * max(error(other, right) for other in others) + 4e-6
+    return truth
+
+
+def test_all_is_as_near_to_float64_as_nflows_is(flow):
     z, context = batch(flow)
-    given, given64 = flow._embedding_net(context), exact._embedding_net(context.double())
-    for direction in ("forward", "inverse"):
-        ours = getattr(flow._transform, direction)(z, given)
-        nflows = getattr(theirs._transform, direction)(z, given)
-        truth = getattr(exact._transform, direction)(z.double(), given64)
-        rounded = [getattr(rounding(exact)._transform, direction)(z.double(), given64) for _ in range(8)]
-        for mine, other, right, *near in zip(ours, nflows, truth, *rounded, strict=True):
-            assert error(mine, right) <= 4 * max(error(other, right), *(error(row, right) for row in near)) + 4e-6
+    assert_as_exact_as_nflows(flow, z, z, context)
+
+
+def trained(path):
+    """The flow of a kept plugin, with its weights."""
+    config = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))["meta"]["made_from"]["flow"]
+    state = {key.removeprefix("flow."): value for key, value in load_file(path).items() if key.startswith("flow.")}
+    names = {"hidden_features", "num_layers", "num_blocks", "batch_norm", "dropout", "embedding_features"}
+    given = min(key for key in state if key.endswith(("_embedding_net.weight", "context_layer.weight")))
+    settings = {name: config[name] for name in names & config.keys()}
+    flow = build_flow(config["flow"], config["latent_dim"], state[given].shape[1], **settings)
+    missing, unexpected = flow.load_state_dict(state, strict=False)
+    assert not unexpected and all(key.endswith(("mask", "degrees")) for key in missing)
+    return flow.eval()
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("path", PRETRAINED, ids=lambda path: path.stem)
+def test_trained_weights_give_the_numbers_of_nflows(path):
+    if not path.with_suffix(".json").is_file():
+        pytest.skip(f"needs {path.stem}.json beside the weights")
+    flow = trained(path)
+    double, (noise, context) = copy.deepcopy(flow).double(), batch(flow, n=12)
+    context[::2, ::3] = 1  # several attributes at once, or what is no class
+    noise, given = 0.7 * noise, double._embedding_net(context.double())
+    data, logabsdet = double._transform.inverse(noise.double(), given)
+    right = assert_as_exact_as_nflows(flow, data.float(), noise, context, roundings=1)
+    ours = *double._transform.forward(data.float().double(), given), data, logabsdet
+    for mine, other in zip(ours, right, strict=False):
+        torch.testing.assert_close(mine, other, atol=1e-9, rtol=1e-9)
 
 
 @torch.no_grad()
@@ -101,16 +151,20 @@ def test_the_public_methods_agree_with_nflows(flow):
     mine = flow.sample(3, context[:2])
     torch.manual_seed(5)
     torch.testing.assert_close(mine, theirs.sample(3, context[:2]), atol=1e-4, rtol=1e-4)
-    every = torch.eye(flow.context_features)
+    every = torch.eye(flow.context_features)[:4]
     loop = torch.stack([theirs.log_prob(z, row.expand(len(z), -1)) for row in every], 1)
     torch.testing.assert_close(flow.class_log_prob(z, every), loop, atol=1e-4, rtol=1e-5)
 
 
 @pytest.mark.parametrize("training", [True, False])
-@pytest.mark.parametrize("variant", ["plain", "narrower than D", "one feature", "wide", "batch norm", "coupling"])
+@pytest.mark.parametrize("variant", [*VARIANTS, "random permutations"])
 def test_gradients_are_those_of_nflows(variant, training):
-    name, settings = VARIANTS[variant]
-    flow = build(name, **settings).train(training)
+    if variant == "random permutations":
+        flow = permuted(between=None)
+    else:
+        name, settings = VARIANTS[variant]
+        flow = build(name, **settings | ({"dropout": 0} if "dropout" in settings else {}))
+    flow.train(training)
     theirs, exact = as_nflows(flow), as_nflows(flow).double()
 
     def gradients(module, dtype):
@@ -148,13 +202,36 @@ def test_wide_layers_with_one_feature_and_with_more_than_units_agree_in_float64(
             torch.testing.assert_close(precise.transform_from_noise(noise, given), values, atol=1e-4, rtol=1e-4)
 
 
-def test_gradients_of_samples_are_those_of_nflows():
-    flow = build("maf", features=4, num_layers=2)
-    theirs, (noise, context) = as_nflows(flow), batch(flow)
-    ours = torch.autograd.grad(flow._transform.inverse(noise, context)[0].square().sum(), list(flow.parameters()))
-    right = torch.autograd.grad(theirs._transform.inverse(noise, context)[0].square().sum(), list(theirs.parameters()))
-    for mine, other in zip(ours, right, strict=True):
+@pytest.mark.parametrize("variant", ["plain", "batch norm", "coupling", "coupling, batch norm, odd D"])
+def test_gradients_of_samples_are_those_of_nflows(variant):
+    name, settings = VARIANTS[variant]
+    flow = build(name, **{"features": 4} | settings, num_layers=2)
+    theirs, (noise, context) = as_nflows(flow), batch(flow, n=20)
+
+    def gradients(module):
+        rows, given = (tensor.clone().requires_grad_() for tensor in (noise, context))
+        data, logabsdet = module._transform.inverse(rows, module._embedding_net(given))
+        return torch.autograd.grad(data.sin().sum() + logabsdet.sum(), [rows, given, *module.parameters()])
+
+    for mine, other in zip(gradients(flow), gradients(theirs), strict=True):
         torch.testing.assert_close(mine, other, atol=1e-3, rtol=1e-3)
+
+
+@pytest.mark.parametrize("name", ["maf", "realnvp"])
+def test_gradients_of_samples_are_not_taken_with_other_weights_or_in_another_mode(name):
+    flow = build(name, features=4, num_layers=1, batch_norm=True)
+    noise, context = batch(flow, n=5)
+    data = flow._transform.inverse(noise, context)[0].sum()
+    with pytest.raises(RuntimeError, match="take them before flow.train"):
+        flow.train()
+        data.backward()
+    flow.eval()
+    for change in next(flow.parameters()), next(b for key, b in flow.named_buffers() if key.endswith("running_var")):
+        data = flow._transform.inverse(noise, context)[0].sum()
+        with torch.no_grad():
+            change.mul_(1.1)
+        with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+            data.backward()
 
 
 def test_training_with_dropout_and_batch_norm_is_that_of_nflows():
@@ -169,20 +246,25 @@ def test_training_with_dropout_and_batch_norm_is_that_of_nflows():
         assert torch.equal(mine, other), key
 
 
-@torch.no_grad()
-def test_random_permutations_in_a_flow_of_ones_own():
+def permuted(between=BatchNorm):
+    """A flow of one's own, with random permutations and perhaps batch norms between its layers."""
     torch.manual_seed(0)
     layers = [RandomPermutation(6), ReversePermutation(6)]
     for _ in range(2):
-        layers += [MaskedAffineAutoregressiveTransform(6, 12, context_features=4), BatchNorm(6), RandomPermutation(6)]
+        norm = [between(6)] if between else []
+        layers += [MaskedAffineAutoregressiveTransform(6, 12, context_features=4), *norm, RandomPermutation(6)]
     flow = ConditionalFlow(AutoregressiveStack(layers[:-1]), 6, 4).eval()
     for key, buffer in flow.named_buffers():
         if key.endswith("running_var"):
-            buffer.fill_(1.0)
-    theirs, (z, context) = as_nflows(flow), batch(flow)
-    torch.testing.assert_close(flow.log_prob(z, context), theirs.log_prob(z, context), atol=1e-5, rtol=1e-5)
-    noise = flow.transform_to_noise(z, context)
-    torch.testing.assert_close(flow.transform_from_noise(noise, context), z, atol=1e-4, rtol=1e-4)
+            buffer.fill_(1.5)
+    return flow
+
+
+@pytest.mark.parametrize("between", [BatchNorm, None])
+def test_random_permutations_in_a_flow_of_ones_own(between):
+    flow = permuted(between)
+    z, context = batch(flow)
+    assert_as_exact_as_nflows(flow, z, z, context)
 
 
 @torch.no_grad()
@@ -193,7 +275,7 @@ def test_float64_and_a_machine_without_numba_get_the_same_numbers(variant, monke
     z, context = batch(flow)
     z *= 0.3
     expected = flow.transform_from_noise(z, context), flow.class_log_prob(z, torch.eye(4))
-    monkeypatch.setattr("fpnlib.flows.stack.compiled", lambda: False)
+    monkeypatch.setattr("fpnlib.flows.stack.compiled", lambda name: None)
     without = flow.transform_from_noise(z, context), flow.class_log_prob(z, torch.eye(4))
     double = copy.deepcopy(flow).double()
     exact = (
@@ -213,10 +295,10 @@ def test_float64_and_a_machine_without_numba_get_the_same_numbers(variant, monke
 
 @torch.no_grad()
 def test_a_compiler_that_fails_is_reported_once_and_replaced(monkeypatch):
-    def broken():
+    def broken(name):
         raise ImportError("no llvm here")
 
-    monkeypatch.setattr("fpnlib.flows.compiled._announce", broken)
+    monkeypatch.setattr("fpnlib.flows.compiled._announced", broken)
     compiled.cache_clear()
     try:
         flow = build("maf")
@@ -229,6 +311,51 @@ def test_a_compiler_that_fails_is_reported_once_and_replaced(monkeypatch):
         torch.testing.assert_close(flow.transform_to_noise(data, context), z, atol=1e-4, rtol=1e-4)
     finally:
         compiled.cache_clear()
+
+
+@pytest.mark.parametrize(
+    "kernels, users, variant",
+    [
+        ("autoregressive_kernels", ["autoregressive_engine", "gradients"], "plain"),
+        ("autoregressive_kernels", ["autoregressive_engine", "wide_engine"], "wide"),
+        ("gradient_kernels", ["gradients"], "plain"),
+        ("triangular_kernels", ["triangular"], "wide"),
+        ("coupling_kernels", ["coupling_engine"], "coupling"),
+        ("checksum_kernel", [], "plain"),
+        ("vectors", ["autoregressive_engine", "autoregressive_kernels", "gradients", "gradient_kernels"], "plain"),
+    ],
+)
+def test_whatever_kernels_fail_torch_gives_the_same_numbers(kernels, users, variant, monkeypatch):
+    name, settings = VARIANTS[variant]
+    flow = build(name, **settings)
+    for module in (kernels, *users):  # as in a process that has imported none of them yet
+        monkeypatch.delattr(fpnlib.flows, module, raising=False)
+        monkeypatch.delitem(sys.modules, f"fpnlib.flows.{module}", raising=False)
+    monkeypatch.setitem(sys.modules, f"fpnlib.flows.{kernels}", None)
+    compiled.cache_clear()
+    try:
+        with pytest.warns(RuntimeWarning, match="kernels are not available .* plain torch"):
+            assert_as_exact_as_nflows(flow, *batch(flow)[:1], *batch(flow))
+            test_gradients_are_those_of_nflows(variant, training=True)
+    finally:
+        compiled.cache_clear()
+
+
+def test_threads_change_nothing_in_training():
+    before = torch.get_num_threads()
+    try:
+        for settings, exactly in (({}, True), ({"hidden_features": 650, "num_layers": 1, "num_blocks": 1}, False)):
+            flow = build("maf", **settings).train()
+            z, context = batch(flow, n=100)
+            found = []
+            for threads in (1, 3):
+                torch.set_num_threads(threads)
+                found.append(torch.autograd.grad(flow.log_prob(z, context).sum(), list(flow.parameters())))
+                assert torch.get_num_threads() == threads
+            for one, several in zip(*found, strict=True):
+                assert torch.equal(one, several) if exactly else torch.allclose(one, several, atol=1e-3, rtol=1e-4)
+    finally:
+        torch.set_num_threads(before)
 
 
 @torch.no_grad()
@@ -267,7 +394,10 @@ def test_batches_of_one_and_many_and_threads_change_nothing(name):
     torch.testing.assert_close(flow.transform_to_noise(there, soft[:500]), z[:500], atol=1e-4, rtol=1e-4)
 
 
-def test_changed_weights_change_the_samples():
+@pytest.mark.parametrize("numba", [True, False])
+def test_changed_weights_change_the_samples(numba, monkeypatch):
+    if not numba:
+        monkeypatch.setattr("fpnlib.flows.stack.compiled", lambda name: None)
     flow = build("maf")
     z, context = batch(flow)
     z *= 0.3
@@ -275,15 +405,20 @@ def test_changed_weights_change_the_samples():
     optimizer = torch.optim.Adam(flow.parameters(), lr=0.01, fused=True)
     (-flow.log_prob(z, context).mean()).backward()
     optimizer.step()
-    by_hand = list(flow.parameters())[0].data  # a change that autograd does not count
+    named = {key: parameter.data for key, parameter in flow.named_parameters()}  # whose changes autograd does not count
+    bias = named["_transform._transforms.1.autoregressive_net.blocks.0.linear_layers.0.bias"]
+    final = named["_transform._transforms.1.autoregressive_net.final_layer.bias"]
     for change in (
         lambda: None,
-        lambda: by_hand.add_(0.1),
+        lambda: bias.add_(0.1),
+        lambda: bias.neg_(),
+        lambda: final.copy_(final.flip(0)),
+        lambda: final[3].mul_(1.001),
         lambda: flow.load_state_dict(build("maf", seed=4).state_dict()),
     ):
         change()
         second = flow.transform_from_noise(z, context)
-        assert not torch.allclose(first, second)
+        assert not torch.equal(first, second)
         torch.testing.assert_close(flow.transform_to_noise(second, context), z, atol=1e-3, rtol=1e-3)
         first = second
     twin = pickle.loads(pickle.dumps(flow))
@@ -302,6 +437,34 @@ def test_overflow_is_passed_on_and_stays_in_its_row():
     assert not bad[rows].isfinite().all(1).any()
     keep = torch.ones(64, dtype=torch.bool).index_fill(0, rows, False)
     assert torch.equal(bad[keep], data[keep])
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", ["maf", "realnvp"])
+def test_a_scale_that_is_infinite_or_nan_has_such_a_logarithm(name):
+    for value in (float("inf"), float("nan")):
+        flow = build(name)
+        transform = flow._transform._transforms[-1]
+        last = (transform.autoregressive_net if name == "maf" else transform.transform_net).final_layer
+        last.bias[-2 if name == "maf" else -1] = value
+        (z, context), theirs = batch(flow), as_nflows(flow)
+        ours, right = flow._transform(z, context)[1], theirs._transform(z, context)[1]
+        torch.testing.assert_close(ours, right, atol=1e-4, rtol=1e-4, equal_nan=True)
+        assert not right.isfinite().any() or name == "realnvp"  # whose scales are sigmoids
+
+
+@torch.no_grad()
+def test_rows_are_sorted_by_class_where_each_class_has_many(monkeypatch):
+    flow = build("maf", num_layers=1)
+    sort, asked = flow._transform.inverse_by_kind, []
+    monkeypatch.setattr(flow._transform, "inverse_by_kind", lambda *args: asked.append(len(args[0])) or sort(*args))
+    many = conditional.MANY
+    for classes, n, sorts in ((4, many, False), (4, 4 * many, True), (1, many, True), (1, many - 1, False)):
+        noise, context = torch.randn(n, 9), torch.eye(4)[torch.arange(n) % classes]
+        data = flow.transform_from_noise(noise, context)
+        assert bool(asked) == sorts
+        torch.testing.assert_close(flow.transform_to_noise(data, context), noise, atol=1e-4, rtol=1e-4)
+        asked.clear()
 
 
 def test_learning_recovers_conditional_means():
@@ -324,7 +487,7 @@ def test_learning_recovers_conditional_means():
 def test_on_a_gpu_the_numbers_are_those_of_the_cpu(flow):
     z, context = batch(flow)
     z *= 0.3
-    every = torch.eye(flow.context_features)
+    every = torch.eye(flow.context_features)[:4]
     here = flow.transform_from_noise(z, context), flow.log_prob(z, context), flow.class_log_prob(z, every)
     flow, z, context, every = (thing.cuda() for thing in (flow, z, context, every))
     there = flow.transform_from_noise(z, context), flow.log_prob(z, context), flow.class_log_prob(z, every)

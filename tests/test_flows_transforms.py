@@ -82,6 +82,33 @@ def test_permutations_alone_move_the_features_and_keep_the_volume(before, after)
     assert torch.equal(stack.inverse(moved, context)[0], values)
 
 
+@pytest.mark.parametrize("direction", ["forward", "inverse"])
+def test_rows_that_do_not_fit_the_layers_are_refused(kind, direction):
+    """The kernels address memory by the layers' widths: what has others must not get there."""
+    run, (values, context) = getattr(stack_of(*kind), direction), batch()
+    with torch.no_grad():
+        for bad, given, line in (
+            (values[:, :4], context, r"inputs must have shape \(n, 6\), got \(12, 4\)"),
+            (values[0], context[0], r"inputs must have shape \(n, 6\), got \(6,\)"),
+            (values, context[:, :2], r"context must have shape \(n, 3\), got \(12, 2\)"),
+            (values, context[:1], "inputs and context must have the same length, got 12 and 1"),
+            (values, context[:0], "inputs and context must have the same length, got 12 and 0"),
+        ):
+            with pytest.raises(ValueError, match=line):
+                run(bad, given)
+
+
+@torch.no_grad()
+def test_layers_of_other_widths_than_their_flow_are_refused(kind):
+    flow, noise, contexts = ConditionalFlow(stack_of(*kind), 5, 2).eval(), torch.zeros(200, 5), torch.eye(2)
+    for call in (
+        lambda: flow.transform_from_noise(noise, contexts[torch.arange(200) % 2]),
+        lambda: flow.class_log_prob(noise, contexts),
+    ):
+        with pytest.raises(ValueError, match=r"must have shape \(n, 6\), got \(200, 5\)"):
+            call()
+
+
 class TestBatchNorm:
     """In training it normalises what it sees and learns its statistics; in eval mode these are a fixed affine map."""
 
@@ -133,6 +160,25 @@ class TestAsAFlow:
         assert samples.shape == (4, 5, 6) and densities.shape == (4, 5)
         for row, given, claimed in zip(samples, context, densities, strict=True):
             torch.testing.assert_close(flow.log_prob(row, given.expand(5, -1)), claimed, atol=1e-3, rtol=1e-4)
+
+    def test_in_float64_too(self):
+        flow, context = self.flow().double(), batch(4, torch.float64)[1]
+        samples, densities = flow.sample_and_log_prob(5, context)
+        assert samples.dtype == densities.dtype == torch.float64
+        again = flow.log_prob(samples.flatten(0, 1), context.repeat_interleave(5, 0))
+        torch.testing.assert_close(densities.flatten(), again, atol=1e-9, rtol=1e-9)
+
+    @torch.no_grad()
+    def test_contexts_may_be_an_array_as_for_nflows(self):
+        flow, context = self.flow(), torch.eye(3)
+        torch.manual_seed(4)
+        expected = flow.sample(2, context)
+        torch.manual_seed(4)
+        assert torch.equal(flow.sample(2, context.numpy().astype("float64")), expected)
+
+    def test_every_class_of_none_is_refused(self):
+        with pytest.raises(ValueError, match="class_log_prob needs one context or more, got none"):
+            self.flow().class_log_prob(torch.zeros(4, 6), torch.zeros(0, 3))
 
     @torch.no_grad()
     def test_samples_in_batches_are_joined_for_each_context(self):

@@ -26,8 +26,9 @@ from nflows.transforms import BatchNorm, MaskedAffineAutoregressiveTransform
 from nflows.transforms.permutations import Permutation
 from torch import Tensor
 
+from fpnlib.flows.autoregressive_weights import pack, packable
+from fpnlib.flows.compiled import compiled
 from fpnlib.flows.incremental import Incremental
-from fpnlib.flows.packed import pack, packable
 from fpnlib.flows.stack import Layer, Stack, add_norm
 
 WIDE = 640  # hidden units from which on large matrix products outrun the kernels
@@ -36,44 +37,37 @@ WIDE = 640  # hidden units from which on large matrix products outrun the kernel
 class AutoregressiveStack(Stack):
     """Permutations, masked affine autoregressive transforms and batch norms."""
 
-    inverts_in_torch = True
+    plain = Incremental
 
     def _layers(self) -> list[Layer] | None:
-        layers, order, widths = [], None, set()
+        layers, order = [], None
         for transform in self._transforms:
             if isinstance(transform, Permutation) and transform._dim == 1:
                 order = transform._permutation if order is None else order[transform._permutation]
             elif isinstance(transform, MaskedAffineAutoregressiveTransform) and packable(transform):
                 made = transform.autoregressive_net
-                widths.add((*made.initial_layer.weight.shape, len(made.blocks)))
                 if order is None:
                     order = torch.arange(transform.features, device=made.initial_layer.weight.device)
-                layers.append(Layer(transform, order))
+                layers.append(Layer(transform, made, order))
                 order = None
             elif not isinstance(transform, BatchNorm) or order is not None or not add_norm(layers, transform):
                 return None
-        return layers if order is None and len(widths) == 1 else None
+        return layers if order is None and len({layer.widths for layer in layers}) == 1 else None
 
-    def _make(self, layers: list[Layer], compiles: bool) -> tuple[Any, Tensor]:
-        packed = [pack(layer.transform, layer.order, layer.norm) for layer in layers]
-        constant = sum(net.gain.log().sum() for net, _ in packed)
-        if not compiles:
-            return Incremental(packed), constant
+    def _pack(self, layer: Layer) -> tuple[Any, Any]:
+        return pack(layer.transform, layer.order, layer.norm)
+
+    def _kernels(self, layers: list[Layer]) -> tuple[str, str]:
+        return ("wide_engine", "WideEngine") if _is_wide(layers) else ("autoregressive_engine", "AutoregressiveEngine")
+
+    def _trainer(self, layers: list[Layer], inputs: Tensor, context: Tensor) -> Callable | None:
         if _is_wide(layers):
-            from fpnlib.flows.wide_engine import WideEngine as Engine
+            fits, name = self._fits(inputs, context, precisions=(torch.float32, torch.float64)), "triangular"
         else:
-            from fpnlib.flows.engine import Engine
-        return Engine(packed), constant
-
-    def _trainer(self, layers: list[Layer], inputs: Tensor, context: Tensor) -> Callable:
-        if _is_wide(layers) and self._compiles(layers, inputs, context, precisions=(torch.float32, torch.float64)):
-            from fpnlib.flows.triangular import noise_and_log_det
-        elif self._compiles(layers, inputs, context):
-            from fpnlib.flows.gradients import noise_and_log_det
-        else:
-            return super()._trainer(layers, inputs, context)
-        return partial(noise_and_log_det, layers=[(layer.order, layer.transform) for layer in layers])
+            fits, name = self._fits(inputs, context), "gradients"
+        module = compiled(name) if fits else None
+        return module and partial(module.noise_and_log_det, layers=[(layer.order, layer.transform) for layer in layers])
 
 
 def _is_wide(layers: list[Layer]) -> bool:
-    return len(layers[0].transform.autoregressive_net.initial_layer.weight) >= WIDE
+    return layers[0].widths.units >= WIDE

@@ -1,42 +1,47 @@
-"""Whether the numba kernels can be had: compiled on first use with a word to the user, then kept on disk by numba."""
+"""The modules with numba kernels: compiled on first use with a word to the user, then kept on disk by numba."""
 
 from __future__ import annotations
 
 import sys
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import lru_cache
+from importlib import import_module
+from types import ModuleType
 
 
-@lru_cache(maxsize=1)
-def compiled() -> bool:
-    """Whether the kernels compile; a warning where they do not."""
+@lru_cache
+def compiled(name: str) -> ModuleType | None:
+    """The module of the flows by that name, its kernels ready; None, with a warning, where they do not compile."""
     try:
-        _announce()
-        import fpnlib.flows.kernels  # noqa: F401
-
-        return True
+        with _announced(name):
+            return import_module(f"fpnlib.flows.{name}")
     except Exception as error:  # whatever goes wrong in a compiler, torch still gives the same numbers
         warnings.warn(
             f"the compiled flow kernels are not available ({type(error).__name__}: {str(error).strip():.200s}); "
             "flows run in plain torch, more slowly",
             RuntimeWarning,
-            stacklevel=2,
+            stacklevel=1,  # one place and, for one reason, one text: Python shows it once
         )
-        return False
+        return None
 
 
-def _announce() -> None:
+@contextmanager
+def _announced(name: str) -> Iterator[None]:
     """Has numba say so when it begins to compile, which it does not where the kernels are in its cache."""
     from numba.core import event
 
     class Announcer(event.Listener):
+        said = False
+
         def on_start(self, event) -> None:
-            if event.data["dispatcher"].py_func.__module__.startswith("fpnlib") and not said:
-                said.append(True)
-                print("Compiling the flow kernels for this machine, once …", file=sys.stderr, flush=True)
+            if not self.said and event.data["dispatcher"].py_func.__module__.startswith("fpnlib"):
+                self.said = True
+                print(f"Compiling the flow kernels ({name}) for this machine, once …", file=sys.stderr, flush=True)
 
         def on_end(self, event) -> None:
             pass
 
-    said: list[bool] = []
-    event.register("numba:compile", Announcer())
+    with event.install_listener("numba:compile", Announcer()):
+        yield

@@ -1,5 +1,7 @@
 """An nflows ``Flow`` that also goes from given noise to data, and gives the density under every context at once."""
 
+from collections.abc import Callable
+
 import torch
 from nflows.distributions import StandardNormal
 from nflows.flows import Flow
@@ -7,10 +9,11 @@ from nflows.transforms import Transform
 from torch import Tensor, nn
 
 from fpnlib import checks
+from fpnlib.flows.settings import check_rows
 from fpnlib.flows.threads import alone
 
 CHUNK = 8192  # rows that go through the flow together: bounds the memory of large batches
-MANY = 64  # rows from which on it pays to sort them by class
+MANY = 64  # rows of a class from which on it pays to sort them by class
 
 
 class ConditionalFlow(Flow):
@@ -42,23 +45,25 @@ class ConditionalFlow(Flow):
             ValueError: another width, or another number of contexts than of rows.
         """
         self._check(noise, context, "noise")
-        by_kind = getattr(self._transform, "inverse_by_kind", None)
-        kind = _one_hot(context) if by_kind is not None and len(noise) >= MANY else None
-        if kind is not None:
+        if len(noise) >= MANY and hasattr(self._transform, "sorts"):
             contexts = self._embedding_net(torch.eye(self.context_features, dtype=context.dtype, device=context.device))
-            if (data := by_kind(noise, contexts, kind)) is not None:
-                return data
-        pieces = zip(noise.split(CHUNK), context.split(CHUNK), strict=True)
-        return torch.cat([self._transform.inverse(rows, self._embedding_net(given))[0] for rows, given in pieces])
+            if self._transform.sorts(noise, contexts) and (kind := _classes(context)) is not None:
+                return self._transform.inverse_by_kind(noise, contexts, kind)
+        return self._in_chunks(self._inverse, noise, context)
+
+    def _inverse(self, noise: Tensor, context: Tensor) -> Tensor:
+        return self._transform.inverse(noise, self._embedding_net(context))[0]
 
     @torch.no_grad()
     def class_log_prob(self, inputs: Tensor, contexts: Tensor) -> Tensor:
         """log p(inputs[i] | contexts[k]) (n, K) in nats: every input (n, D) under every context (K, C); no gradients.
 
         Raises:
-            ValueError: another width.
+            ValueError: another width, or no contexts.
         """
         self._check(inputs, contexts, rows=False)
+        if not len(contexts):
+            raise ValueError("class_log_prob needs one context or more, got none")
         every_kind = getattr(self._transform, "every_kind", None)
         if every_kind is not None and (found := every_kind(inputs, self._embedding_net(contexts))) is not None:
             squares, logabsdet = found
@@ -72,12 +77,18 @@ class ConditionalFlow(Flow):
 
     def _log_prob(self, inputs: Tensor, context: Tensor) -> Tensor:
         self._check(inputs, context)
-        return super()._log_prob(inputs, context)
+        return self._in_chunks(super()._log_prob, inputs, context)
 
     def transform_to_noise(self, inputs: Tensor, context: Tensor) -> Tensor:
         """T⁻¹(inputs | context) (n, D), of inputs (n, D) under contexts (n, C)."""
         self._check(inputs, context)
-        return super().transform_to_noise(inputs, context)
+        return self._in_chunks(super().transform_to_noise, inputs, context)
+
+    def _in_chunks(self, run: Callable[[Tensor, Tensor], Tensor], inputs: Tensor, context: Tensor) -> Tensor:
+        """``run(inputs, context)``, in parts where no gradient is wanted and, as in eval mode, rows don't see each other."""
+        if self.training or (torch.is_grad_enabled() and any(t.requires_grad for t in (inputs, *self.parameters()))):
+            return run(inputs, context)
+        return torch.cat([run(*rows) for rows in zip(inputs.split(CHUNK), context.split(CHUNK), strict=True)])
 
     def sample(self, num_samples: int, context: Tensor, batch_size: int | None = None) -> Tensor:
         """Samples (K, num_samples, D) for contexts (K, C), of each context at most ``batch_size`` at a time.
@@ -89,9 +100,7 @@ class ConditionalFlow(Flow):
         return torch.cat([self._sample(min(most, num_samples - start), context) for start in starts], 1)
 
     def _sample(self, num_samples: int, context: Tensor) -> Tensor:
-        self._check(None, context)
-        weight = next(self.parameters())
-        noise = torch.randn(len(context) * num_samples, self.features, dtype=weight.dtype, device=weight.device)
+        noise, context = self._noise(num_samples, context)
         if torch.is_grad_enabled() and any(parameter.requires_grad for parameter in self.parameters()):
             given = self._embedding_net(context).repeat_interleave(num_samples, 0)
             samples, _ = self._transform.inverse(noise, given)
@@ -101,22 +110,33 @@ class ConditionalFlow(Flow):
 
     def sample_and_log_prob(self, num_samples: int, context: Tensor) -> tuple[Tensor, Tensor]:
         """Samples (K, num_samples, D) for contexts (K, C) and their log densities (K, num_samples)."""
+        noise, context = self._noise(num_samples, context)
+        given = self._embedding_net(context).repeat_interleave(num_samples, 0)
+        samples, logabsdet = self._transform.inverse(noise, given)
+        densities = self._distribution.log_prob(noise) - logabsdet
+        return samples.view(len(context), num_samples, self.features), densities.view(len(context), num_samples)
+
+    def _noise(self, num_samples: int, context: Tensor) -> tuple[Tensor, Tensor]:
+        """Noise for ``num_samples`` of each context, and the contexts, which may be an array as for nflows, as tensors."""
+        weight = next(self.parameters())
+        context = None if context is None else torch.as_tensor(context).to(weight)
         self._check(None, context)
-        return super().sample_and_log_prob(num_samples, context)
+        rows = len(context) * checks.positive("num_samples", num_samples)
+        return torch.randn(rows, self.features, dtype=weight.dtype, device=weight.device), context
 
     def _check(self, inputs: Tensor | None, context: Tensor | None, name: str = "inputs", rows: bool = True) -> None:
         if context is None:
             raise ValueError(f"the flow is conditional: context must have shape (n, {self.context_features}), got None")
-        for what, tensor, width in ((name, inputs, self.features), ("context", context, self.context_features)):
-            if tensor is not None and (tensor.ndim != 2 or tensor.shape[1] != width):
-                raise ValueError(f"{what} must have shape (n, {width}), got {tuple(tensor.shape)}")
+        if inputs is not None:
+            check_rows(name, inputs, self.features)
+        check_rows("context", context, self.context_features)
         if rows and inputs is not None:
             checks.same_length(inputs, context, (name, "context"))
 
 
-def _one_hot(context: Tensor) -> Tensor | None:
-    """Which entry of each row is 1 where all others are 0, or None."""
+def _classes(context: Tensor) -> Tensor | None:
+    """Which entry of each row is 1 where all others are 0; None where that is not so, or of most classes there are few."""
     with alone():
         kind = context.argmax(1)
-        is_one_hot = (context.count_nonzero(1) == 1).all() and (context.gather(1, kind[:, None]) == 1).all()
-        return kind if is_one_hot else None
+        one_hot = (context.count_nonzero(1) == 1).all() and (context.gather(1, kind[:, None]) == 1).all()
+        return kind if one_hot and len(kind) >= MANY * kind.bincount().count_nonzero() else None

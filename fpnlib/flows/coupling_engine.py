@@ -1,12 +1,11 @@
-"""Runs packed coupling layers through their kernel, as ``engine`` does the autoregressive ones."""
+"""Runs packed coupling layers through their kernel."""
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
-from fpnlib.flows.coupling import Coupling, Gates
-from fpnlib.flows.coupling_kernel import couple
+from fpnlib.flows.coupling_kernels import couple
+from fpnlib.flows.coupling_weights import Coupling, Gates
 from fpnlib.flows.engine import Engine
 from fpnlib.flows.vectors import LANES
 
@@ -15,11 +14,8 @@ class CouplingEngine(Engine):
     """The engine for coupling layers: biases and extras hold what the context adds at first and each block's gates."""
 
     def __init__(self, layers: list[tuple[Coupling, Gates]]):
-        self.nets = [net.flat() for net, _ in layers]
-        self.contexts = [context for _, context in layers]
-        self.units, self.blocks = len(layers[0][0].initial), len(layers[0][0].inner)
-        self.features = len(layers[0][0].gain)
-        self.moved = [len(net.final) // 2 for net, _ in layers]
+        super().__init__(layers)
+        self.moved = [len(net.moved) for net, _ in layers]
 
     def _solve(self, values: Tensor, logs: Tensor, biases: list[Tensor], extras: list[Tensor] | None) -> None:
         for layer in reversed(range(len(self.nets))):
@@ -32,7 +28,7 @@ class CouplingEngine(Engine):
     def _couple(self, inverts, layer, values, logs, biases, extras) -> None:
         (weights, plan, _), moved = self.nets[layer], self.moved[layer]
         given = self.features - moved
-        work = torch.empty(given + 3 * self.units + 2 * moved, LANES)
+        work = values.new_empty(given + 3 * self.units + 2 * moved, LANES)
         extra = extras[layer].data_ptr() if extras else 0
         couple(
             values.data_ptr(), values.shape[1], logs.data_ptr(), weights.data_ptr(), plan.data_ptr(),

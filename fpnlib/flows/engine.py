@@ -1,36 +1,41 @@
-"""Runs packed layers through the numba kernels: columns of samples, split among threads."""
+"""Runs packed layers through numba kernels: columns of samples, split among threads."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
-from fpnlib.flows import kernels
-from fpnlib.flows.packed import Context, Net
-from fpnlib.flows.threads import alone
+from fpnlib.flows.threads import alone, in_pieces
 from fpnlib.flows.vectors import LANES
 
 COLUMNS = 64 * LANES  # samples that one call of a kernel takes
 
 
 class Engine:
-    """A flow of packed layers, on the CPU in float32."""
+    """A flow of packed layers, each a pair of weights and what it makes of the context, on the CPU in float32."""
 
-    def __init__(self, layers: list[tuple[Net, Context]]):
+    sorts = True  # samples that share their contexts are cheaper together
+
+    def __init__(self, layers: list[tuple[Any, Any]]):
         self.nets = [net.flat() for net, _ in layers]
         self.contexts = [context for _, context in layers]
-        self.units, self.features = layers[0][0].initial.shape
-        self.blocks = len(layers[0][0].inner)
+        self.features = len(layers[0][0].gain)
+        self.units, self.blocks = len(layers[0][0].initial), len(layers[0][0].inner)
+        self.constant = sum(net.gain.log().sum() for net, _ in layers)  # the part of log|det| that no input changes
 
     def forward(self, data: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:
         """(noise (n, D), log|det| (n,)) of data (n, D), each row with its own context (n, C)."""
-        return self._own(data, context, self._evaluate)
+        noise, logs = self._own(data, context, self._evaluate)
+        return noise, logs + self.constant
 
     def inverse(self, noise: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:
-        """(data (n, D), sum of the logs of the scales (n,)), each row with its own context (n, C)."""
-        return self._own(noise, context, self._solve)
+        """(data (n, D), log|det| (n,)) of noise (n, D), each row with its own context (n, C)."""
+        data, logs = self._own(noise, context, self._solve)
+        return data, -logs - self.constant
 
     def inverse_by_kind(self, noise: Tensor, contexts: Tensor, kind: Tensor) -> Tensor:
         """Data from noise (n, D) where row i has the context contexts[kind[i]]."""
@@ -49,7 +54,7 @@ class Engine:
             def run(job: tuple[int, int, int]) -> None:
                 k, begin, end = job
                 piece = rows[begin:end].T.contiguous()
-                self._solve(piece, torch.zeros(end - begin), [layer[k] for layer in biases], None)
+                self._solve(piece, piece.new_zeros(end - begin), [layer[k] for layer in biases], None)
                 rows[begin:end] = piece.T
 
             last = zip(ends.tolist(), padded.tolist(), strict=True)
@@ -60,7 +65,7 @@ class Engine:
         """(squared length of the noise (n, K), log|det| (n, K)) of data (n, D) under every context (K, C)."""
         with alone() as each:
             columns = _columns(data)
-            squares, logs = (torch.zeros(len(contexts), columns.shape[1]) for _ in range(2))
+            squares, logs = (columns.new_zeros(len(contexts), columns.shape[1]) for _ in range(2))
             biases = self._biases(contexts)
 
             def run(job: tuple[int, int, int]) -> None:
@@ -70,24 +75,20 @@ class Engine:
                 squares[k, begin:end] = piece.square_().sum(0)
 
             each(run, [(k, *piece) for piece in pieces(0, columns.shape[1]) for k in range(len(contexts))])
-            return squares[:, : len(data)].T, logs[:, : len(data)].T
+            return squares[:, : len(data)].T, logs[:, : len(data)].T + self.constant
 
     def _own(self, values: Tensor, context: Tensor, run: Callable) -> tuple[Tensor, Tensor]:
-        with alone() as each:
+        """What ``run`` makes of the values, and the sums of the logs of the scales."""
+        biases = [bias for _, _, bias in self.nets]
+
+        def part(values: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:
             columns = _columns(values)
-            logs = torch.zeros(columns.shape[1])
-            biases = [bias for _, _, bias in self.nets]
-
-            def part(piece: tuple[int, int]) -> None:
-                begin, end = piece
-                rows = context[begin:end]
-                rows = torch.nn.functional.pad(rows, (0, 0, 0, end - begin - len(rows)))
-                own = columns[:, begin:end].clone(memory_format=torch.contiguous_format)
-                run(own, logs[begin:end], biases, [layer.of(rows) for layer in self.contexts])
-                columns[:, begin:end] = own
-
-            each(part, pieces(0, columns.shape[1]))
+            logs = columns.new_zeros(columns.shape[1])
+            rows = pad(context, (0, 0, 0, len(logs) - len(context)))
+            run(columns, logs, biases, [layer.of(rows) for layer in self.contexts])
             return columns[:, : len(values)].T, logs[: len(values)]
+
+        return in_pieces(part, COLUMNS, values, context)
 
     def _biases(self, contexts: Tensor) -> list[Tensor]:
         """For each layer (K, 1 + B, H): the biases with each context's part added."""
@@ -97,26 +98,15 @@ class Engine:
         ]
 
     def _solve(self, values: Tensor, logs: Tensor, biases: list[Tensor], extras: list[Tensor] | None) -> None:
-        work, columns = self._work(), values.shape[1]
-        for layer in reversed(range(len(self.nets))):
-            weights, plan, _ = self.nets[layer]
-            kernels.solve(
-                values.data_ptr(), columns, columns, logs.data_ptr(), weights.data_ptr(), plan.data_ptr(),
-                biases[layer].data_ptr(), extras[layer].data_ptr() if extras else 0, 0, work.data_ptr(),
-                self.features, self.units, self.blocks, 0, 0, self.features,
-            )  # fmt: skip
+        """Noise → data in columns, in place; adds up the logs of the scales.
+
+        ``biases`` are each layer's, with the context's part where all columns share it; ``extras`` that of each column.
+        """
+        raise NotImplementedError
 
     def _evaluate(self, values: Tensor, logs: Tensor, biases: list[Tensor], extras: list[Tensor] | None) -> None:
-        work = self._work()
-        for layer, (weights, plan, _) in enumerate(self.nets):
-            kernels.evaluate(
-                values.data_ptr(), values.shape[1], logs.data_ptr(), weights.data_ptr(), plan.data_ptr(),
-                biases[layer].data_ptr(), extras[layer].data_ptr() if extras else 0, work.data_ptr(), 0,
-                self.features, self.units, self.blocks,
-            )  # fmt: skip
-
-    def _work(self) -> Tensor:
-        return torch.empty(3 * self.features + (1 + 2 * self.blocks) * self.units, LANES)
+        """Data → noise, as ``_solve``."""
+        raise NotImplementedError
 
 
 def _columns(values: Tensor) -> Tensor:

@@ -1,9 +1,10 @@
-"""The gradients of the masked autoregressive layer in numba, from what ``kernels.evaluate`` kept."""
+"""The gradients of the masked autoregressive layer in numba, from what ``autoregressive_kernels.evaluate`` kept."""
 
 from numba import int64, void
 
-from fpnlib.flows.kernels import addresses, affine
-from fpnlib.flows.packed import EPSILON
+from fpnlib.flows.affine_kernel import affine
+from fpnlib.flows.autoregressive_kernels import addresses
+from fpnlib.flows.settings import EPSILON
 from fpnlib.flows.vectors import LANES, inlined, integer, jit, load, softplus, splat, store, store_total, where_positive
 
 

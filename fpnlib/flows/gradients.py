@@ -15,8 +15,9 @@ from nflows.transforms import MaskedAffineAutoregressiveTransform
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from fpnlib.flows import gradient_kernels, kernels
-from fpnlib.flows.packed import layout, odd_columns
+from fpnlib.flows import autoregressive_kernels, gradient_kernels
+from fpnlib.flows.autoregressive_weights import layout, odd_columns
+from fpnlib.flows.threads import alone
 from fpnlib.flows.vectors import LANES
 
 
@@ -117,6 +118,7 @@ def _gather(features: int, units: int, blocks: int, context: int) -> Gather:
 
 class _Flow(torch.autograd.Function):
     @staticmethod
+    @alone()
     def forward(ctx, orders, inputs, context, *parameters):
         n, features = inputs.shape
         layers, each = len(orders), len(parameters) // len(orders)
@@ -139,7 +141,7 @@ class _Flow(torch.autograd.Function):
         extra[:, 0].relu_()
         work = values.new_empty(layers, 3 * features + (1 + 2 * blocks) * units, columns)
         for k in range(layers):
-            kernels.evaluate(
+            autoregressive_kernels.evaluate(
                 values.data_ptr(), columns, logs.data_ptr(), weights[k].data_ptr(), plans[k].data_ptr(),
                 biases[k].data_ptr(), extra[k].data_ptr(), work[k].data_ptr(), 1, features, units, blocks,
             )  # fmt: skip
@@ -149,6 +151,7 @@ class _Flow(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
+    @alone()
     def backward(ctx, grad_noise, grad_log_det):
         n, features, units, blocks, layers, columns = ctx.shape
         where, weights, plans, given, by_context, extra, work = ctx.kept

@@ -8,10 +8,12 @@ import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 
-from fpnlib.flows.packed import EPSILON, Context, Net
+from fpnlib.flows.autoregressive_weights import Context, Net
+from fpnlib.flows.settings import EPSILON
+from fpnlib.flows.threads import in_pieces
 
 UNITS = 64  # hidden units in a block of features: more make longer steps, fewer make smaller products
-NUMBERS = 1 << 24  # in the working rows of one piece of the samples: bounds the memory
+NUMBERS = {"cpu": 1 << 24, "cuda": 1 << 28}  # in the working rows of one piece of the samples: bounds the memory
 
 
 class Rows(NamedTuple):
@@ -32,20 +34,26 @@ class Rows(NamedTuple):
 class Incremental:
     """A flow of packed layers in plain torch: for float64, for CUDA, and where numba does not compile."""
 
+    few = 512  # samples that it does not pay to share among threads: of so small operations Python runs one at a time
+
     def __init__(self, layers: list[tuple[Net, Context]]):
         self.layers = layers
         self.known = [net.known.tolist() for net, _ in layers]
         (units, features), blocks = layers[0][0].initial.shape, len(layers[0][0].inner)
         self.block = max(1, UNITS // -(-units // features))
-        self.piece = max(1, NUMBERS // ((2 + 4 * blocks) * units + 4 * features))
+        self.row = (2 + 4 * blocks) * units + 4 * features
+        self.constant = sum(net.gain.log().sum() for net, _ in layers)
 
     def inverse(self, noise: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:
-        """(data (n, D), sum of the logs of the scales (n,)) of noise (n, D), each row with its own context (n, C)."""
-        pieces = zip(noise.split(self.piece), context.split(self.piece), strict=True)
-        data, logs = zip(*(self._inverse(rows, given) for rows, given in pieces), strict=True)
-        return torch.cat(data), torch.cat(logs)
+        """(data (n, D), log|det| (n,)) of noise (n, D), each row with its own context (n, C)."""
+        size = NUMBERS.get(noise.device.type, NUMBERS["cpu"]) // self.row
+        if noise.device.type == "cpu":
+            size = min(size, max(self.few, -(-len(noise) // torch.get_num_threads())))
+        data, logs = in_pieces(self._inverse, max(1, size), noise, context)
+        return data, -logs - self.constant
 
     def _inverse(self, noise: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:
+        """The data, and the sum of the logs of the scales."""
         rows = self._rows(noise)
         rows.data.copy_(noise.T)
         for layer in reversed(range(len(self.layers))):

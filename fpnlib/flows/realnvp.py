@@ -5,7 +5,7 @@ from nflows.nn.nets import ResidualNet
 from nflows.transforms import AffineCouplingTransform, BatchNorm
 
 from fpnlib.flows.conditional import ConditionalFlow
-from fpnlib.flows.couplings import CouplingStack
+from fpnlib.flows.coupling import CouplingStack
 from fpnlib.flows.settings import check_settings, context_embedding
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from nflows.transforms import BatchNorm, CompositeTransform, Transform
@@ -11,19 +12,33 @@ from nflows.transforms.made import MaskedLinear
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from fpnlib import checks
 from fpnlib.flows.compiled import compiled
+from fpnlib.flows.settings import check_rows
+from fpnlib.flows.threads import in_pieces
+
+ROWS = 1024  # rows that go nflows' way together on the CPU
+
+
+class Widths(NamedTuple):
+    """Of the data, the context and the hidden layers, and the number of blocks."""
+
+    features: int
+    context: int
+    units: int
+    blocks: int
 
 
 class Layer:
-    """A transform, the order of its inputs (None: as they are) and the batch norm after it, if any."""
+    """A transform, its network, the order of its inputs (None: as they are) and the batch norm after it, if any."""
 
-    def __init__(self, transform: Transform, order: Tensor | None = None):
-        self.transform, self.order, self.norm = transform, order, None
+    def __init__(self, transform: Transform, network: nn.Module, order: Tensor | None = None):
+        self.transform, self.network, self.order, self.norm = transform, network, order, None
 
     @property
-    def blocks(self) -> Any:
-        net = getattr(self.transform, "autoregressive_net", None) or self.transform.transform_net
-        return net.blocks
+    def widths(self) -> Widths:
+        given = self.network.blocks[0].context_layer
+        return Widths(self.transform.features, given.in_features, given.out_features, len(self.network.blocks))
 
 
 class Stack(CompositeTransform):
@@ -32,9 +47,12 @@ class Stack(CompositeTransform):
     What there is no shorter way for goes nflows' own: gradients of the inverse or of a batch norm, dropout at work,
     unknown networks. Gradients can be taken once, not gradients of gradients. Packed weights are kept until a parameter
     changes.
+
+    Raises:
+        ValueError: inputs or contexts of another width than the layers', or not one context for each input.
     """
 
-    inverts_in_torch = False  # where the kernels can't
+    plain: Callable | None = None  # makes the engine for inverses that the kernels are not for, of packed layers
 
     def __init__(self, transforms: list[Transform]):
         super().__init__(transforms)
@@ -45,71 +63,85 @@ class Stack(CompositeTransform):
 
     def forward(self, inputs: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """(noise (n, D), log|det| (n,)) of data (n, D) under embedded contexts (n, C)."""
-        layers = self._layers()
-        if layers is None or context is None or len(inputs) == 0:
+        layers = self._known(inputs, context)
+        if layers is None:
             return super().forward(inputs, context)
         if self._differentiates(inputs, context):
-            train = self._trainer(layers, inputs, context) if self._has_plain_networks(layers) else super().forward
-            return train(inputs, context)
-        if not self._compiles(layers, inputs, context) or not self._is_fixed(layers):
+            train = self._trainer(layers, inputs, context) if self._has_plain_networks(layers) else None
+            return (train or super().forward)(inputs, context)
+        if not self._is_fixed(layers):
             return super().forward(inputs, context)
-        engine, constant = self._engine(layers)
-        noise, logs = engine.forward(inputs, context)
-        return noise, logs + constant
+        if (make := self._compiled(layers, inputs, context)) is None:
+            return in_pieces(super().forward, _rows(inputs), inputs, context)
+        return self._engine(make, layers).forward(inputs, context)
 
     def inverse(self, inputs: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """(data (n, D), log|det| (n,)) of noise (n, D) under embedded contexts (n, C)."""
-        layers = self._layers()
-        if layers is None or context is None or len(inputs) == 0 or not self._is_fixed(layers):
+        layers = self._known(inputs, context)
+        if layers is None or not self._is_fixed(layers):
             return super().inverse(inputs, context)
-        compiles = self._compiles(layers, inputs, context)
-        if not compiles and not self.inverts_in_torch:
-            return super().inverse(inputs, context)
+        make = self._compiled(layers, inputs, context) or self.plain
         if self._differentiates(inputs, context):
-            return _Inverse.apply(self, inputs, context, *self.parameters())
-        engine, constant = self._engine(layers, compiles)
-        data, logs = engine.inverse(inputs, context)
-        return data, -logs - constant
+            if make is None:
+                return super().inverse(inputs, context)
+            return _Inverse.apply(self, inputs, context, *_variable(self))
+        if make is None:
+            return in_pieces(super().inverse, _rows(inputs), inputs, context)
+        return self._engine(make, layers).inverse(inputs, context)
 
-    def inverse_by_kind(self, noise: Tensor, contexts: Tensor, kind: Tensor) -> Tensor | None:
-        """Data of noise (n, D) where row i has the embedded context contexts[kind[i]]; None: no shorter way."""
-        layers = self._layers()
-        if not self._compiles(layers, noise, contexts) or not self._is_fixed(layers):
-            return None
-        return self._engine(layers)[0].inverse_by_kind(noise, contexts, kind)
+    def sorts(self, inputs: Tensor, contexts: Tensor) -> bool:
+        """Whether ``inverse_by_kind`` is a shorter way than ``inverse`` where many inputs share few contexts."""
+        make = self._compiled(self._known(inputs, contexts, paired=False), inputs, contexts)
+        return make is not None and make.sorts
+
+    def inverse_by_kind(self, noise: Tensor, contexts: Tensor, kind: Tensor) -> Tensor:
+        """Data of noise (n, D) where row i has the embedded context contexts[kind[i]]; where it ``sorts`` such."""
+        layers = self._known(noise, contexts, paired=False)
+        return self._engine(self._compiled(layers, noise, contexts), layers).inverse_by_kind(noise, contexts, kind)
 
     def every_kind(self, inputs: Tensor, contexts: Tensor) -> tuple[Tensor, Tensor] | None:
         """(|noise|² (n, K), log|det| (n, K)) of every input under every embedded context; None: no shorter way."""
-        layers = self._layers()
-        if not self._compiles(layers, inputs, contexts) or not self._is_fixed(layers):
-            return None
-        engine, constant = self._engine(layers)
-        squares, logs = engine.every_kind(inputs, contexts)
-        return squares, logs + constant
+        layers = self._known(inputs, contexts, paired=False)
+        make = self._compiled(layers, inputs, contexts)
+        return None if make is None else self._engine(make, layers).every_kind(inputs, contexts)
 
     def _layers(self) -> list[Layer] | None:
         """The layers in turn, or None where something is among them that is not known here."""
         raise NotImplementedError
 
-    def _make(self, layers: list[Layer], compiles: bool) -> tuple[Any, Tensor]:
-        """What runs these layers, and the part of log|det| that no input changes."""
+    def _pack(self, layer: Layer) -> tuple[Any, Any]:
+        """The layer's weights and what it makes of the context, as an engine takes them."""
         raise NotImplementedError
 
-    def _trainer(self, layers: list[Layer], inputs: Tensor, context: Tensor) -> Callable:
-        """What runs the forward pass with gradients."""
-        return super().forward
+    def _kernels(self, layers: list[Layer]) -> tuple[str, str]:
+        """The module and the class of the engine with kernels for these layers."""
+        raise NotImplementedError
 
-    def _compiles(
-        self,
-        layers: list[Layer] | None,
-        *tensors: Tensor | None,
-        precisions: tuple[torch.dtype, ...] = (torch.float32,),
-    ) -> bool:
-        """Whether the kernels are for this: known layers, all on the CPU and in one of these precisions."""
-        if layers is None or any(tensor is None or len(tensor) == 0 for tensor in tensors):
-            return False
+    def _trainer(self, layers: list[Layer], inputs: Tensor, context: Tensor) -> Callable | None:
+        """What runs the forward pass with gradients; None: nflows."""
+        return None
+
+    def _known(self, inputs: Tensor, context: Tensor | None, paired: bool = True) -> list[Layer] | None:
+        """``_layers``, for these rows: the kernels address memory by the widths of the layers, so the rows must have them."""
+        layers = self._layers() if context is not None and len(inputs) else None
+        if layers is not None:
+            check_rows("inputs", inputs, layers[0].widths.features)
+            check_rows("context", context, layers[0].widths.context)
+            if paired:
+                checks.same_length(inputs, context, ("inputs", "context"))
+        return layers
+
+    def _fits(self, *tensors: Tensor, precisions: tuple[torch.dtype, ...] = (torch.float32,)) -> bool:
+        """Whether all is on the CPU and in one of these precisions."""
         kinds = {(tensor.dtype, tensor.device.type) for tensor in (*tensors, next(self.parameters()))}
-        return any(kinds == {(precision, "cpu")} for precision in precisions) and compiled()
+        return any(kinds == {(precision, "cpu")} for precision in precisions)
+
+    def _compiled(self, layers: list[Layer] | None, *tensors: Tensor) -> Callable | None:
+        """What makes the engine with kernels; None where they don't know the layers, or are not for such tensors."""
+        if layers is None or not self._is_fixed(layers) or not self._fits(*tensors):
+            return None
+        module, name = self._kernels(layers)
+        return getattr(compiled(module), name, None)
 
     def _differentiates(self, *tensors: Tensor) -> bool:
         return torch.is_grad_enabled() and any(t.requires_grad for t in (*tensors, *self.parameters()))
@@ -118,7 +150,9 @@ class Stack(CompositeTransform):
         """No batch norm anywhere, and no dropout at work."""
         return all(
             layer.norm is None
-            and all(not block.use_batch_norm and not (self.training and block.dropout.p) for block in layer.blocks)
+            and all(
+                not block.use_batch_norm and not (self.training and block.dropout.p) for block in layer.network.blocks
+            )
             for layer in layers
         )
 
@@ -126,13 +160,18 @@ class Stack(CompositeTransform):
         """Whether the map is the same for every batch, as in eval mode."""
         return not self.training or self._has_plain_networks(layers)
 
-    def _engine(self, layers: list[Layer], compiles: bool = True) -> tuple[Any, Tensor]:
-        """``_make``, again when a parameter changed."""
-        key = (compiles, *_fingerprint(_variable(self)))
-        if self._packed[0] is None or key != self._packed[0]:
+    def _engine(self, make: Callable, layers: list[Layer]) -> Any:
+        """The engine of these layers, made again when a parameter changed."""
+        key = make, *_fingerprint(_variable(self))
+        if key != self._packed[0]:
             with torch.no_grad():
-                self._packed = key, self._make(layers, compiles)
+                self._packed = key, make([self._pack(layer) for layer in layers])
         return self._packed[1]
+
+
+def _rows(inputs: Tensor) -> int:
+    """How many of the inputs go nflows' way together: elsewhere than on the CPU all, for there calls cost most."""
+    return ROWS if inputs.device.type == "cpu" else len(inputs)
 
 
 def _variable(stack: nn.Module) -> list[Tensor]:
@@ -145,11 +184,17 @@ def _variable(stack: nn.Module) -> list[Tensor]:
     return [tensor for part in found for tensor in part.values() if tensor is not None]
 
 
-def _fingerprint(tensors: list[Tensor]) -> tuple:
-    """Where the tensors are, autograd's count of their changes, and norms: fused optimizers change without counting."""
-    norms = torch._foreach_norm([tensor.detach() for tensor in tensors if tensor.is_floating_point()])
-    places = ((tensor.data_ptr(), -1 if tensor.is_inference() else tensor._version) for tensor in tensors)
-    return *places, *torch.stack(norms).tolist()
+@torch.no_grad()
+def _fingerprint(tensors: list[Tensor]) -> tuple[int | float, ...]:
+    """What changes with the numbers in these tensors; autograd's counts of changes miss ``.data`` and fused optimizers."""
+    kernel = compiled("checksum_kernel") if all(tensor.device.type == "cpu" for tensor in tensors) else None
+    if kernel is None:
+        like = next(tensor for tensor in tensors if tensor.is_floating_point())
+        ramp = torch.linspace(1, 2, max(tensor.numel() for tensor in tensors)).to(like)
+        return tuple(torch.stack([t.flatten().to(like) @ ramp[: t.numel()] for t in tensors]).tolist())
+    dense = [tensor.contiguous() for tensor in tensors]
+    places = array("q", [number for tensor in dense for number in (tensor.data_ptr(), tensor.nbytes // 4)])
+    return (kernel.checksum(places.buffer_info()[0], len(dense)),)
 
 
 def add_norm(layers: list[Layer], norm: BatchNorm) -> bool:
@@ -164,19 +209,20 @@ class _Inverse(torch.autograd.Function):
     """The inverse found the short way; its gradients, which few ask for, by nflows' D passes."""
 
     @staticmethod
-    def forward(ctx, stack, inputs, context, *parameters):
+    def forward(ctx, stack, inputs, context, *variable):
         ctx.stack = stack
-        ctx.save_for_backward(inputs, context)
+        ctx.save_for_backward(inputs, context, *variable)  # torch refuses those that have changed since
         return stack.inverse(inputs, context)
 
     @staticmethod
     @once_differentiable
     def backward(ctx, *gradients):
-        inputs, context = (tensor.detach().requires_grad_() for tensor in ctx.saved_tensors)
-        parameters = list(ctx.stack.parameters())
-        wanted = ctx.needs_input_grad[1:]
+        stack, (inputs, context, *variable) = ctx.stack, ctx.saved_tensors
+        if not stack._is_fixed(stack._layers()):
+            raise RuntimeError("gradients of what the flow gave in eval mode: take them before flow.train()")
+        inputs, context = (tensor.detach().requires_grad_() for tensor in (inputs, context))
         with torch.enable_grad():
-            outputs = CompositeTransform.inverse(ctx.stack, inputs, context)
-            of = [t for t, needed in zip((inputs, context, *parameters), wanted, strict=True) if needed]
+            outputs = CompositeTransform.inverse(stack, inputs, context)
+            of = [t for t, needed in zip((inputs, context, *variable), ctx.needs_input_grad[1:], strict=True) if needed]
             found = iter(torch.autograd.grad(outputs, of, gradients, allow_unused=True))
-        return None, *(next(found) if needed else None for needed in wanted)
+        return None, *(next(found) if needed else None for needed in ctx.needs_input_grad[1:])

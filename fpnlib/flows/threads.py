@@ -9,25 +9,38 @@ from contextlib import contextmanager
 from functools import lru_cache
 
 import torch
+from torch import Tensor
 
 
 @contextmanager
-def alone() -> Iterator[Callable[[Callable, Sequence], None]]:
+def alone() -> Iterator[Callable[[Callable, Sequence], list]]:
     """Torch takes one thread; what it had is for calling a function on each of some jobs, which is what this yields.
 
-    Were torch to share out each operation on such small pieces, its threads would mostly wait for each other.
+    Were torch to share out each operation on such small pieces, its threads would mostly wait for each other. The jobs
+    run without gradients.
     """
-    threads = torch.get_num_threads()
+    threads, inference = torch.get_num_threads(), torch.is_inference_mode_enabled()
 
-    def each(run: Callable, jobs: Sequence) -> None:
+    def each(run: Callable, jobs: Sequence) -> list:
+        def quietly(job: object) -> object:  # a thread of the pool has modes of its own
+            with torch.inference_mode(inference), torch.no_grad():
+                return run(job)
+
         several = min(threads, len(jobs)) > 1
-        list(_pool(threads, os.getpid()).map(run, jobs) if several else map(run, jobs))
+        return list(_pool(threads, os.getpid()).map(quietly, jobs) if several else map(quietly, jobs))
 
     torch.set_num_threads(1)
     try:
         yield each
     finally:
         torch.set_num_threads(threads)
+
+
+def in_pieces(run: Callable[..., tuple[Tensor, ...]], size: int, *rows: Tensor) -> tuple[Tensor, ...]:
+    """What ``run`` gives for all rows of some tensors, joined: called with at most ``size`` of them at a time, by threads."""
+    with alone() as each:
+        parts = each(lambda piece: run(*piece), list(zip(*(tensor.split(size) for tensor in rows), strict=True)))
+        return parts[0] if len(parts) == 1 else tuple(map(torch.cat, zip(*parts, strict=True)))
 
 
 @lru_cache(maxsize=4)

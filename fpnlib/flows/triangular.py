@@ -13,12 +13,13 @@ from typing import NamedTuple
 import torch
 from nflows.transforms import MaskedAffineAutoregressiveTransform
 from nflows.transforms.made import MADE
-from numba import njit
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn.functional import pad, softplus
 
-from fpnlib.flows.packed import EPSILON, layout, odd_columns
+from fpnlib.flows.autoregressive_weights import layout, odd_columns
+from fpnlib.flows.settings import EPSILON
+from fpnlib.flows.triangular_kernels import sort, unsort
 
 ROWS = 64  # of a tile on the diagonal
 
@@ -71,34 +72,16 @@ class Stairs(NamedTuple):
 
     def sort(self, weight: Tensor) -> Tensor:
         """The weights by degree, masked."""
-        return self._moved(_sort, weight)
+        return self._moved(sort, weight)
 
     def unsort(self, gradient: Tensor) -> Tensor:
         """What belongs to weights by degree, masked, in the order of the weights."""
-        return self._moved(_unsort, gradient)
+        return self._moved(unsort, gradient)
 
     def _moved(self, move: Callable, matrix: Tensor) -> Tensor:
         out = torch.empty(matrix.shape, dtype=matrix.dtype)
-        move(*(tensor.detach().numpy() for tensor in (matrix, self.rows, self.columns, self.stop, out)))
+        move(*(tensor.detach().contiguous().numpy() for tensor in (matrix, self.rows, self.columns, self.stop, out)))
         return out
-
-
-@njit(nogil=True, cache=True)
-def _sort(weight, rows, columns, stop, out):
-    for row in range(len(rows)):
-        line = weight[rows[row]]
-        for column in range(stop[row]):
-            out[row, column] = line[columns[column]]
-        out[row, stop[row] :] = 0
-
-
-@njit(nogil=True, cache=True)
-def _unsort(gradient, rows, columns, stop, out):
-    for row in range(len(rows)):
-        line = out[rows[row]]
-        line[:] = 0
-        for column in range(stop[row]):
-            line[columns[column]] = gradient[row, column]
 
 
 @lru_cache(maxsize=16)

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from llvmlite import binding, ir
-from numba import config, njit, types
+from numba import __version__, config, njit, types
 from numba.extending import intrinsic, models, overload, register_model
 
 LANES = 32 if binding.get_host_cpu_features().get("avx512f") else 16  # two registers: four rows of sums fit in all
@@ -19,17 +19,21 @@ FLOAT = ir.FloatType()
 VECTOR = ir.VectorType(FLOAT, LANES)
 BITS = ir.VectorType(ir.IntType(32), LANES)
 
-
 HERE = Path(__file__).parent
-SOURCES = [Path(__file__), *sorted(HERE.glob("*kernel*.py"))]  # all that a kernel may inline
-VERSION = hashlib.sha256(b"".join(path.read_bytes() for path in SOURCES)).hexdigest()[:12]
+SOURCES = sorted(path for name in ("vectors.py", "settings.py", "*kernel*.py") for path in HERE.glob(name))
+MACHINE = f"{__version__} {binding.get_host_cpu_name()} {binding.get_host_cpu_features().flatten()}"
+VERSION = hashlib.sha256(b"".join(path.read_bytes() for path in SOURCES) + MACHINE.encode()).hexdigest()[:12]
 KEPT = Path(config.CACHE_DIR or HERE / "__pycache__") / f"kernels-{VERSION}"
+if config.DISABLE_JIT:
+    raise ImportError("NUMBA_DISABLE_JIT is set")
 
 
-def jit(signature: types.Type) -> Callable:
+def jit(signature: types.Type | list[types.Type]) -> Callable:
     """njit as the kernels use it: no reassociation, no lock, compiled once for the machine and for these sources.
 
-    Of itself numba would notice a change in a kernel's own file, not one in what it inlines from another.
+    ``SOURCES`` are all that a kernel may inline: of itself numba would notice a change in a kernel's own file only. And
+    in a folder that several kinds of machine share, each has a part of its own: numba's index of a kernel is for all of
+    them, and two that write it at once could leave one's code under the other's name.
     """
     compile = njit(signature, fastmath={"contract"}, nogil=True, error_model="numpy", cache=True)
 
@@ -273,6 +277,13 @@ def log_of_mantissa(m):
     series = series * square + 1 / 3
     series = series * square + 1.0
     return 2.0 * w * series + 0.34657359
+
+
+@inlined
+def multiply(product, exponents, scale):
+    """The running product of the scales as mantissa and exponent: one logarithm serves all; infinity and NaN stay."""
+    product = product * scale
+    return mantissa(product), exponents + exponent(product) + where_positive(scale - 3.4028235e38, scale, splat(0.0))
 
 
 @inlined

@@ -6,16 +6,18 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from fpnlib.flows import kernels
-from fpnlib.flows.engine import Engine, pieces
+from fpnlib.flows import autoregressive_kernels
+from fpnlib.flows.autoregressive_engine import AutoregressiveEngine
+from fpnlib.flows.autoregressive_weights import Context, Net, odd_columns
+from fpnlib.flows.engine import pieces
 from fpnlib.flows.incremental import Incremental, Rows
-from fpnlib.flows.packed import Context, Net, odd_columns
-from fpnlib.flows.threads import alone
 from fpnlib.flows.vectors import LANES
 
 
-class WideEngine(Engine):
+class WideEngine(AutoregressiveEngine):
     """The engine whose inverse is ``Incremental``; all else is fast enough as it is."""
+
+    sorts = False  # the context's part is too little of the work
 
     def __init__(self, layers: list[tuple[Net, Context]]):
         super().__init__(layers)
@@ -23,27 +25,17 @@ class WideEngine(Engine):
 
     def inverse(self, noise: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:
         """As ``Engine.inverse``."""
-        data, logs = torch.empty_like(noise), noise.new_empty(len(noise))
-        share = max(LANES, -(-len(noise) // torch.get_num_threads()))
-
-        def run(piece: tuple[int, int]) -> None:
-            own = slice(*piece)
-            data[own], logs[own] = self.incremental.inverse(noise[own], context[own])
-
-        with alone() as each:
-            each(run, pieces(0, len(noise), min(share, self.incremental.piece)))
-        return data, logs
-
-    def inverse_by_kind(self, noise: Tensor, contexts: Tensor, kind: Tensor) -> Tensor:
-        """As ``Engine.inverse_by_kind``; the context's part is too little of the work for a way of its own."""
-        return self.inverse(noise, contexts[kind])[0]
+        return self.incremental.inverse(noise, context)
 
 
 class _Blocks(Incremental):
     """The incremental inverse whose steps are a kernel's."""
 
+    few = LANES
+
     def __init__(self, layers: list[tuple[Net, Context]], nets: list[tuple[Tensor, Tensor, Tensor]]):
-        super().__init__(layers)
+        # The weights are large: the products take them from the kernels' memory.
+        super().__init__([(net.within(flat), given) for (net, given), (flat, _, _) in zip(layers, nets, strict=True)])
         plans = [self._from_block_on(net).plan() for net, _ in layers]
         self.nets = [(weights, plan, biases) for (weights, _, biases), plan in zip(nets, plans, strict=True)]
 
@@ -67,7 +59,7 @@ class _Blocks(Incremental):
             data, logs, added, after, work = (
                 tensor.data_ptr() + 4 * first for tensor in (rows.data, rows.logs, rows.added, rows.after, rows.work)
             )
-            kernels.step(
+            autoregressive_kernels.step(
                 data, columns, last - first, logs, weights.data_ptr(), plan.data_ptr(), biases.data_ptr(),
                 added, after, work, features, units, len(rows.after), begin, end,
             )  # fmt: skip

@@ -15,8 +15,6 @@ from nflows.transforms.made import MADE, MaskedResidualBlock
 from torch import Tensor
 from torch.nn.functional import relu
 
-EPSILON = 1e-3  # nflows adds this to each scale
-
 
 class Layout(NamedTuple):
     """What the widths decide: D inputs of degrees 1 … D, H hidden units, an output i for each input i."""
@@ -60,6 +58,10 @@ def _suffix(mask: Tensor) -> tuple[Tensor, Tensor]:
     return mask.shape[1] - count, torch.full_like(count, mask.shape[1])
 
 
+# What the kernels take in one piece.
+PARTS = "initial", "inner", "outer", "outer_bias", "final", "final_bias", "scale", "shift", "gain", "offset"
+
+
 class Net(NamedTuple):
     """A layer of B blocks, units sorted by degree."""
 
@@ -85,13 +87,17 @@ class Net(NamedTuple):
 
     def flat(self) -> tuple[Tensor, Tensor, Tensor]:
         """The kernels' memory: weights, plan and biases, each in one piece."""
-        weights = self.initial, self.inner, self.outer, self.outer_bias, self.final, self.final_bias
-        norms = self.scale, self.shift, self.gain, self.offset
         return (
-            torch.cat([part.flatten() for part in weights + norms]),
+            torch.cat([getattr(self, name).flatten() for name in PARTS]),
             self.plan(),
             torch.cat([self.initial_bias[None], self.inner_bias]),
         )
+
+    def within(self, weights: Tensor) -> Net:
+        """The same net, its parts being those of its flat ``weights``."""
+        own = [getattr(self, name) for name in PARTS]
+        parts = weights.split([part.numel() for part in own])
+        return self._replace(**{k: part.view_as(like) for k, part, like in zip(PARTS, parts, own, strict=True)})
 
 
 class Context(NamedTuple):

@@ -1,10 +1,22 @@
-"""The coupling layer in numba, either way, for 32 samples at a time; memory as ``coupling.Coupling`` lays it out."""
+"""The coupling layer in numba, either way, for 32 samples at a time; memory as ``coupling_weights.Coupling`` lays it out."""
 
 from numba import int64, void
 
-from fpnlib.flows.kernels import affine, multiply
-from fpnlib.flows.packed import EPSILON
-from fpnlib.flows.vectors import LANES, integer, jit, load, log_of_mantissa, number, relu, softplus, splat, store
+from fpnlib.flows.affine_kernel import affine
+from fpnlib.flows.settings import EPSILON
+from fpnlib.flows.vectors import (
+    LANES,
+    integer,
+    jit,
+    load,
+    log_of_mantissa,
+    multiply,
+    number,
+    relu,
+    softplus,
+    splat,
+    store,
+)
 
 
 @jit(void(*(int64,) * 13))
