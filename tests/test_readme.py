@@ -161,6 +161,11 @@ def test_every_table_is_whole():
             assert re.fullmatch(r"\|(-+\|)+", after), line
 
 
+def test_every_link_leads_somewhere():
+    links = [link for link in re.findall(r"\]\(([^)]+)\)", README) if "://" not in link]
+    assert len(links) > 20 and [link for link in links if not (ROOT / link).exists()] == []
+
+
 class Model(nn.Module):
     """An ordinary autoencoder of the reader's, in train mode, with all that training could move."""
 
