@@ -212,12 +212,13 @@ def flipped(path):
     path.write_bytes(data)
 
 
-def without(field):
-    """A model's JSON that lacks a field of its meta, sound otherwise."""
+def without(*fields):
+    """A model's JSON that lacks fields of its meta, sound otherwise."""
 
     def change(path):
         described = json.loads(path.read_text())
-        del described["meta"][field], described["digest"]
+        described["meta"] = {name: value for name, value in described["meta"].items() if name not in fields}
+        del described["digest"]
         artifacts.write_json(path, described)
 
     return change
@@ -232,6 +233,7 @@ def without(field):
         ("tiny.json", lambda path: path.write_text("[]"), "tiny.json is damaged .expected a mapping"),
         ("tiny.json", without("key"), "tiny.json is damaged .'key' is missing"),
         ("tiny.json", without("history"), "tiny.json is damaged .'history' is missing"),
+        ("tiny.json", without("key", "made_from", "library", "history"), "tiny.json is damaged .'key' is missing"),
         ("latents.safetensors", flipped, "latents.safetensors is truncated or damaged"),
         ("latents.safetensors", lambda path: path.write_bytes(path.read_bytes()[:-9]), "is truncated or damaged"),
         ("latents.json", lambda path: path.write_text("{}"), "latents.json is damaged .'meta' is missing"),

@@ -219,7 +219,7 @@ def described(path: Path) -> dict | None:
         ValueError: damaged, in one line.
     """
     meta = artifacts.read_meta(path)
-    return meta and artifacts.expect(path.with_suffix(".json"), meta, key=str, history=dict)
+    return None if meta is None else artifacts.expect(path.with_suffix(".json"), meta, key=str, history=dict)
 
 
 def load(path: Path, module: nn.Module) -> None:
