@@ -3,7 +3,6 @@
 The kills are as many as FPN_KILLS says; ``make test-faults`` asks for thirty.
 """
 
-import json
 import os
 import random
 import re
@@ -14,46 +13,53 @@ import sys
 import time
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from unittest.mock import ANY
 
+import nbformat
+import psutil
 import pytest
 from test_runner import write_notebook
 
-from fpnlib import artifacts
 from fpnlib.__main__ import main
-from fpnlib.artifacts import Manifest
+from fpnlib.artifacts import Manifest, read_results
 
-KILLS = int(os.environ.get("FPN_KILLS", "1"))
+KILLS = int(os.environ.get("FPN_KILLS", "2"))
+VICTIMS = ("runner", "kernel", "all")
 PARAMETERS = """out = "outputs/tiny"  # help the run's folder
 seed = 0  # help of everything random"""
-# What notebooks do: a model in several steps with a checkpoint, loaded where it is there; figures; tables; results.
-STEPS = (
-    "import time, numpy, torch\nfrom pathlib import Path\nfrom fpnlib import artifacts\nfolder = Path(out)",
-    """def make(name, steps=6):
-    path = folder / 'models' / f'{name}.safetensors'
-    with artifacts.alone(folder / 'models' / name):
-        if path.with_suffix('.json').exists():
-            return artifacts.load_tensors(path)[0]['w']
-        checkpoint = artifacts.Checkpoint(path.with_name(f'.{name}-part.safetensors'))
-        tensors, meta = checkpoint.load() or ({'w': torch.zeros(1000)}, {'step': 0})
-        for step in range(meta['step'], steps):
-            noise = torch.randn(1000, generator=torch.Generator().manual_seed(seed + step))
-            tensors = {'w': (tensors['w'] + noise).tanh()}
-            time.sleep(0.01)
-            checkpoint.save(tensors, {'step': step + 1})
-        artifacts.save_tensors(path, tensors, {'steps': steps})
-        checkpoint.clear()
-        return tensors['w']""",
-    "shared = make('shared')",
-    "own = make(NAME)",
-    "figure = artifacts.write_bytes(folder / 'figures' / f'{NAME}.png', own.numpy().tobytes())",
-    "table = artifacts.write_text(folder / 'tables' / f'{NAME}.csv', '\\n'.join(map(str, own.tolist())))",
-    """results = artifacts.Results(folder / 'results' / f'{NAME}.json')
-for part in range(5):
-    results.record(f'mean {part}', own[part::5].mean(), seed=seed)
-    time.sleep(0.01)""",
-    "artifacts.Manifest(folder).note('data', {NAME: 'checksum'})\nprint('end')",
+# What notebooks do: models with checkpoints, of a loss that draws, two of them side by side; latents; figures, tables, results.
+BEGIN = """import matplotlib.pyplot as plt
+import pandas as pd
+import torch
+from fpnlib.experiments import Run, side_by_side
+from fpnlib.training import fit
+run = Run(NAME, out=out, seed=seed)"""
+STEP = """def model(run, name):
+    torch.manual_seed(run.seed + len(name))
+    module, x = torch.nn.Linear(200, 100), torch.randn(60, 200)
+    loss = lambda x: (module(x) + torch.randn(len(x), 100)).square().mean()
+    settings = dict(epochs=8, batch_size=10, learning_rate=0.01, seed=run.seed)
+    make = lambda checkpoint: fit(module, loss, (x[:40],), (x[40:],), checkpoint=checkpoint, **settings)
+    return run.load_or_make(name, module, {'name': name} | settings, make)[0]"""
+END = (
+    "weight = model(run, MODEL).weight.detach()",
+    "z = run.load_or_make_tensors(f'{NAME}_latents', {'of': MODEL}, lambda: {'z': weight @ weight.T})[0]['z']",
+    "figure, axes = plt.subplots()\naxes.imshow(z)\nshown = run.figure(figure, 'latents')",
+    "shown = run.table(pd.DataFrame(z.numpy()), 'latents')",
+    "for part in range(5):\n    run.record(f'mean {part}', z[part::5].mean())",
+    "print('the end')",
 )
+NOTEBOOKS = {
+    "00_first": ("other", "side_by_side(run, {name: (model, name, {}) for name in ('shared', 'other')})"),
+    "01_second": ("shared", "first = model(run, 'shared')"),
+}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def two_cores():
+    """Two processes side by side, whatever the machine."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LOKY_MAX_CPU_COUNT", "2")
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -62,93 +68,112 @@ def notebooks(tmp_path_factory):
     folder = tmp_path_factory.mktemp("faults")
     (folder / "profiles").mkdir()
     (folder / "profiles" / "small.yaml").write_text("seed: 4\n")
-    for number, name in enumerate(("first", "second")):
-        write_notebook(folder / f"0{number}_{name}.ipynb", PARAMETERS, f"NAME = '{name}'\n{STEPS[0]}", *STEPS[1:])
+    for name, (of, make) in NOTEBOOKS.items():
+        write_notebook(folder / f"{name}.ipynb", PARAMETERS, f"NAME, MODEL = '{name}', '{of}'", BEGIN, STEP, make, *END)
     return folder
 
 
-def command(notebooks, out):
-    arguments = ["run", "--profile", "small", "--notebooks", str(notebooks), "--out", str(out), "--jobs", "2"]
-    return [sys.executable, "-m", "fpnlib", *arguments]
+def arguments(notebooks, out, *more):
+    return ["run", "--profile", "small", "--notebooks", str(notebooks), "--out", str(out), "--jobs", "2", *more]
 
 
-def run(notebooks, out):
+def run(notebooks, out, *more):
     """Run in this process; the exit code."""
-    return main(command(notebooks, out)[3:])
+    return main(arguments(notebooks, out, *more))
 
 
-def watched(notebooks, out, kill_at=None):
-    """Run the command and count what changes in the folder, a file at a time; SIGKILL at change ``kill_at``."""
-    process = subprocess.Popen(command(notebooks, out), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-    seen, changes = {}, 0
-    while process.poll() is None:
+class Command:
+    """The command in a process of its own, and how many changes it has made in its folder."""
+
+    def __init__(self, notebooks, out):
+        quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+        self.process = psutil.Popen([sys.executable, "-m", "fpnlib", *arguments(notebooks, out)], **quiet)
+        self.out, self.changes, self.seen = out, 0, {}
+
+    def goes_on(self):
+        """Whether it does; looks what has changed, a file at a time."""
         now = {}
-        for path in out.rglob("*") if out.exists() else ():
+        for path in self.out.rglob("*") if self.out.exists() else ():
             with suppress(OSError):
                 now[path] = path.stat().st_mtime_ns
-        changes += len(now.items() ^ seen.items())
-        seen = now
-        if kill_at is not None and changes >= kill_at:
-            process.kill()
+        self.changes += len(now.items() ^ self.seen.items())
+        self.seen = now
         time.sleep(0.005)
-    return process.wait(), changes, process.stderr.read()
+        return self.process.poll() is None
+
+    def kill(self, victim, chance):
+        """SIGKILL the runner, one of its kernels, or all processes; whether that ended the command.
+
+        It is over when those that were spared have ended by themselves.
+        """
+        children = self.process.children(recursive=True)
+        kernels = [child for child in children if "ipykernel_launcher" in " ".join(child.cmdline())]
+        victims = {"runner": [self.process], "all": [self.process, *children], "kernel": kernels}[victim]
+        if not victims:
+            return False
+        for process in [chance.choice(kernels)] if victim == "kernel" else victims:
+            process.kill()
+        assert not psutil.wait_procs([self.process, *children], timeout=600)[1]
+        return self.process.wait() == (1 if victim == "kernel" else -signal.SIGKILL)
+
+
+def killed(notebooks, out, victim, moment, chance):
+    """Run the command and kill at the given change of its folder; False where it ended before."""
+    command = Command(notebooks, out)
+    while command.goes_on():
+        if command.changes >= moment:
+            with suppress(psutil.NoSuchProcess):  # of a process that has just ended
+                if command.kill(victim, chance):
+                    return True
+    return False
 
 
 @pytest.fixture(scope="module")
 def undisturbed(notebooks, tmp_path_factory):
     """The folder of a run that nothing disturbed, and how many changes it made there."""
-    out = tmp_path_factory.mktemp("undisturbed") / "out"
-    code, changes, said = watched(notebooks, out)
-    assert code == 0, said
-    return out, changes
+    command = Command(notebooks, tmp_path_factory.mktemp("undisturbed") / "out")
+    while command.goes_on():
+        pass
+    assert command.process.wait() == 0
+    return command.out, command.changes
 
 
-def content(out):
-    """What a run has made: the bytes of its files by name; the manifest, which has times, aside."""
-    copies = sorted((out / "notebooks").glob("*.ipynb"))
-    copies = {path.name: re.sub(r"out = [^,]*,", "", path.read_text()) for path in copies}  # where it is
-    return Manifest(out).each(Path.read_bytes) | copies
+def made(out):
+    """The bytes of what a run has made, by name: figures, tables, results and models."""
+    return Manifest(out).each(Path.read_bytes)
 
 
-def assert_whole(out):
-    """Every file that bears its name is complete."""
-    for path in Manifest(out).each(lambda path: path).values():
-        if path.suffix == ".json":
-            json.loads(path.read_text())
-        if path.suffix == ".safetensors" and path.with_suffix(".json").exists():
-            artifacts.load_tensors(path)
-        if path.suffix in (".png", ".csv"):
-            assert path.stat().st_size >= 4000
+def assert_whole(out, expected):
+    """Every file is as the undisturbed run left it; results are its results or the first of them."""
+    for name, data in made(out).items():
+        if name.startswith("results/"):
+            begun = read_results(out / name)
+            assert begun == read_results(expected / name)[: len(begun)]
+        else:
+            assert data == (expected / name).read_bytes(), name
+    for copy in (out / "notebooks").glob("[!.]*.ipynb"):
+        nbformat.validate(nbformat.read(copy, as_version=4))
     Manifest(out).read()
 
 
+def assert_finished(out, expected):
+    """All is there, as if nothing had happened, and vouched for; nothing is left of what was unfinished."""
+    assert made(out) == made(expected)
+    assert Manifest(out).read()["files"] == Manifest(out).files()
+    for name in NOTEBOOKS:
+        assert nbformat.read(out / "notebooks" / f"{name}.ipynb", as_version=4).cells[-1].outputs[0].text == "the end\n"
+    assert not [path for path in out.rglob(".*") if path.suffix in (".tmp", ".ipynb")]
+
+
 def test_a_run_that_is_killed_ends_as_if_nothing_had_happened(notebooks, undisturbed, tmp_path):
-    expected, changes = undisturbed
-    moments, killed = random.Random(7), 0
-    for kill in range(KILLS):
-        out = tmp_path / f"out{kill}"
-        code, *_ = watched(notebooks, out, kill_at=moments.randint(1, int(0.9 * changes)))
-        killed += code == -signal.SIGKILL
-        assert_whole(out)
-        code, _, said = watched(notebooks, out)
-        assert code == 0, said
-        assert content(out) == content(expected), f"kill {kill}"
-        assert Manifest(out).read()["files"] == Manifest(out).files()
-        assert not [path for path in out.rglob(".*") if path.suffix in (".tmp", ".ipynb")]
-    assert killed > KILLS / 2
-
-
-def fails_in_one_line(notebooks, out, capsys, code=2):
-    """Run; the one line of the error."""
-    assert run(notebooks, out) == code
-    said = capsys.readouterr().err.rstrip().splitlines()[-1]
-    return said
-
-
-@pytest.fixture
-def finished(undisturbed, tmp_path):
-    """A copy of the finished run, to be damaged."""
-    return shutil.copytree(undisturbed[0], tmp_path / "out")
+    (expected, changes), chance = undisturbed, random.Random(7)
+    for number in range(KILLS):
+        victim, moment = VICTIMS[number % len(VICTIMS)], chance.randint(1, changes)
+        while not killed(notebooks, out := tmp_path / f"{number}-{moment}", victim, moment, chance):
+            moment //= 2  # it was over before
+        assert_whole(out, expected)
+        assert run(notebooks, out) == 0, f"{victim} killed at change {moment}"
+        assert_finished(out, expected)
 
 
 @contextmanager
@@ -166,51 +191,84 @@ def mounted(folder, *options):
         subprocess.run(["umount", "--lazy", folder], check=True)
 
 
+def last_line(capsys):
+    return capsys.readouterr().err.rstrip().splitlines()[-1]
+
+
 def test_a_full_disk_is_one_line_and_spares_what_was_made(notebooks, undisturbed, tmp_path, capsys):
-    with mounted(tmp_path / "disk", "size=256k") as disk:
+    with mounted(tmp_path / "disk", "size=4m") as disk:
         out, filler = disk / "out", disk / "filler"
-        filler.write_bytes(bytes(215_000))
-        assert "No space left on device" in fails_in_one_line(notebooks, out, capsys, code=ANY)
-        made = Manifest(out).each(Path.read_bytes)
-        assert_whole(out)
+        filler.write_bytes(bytes(shutil.disk_usage(disk).free))
+        assert run(notebooks, out) == 2
+        assert re.fullmatch(rf"error: \[Errno 28\] cannot write {out}\S* \(No space left .*", last_line(capsys))
+        os.truncate(filler, filler.stat().st_size - 200_000)  # a training's state is larger
+        assert run(notebooks, out, "--only", "01") == 1
+        said = rf"OSError: \[Errno 28\] cannot write {out}/models/\.shared-\S+ \(No space left .*can be written to"
+        assert re.fullmatch(said, last_line(capsys))
+        assert_whole(out, undisturbed[0])
         filler.unlink()
         assert run(notebooks, out) == 0
-        assert made.items() <= Manifest(out).each(Path.read_bytes).items()
-        assert content(out) == content(undisturbed[0])
+        assert_finished(out, undisturbed[0])
 
 
 def test_a_read_only_folder_is_one_line(notebooks, undisturbed, tmp_path, capsys):
-    with mounted(tmp_path / "disk", "size=1m") as disk:
+    with mounted(tmp_path / "disk", "size=4m") as disk:
         out = shutil.copytree(undisturbed[0], disk / "out")
         subprocess.run(["mount", "-o", "remount,ro", disk], check=True)
-        said = fails_in_one_line(notebooks, out, capsys)
-        assert "cannot write" in said and "Read-only file system" in said and str(out) in said
-        assert content(out) == content(undisturbed[0])
+        assert run(notebooks, out) == 2
+        assert re.fullmatch(rf"error: .*cannot write {out}\S* \(Read-only file system\);.*", last_line(capsys))
+        assert_finished(out, undisturbed[0])
+
+
+@pytest.fixture
+def finished(undisturbed, tmp_path):
+    """A copy of the finished run, to be damaged."""
+    return shutil.copytree(undisturbed[0], tmp_path / "out")
+
+
+def shortened(path):
+    path.write_bytes(path.read_bytes()[:-9])
+
+
+def flipped(path):
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
 
 
 @pytest.mark.parametrize("keep", [0, 60, -7], ids=["empty", "begun", "almost whole"])
 def test_a_damaged_manifest_is_one_line_before_anything_runs(notebooks, finished, capsys, keep):
-    path, before = finished / "manifest.json", content(finished)
+    path, before = finished / "manifest.json", made(finished)
     path.write_bytes(path.read_bytes()[:keep])
-    assert f"{path} is damaged" in fails_in_one_line(notebooks, finished, capsys)
-    assert content(finished) == before
+    assert run(notebooks, finished) == 2
+    assert last_line(capsys).startswith(f"error: {path} is damaged")
+    assert made(finished) == before
 
 
-def test_a_damaged_model_is_named_and_made_again_once_deleted(notebooks, undisturbed, finished, capsys):
-    path = finished / "models" / "shared.safetensors"
-    path.write_bytes(path.read_bytes()[:-9])
-    line = fails_in_one_line(notebooks, finished, capsys, code=1)
-    assert line.startswith("ValueError: ") and "shared.safetensors is truncated or damaged" in line
-    assert line.endswith("delete it and run again")
-    path.unlink()
-    path.with_suffix(".json").unlink()
+def test_a_damaged_model_and_damaged_latents_are_named_and_made_again_once_deleted(
+    notebooks, undisturbed, finished, capsys
+):
+    model, latents = (finished / "models" / f"{name}.safetensors" for name in ("other", "01_second_latents"))
+    flipped(model)
+    shortened(latents)
+    assert run(notebooks, finished) == 1
+    said = capsys.readouterr().err.splitlines()
+    for path in (model, latents):
+        (line,) = {
+            line for line in said if line.startswith("ValueError: ") and f"{path} is truncated or damaged" in line
+        }
+        assert line.endswith("delete it and run again")
+    assert said[-1].startswith("ValueError: ")
+    for path in (model, latents):
+        path.unlink()
+        path.with_suffix(".json").unlink()
     assert run(notebooks, finished) == 0
-    assert content(finished) == content(undisturbed[0])
+    assert_finished(finished, undisturbed[0])
 
 
-def test_damaged_figures_results_and_copies_are_made_again(notebooks, undisturbed, finished):
-    for name in ("figures/first.png", "results/first.json", "notebooks/00_first.ipynb"):
-        path = finished / name
-        path.write_bytes(path.read_bytes()[:-9])
+def test_damaged_figures_tables_results_and_copies_are_made_again(notebooks, undisturbed, finished):
+    damaged = ("figures/00_first_latents.png", "tables/00_first_latents.csv", "results/00_first.json")
+    for name in (*damaged, "notebooks/00_first.ipynb"):
+        flipped(finished / name)
     assert run(notebooks, finished) == 0
-    assert content(finished) == content(undisturbed[0])
+    assert_finished(finished, undisturbed[0])
