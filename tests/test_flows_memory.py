@@ -2,15 +2,14 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 SCRIPT = """
-import resource, sys, torch
+import sys, torch
 from fpnlib.flows import build_flow
-
-def peak():
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+from memory import peak
 
 torch.set_num_threads(1)
 torch.set_default_dtype(getattr(torch, sys.argv[5]))
@@ -51,7 +50,7 @@ print(peak() - before)
 )
 def test_memory_is_bounded(name, call, hidden, many, dtype):
     run = [sys.executable, "-c", SCRIPT, name, call, str(hidden), str(many), dtype]
-    grown = int(subprocess.run(run, check=True, capture_output=True, text=True).stdout)
+    grown = int(subprocess.run(run, check=True, capture_output=True, text=True, cwd=Path(__file__).parent).stdout)
     size = int(dtype.removeprefix("float")) // 8
     one_row = size * (4 + 3 + 4 + 3)  # bytes of noise, context, data and densities
     activations = size * 3 * hidden * many  # what the hidden units of one layer alone would take
