@@ -20,13 +20,13 @@ from fpnlib.artifacts import Manifest, inside, library_digest, read_results, sha
 from fpnlib.experiments import (
     FLOW_NAMES,
     Run,
+    accuracy,
     attribute_judge,
     base_model,
     flow_plugin,
     judge,
     latents,
     point_clouds,
-    score_plugin,
 )
 from fpnlib.metrics.editing import accuracy_per_attribute
 from fpnlib.metrics.images import right_class_rate
@@ -74,8 +74,8 @@ class Check:
 
 def _accuracy(flow: str, features: str) -> Callable[[Run], float]:
     def compute(run: Run) -> float:
-        sets = latents(run, base_model(run, "ConvVAE"))
-        return score_plugin(flow_plugin(run, "ConvVAE", flow), sets, features)[1]
+        test = latents(run, base_model(run, "ConvVAE"))["test"]
+        return accuracy(flow_plugin(run, "ConvVAE", flow), test, features)
 
     return compute
 

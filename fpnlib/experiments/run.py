@@ -102,7 +102,7 @@ class Run:
     def figure(self, figure: Figure, name: str) -> Figure:
         """Save a figure as ``figures/<notebook>_<name>.png`` and hand it back to be shown."""
         png = io.BytesIO()
-        figure.savefig(png, format="png", dpi="figure")
+        figure.savefig(png, format="png", dpi=figure.dpi)
         artifacts.write_bytes(self.folder / "figures" / f"{self.notebook}_{name}.png", png.getvalue())
         plt.close(figure)  # or the notebook would show it twice
         return figure
