@@ -27,6 +27,8 @@ LEARNERS = {
     "extra_tree": {"n_estimators": 100, "max_features": 0.16, "max_leaves": 1_000, "criterion": "gini"},
     "mlp": {"hidden_layer_sizes": 100, "alpha": 1e-4, "learning_rate_init": 1e-3},
 }
+AUTOML_NEEDS = 10
+"""Samples of each class, of which AutoML holds out a tenth."""
 Latents = Tensor | np.ndarray
 
 
@@ -148,11 +150,11 @@ def automl(
         n_jobs: threads a classifier; -1: one a core.
 
     Raises:
-        ValueError: NaN in the latents, lengths or widths that differ, or a class with fewer than ten samples.
+        ValueError: NaN in the latents, lengths or widths that differ, or a class with fewer than ``AUTOML_NEEDS`` samples.
     """
     from flaml import AutoML  # here, for it takes seconds to import
 
-    z, y, z_test, y_test = _arrays(z, y, z_test, y_test, at_least=10)
+    z, y, z_test, y_test = _arrays(z, y, z_test, y_test, at_least=AUTOML_NEEDS)
     started = time.perf_counter()
     with tqdm(desc="AutoML", total=max_trials, unit="trial", dynamic_ncols=True) as progress, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # learners' notes on feature names and iterations
@@ -181,7 +183,7 @@ def automl(
             verbose=0,
         )
         scores = [accuracies(labels, search.predict(part)) for part, labels in ((z, y), (z_test, y_test))]
-        trials = progress.n
+        trials = max(progress.n, 1)  # a single one is not scored
     settings = {
         "learner": search.best_estimator,
         **{key: value.item() if isinstance(value, np.generic) else value for key, value in search.best_config.items()},

@@ -1,61 +1,114 @@
-"""The turntable in a real browser: a drag turns the shape, and what went to the right is what came to the front."""
+"""The turntable in a real browser: a drag turns the shape, and the next shape is seen from where the last was left."""
 
-import shutil
+from types import SimpleNamespace
 from urllib.parse import quote
 
 import numpy as np
 import pytest
+import torch
+from test_browser import browser, in_jupyterlab, page, pytestmark, serve, wait  # noqa: F401 (fixtures)
 
+from fpnlib.attributes import Classes
 from fpnlib.plots import turntable
 
-webdriver = pytest.importorskip("selenium.webdriver", reason="needs selenium: pip install fpnlib[test]")
-CHROME = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-DRIVER = shutil.which("chromedriver")
-pytestmark = pytest.mark.skipif(not (CHROME and DRIVER), reason="needs a browser: chromium and chromedriver")
-
 INK = """
-const canvas = document.querySelector("canvas"), pixels = canvas.getContext("2d").getImageData(0, 0, 300, 300).data;
+const side = document.querySelector("canvas").width;
+const pixels = document.querySelector("canvas").getContext("2d").getImageData(0, 0, side, side).data;
 const columns = [];
-for (let k = 0; k < pixels.length; k += 4) if (pixels[k] < 250) columns.push((k / 4) % 300);
-return [Math.min(...columns), Math.max(...columns)];
+for (let k = 0; k < pixels.length; k += 4) if (pixels[k] < 250) columns.push((k / 4) % side);
+return (Math.max(...columns) - Math.min(...columns)) / side;
 """
+POINTER = """
+const canvas = document.querySelector("canvas");
+for (const [kind, x] of arguments[0])
+  canvas.dispatchEvent(new PointerEvent("pointer" + kind, {pointerId: 1, clientX: x, clientY: 0}));
+"""
+EXPLORER = """from test_browser_shapes import network
+from fpnlib.widgets import ShapeExplorer
+ShapeExplorer(network())"""
+
+
+def board():
+    """A thin board: seen from the side it is a line, and a quarter turn shows its whole breadth."""
+    rng = np.random.default_rng(0)
+    return np.stack([rng.uniform(-1, 1, 500), rng.uniform(-0.2, 0.2, 500), rng.uniform(-0.01, 0.01, 500)], 1)
+
+
+def network():
+    """What ``ShapeExplorer`` takes: a network of boards and of balls."""
+
+    def generate(category, temperature, seed):
+        ball = torch.randn(1, 500, 3, generator=torch.Generator().manual_seed(seed))
+        return ball if category == "ball" else torch.from_numpy(board())[None]
+
+    return SimpleNamespace(generate=generate, plugin=SimpleNamespace(attributes=Classes(["board", "ball"])))
 
 
 @pytest.fixture
-def browser(tmp_path):
-    options = webdriver.ChromeOptions()
-    options.binary_location = CHROME
-    for argument in ("headless=new", "no-sandbox", "disable-gpu", "disable-dev-shm-usage"):
-        options.add_argument(f"--{argument}")
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(DRIVER))
-    yield driver
-    driver.quit()
+def frame(browser):  # noqa: F811
+    """The browser within the turntable of a board, 300 pixels wide, on a screen of two dots a pixel."""
+    screen = {"width": 800, "height": 600, "deviceScaleFactor": 2, "mobile": False}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", screen)
+    browser.get("data:text/html," + quote(f"<body>{turntable(board(), size=300)}</body>"))
+    browser.switch_to.frame(0)
+    yield browser
+    browser.switch_to.default_content()
+    browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
 
 
-def test_a_drag_turns_the_shape(browser):
-    """A thin board: seen from the side it is a line, and a quarter turn shows its whole breadth."""
+def drag(driver, pixels):
     from selenium.webdriver import ActionChains
 
-    rng = np.random.default_rng(0)
-    board = np.stack([rng.uniform(-1, 1, 500), rng.uniform(-0.2, 0.2, 500), rng.uniform(-0.01, 0.01, 500)], 1)
-    browser.get("data:text/html," + quote(f"<body>{turntable(board, size=300)}</body>"))
-    browser.switch_to.frame(0)
-    canvas = browser.find_element("tag name", "canvas")
+    ActionChains(driver).drag_and_drop_by_offset(driver.find_element("tag name", "canvas"), pixels, 0).perform()
 
-    def drag(pixels):
-        ActionChains(browser).drag_and_drop_by_offset(canvas, pixels, 0).perform()
 
-    def breadth():
-        low, high = browser.execute_script(INK)
-        return high - low
+def view(driver):
+    return driver.execute_script("return [azimuth, elevation, zoom];")
 
-    drag(1)  # and it stops turning by itself
-    before = breadth()
-    assert breadth() == before
+
+def test_a_drag_turns_the_shape(frame):
+    drag(frame, 1)  # and it stops turning by itself
+    before = frame.execute_script(INK)
+    assert frame.execute_script(INK) == before
     turns = []
     for _ in range(16):
-        drag(20)  # 0.2 radians
-        turns.append(breadth())
-    assert max(turns) > 250 and min(turns) < 120  # 3.2 radians go past its edge and its face
-    assert not [line for line in browser.get_log("browser") if line["level"] == "SEVERE"]
+        drag(frame, 20)  # 0.2 radians
+        turns.append(frame.execute_script(INK))
+    assert max(turns) > 0.85 and min(turns) < 0.4  # 3.2 radians go past its edge and its face
+    assert frame.execute_script("return [canvas.width, canvas.clientWidth];") == [600, 300]
+    assert not [line for line in frame.get_log("browser") if line["level"] == "SEVERE"]
+
+
+@pytest.mark.parametrize("end", ["up", "cancel"])
+def test_a_pointer_that_is_gone_turns_nothing(frame, end):
+    frame.execute_script("canvas.setPointerCapture = () => {};")  # there is no real pointer to capture
+    frame.execute_script(POINTER, [["down", 0], ["move", 30]])
+    turned = view(frame)
+    frame.execute_script(POINTER, [[end, 30], ["move", 90]])
+    assert view(frame) == turned
+    frame.execute_script(POINTER, [["down", 0], ["move", 30]])
+    assert view(frame)[0] == pytest.approx(turned[0] + 0.3)
+
+
+def test_in_jupyterlab_the_next_shape_is_seen_from_where_the_last_was_left(browser, serve, page):  # noqa: F811
+    in_jupyterlab(browser, serve, page(EXPLORER))
+
+    def shown(category):
+        """Into the frame that shows a shape of the category, once it is there."""
+
+        def there(driver):
+            driver.switch_to.default_content()
+            driver.switch_to.frame(driver.find_element("css selector", ".jp-OutputArea iframe[srcdoc]"))
+            return driver.find_element("tag name", "canvas").get_attribute("aria-label") == category
+
+        wait(browser, there)
+
+    shown("board")
+    drag(browser, 80)
+    left = view(browser)
+    assert left[0] != 0.6
+    browser.switch_to.default_content()
+    browser.find_element("css selector", ".widget-dropdown select").send_keys("ball")
+    shown("ball")
+    assert view(browser) == left
+    assert browser.execute_script(INK) > 0.5  # and there is a ball

@@ -29,6 +29,27 @@ def test_a_cloud_fills_its_picture_whatever_its_units():
     assert max(np.ptp(axis) for axis in inked(plots.render(astray, size=60))) > 40
 
 
+@pytest.mark.parametrize("azimuth", [0, 35, 55, 180])
+def test_no_ball_is_cut_off_at_the_edge(azimuth):
+    rng = np.random.default_rng(0)
+    stray = CHAIR[:4] * rng.uniform(1, 3, (4, 1))
+    picture = plots.render(np.concatenate([CHAIR, stray]), azimuth=azimuth, size=60)
+    edges = np.concatenate([picture[0], picture[-1], picture[:, 0], picture[:, -1]])
+    assert edges.min() > 0.9 and len(inked(picture)[0]) > 200
+
+
+def test_a_surface_is_shaded_by_how_it_lies():
+    """A roof's left side looks into the light; along its ridge either side is of one shade, ball by ball."""
+    rng = np.random.default_rng(0)
+    x, z = rng.uniform(-1, 1, 8000), rng.uniform(-1, 1, 8000)
+    picture = plots.render(np.stack([x, -abs(x), z], 1), azimuth=0, elevation=40, size=90).mean(-1)
+    left, right = picture[35:60, 25:35], picture[35:60, 55:65]
+    assert left.mean() > right.mean() + 0.05
+    for side in (left, right):
+        low, high = np.percentile(side, [20, 80], axis=0)
+        assert (high - low).max() < 0.05
+
+
 def test_up_is_up_right_is_right_and_it_turns():
     height = np.concatenate([[[0.0, 1, 0]] * 3 + [[0, -1, 0]] * 30, 0.01 * CHAIR[:30]])
     rows, _ = inked(plots.render(height + 1e-3 * np.random.default_rng(0).normal(size=height.shape), size=60))
@@ -64,20 +85,36 @@ def test_rows_of_clouds_with_labels():
     fig = plots.cloud_grid(clouds, row_labels=["chair", "also"], title="shapes", row_title="requested", size=30)
     (ax,) = fig.axes
     assert [text.get_text() for text in ax.get_yticklabels()] == ["chair", "also"]
-    assert ax.get_title() == "shapes" and ax.get_ylabel() == "requested"
-    rows, columns = ax.images[0].get_array().shape[:2]
-    assert (rows + 1) * 3 == pytest.approx((columns + 1) * 2, abs=6)
+    assert ax.get_title() == "shapes" and fig.get_supylabel() == "requested"
+    assert ax.images[0].get_array().shape == (2 * 30, 3 * 30, 3)
+    assert ax.get_window_extent().size == pytest.approx((3 * 30, 2 * 30))  # a dot for every pixel
 
 
-def test_a_list_of_clouds_is_laid_out_and_filled_up_with_paper():
-    fig = plots.cloud_grid(np.stack([CHAIR] * 4), columns=3, size=30)
+def test_a_row_with_fewer_clouds_is_filled_up_with_paper():
+    """Every cloud stands in the row of its own label."""
+    fig = plots.cloud_grid([[CHAIR], [CHAIR] * 3, torch.zeros(0, 9, 3)], ["one", "three", "none"], size=30)
     canvas = np.asarray(fig.axes[0].images[0].get_array())
-    assert canvas[-25:, -25:].min() == 1 and canvas[:25, :25].min() < 0.9
+    cells = [[canvas[i : i + 30, j : j + 30].min() < 0.9 for j in (0, 30, 60)] for i in (0, 30, 60)]
+    assert cells == [[True, False, False], [True, True, True], [False, False, False]]
+
+
+@pytest.mark.parametrize("names", [["car"], ["night_stand"] * 10, ["a_category_of_many_letters"] * 3])
+def test_names_have_room(names):
+    fig = plots.cloud_grid([[CHAIR] * 2] * len(names), names, ["test", "rebuilt"], row_title="category", size=40)
+    fig.canvas.draw()
+    (ax,) = fig.axes
+    title, *labels = (text.get_window_extent() for text in [*fig.texts, *ax.get_yticklabels(), *ax.get_xticklabels()])
+    assert title.x1 < min(box.x0 for box in labels)
+    boxes = [title, *labels]
+    assert min(box.x0 for box in boxes) >= 0 and min(box.y0 for box in boxes) >= 0
+    assert max(box.x1 for box in boxes) <= fig.bbox.x1 and max(box.y1 for box in boxes) <= fig.bbox.y1
 
 
 def test_the_turntable_is_a_page_of_its_own():
     frame = plots.turntable(CHAIR, title="a <chair>", size=300)
-    page = html.unescape(re.fullmatch(r'<iframe srcdoc="([^"]*)" width="300" height="300" .*></iframe>', frame)[1])
+    page = html.unescape(
+        re.fullmatch(r'<iframe srcdoc="([^"]*)" width="300" height="300" style="border:0"></iframe>', frame)[1]
+    )
     assert "a &lt;chair&gt;" in page and "http" not in page and "__" not in page
     points = np.array(json.loads(re.search(r"const points = (\[\[.*?\]\])", page)[1]))
     assert points.shape == (400, 3) and np.linalg.norm(points, axis=1).max() < 1.1
@@ -93,8 +130,9 @@ def test_the_turntable_is_a_page_of_its_own():
         (lambda: plots.render(np.zeros((4, 2))), "points must have shape (n, 3), got (4, 2)"),
         (lambda: plots.render(CHAIR * np.nan), "1,200 NaN or infinite"),
         (lambda: plots.render(CHAIR, size=0), "size must be a positive"),
-        (lambda: plots.cloud_grid(np.zeros((4, 3))), "clouds must have shape (m, n, 3) or (rows, columns, n, 3), got (4, 3)"),
-        (lambda: plots.cloud_grid([CHAIR], row_labels=["a", "b"]), "row_labels must name 1 rows"),
+        (lambda: plots.cloud_grid(np.zeros((4, 3))), "clouds[0] must have shape (columns, n, 3), got (3,)"),
+        (lambda: plots.cloud_grid([]), "clouds must have a cloud in some row"),
+        (lambda: plots.cloud_grid([[CHAIR]], row_labels=["a", "b"]), "row_labels must name 1 rows"),
         (lambda: plots.turntable(np.zeros((4, 4))), "points must have shape (n, 3), got (4, 4)"),
     ],
 )  # fmt: skip

@@ -1,5 +1,6 @@
 """PointFlow: the laws of its flow, the original's numbers, the released checkpoints, and training that survives."""
 
+import itertools
 import math
 
 import numpy as np
@@ -8,6 +9,7 @@ import torch
 
 from fpnlib.artifacts import Checkpoint, load_module, save_module
 from fpnlib.base_models import PointFlow, load_released
+from fpnlib.base_models.pointflow import paired
 from fpnlib.base_models.pointflow_cnf import MovingBatchNorm, Solver, log_normal
 from fpnlib.plugin import FlowPluginNetwork
 from fpnlib.training import fit
@@ -21,7 +23,7 @@ def small(seed=0, **settings):
     model = PointFlow(**SMALL | settings).eval()
     with torch.no_grad():
         for name, parameter in model.decoder.named_parameters():
-            if "layers" in name:
+            if "gate" in name or "layers.2" in name:
                 parameter.mul_(2)
     return model
 
@@ -96,6 +98,29 @@ def test_the_encoder_sees_a_set():
     assert mean.shape == std.shape == (4, 5) and (std > 0).all()
 
 
+def test_a_larger_cloud_than_the_encoder_has_seen_is_encoded_in_parts():
+    """Every k-th point, so that points in some order make parts of the whole shape; the latents are the parts' mean."""
+    model, whole, x = small(seen=10), small(), clouds(points=25)
+    parts = [whole.encode(x[:, k::3]) for k in range(3)]
+    assert torch.allclose(model.encode(x), torch.stack(parts).mean(0), atol=1e-6)
+    assert (model.encode(x) - whole.encode(x)).abs().max() > 1e-3
+    assert torch.equal(model.encode(x[:, :10]), whole.encode(x[:, :10]))
+    mean, std = small(seen=10, stochastic=True).posterior(x)
+    assert mean.shape == std.shape == (4, 5)
+
+
+def test_points_of_a_seed_are_not_kin_to_latents_of_that_seed():
+    """Under the identity flow a cloud is its noise: other than what a plugin draws by the same seed."""
+    model = small()
+    with torch.no_grad():
+        for layer in model.decoder.fields[0].layers:
+            layer.linear.weight.zero_(), layer.linear.bias.zero_(), layer.bias.weight.zero_()
+    for seed in (0, 1, 2**31 - 1):
+        drawn = torch.randn(1, 30, 3, generator=torch.Generator().manual_seed(seed))
+        cloud = model.decode(torch.zeros(1, 5), seed=seed)
+        assert abs(torch.corrcoef(torch.stack([drawn.flatten(), cloud.flatten()]))[0, 1]) < 0.5
+
+
 def test_decoding_is_a_function_of_latent_and_seed(monkeypatch):
     model, z = small(), torch.randn(5, 5)
     x = model.decode(z)
@@ -114,9 +139,32 @@ def test_no_more_points_than_a_chunk_go_through_at_once(monkeypatch):
         part.register_forward_hook(lambda module, inputs, output: seen.append(output.numel() // output.shape[-1]))
     model.encode(clouds(9))
     model.decode(torch.randn(9, 5))
+    model.log_prob(clouds(9))
     assert set(seen) == {30, 60}
     model.decode(torch.randn(2, 5), points=100)
     assert max(seen) == 100
+
+
+@pytest.mark.parametrize("trace", ["exact", "hutchinson"])
+def test_a_density_does_not_depend_on_the_chunks(trace, monkeypatch):
+    model, x = small(method="rk4", steps=4), clouds(7)
+    probe = torch.randn_like(x)
+    whole = model.log_prob(x, trace=trace, probe=probe)
+    monkeypatch.setattr("fpnlib.base_models.pointflow.AT_ONCE", 60)
+    assert torch.allclose(model.log_prob(x, trace=trace, probe=probe), whole, atol=1e-5)
+    assert model.log_prob(x[:0], torch.zeros(0, 5)).shape == (0, 30)
+
+
+def test_noise_is_paired_for_the_shortest_ways(monkeypatch):
+    monkeypatch.setattr("fpnlib.base_models.pointflow.PAIRED", 5)
+    x, u = clouds(2, 13), clouds(2, 13, seed=1)
+    matched = paired(u, x)
+    for cloud, noise, found in zip(x, u, matched):
+        for rows in (slice(0, 5), slice(5, 10), slice(10, 13)):
+            a, b, c = cloud[rows], noise[rows], found[rows]
+            ways = [(b[list(order)] - a).square().sum() for order in itertools.permutations(range(len(a)))]
+            assert (c - a).square().sum() == pytest.approx(min(ways).item(), rel=1e-5)
+            assert sorted(map(tuple, c.tolist())) == sorted(map(tuple, b.tolist()))
 
 
 def test_data_units_are_taken_off_and_put_back():
@@ -219,6 +267,21 @@ def test_a_solver_that_can_t_go_on_says_what_to_change_and_leaves_the_best_weigh
     assert model.decode(torch.zeros(1, 5)).isfinite().all()
 
 
+def test_a_field_too_stiff_ends_after_so_many_steps(monkeypatch):
+    monkeypatch.setattr("fpnlib.base_models.pointflow_cnf.MOST_STEPS", 1)
+    model = small()
+    for call in (
+        lambda: model.decode(torch.zeros(1, 5)),
+        lambda: model.log_prob(clouds()),
+        lambda: model.loss(clouds()),
+    ):
+        with pytest.raises(
+            FloatingPointError, match=r"dopri5 .*max_num_steps exceeded \(1>=1\).*larger tolerance"
+        ) as said:
+            call()
+        assert "\n" not in str(said.value)
+
+
 def test_a_fit_that_was_killed_gives_the_same_weights(tmp_path):
     x = clouds(24)
 
@@ -267,6 +330,7 @@ def test_weights_are_kept_and_other_widths_refused(tmp_path):
         (lambda m: m.log_prob(clouds(), torch.zeros(3, 5)), ValueError, "x and z must have the same length, got 4 and 3"),
         (lambda m: PointFlow(method="dopri"), ValueError, "unknown solver 'dopri'; did you mean 'dopri5'"),
         (lambda m: PointFlow(tolerance=0), ValueError, "tolerance must lie between 0 and 1, got 0"),
+        (lambda m: PointFlow(seen=0), ValueError, "seen must be a positive"),
         (lambda m: PointFlow(latent_dim=0), ValueError, "latent_dim must be a positive"),
         (lambda m: small(num_blocks=2).matching_loss(clouds()), ValueError, "this model has 2; use loss"),
         (lambda m: FlowPluginNetwork(m, object.__new__(_Plugin)), ValueError, "share latent_dim, got 5 and 4"),

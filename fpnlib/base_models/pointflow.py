@@ -6,7 +6,9 @@ import math
 from collections.abc import Sequence
 from contextlib import contextmanager
 
+import numpy as np
 import torch
+from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 
 from fpnlib import checks
@@ -15,7 +17,9 @@ from fpnlib.base_models.pointflow_encoder import PointEncoder
 from fpnlib.base_models.pointflow_field import DIMENSIONS
 
 AT_ONCE = 2**17  # points that go through the networks together: it bounds the memory
+NOISE_SEED = 2**31  # is added to the seeds of points, or a latent and its points drawn by one seed would be kin
 TIMES = 8  # flow matching's times for each cloud and step
+PAIRED = 64  # points that are paired with noise together: exact pairing takes the cube of their number
 
 
 class PointFlow(nn.Module):
@@ -32,6 +36,8 @@ class PointFlow(nn.Module):
         num_blocks: fields in a row.
         stochastic: encode to a Gaussian posterior, whose mean :meth:`encode` gives; the paper's base is deterministic.
         points: that :meth:`decode` draws of each cloud.
+        seen: points that the encoder sees together; the latents of a cloud that has more are the mean over its parts. The
+            largest of a feature over more points than it was trained with is larger. None: all, as PointFlow does.
         solver: settings of :class:`Solver` (method, tolerance, steps).
 
     Raises:
@@ -46,11 +52,13 @@ class PointFlow(nn.Module):
         num_blocks: int = 1,
         stochastic: bool = False,
         points: int = 2048,
+        seen: int | None = None,
         **solver,
     ):
         super().__init__()
         self.latent_dim = checks.positive("latent_dim", latent_dim)
         self.num_points = checks.positive("points", points)
+        self.seen = None if seen is None else checks.positive("seen", seen)
         self.solver = Solver(**solver)
         self.config = {
             "latent_dim": latent_dim,
@@ -59,6 +67,7 @@ class PointFlow(nn.Module):
             "num_blocks": num_blocks,
             "stochastic": stochastic,
             "points": points,
+            "seen": seen,
             **solver,
         }
         self.encoder = PointEncoder(latent_dim, encoder_widths, stochastic=stochastic)
@@ -85,9 +94,9 @@ class PointFlow(nn.Module):
 
     def posterior(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and deviation of q(z | x), each (n, latent_dim); the deviation of a deterministic encoder is 0."""
-        x = checks.clouds(x).to(self.mean_)
-        parts = [self.encoder((part - self.mean_) / self.std_) for part in x.split(_rows(x.shape[1]))]
-        mean, std = (torch.cat(tensors) for tensors in zip(*((m, s.expand_as(m)) for m, s in parts)))
+        x = (checks.clouds(x).to(self.mean_) - self.mean_) / self.std_
+        of_clouds = [self._posterior(clouds) for clouds in x.split(_rows(x.shape[1]))]
+        mean, std = (torch.cat(tensors) for tensors in zip(*of_clouds))
         return mean, std
 
     @torch.no_grad()
@@ -104,7 +113,7 @@ class PointFlow(nn.Module):
         """
         z = checks.latents(z, self.latent_dim).to(self.mean_)
         points = self.num_points if points is None else checks.positive("points", points)
-        generator = torch.Generator(z.device).manual_seed(seed)
+        generator = torch.Generator(z.device).manual_seed(NOISE_SEED + seed)
         shape = (len(z), points, DIMENSIONS)
         noise = torch.randn(shape, generator=generator, device=z.device, dtype=z.dtype)
         rows = _rows(points)
@@ -127,8 +136,12 @@ class PointFlow(nn.Module):
         x = checks.clouds(x).to(self.mean_)
         z = self.encode(x) if z is None else checks.latents(z, self.latent_dim).to(x)
         checks.same_length(x, z, ("x", "z"))
-        u, log_det = self.decoder((x - self.mean_) / self.std_, z, self.solver, trace, probe)
-        return log_normal(u) + log_det - DIMENSIONS * self.std_.log()
+        rows, densities = _rows(x.shape[1]), []
+        probes = (None for _ in x) if probe is None else probe.split(rows)
+        for part, c, e in zip(x.split(rows), z.split(rows), probes):
+            u, log_det = self.decoder((part - self.mean_) / self.std_, c, self.solver, trace, e)
+            densities.append(log_normal(u) + log_det - DIMENSIONS * self.std_.log())
+        return torch.cat(densities) if densities else x[..., 0]
 
     def loss(self, x: Tensor, points: int | None = None) -> Tensor:
         """Negative log-likelihood of a point in nats, in standardised units: the mean over clouds (n, ·, 3), a scalar.
@@ -151,8 +164,9 @@ class PointFlow(nn.Module):
         """Squared error of the field against straight ways from points to noise: the mean over clouds (n, ·, 3).
 
         Flow matching (Lipman et al. 2023, arXiv:2210.02747) trains the same field without solving for it: one pass
-        where a solve takes dozens. The field then carries noise to points as the likelihood's does. ``points`` as for
-        :meth:`loss`.
+        where a solve takes dozens. Points and noise are paired so that the ways are short (multisample flow matching:
+        Pooladian et al. 2023, arXiv:2304.14772): they hardly cross then, and a few steps solve the field. It carries noise
+        to points as the likelihood's does. ``points`` as for :meth:`loss`.
 
         Raises:
             ValueError: a model of several fields, for which there is no one way.
@@ -165,13 +179,20 @@ class PointFlow(nn.Module):
             z, divergence = self._latents(x)
             x = x[:, :points]
             with torch.no_grad():  # a norm that could learn would shrink the points to shrink the error
-                x, u = first(x), last.inverse(torch.randn_like(x))
+                x = first(x)
+                u = paired(last.inverse(torch.randn_like(x)), x)
             times = math.gcd(TIMES, x.shape[1])  # a time for each group of points
             s = (torch.arange(times, device=x.device) + torch.rand(len(x), times, device=x.device)) / times
-            s = s.square()  # more of them near the shape, where the detail is
             s, x, u = s[..., None, None].to(x), x.unflatten(1, (times, -1)), u.unflatten(1, (times, -1))
             velocity = field.velocity(s, torch.lerp(x, u, s), field.context(z, ndim=4))
             return (velocity - (u - x)).square().mean() + divergence / (times * x.shape[2])
+
+    def _posterior(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and deviation (n, latent_dim) of the posteriors, over parts of x (n, points, 3) in standardised units."""
+        parts = -(-x.shape[1] // (self.seen or x.shape[1]))
+        of_parts = [self.encoder(x[:, k::parts]) for k in range(parts)]  # every k-th point: whatever their order
+        mean, std = (torch.stack(tensors).mean(0) for tensors in zip(*of_parts))
+        return mean, std.expand_as(mean)
 
     def _latents(self, x: Tensor) -> tuple[Tensor, Tensor | float]:
         """Draws from the posteriors (n, latent_dim), and their mean divergence from N(0, I): 0 if there are none."""
@@ -189,6 +210,19 @@ class PointFlow(nn.Module):
             if not self.training:
                 torch.manual_seed(0)
             yield
+
+
+def paired(u: Tensor, x: Tensor) -> Tensor:
+    """Noise u (n, points, 3), reordered within every ``PAIRED`` points so that its way to x (n, points, 3) is shortest.
+
+    The sum of the squared ways is; exact, by scipy's assignment solver.
+    """
+    groups = []
+    for noise, points in zip(u.split(PAIRED, 1), x.split(PAIRED, 1)):
+        products = (points @ noise.mT).cpu().numpy()  # the squares add the same for any order
+        order = np.stack([linear_sum_assignment(matrix, maximize=True)[1] for matrix in products])
+        groups.append(noise.take_along_dim(torch.from_numpy(order).to(noise.device)[..., None], 1))
+    return torch.cat(groups, 1)
 
 
 def _rows(points: int) -> int:

@@ -17,6 +17,7 @@ from torchdiffeq import odeint, odeint_adjoint
 from fpnlib import checks
 from fpnlib.base_models.pointflow_field import DIMENSIONS, Field
 
+MOST_STEPS = 1000  # of an adaptive solve; a trained field takes tens
 METHODS = ("dopri5", "bosh3", "adaptive_heun", "rk4", "midpoint", "euler")
 ADAPTIVE = METHODS[:3]
 
@@ -52,17 +53,18 @@ class Solver:
         memory that does not grow with its steps.
 
         Raises:
-            FloatingPointError: the steps of an adaptive solve ran to zero, or NaN turned up.
+            FloatingPointError: the steps of an adaptive solve ran to zero or past ``MOST_STEPS``, or NaN turned up.
         """
         times = torch.tensor([start, end], dtype=state.dtype, device=state.device)
         settings = {"method": self.method, "rtol": self.tolerance, "atol": self.tolerance}
         if self.method not in ADAPTIVE:
             grid = torch.linspace(start, end, self.steps + 1, dtype=state.dtype, device=state.device)
             return odeint(field, state, times, **settings, options={"grid_constructor": lambda *_: grid})[-1]
-        settings["options"] = {"norm": _worst_cloud}
+        settings["options"] = {"norm": _worst_cloud, "max_num_steps": MOST_STEPS}
         try:
             if parameters and torch.is_grad_enabled():
-                adjoint = {"adjoint_params": tuple(parameters), "adjoint_options": {"norm": "seminorm"}}
+                back = {"norm": "seminorm", "max_num_steps": MOST_STEPS}
+                adjoint = {"adjoint_params": tuple(parameters), "adjoint_options": back}
                 return odeint_adjoint(field, state, times, **settings, **adjoint)[-1]
             return odeint(field, state, times, **settings)[-1]
         except AssertionError as error:  # torchdiffeq's word for it

@@ -14,18 +14,32 @@ import torch
 
 from fpnlib import checks
 from fpnlib.data.dataset import Dataset, Split
-from fpnlib.data.surfaces import Triangles, block, lathe, loft, mirrored, plate, sample, tube, turned, unit_sphere
+from fpnlib.data.point_clouds import chosen
+from fpnlib.data.surfaces import (
+    Triangles,
+    block,
+    holed,
+    lathe,
+    loft,
+    mirrored,
+    plate,
+    sample,
+    tube,
+    turned,
+    unit_sphere,
+)
 
-POOL = 1024  # points of each cloud
-DRAWING = 1  # to be raised with any change of the shapes: what was trained on others is then made anew
+POOL = 2048  # points of each cloud
+DRAWING = 2  # to be raised with any change of the shapes: what was trained on others is then made anew
 Rng = np.random.Generator
+CORNERS = ((-1, 0), (1, 0), (1, 1), (-1, 1))  # of a front, from x = −1 to 1 and y = 0 to 1
 
 
 def table(rng: Rng) -> Triangles:
     """A top on four legs, a column or two panels, with or without a shelf; round or not; some low and narrow as a bench."""
-    width, depth, height = rng.uniform(0.9, 1.9), rng.uniform(0.6, 1.0), rng.uniform(0.4, 0.85)
-    if rng.random() < 0.15:
-        depth, height = rng.uniform(0.35, 0.55), rng.uniform(0.35, 0.5)
+    width, depth, height = rng.uniform(0.9, 1.7), rng.uniform(0.65, 1.0), rng.uniform(0.6, 0.85)
+    if rng.random() < 0.12:
+        depth, height = rng.uniform(0.4, 0.6), rng.uniform(0.38, 0.5)
     thick, style = rng.uniform(0.03, 0.07), rng.choice(["legs", "column", "panels", "shelf"], p=[0.5, 0.18, 0.17, 0.15])
     if rng.random() < 0.25 or style == "column" and rng.random() < 0.5:
         width = depth = rng.uniform(0.8, 1.2)
@@ -109,11 +123,12 @@ def airplane(rng: Rng) -> Triangles:
 
 
 def car(rng: Rng) -> Triangles:
-    """A saloon, an estate, a sports car or a pickup, its nose towards +z: one skin over cross-sections, and four wheels."""
+    """A saloon, an estate, a sports car or a pickup, its nose towards +z: one skin over cross-sections, on four wheels."""
     style = rng.choice(["saloon", "estate", "sports", "pickup"], p=[0.4, 0.3, 0.18, 0.12])
-    length, width = rng.uniform(1.8, 2.2), rng.uniform(0.76, 0.92)
-    clear, waist = rng.uniform(0.1, 0.16), rng.uniform(0.4, 0.5)
-    roof = waist + rng.uniform(0.24, 0.38)
+    length, width = rng.uniform(1.9, 2.2), rng.uniform(0.78, 0.92)
+    radius = rng.uniform(0.19, 0.23)
+    clear, waist = radius + rng.uniform(0.0, 0.05), rng.uniform(0.48, 0.56)
+    roof = waist + rng.uniform(0.26, 0.38)
     # Stations from the tail (0) to the nose (1), and whether the roof is up there.
     cabin = {
         "saloon": ([0.0, 0.03, 0.17, 0.28, 0.55, 0.7, 0.97, 1.0], [0, 0, 0, 1, 1, 0, 0, 0]),
@@ -122,19 +137,18 @@ def car(rng: Rng) -> Triangles:
         "pickup": ([0.0, 0.02, 0.42, 0.45, 0.62, 0.74, 0.97, 1.0], [0, 0, 0, 1, 1, 0, 0, 0]),
     }[style]
     if style == "sports":
-        waist, roof = waist - 0.06, waist + 0.14
+        waist, roof = waist - 0.06, roof - 0.14
     rings = []
     for along, up in zip(*cabin):
-        nose = 0.85 if along in (0.0, 1.0) else 1.0
-        shoulder = waist * nose - 0.06 * along
+        nose = 0.88 if along in (0.0, 1.0) else 1.0
+        shoulder = waist * nose - 0.05 * along
         top, half, inner = (
-            (roof, width / 2, 0.37 * width) if up else (shoulder + 0.01, nose * width / 2, 0.47 * nose * width)
+            (roof, width / 2, 0.36 * width) if up else (shoulder + 0.01, nose * width / 2, 0.47 * nose * width)
         )
         around = [(-half, clear), (half, clear), (half, shoulder), (inner, top), (-inner, top), (-half, shoulder)]
         rings.append([[x, y, (along - 0.5) * length] for x, y in around])
-    radius, track = rng.uniform(0.14, 0.18), width / 2
-    axles = (-0.31 * length, 0.31 * length)
-    wheels = [tube([track - 0.12, radius, z], [track + 0.01, radius, z], radius) for z in axles]
+    axles = (-0.3 * length, 0.31 * length)
+    wheels = [tube([width / 2 - 0.12, radius, z], [width / 2 + 0.05, radius, z], radius) for z in axles]
     return np.concatenate([loft(rings), mirrored(*wheels)])
 
 
@@ -236,45 +250,50 @@ def lamp(rng: Rng) -> Triangles:
 
 
 def vessel(rng: Rng) -> Triangles:
-    """A sailing boat, a freighter or a motor boat, the bow towards +z."""
-    style = rng.choice(["sail", "freighter", "motor"], p=[0.35, 0.35, 0.3])
-    beam, deep = {"sail": (0.3, 0.2), "freighter": (0.28, 0.26), "motor": (0.4, 0.26)}[style]
-    beam, deep = beam * rng.uniform(0.8, 1.2), deep * rng.uniform(0.8, 1.2)
+    """A sailing boat, a freighter or a motor yacht, the bow towards +z."""
+    style = rng.choice(["sail", "freighter", "yacht"], p=[0.4, 0.3, 0.3])
+    beam, deep = {"sail": (0.42, 0.24), "freighter": (0.36, 0.3), "yacht": (0.52, 0.34)}[style]
+    beam, deep = beam * rng.uniform(0.85, 1.15), deep * rng.uniform(0.85, 1.15)
     rings = []
-    for along, full in ((-1, 0.75), (-0.6, 0.95), (0.2, 1), (0.65, 0.7), (0.9, 0.3), (1, 0.03)):
-        half, rise = full * beam / 2, 0.06 * max(along, 0) ** 2
-        around = [
-            (-half, deep + rise),
-            (half, deep + rise),
-            (0.75 * half, 0.35 * deep),
-            (0, 0),
-            (-0.75 * half, 0.35 * deep),
-        ]
+    # Stations from stern to bow, how broad and how high the hull is there, and how far its keel has come up.
+    for along, full, rise, keel in (
+        (-1, 0.8, 0, 0.1), (-0.6, 1, 0, 0), (0, 1, 0, 0), (0.5, 0.85, 0.1, 0), (0.8, 0.5, 0.25, 0.1), (1.05, 0.04, 0.4, 0.8)
+    ):  # fmt: skip
+        half, top, low = full * beam / 2, deep * (1 + rise), deep * keel
+        side = 0.45 * deep + 0.55 * low
+        around = [(-half, top), (half, top), (0.8 * half, side), (0, low), (-0.8 * half, side)]
         rings.append([[x, y, along] for x, y in around])
     parts = [loft(rings)]
     if style == "sail":
-        top = rng.uniform(1.2, 1.8)
-        parts += [tube([0, deep, 0.15], [0, deep + top, 0.15], 0.014)]
-        parts += [_sail((0.1, 0.1, -0.75), (0.12, top, 0.1), deep)]
+        top, boom = rng.uniform(1.3, 1.9), 0.1
+        parts += [tube([0, deep, 0.2], [0, deep + top, 0.2], 0.016)]
+        parts += [_sail((boom, -0.85), (boom, 0.16), (top, 0.16), deck=deep)]
         if rng.random() < 0.8:
-            parts += [_sail((0.2, 0.06, 0.95), (0.2, 0.8 * top, 0.06), deep)]
+            parts += [_sail((0.2, 1.0), (0.06, 0.26), (0.85 * top, 0.24), deck=deep)]
+        if rng.random() < 0.6:
+            parts += [block(0, deep, -0.35, 0.55 * beam, 0.09, 0.6)]
     elif style == "freighter":
-        parts += [block(0, deep, -0.75, 0.8 * beam, rng.uniform(0.2, 0.32), 0.25)]
-        parts += [lathe([(0.04, deep + 0.2), (0.035, deep + 0.45)], z=-0.8)]
-        for k in range(rng.integers(2, 5)):
-            parts += [block(0, deep, -0.4 + 0.27 * k, 0.75 * beam, rng.uniform(0.06, 0.22), 0.24)]
+        tall = rng.uniform(0.35, 0.5)
+        parts += [block(0, deep, -0.72, 0.9 * beam, tall, 0.2), block(0, deep + tall, -0.7, 1.1 * beam, 0.06, 0.16)]
+        parts += [lathe([(0.07, deep), (0.06, deep + tall + 0.12)], z=-0.92)]
+        stacks = rng.integers(3, 5)
+        for k in range(stacks):
+            z = -0.45 + 1.1 * (k + 0.5) / stacks
+            parts += [block(0, deep, z, 0.85 * beam, rng.uniform(0.1, 0.28), 0.78 / stacks)]
     else:
-        cabin = rng.uniform(0.12, 0.2)
-        parts += [block(0, deep, -0.1, 0.7 * beam, cabin, rng.uniform(0.5, 0.9))]
-        parts += [block(0, deep + cabin, -0.2, 0.6 * beam, 0.8 * cabin, 0.4)]
-        if rng.random() < 0.5:
-            parts += [tube([0, deep + cabin, -0.25], [0, deep + 4 * cabin, -0.3], 0.012)]
+        cabin, z = rng.uniform(0.14, 0.2), rng.uniform(-0.25, -0.1)
+        parts += [
+            block(0, deep, z, 0.75 * beam, cabin, 0.95),
+            block(0, deep + cabin, z - 0.08, 0.6 * beam, cabin, 0.55),
+        ]
+        if rng.random() < 0.6:
+            parts += [tube([0, deep + 2 * cabin, z - 0.2], [0, deep + 4 * cabin, z - 0.3], 0.014)]
     return np.concatenate(parts)
 
 
 def bench(rng: Rng) -> Triangles:
     """A long seat, of planks or whole, with or without a back."""
-    width, depth, seat = rng.uniform(0.8, 1.9), rng.uniform(0.32, 0.55), rng.uniform(0.38, 0.48)
+    width, depth, seat = rng.uniform(1.0, 1.9), rng.uniform(0.32, 0.5), rng.uniform(0.38, 0.48)
     planks = rng.choice([1, 1, 2, 3, 4])
     parts = [
         block(0, seat - 0.04, (k - (planks - 1) / 2) * depth / planks, width, 0.04, 0.85 * depth / planks)
@@ -285,7 +304,7 @@ def bench(rng: Rng) -> Triangles:
         parts += [_legs(stand, 0.85 * depth, seat - 0.04, rng.uniform(0.04, 0.08), rng)]
     else:
         parts += [mirrored(block(stand / 2, 0, 0, rng.uniform(0.05, 0.12), seat - 0.04, 0.85 * depth))]
-    if rng.random() < 0.6:
+    if rng.random() < 0.75:
         back = _back(width, rng.uniform(0.35, 0.5), seat, 0.035, rng) + [0, 0, -depth / 2]
         parts += [turned(back, 0, -rng.uniform(0, 0.25), (0, seat, -depth / 2))]
         if rng.random() < 0.4:
@@ -295,24 +314,24 @@ def bench(rng: Rng) -> Triangles:
 
 
 def speaker(rng: Rng) -> Triangles:
-    """A cabinet with cones in its front, high or low, or a round one."""
-    tall = rng.random() < 0.45
-    width, height = rng.uniform(0.26, 0.4), rng.uniform(0.8, 1.2) if tall else rng.uniform(0.4, 0.6)
-    depth, cones = rng.uniform(0.24, 0.4), rng.integers(2, 5) if tall else rng.integers(1, 3)
-    if rng.random() < 0.15:
-        parts = [lathe([(width / 2, 0), (width / 2, height)])]
-    else:
-        parts = [block(0, 0, 0, width, height, depth)]
-    y = 0.04
-    for k in range(cones):
-        radius = min(0.42 * width, 0.42 * height / cones) * (1 - 0.35 * k / cones)
-        y += radius + 0.02
-        front = depth / 2
-        ring = tube([0, y, front], [0, y, front + 0.05], 1.05 * radius, radius, caps=False)
-        parts += [ring, tube([0, y, front + 0.05], [0, y, front - 0.04], radius, 0.3 * radius)]
-        y += radius
+    """A cabinet, high or low, with cones set into its front, one above the other; some on a plate."""
+    tall = rng.random() < 0.5
+    width, depth = rng.uniform(0.3, 0.42), rng.uniform(0.26, 0.38)
+    cones = rng.integers(2, 4) if tall else rng.integers(1, 3)
+    sizes = rng.uniform(0.75, 1.0) ** np.arange(cones)  # the largest at the bottom
+    height = rng.uniform(0.85, 1.15) if tall else width * sizes.sum() * rng.uniform(1.05, 1.3)
+    back, front = ([[x * width / 2, y * height, z] for x, y in CORNERS] for z in (-depth / 2, depth / 2))
+    parts = [loft([np.broadcast_to(np.mean(back, 0), (4, 3)), back, front], caps=False)]
+    y = 0.0
+    for size in sizes * height / sizes.sum():
+        radius, middle = 0.42 * min(size, width), np.array([0, y + size / 2, depth / 2])
+        parts += [holed(*middle, width, size, radius)]
+        parts += [tube(middle, middle + [0, 0, 0.04], 1.15 * radius, radius, caps=False)]
+        parts += [tube(middle, middle - [0, 0, 0.6 * radius], radius, 0.35 * radius, caps=False)]
+        parts += [tube(middle - [0, 0, 0.6 * radius], middle - [0, 0, 0.35 * radius], 0.35 * radius, 0.15 * radius)]
+        y += size
     if rng.random() < 0.25:
-        parts += [block(0, -0.05, 0, 1.25 * width, 0.05, 1.2 * depth)]
+        parts += [block(0, -0.05, 0, 1.3 * width, 0.05, 1.25 * depth)]
     return np.concatenate(parts)
 
 
@@ -353,13 +372,11 @@ def load_drawn_shapes(
         categories: some of ``SHAPES``; None: all ten.
 
     Raises:
-        ValueError: an unknown category, or n or points below 1.
+        TypeError: categories that are a name, not a list of names.
+        ValueError: an unknown category, or one named twice; n or points below 1.
     """
     checks.positive("n", n), checks.positive("points", points)
-    names = tuple(categories or SHAPES)
-    for name in names:
-        if name not in SHAPES:
-            raise checks.unknown("category", name, SHAPES)
+    names = chosen(categories, SHAPES)
     total, numbers = sum(count for _, count in SHAPES.values()), {name: k for k, name in enumerate(SHAPES)}
     splits: list[list] = [[], [], []]
     for y, name in enumerate(names):
@@ -410,7 +427,7 @@ def _back(width: float, tall: float, seat: float, thick: float, rng: Rng) -> Tri
     return np.concatenate([posts, *slats])
 
 
-def _sail(foot: tuple, head: tuple, deck: float) -> Triangles:
-    """A triangular sail: its foot (height, –, z of the free corner) and head (–, height, z at the mast)."""
-    free = [0.08, deck + foot[0], foot[2]]
-    return np.array([[free, [0, deck + foot[0], head[2]], [0, deck + head[1], head[2]]]])
+def _sail(*corners: tuple[float, float], deck: float) -> Triangles:
+    """A triangular sail between three corners (height above the deck, z), its free one, the first, swung out."""
+    (free, *mast) = corners
+    return np.array([[[0.08, deck + free[0], free[1]], *([0, deck + up, z] for up, z in mast)]])

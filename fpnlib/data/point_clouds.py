@@ -1,7 +1,7 @@
 """Point clouds from disk, in the layout of PointFlow's ShapeNetCore.v2.PC15k: ``<category>/<split>/<shape>.npy``.
 
 Every cloud comes back with y up, in the units of its file. The points of a file are in no order, so any part of them is
-a smaller cloud of the same shape.
+a smaller cloud of the same shape, and its first points are a pool of which each epoch of a training draws some anew.
 """
 
 from __future__ import annotations
@@ -23,8 +23,6 @@ from fpnlib.data.dataset import Dataset, Split
 SHAPENET, MODELNET = "ShapeNetCore.v2.PC15k", "modelnet"
 SPLITS = ("train", "val", "test")
 HELD_OUT = 0.1  # share of train that validates where there is no val
-# The ten of Figure 12, most common first.
-COMMON = ("table", "chair", "airplane", "car", "sofa", "rifle", "lamp", "vessel", "bench", "speaker")
 # The 55 categories of the paper, alphabetical by name, with the synsets that ShapeNet's folders are called by.
 SYNSETS = {
     name: synset
@@ -54,17 +52,16 @@ def load_shapenet(
         root: the folder that has ``ShapeNetCore.v2.PC15k/``; None: $FPN_DATA, else ``data/`` in the project.
         seed: of what is held out of train where a category has no ``val``.
         categories: names among the 55 of ``SYNSETS``, in the order their indices shall have; None: all.
-        points: kept of each cloud, the pool that :func:`draw_points` draws from; x is (n, points, 3), float32.
+        points: kept of each cloud, the pool that :func:`draw_points` draws from; x is (n, points, 3), float32. PointFlow
+            draws from all 15,000: for the 55 categories 9 GB.
 
     Raises:
         FileNotFoundError: the folder, a category, its train or its test is missing: which, and where it should be.
-        ValueError: an unknown category; an empty split; a damaged cloud, or one of another shape, with fewer points
-            than asked for, with NaN, or with all points equal.
+        TypeError: categories that are a name, not a list of names.
+        ValueError: an unknown category, or one named twice; an empty split; a damaged cloud, or one of another shape,
+            with fewer points than asked for, with NaN, or with all points equal.
     """
-    names = tuple(categories or SYNSETS)
-    for name in names:
-        if name not in SYNSETS:
-            raise checks.unknown("category", name, SYNSETS)
+    names = chosen(categories, SYNSETS)
     folder = _root(root) / SHAPENET
     if not folder.is_dir():
         raise FileNotFoundError(
@@ -88,11 +85,23 @@ def load_modelnet(
             f"ModelNet: no folder {folder}; set FPN_DATA to the folder that has {MODELNET}/<category>/<split>/"
         )
     there = sorted(path.name for path in folder.iterdir() if path.is_dir())
-    names = tuple(categories or there)
+    return read_clouds("modelnet", {name: folder / name for name in chosen(categories, there)}, points, seed, up="z")
+
+
+def chosen(categories: Iterable[str] | None, there: Iterable[str]) -> tuple[str, ...]:
+    """The categories asked for, in that order; None: all that are there. Errors as of :func:`load_shapenet`."""
+    if isinstance(categories, str):
+        raise TypeError(f"categories must be a list of names, got the name '{categories}'")
+    there = tuple(there)
+    names = there if categories is None else tuple(categories)
     for name in names:
         if name not in there:
             raise checks.unknown("category", name, there)
-    return read_clouds("modelnet", {name: folder / name for name in names}, points, seed, up="z")
+        if names.count(name) > 1:
+            raise ValueError(f"category '{name}' is named twice")
+    if not names:
+        raise ValueError("categories must name one or more")
+    return names
 
 
 def read_clouds(name: str, folders: dict[str, Path], points: int, seed: int = 0, up: str = "y") -> Dataset:
@@ -126,7 +135,7 @@ def read_clouds(name: str, folders: dict[str, Path], points: int, seed: int = 0,
 def read_cloud(path: Path, points: int) -> np.ndarray:
     """The first ``points`` points (points, 3) of a file. Raises ValueError, with the path, for what is no such cloud."""
     try:
-        cloud = np.load(path, mmap_mode="r")
+        cloud = np.lib.format.open_memmap(path, mode="r")  # np.load would open an archive under that name, too
     except (OSError, ValueError, EOFError):
         raise ValueError(f"{path} is damaged or no array") from None
     if cloud.ndim != 2 or cloud.shape[1] != 3 or cloud.dtype.kind != "f":

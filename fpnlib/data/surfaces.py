@@ -38,6 +38,15 @@ def plate(start: tuple, end: tuple) -> Triangles:
     )
 
 
+def holed(x: float, y: float, z: float, width: float, height: float, radius: float) -> Triangles:
+    """A front towards +z, width × height around the point (x, y, z), with a round hole in its middle."""
+    edge = np.linspace(-1, 1, 4, endpoint=False)
+    side = np.stack([edge, np.full(4, -1.0)], 1)
+    outer = np.concatenate([side, side[:, ::-1] * [-1, 1], -side, side[:, ::-1] * [1, -1]]) * [width / 2, height / 2]
+    inner = radius * outer / np.linalg.norm(outer, axis=1, keepdims=True)
+    return loft([[[x + a, y + b, z] for a, b in ring] for ring in (inner, outer)], caps=False)
+
+
 def tube(
     start: ArrayLike, end: ArrayLike, radius: float, end_radius: float | None = None, caps: bool = True
 ) -> Triangles:

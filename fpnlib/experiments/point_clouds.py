@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import math
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import torch
+from matplotlib.figure import Figure
 from torch import Tensor
 from tqdm.auto import tqdm
 
 from fpnlib import artifacts, checks
 from fpnlib.base_models import PointFlow, load_released
-from fpnlib.classifiers import accuracies
+from fpnlib.classifiers import AUTOML_NEEDS, BASELINES, accuracies
 from fpnlib.data import Split
 from fpnlib.data.point_clouds import draw_points
 from fpnlib.experiments import pretrained
@@ -22,24 +25,30 @@ from fpnlib.metrics.baselines import class_gaussians
 from fpnlib.metrics.images import right_class_rate
 from fpnlib.metrics.point_clouds import compare
 from fpnlib.metrics.pointnet import PointNet
+from fpnlib.plots import cloud_grid
 from fpnlib.plugin import FlowPlugin
 from fpnlib.training import History, fit
 
-# PointFlow's size, and two that train in minutes and in half an hour; their solver takes a few equal steps.
-FEW_STEPS = {"points": 1024, "method": "rk4", "steps": 4}
+# PointFlow's size, and one that a core trains in an hour; the ways that flow matching trains are nearly straight, so that its
+# solver takes a few equal steps.
 SIZES = {
-    "small": {"latent_dim": 32, "hidden": (128, 128, 128), "encoder_widths": (32, 64, 64, 128)} | FEW_STEPS,
-    "medium": {"latent_dim": 32, "hidden": (256, 256, 256), "encoder_widths": (32, 64, 64, 128)} | FEW_STEPS,
+    "small": {
+        "latent_dim": 64,
+        "hidden": (256, 256, 256),
+        "encoder_widths": (64, 64, 128, 256),
+        "method": "midpoint",
+        "steps": 4,
+    },
     "published": {},
 }
 # Learning rates are the peaks of a one-cycle schedule.
 BASE_TRAINING = {
-    "small": {"batch_size": 16, "learning_rate": 3e-3, "clip_norm": 1.0},
-    "medium": {"batch_size": 16, "learning_rate": 2e-3, "clip_norm": 1.0},
+    "small": {"batch_size": 32, "learning_rate": 6e-3, "clip_norm": 1.0},
     "published": {"batch_size": 16, "learning_rate": 1e-3, "clip_norm": 1.0},
 }
+SPLITS = ("train", "validation", "test")
 JUDGE_TRAINING = {"batch_size": 32, "learning_rate": 4e-3, "weight_decay": 1e-2}
-JUDGES = {"small": {"widths": (32, 64, 64, 128)}, "medium": {"widths": (32, 64, 64, 128)}, "published": {}}
+JUDGE = {"widths": (64, 64, 128, 256)}
 JUDGE_POINTS = 256  # drawn anew of each cloud for each epoch
 # The authors' layers, blocks and batch sizes; batches are smaller where the data are few.
 FLOWS = {"maf": {"num_layers": 5, "num_blocks": 2}, "realnvp": {"num_layers": 5, "num_blocks": 4}}
@@ -49,6 +58,8 @@ FLOW_TRAINING = {
 }
 # On the latents while a flow trains, in their own deviations: theirs is 0.01 of latents whose scale is not told.
 NOISE = 0.05
+# Degrees by which shapes are turned about the upright axis to be seen from the front: a dataset's shapes face their own way.
+AZIMUTH = {"modelnet": 55.0}
 PAPER = {  # Table 2: accuracy on train and test
     "logistic_regression": (0.9030, 0.8443),
     "linear_svm": (0.9104, 0.8503),
@@ -61,7 +72,7 @@ PAPER = {  # Table 2: accuracy on train and test
 def base_model(run: Run) -> PointFlow:
     """PointFlow for the run's shapes, trained on train and chosen on validation, or the authors' own (section 5.1.2).
 
-    Settings: ``point_base`` ("small", "medium" or "published"), ``point_epochs``, ``point_seen`` and ``point_step`` (points of
+    Settings: ``point_base`` ("small" or "published"), ``point_epochs``, ``point_seen`` and ``point_step`` (points of
     each cloud that a step encodes, and decodes), ``point_objective`` ("matching" or "likelihood"), and ``point_checkpoint``
     (a released checkpoint; empty: train).
     """
@@ -108,7 +119,7 @@ def plugin_name(flow: str) -> str:
 def judge(run: Run) -> PointNet:
     """An independent classifier of clouds, trained on train and chosen on validation; setting ``point_judge_epochs``."""
     torch.manual_seed(run.seed)
-    module = PointNet(len(run.classes), **JUDGES[run.setting("point_base")])
+    module = PointNet(len(run.classes), **JUDGE)
     training = run.training(JUDGE_TRAINING, epochs=run.setting("point_judge_epochs"))
     key = {"data": run.data.checksum, "judge": module.config, "training": training, "points": JUDGE_POINTS}
 
@@ -146,8 +157,15 @@ def most_common(run: Run, n: int = 10) -> list[int]:
 
 
 def first_of_each(split: Split | Latents, n: int, categories: Iterable[int]) -> Tensor:
-    """Rows of the first ``n`` objects of each category, category after category."""
+    """Rows of the first ``n`` objects of each category, or of those that there are, category after category."""
     return torch.cat([(split.y.cpu() == k).nonzero()[:n, 0] for k in categories])
+
+
+def grid(run: Run, rows: Sequence[Tensor], categories: Iterable[int], columns: Sequence[str] | None = None) -> Figure:
+    """A row of clouds (m, points, 3) for each category, seen from the front (Figure 13); rows may differ in m."""
+    names = [run.classes.names[k] for k in categories]
+    azimuth = AZIMUTH.get(run.data.name, 35.0)
+    return cloud_grid([row.cpu() for row in rows], names, columns, row_title="category", azimuth=azimuth)
 
 
 def training_clouds(run: Run, y: Tensor, seed: int) -> Tensor:
@@ -160,43 +178,76 @@ def training_clouds(run: Run, y: Tensor, seed: int) -> Tensor:
     return train.x[taken]
 
 
-def score(run: Run, clouds: Tensor, y: Tensor, rows: Tensor, points: int, distance: str = "chamfer") -> pd.DataFrame:
-    """How clouds (n, ·, 3) for labels (n,) do, beside the ``rows`` of test: a line for all, and one for each category.
+def judged(run: Run, n: int, points: int) -> dict[str, tuple[Tensor, Tensor]]:
+    """Shapes of every kind with their labels: name → clouds (m, points, 3) and categories (m,), category after category.
 
-    Columns ``category``, ``right class`` (by the judge), and PointFlow's ``coverage``, ``mmd`` and ``1-nna``
-    (see :func:`fpnlib.metrics.point_clouds.compare`), on the first ``points`` points of each cloud. The judge sees all the
-    clouds; of each category, the distances are those of the first, as many as there are ``rows``.
+    Test shapes and what the base model makes of them, ``n`` of each category or those that there are; training shapes and
+    those of every generator, ``n`` of each.
     """
-    test, reader = run.data.test, judge(run)
-    right = [right_class_rate(reader, clouds, y)]
-    right += [
-        right_class_rate(reader, clouds[y == k], y[y == k]) if (y == k).any() else float("nan")
-        for k in range(len(run.classes))
-    ]
-    reference = test.x[rows, :points], test.y[rows]
-    near = compare(clouds[:, :points], y, *reference, len(run.classes), distance)
-    return pd.DataFrame({"category": ["all", *run.classes.names], "right class": right} | near)
+    test, every = run.data.test, range(len(run.classes))
+    rows, y = first_of_each(test, n, every), torch.arange(len(every)).repeat_interleave(n)
+    latents_of_test = latents(run)["test"].mean[rows.to(run.device)]
+    clouds = {
+        "test shapes": (test.x[rows, :points], test.y[rows]),
+        "reconstructions of test": (decode(base_model(run), latents_of_test, points, run.seed), test.y[rows]),
+        "training shapes": (training_clouds(run, y, run.seed)[:, :points], y),
+    }
+    return clouds | {name: (draw(y, run.seed), y) for name, draw in generators(run, points).items()}
+
+
+def score(
+    run: Run, clouds: Tensor, y: Tensor, compared: int = 0, points: int = 0, distances: Sequence[str] = ("chamfer",)
+) -> pd.DataFrame:
+    """How clouds (n, ·, 3) for labels (n,) do: a line for all categories, and one for each.
+
+    Args:
+        compared: of each category, the first so many (or as many as test has) are set beside as many test shapes; 0: none.
+        points: of each of these.
+        distances: names in ``metrics.point_clouds.DISTANCES``.
+
+    Returns:
+        Columns ``category``, ``right class`` (by the judge; over all, the mean of the categories'), and of each distance
+        PointFlow's ``coverage``, ``mmd`` and ``1-nna`` (see :func:`fpnlib.metrics.point_clouds.compare`), with the name of
+        any other distance than the first behind a comma.
+    """
+    reader, test, k = judge(run), run.data.test, len(run.classes)
+    right = [right_class_rate(reader, clouds[y == c], y[y == c]) if (y == c).any() else math.nan for c in range(k)]
+    table = pd.DataFrame({"category": ["all", *run.classes.names], "right class": [np.nanmean(right), *right]})
+    rows = first_of_each(test, compared, range(k))
+    for distance in distances if compared else ():
+        near = compare(clouds[:, :points], y, test.x[rows, :points], test.y[rows], k, distance)
+        table = table.assign(**{name + f", {distance}" * (distance != distances[0]): near[name] for name in near})
+    return table
 
 
 def table_2(run: Run, baselines: dict[str, dict]) -> pd.DataFrame:
     """Table 2: classifying by Bayes' rule beside supervised classifiers of the same latents.
 
     Args:
-        baselines: names of ``classifiers.BASELINES`` with the settings of each. In a category with fewer shapes than
-            folds, there are as many folds as shapes.
+        baselines: names of ``classifiers.BASELINES`` with the settings of each. Where a category has fewer shapes than
+            folds, there are as many folds as shapes; where one has too few for AutoML, its accuracies are NaN.
 
     Returns:
         A line for each baseline, and for each flow one with flat and one with train-frequency priors. Columns: ``model``,
         ``prior``, ``paper, train`` and ``paper, test`` (accuracies on ShapeNet), ``train`` and ``test`` (ours), and
         ``train, macro`` and ``test, macro`` (the mean of the categories' accuracies).
+
+    Raises:
+        ValueError: an unknown baseline, or a category with fewer than two shapes.
     """
     sets, key = _latents(run)
     y = torch.cat([sets[split].y for split in ("train", "validation")])
-    smallest = int(y.bincount(minlength=len(run.classes)).min())
+    rarest = int(y.bincount(minlength=len(run.classes)).min())
     rows = []
     for name, settings in baselines.items():
-        if name != "automl" and smallest < 5:
-            settings = settings | {"folds": max(2, smallest)}
+        if name not in BASELINES:
+            raise checks.unknown("baseline", name, BASELINES)
+        if name == "automl" and rarest < AUTOML_NEEDS:
+            print(f"AutoML is left out: it needs {AUTOML_NEEDS} shapes of each category, and one has {rarest}")
+            rows.append(["AutoML", "–", *PAPER[name], *[float("nan")] * 4])
+            continue
+        if name != "automl" and rarest < 5:
+            settings = settings | {"folds": max(2, rarest)}
         scores = kept_baseline(run, name, "PointFlow", key, sets, "mean", **settings)
         ours = scores.train_accuracy, scores.test_accuracy, scores.train_macro, scores.test_macro
         rows.append([scores.name, "–", *PAPER[name], *ours])
@@ -214,7 +265,9 @@ def table_2(run: Run, baselines: dict[str, dict]) -> pd.DataFrame:
 
 def _base_model(run: Run) -> tuple[PointFlow, str]:
     if checkpoint := run.setting("point_checkpoint"):
-        return load_released(checkpoint).to(run.device), artifacts.sha256(checkpoint)
+        model = run.once(("released", checkpoint), lambda: load_released(checkpoint).to(run.device))
+        statistics = [model.mean_.tolist(), model.std_.tolist()]  # they lie beside it, in files of their own
+        return model, artifacts.digest({"checkpoint": artifacts.sha256(checkpoint), "statistics": statistics})
     size, objective = run.setting("point_base"), run.setting("point_objective")
     if size not in SIZES:
         raise checks.unknown("point_base", size, SIZES)
@@ -222,11 +275,13 @@ def _base_model(run: Run) -> tuple[PointFlow, str]:
     if objective not in losses:
         raise checks.unknown("point_objective", objective, losses)
     torch.manual_seed(run.seed)
-    model = PointFlow(**SIZES[size])
     training = BASE_TRAINING[size] | {"epochs": run.setting("point_epochs")}
     seen, step = run.setting("point_seen"), run.setting("point_step")
+    model = PointFlow(**SIZES[size], seen=seen)
     if step > seen:
-        raise ValueError(f"point_step is at most point_seen: a step decodes points that it has encoded, got {step} and {seen}")
+        raise ValueError(
+            f"point_step is at most point_seen: a step decodes points that it has encoded, got {step} and {seen}"
+        )
 
     def make(checkpoint: Any) -> History:
         model.standardise(run.data.train.x.to(run.device))
@@ -252,17 +307,15 @@ def _drawing(run: Run, points: int) -> tuple[Callable[[torch.Generator], tuple[T
 
 def _latents(run: Run) -> tuple[dict[str, Latents], str]:
     base, base_key = _base_model(run)
-    key = artifacts.digest({"base": base_key, "data": run.data.checksum})
-    path = run.folder / "models" / "PointFlow_latents.safetensors"
-    described = path.with_suffix(".json")
-    if described.exists() and artifacts.read_json(described)["meta"]["key"] == key:
-        tensors, _ = artifacts.load_tensors(path)
-    else:
-        sets = {split: encode(base, getattr(run.data, split), run.seed) for split in ("train", "validation", "test")}
-        tensors = {f"{split}.{part}": getattr(sets[split], part) for split in sets for part in ("mean", "y")}
-        artifacts.save_tensors(path, {name: tensor.cpu() for name, tensor in tensors.items()}, {"key": key})
+
+    def make() -> dict[str, Tensor]:
+        sets = {split: encode(base, getattr(run.data, split), run.seed) for split in SPLITS}
+        return {f"{split}.{part}": getattr(sets[split], part) for split in SPLITS for part in ("mean", "y")}
+
+    key = {"base": base_key, "data": run.data.checksum}
+    tensors, key = run.load_or_make_tensors("PointFlow_latents", key, make)
     sets = {}
-    for split in ("train", "validation", "test"):
+    for split in SPLITS:
         mean, y = (tensors[f"{split}.{part}"].to(run.device) for part in ("mean", "y"))
         sets[split] = Latents(mean, torch.zeros_like(mean), mean, y)
     return sets, key

@@ -9,16 +9,27 @@ import matplotlib as mpl
 import numpy as np
 
 from fpnlib.plots.look import checked
-from fpnlib.plots.point_clouds import COLORMAP, framed, rank
+from fpnlib.plots.point_clouds import COLORMAP, framed, rank, spacing
 
 LEVELS = 24  # of colour, by height
 PAGE = """<!doctype html><meta charset="utf-8"><title>__TITLE__</title>
 <style>body{margin:0;font:13px sans-serif;color:#444}canvas{display:block;cursor:grab;touch-action:none}</style>
-<canvas width="__SIZE__" height="__SIZE__" role="img" aria-label="__TITLE__"></canvas>
+<canvas role="img" aria-label="__TITLE__" style="width:__SIZE__px;height:__SIZE__px"></canvas>
 <script>
 const points = __POINTS__, levels = __LEVELS__, colors = __COLORS__;
-const canvas = document.querySelector("canvas"), pen = canvas.getContext("2d"), half = canvas.width / 2;
+const canvas = document.querySelector("canvas"), pen = canvas.getContext("2d");
+canvas.width = canvas.height = __SIZE__ * (window.devicePixelRatio || 1);
+const half = canvas.width / 2, KEPT = "fpnlib turntable";
 let azimuth = 0.6, elevation = 0.35, zoom = 1, held = null, idle = true;
+try {  // the next shape is seen as the last was left
+  const kept = JSON.parse(sessionStorage.getItem(KEPT));
+  if (kept) { [azimuth, elevation, zoom] = kept; idle = false; }
+} catch {}
+function keep() {
+  idle = false;
+  try { sessionStorage.setItem(KEPT, JSON.stringify([azimuth, elevation, zoom])); } catch {}
+  draw();
+}
 function draw() {
   const ca = Math.cos(azimuth), sa = Math.sin(azimuth), ce = Math.cos(elevation), se = Math.sin(elevation);
   const seen = points.map(([x, y, z], k) => {
@@ -28,7 +39,7 @@ function draw() {
   pen.fillStyle = "white";
   pen.fillRect(0, 0, canvas.width, canvas.height);
   for (const [x, y, near, level] of seen) {
-    const size = zoom * half * (0.021 + 0.007 * near);
+    const size = zoom * half * __RADIUS__ * (1 + 0.3 * near);
     pen.beginPath();
     pen.arc(half + x * zoom * half, half - y * zoom * half, Math.max(size, 1), 0, 7);
     const fog = 0.35 * (1 - near) / 2;
@@ -46,19 +57,18 @@ function spin() {
   requestAnimationFrame(spin);
 }
 canvas.onpointerdown = e => { idle = false; held = [e.clientX, e.clientY]; canvas.setPointerCapture(e.pointerId); };
-canvas.onpointerup = () => { held = null; };
+canvas.onpointerup = canvas.onpointercancel = () => { held = null; };
 canvas.onpointermove = e => {
   if (!held) return;
   azimuth += (e.clientX - held[0]) * 0.01;
   elevation = Math.max(-1.57, Math.min(1.57, elevation + (e.clientY - held[1]) * 0.01));
   held = [e.clientX, e.clientY];
-  draw();
+  keep();
 };
 canvas.onwheel = e => {
   e.preventDefault();
-  idle = false;
   zoom = Math.max(0.3, Math.min(5, zoom * Math.exp(-e.deltaY * 0.001)));
-  draw();
+  keep();
 };
 draw();
 spin();
@@ -68,7 +78,8 @@ spin();
 def turntable(points, title: str = "point cloud", size: int = 420) -> str:
     """HTML in which a cloud (n, 3) with y up turns by itself until it is dragged; the wheel zooms.
 
-    It is an inline frame, for a notebook's output or an ``ipywidgets.HTML``; its page asks nothing of the network.
+    It is an inline frame, for a notebook's output or an ``ipywidgets.HTML``; its page asks nothing of the network. A frame
+    in its place, with another shape, is seen from where the last was left.
 
     Args:
         title: what it shows, for those who can't see it.
@@ -84,10 +95,10 @@ def turntable(points, title: str = "point cloud", size: int = 420) -> str:
     for name, value in {
         "TITLE": html.escape(title),
         "SIZE": str(size),
+        "RADIUS": f"{spacing(framed(points)):.3f}",
         "POINTS": json.dumps(framed(points).round(3).tolist(), separators=(",", ":")),
         "LEVELS": json.dumps(levels.tolist(), separators=(",", ":")),
         "COLORS": json.dumps(colors.round().astype(int).tolist(), separators=(",", ":")),
     }.items():
         page = page.replace(f"__{name}__", value)
-    side = f'width="{size}" height="{size}"'
-    return f'<iframe srcdoc="{html.escape(page)}" {side} style="border:0" sandbox="allow-scripts"></iframe>'
+    return f'<iframe srcdoc="{html.escape(page)}" width="{size}" height="{size}" style="border:0"></iframe>'
