@@ -17,7 +17,7 @@ from nbformat.v4 import new_code_cell, new_notebook
 from PIL import Image
 
 from fpnlib.artifacts import PROJECT
-from fpnlib.experiments import pretrained
+from fpnlib.experiments import pretrained, pretrained_faces
 from fpnlib.widgets import AttributeEditor
 
 webdriver = pytest.importorskip("selenium.webdriver", reason="needs selenium: pip install fpnlib[test]")
@@ -93,10 +93,22 @@ def serve(tmp_path):
 
 @pytest.fixture
 def page(tmp_path):
-    code = "from lamps import lamps\nfrom fpnlib.widgets import AttributeEditor\nAttributeEditor(*lamps())"
-    kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
-    nbformat.write(new_notebook(cells=[new_code_cell(code)], metadata=kernel), tmp_path / "page.ipynb")
-    return tmp_path / "page.ipynb"
+    """Writes a notebook of one cell."""
+
+    def write(code: str) -> Path:
+        kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
+        nbformat.write(new_notebook(cells=[new_code_cell(code)], metadata=kernel), tmp_path / "page.ipynb")
+        return tmp_path / "page.ipynb"
+
+    return write
+
+
+@pytest.fixture
+def faces():
+    """The panel of notebook 07 and of the app, where its models are there."""
+    if not (pretrained.FOLDER / "drawn_faces_MSP_maf.json").is_file():
+        pytest.skip("needs the pretrained models of drawn faces in outputs/pretrained")
+    return AttributeEditor(*pretrained_faces())
 
 
 def wait(browser, condition):
@@ -117,13 +129,7 @@ def picture(browser, number):
 
 def drag_and_look(browser, editor, name):
     """Drag a slider to the right, and wait for the picture that belongs to where it ends."""
-    label = name.replace("_", " ")
-    slider = wait(
-        browser,
-        lambda b: b.find_element(
-            "xpath", f"//div[contains(@class,'widget-slider')][label[normalize-space()='{label}']]"
-        ),
-    )
+    slider = wait(browser, lambda b: slider_of(b, name))
     before = wait(browser, lambda b: [picture(b, 1)])[0]
     np.testing.assert_allclose(before, shown(editor, {}), atol=0.01)
     handle = slider.find_element("css selector", ".noUi-handle")
@@ -135,10 +141,18 @@ def drag_and_look(browser, editor, name):
     value = float(
         wait(browser, lambda b: (text := slider.find_element("css selector", ".widget-readout").text) != start and text)
     )
-    expected = shown(editor, {name: value})
+    expected, values = shown(editor, {name: value}), editor.attributes.set(editor.y[0], {name: value})[0]
     assert value > float(start) and abs(expected - before).max() > 0.1, "the drag asks for another picture"
     wait(browser, lambda b: np.allclose(picture(b, 1), expected, atol=0.01))
     np.testing.assert_allclose(picture(browser, 0), before_of(editor), atol=0.01)
+    for other in editor.attributes.excluded_by(name):
+        says = float(slider_of(browser, other).find_element("css selector", ".widget-readout").text)
+        assert says == pytest.approx(values[editor.attributes.column(other)].item(), abs=0.006), other
+
+
+def slider_of(browser, name):
+    label = name.replace("_", " ")
+    return browser.find_element("xpath", f"//div[contains(@class,'widget-slider')][label[normalize-space()='{label}']]")
 
 
 def shown(editor, values):
@@ -149,31 +163,49 @@ def before_of(editor):
     return editor.x[0].permute(1, 2, 0).numpy()
 
 
+LAMPS = """from lamps import lamps
+from fpnlib.widgets import AttributeEditor
+AttributeEditor(*lamps(exclusive=[("left_lit", "right_lit")]))"""
+FACES = """from fpnlib.experiments import pretrained_faces
+from fpnlib.widgets import AttributeEditor
+AttributeEditor(*pretrained_faces())"""
+
+
 def test_a_drag_in_jupyterlab_changes_the_picture(browser, serve, page):
+    in_jupyterlab(browser, serve, page(LAMPS))
+    drag_and_look(browser, exclusive_lamps(), "left_lit")
+
+
+def test_a_drag_in_jupyterlab_changes_the_face(browser, serve, page, faces):
+    in_jupyterlab(browser, serve, page(FACES))
+    drag_and_look(browser, faces, "Eyeglasses")
+
+
+def test_a_drag_on_the_page_of_its_own_changes_the_picture(browser, serve, page):
+    address = serve("voila", str(page(LAMPS)), "--Voila.ip=127.0.0.1")
+    wait(browser, lambda b: b.get(address) or True)
+    drag_and_look(browser, exclusive_lamps(), "left_lit")
+
+
+def test_a_drag_in_the_app_changes_the_face_and_the_sliders_that_it_excludes(browser, serve, faces):
+    address = serve("voila", str(PROJECT / "notebooks" / "app" / "sliders.ipynb"), "--Voila.ip=127.0.0.1")
+    wait(browser, lambda b: b.get(address) or True)
+    drag_and_look(browser, faces, "Bald")
+
+
+def exclusive_lamps():
+    return AttributeEditor(*lamps(exclusive=[("left_lit", "right_lit")]))
+
+
+def in_jupyterlab(browser, serve, path):
+    """Open a notebook in JupyterLab and run it."""
     address = serve(
         "jupyterlab",
-        f"--ServerApp.root_dir={page.parent}",
+        f"--ServerApp.root_dir={path.parent}",
         "--IdentityProvider.token=",
         "--ServerApp.allow_root=True",
         "--LabApp.expose_app_in_browser=True",
         "--LabApp.news_url=",
     )
-    wait(browser, lambda b: b.get(f"{address}/lab/tree/{page.name}") or True)
+    wait(browser, lambda b: b.get(f"{address}/lab/tree/{path.name}") or True)
     wait(browser, lambda b: b.execute_async_script(RUN_ALL))
-    drag_and_look(browser, AttributeEditor(*lamps()), "left_lit")
-
-
-def test_a_drag_on_the_page_of_its_own_changes_the_picture(browser, serve, page):
-    address = serve("voila", str(page), "--Voila.ip=127.0.0.1")
-    wait(browser, lambda b: b.get(address) or True)
-    drag_and_look(browser, AttributeEditor(*lamps()), "left_lit")
-
-
-def test_a_drag_in_the_app_changes_the_face(browser, serve):
-    if not (pretrained.FOLDER / "drawn_faces_MSP_maf.json").is_file():
-        pytest.skip("needs the pretrained models of drawn faces in outputs/pretrained")
-    from fpnlib.experiments import pretrained_faces
-
-    address = serve("voila", str(PROJECT / "notebooks" / "app" / "sliders.ipynb"), "--Voila.ip=127.0.0.1")
-    wait(browser, lambda b: b.get(address) or True)
-    drag_and_look(browser, AttributeEditor(*pretrained_faces()), "Smiling")

@@ -12,7 +12,9 @@ from fpnlib.metrics.editing import (
     accuracy_per_attribute,
     balanced_accuracy_per_attribute,
     mean_differences,
+    no_edit,
     outside,
+    read,
     score_edits,
     single_edits,
     success_at,
@@ -38,6 +40,10 @@ def faces(y):
     return x
 
 
+def scored(before, after, y, to):
+    return score_edits(read(Reader(), before), read(Reader(), after), y, to)
+
+
 def test_single_edits_turn_one_attribute_into_its_opposite():
     y = torch.tensor([[0, 1, 0, 0], [0, 0, 1, 1], [1, 0, 0, 1], [0, 0, 0, 0]])
     edits = single_edits(FOUR, y, each=2)
@@ -54,9 +60,9 @@ def test_single_edits_turn_one_attribute_into_its_opposite():
 def test_a_perfect_edit_and_one_that_does_nothing():
     y = torch.tensor([[0, 1, 0, 0], [0, 0, 1, 1]])
     to = torch.tensor([[0, 1, 0, 1], [1, 0, 0, 1]])
-    perfect = score_edits(Reader(), faces(y), faces(to), y, to)
+    perfect = scored(faces(y), faces(to), y, to)
     assert perfect.achieved.tolist() == [1, 1] and perfect.others.tolist() == [0, 0] and (perfect.moved > 0).all()
-    nothing = score_edits(Reader(), faces(y), faces(y), y, to)
+    nothing = scored(faces(y), faces(y), y, to)
     assert (
         nothing.achieved.tolist() == [0, 0] and nothing.others.tolist() == [0, 0] and nothing.moved.tolist() == [0, 0]
     )
@@ -66,11 +72,11 @@ def test_what_else_moves_is_counted_against_the_face_before():
     y = torch.tensor([[0, 1, 0, 0], [0, 0, 1, 1]])
     to = torch.tensor([[0, 1, 0, 1], [0, 0, 1, 0]])
     after = torch.tensor([[1, 0, 0, 1], [0, 0, 1, 1]])  # done, but two others moved; not done, but nothing else moved
-    scores = score_edits(Reader(), faces(y), faces(after), y, to)
+    scores = scored(faces(y), faces(after), y, to)
     assert scores.achieved.tolist() == [1, 0]
     assert_close(scores.others, torch.tensor([2 / 3, 0]))
     # A judge who misreads the face before does not count that as a move.
-    blank = score_edits(Reader(), faces(0 * y), faces(0 * y), y, to)
+    blank = scored(faces(0 * y), faces(0 * y), y, to)
     assert blank.others.tolist() == [0, 0]
 
 
@@ -98,6 +104,33 @@ def test_balanced_accuracy_gives_a_guess_a_half():
     assert_close(none[:2], torch.tensor([0.5, 0.5]))
     assert none[2:].isnan().all(), "all or none have it"
     assert_close(balanced_accuracy_per_attribute(Reader(), faces(y), y)[:2], torch.ones(2))
+
+
+def test_thresholds_are_put_where_they_tell_most():
+    """Logits of -3 to 0 for attributes that begin at -1.5, at 0.5 (nothing lies there), or nowhere."""
+
+    class Ramp(AttributeJudge):
+        def features(self, x):
+            return x[:, 0, 0, :1].expand(-1, 128)
+
+    judge, x = Ramp(3, size=16, width=2).eval(), torch.zeros(31, 3, 16, 16)
+    x[:, 0, 0, 0] = torch.linspace(-3, 0, 31)
+    with torch.no_grad():
+        judge.head[1].weight.fill_(1 / 128)
+        judge.head[1].bias.zero_()
+    y = torch.stack([x[:, 0, 0, 0] > -1.45, torch.arange(31) % 2 == 0, torch.zeros(31, dtype=torch.bool)], 1).long()
+    before = judge.head[1].bias.tolist()
+    assert judge.calibrate(x, y) is judge
+    assert balanced_accuracy_per_attribute(judge, x, y)[0] == 1
+    assert judge.head[1].bias[0].item() == pytest.approx(1.45, abs=0.051)
+    assert balanced_accuracy_per_attribute(judge, x, y)[1] > 0.5 and judge.head[1].bias[2] == before[2]
+    kept = judge.head[1].bias.tolist()
+    assert judge.calibrate(x, y).head[1].bias.tolist() == kept, "what tells most stays"
+
+
+def test_no_edit_is_none():
+    z = torch.randn(3, 4)
+    assert no_edit(z, torch.zeros(3, 2), torch.ones(3, 2)) is z
 
 
 def test_the_difference_of_means_is_exact_where_effects_add_up():

@@ -3,6 +3,7 @@
 import ast
 import re
 import statistics
+import subprocess
 import sys
 import tomllib
 from importlib import metadata
@@ -145,10 +146,42 @@ def test_a_notebook_is_committed_clean_and_runs_anywhere(path):
 def test_a_notebook_is_thin(path):
     lengths = [len(cell.source.splitlines()) for cell in code(path)]
     assert statistics.median(lengths) <= 8
+    assert max(lengths[1:]) <= 15, "a cell that no screen holds"
+    wide = [line for cell in code(path) for line in cell.source.splitlines() if len(line) > 120]
+    assert not wide, "a line that no screen holds"
     for cell in code(path):
         for node in ast.walk(ast.parse(re.sub(r"^[%!]", "#", cell.source, flags=re.MULTILINE))):
             if isinstance(node, ast.FunctionDef | ast.ClassDef):
                 assert node.end_lineno - node.lineno < 5, f"{node.name} belongs in fpnlib"
+
+
+@each_notebook
+def test_a_notebook_says_what_it_costs_what_was_seen_and_where_to_go_next(path):
+    texts = [cell.source for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "markdown"]
+    assert texts[0].startswith(f"# {path.stem[:2]} · ") and "**Cost:**" in texts[0]
+    assert texts[-1].startswith("## What was seen") and "**Next:**" in texts[-1]
+
+
+@pytest.mark.parametrize(
+    ("name", "kept"),
+    [
+        ("mnist_seeds/grid.json", True),
+        ("mnist_seeds/tables/summary.csv", True),
+        ("mnist_seeds/runs/seed=0/results/08_classification.json", True),
+        ("mnist_seeds/runs/seed=0/models/ConvVAE.safetensors", False),
+        ("mnist_seeds/runs/seed=0/notebooks/08_classification.ipynb", False),
+        ("mnist_seeds/runs/seed=0/.run.lock", False),
+        ("paper/models/.ConvVAE.lock", False),
+        ("pretrained/.manifest.json.lock", False),
+        ("paper/report.html", False),
+        ("demo/manifest.json", False),
+    ],
+)
+def test_git_keeps_what_a_reader_wants_and_no_locks(name, kept):
+    done = subprocess.run(["git", "check-ignore", "-q", f"outputs/{name}"], cwd=ROOT)
+    if done.returncode > 1:
+        pytest.skip("needs git and the repository")
+    assert done.returncode == kept
 
 
 def test_parameters_of_one_name_have_one_default():

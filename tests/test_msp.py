@@ -59,6 +59,8 @@ def test_its_own_edits_are_the_originals(original, name, edits):
     for column, value in edits.items():
         values[:, column], chosen[column] = value, True
     edited = model.set(reference["out.mu"], values, chosen)
+    unseen = reference["out.NtN_projector"]  # onto what M does not read: an edit leaves it alone
+    assert_close(edited @ unseen, reference["out.mu"] @ unseen, **CLOSE)
     assert_close(2 * model.decode(edited) - 1, reference[f"out.predict_{name}"], **CLOSE)
 
 
@@ -89,6 +91,8 @@ def test_any_power_of_two(size, features, latent_dim):
     assert isinstance(model, Autoencoder)
     assert z.shape == (2, latent_dim) and model.latent_dim == latent_dim
     assert model.decode(z).shape == x.shape and 0 <= model.decode(z).min() and model.decode(z).max() <= 1
+    wider = MSP(3, size, features, decoder_features=3).eval()
+    assert wider.decode(z).shape == x.shape and wider.latent_dim == latent_dim
     again = build_base_model("MSP", **model.config)
     assert {k: v.shape for k, v in again.state_dict().items()} == {k: v.shape for k, v in model.state_dict().items()}
 
@@ -154,6 +158,9 @@ def test_checkpoints_that_are_none_of_its_are_refused_in_one_line(small, tmp_pat
         MSP.from_published(path)
     torch.save(small.state_dict(), path)
     assert_close(MSP.from_published(path).state_dict(), small.state_dict())
+    wide = MSP(attributes=5, size=16, features=4, decoder_features=6)
+    torch.save(wide.state_dict(), path)
+    assert MSP.from_published(path).config == wide.config
     path.write_bytes(path.read_bytes()[:2000])
     with pytest.raises(ValueError, match="damaged") as error:
         MSP.from_published(path)
@@ -186,6 +193,22 @@ def test_the_discriminator_learns_and_the_decoder_is_turned_against_it(small):
     torch.manual_seed(0)
     game.eval()
     assert game.loss(x, y) < together, "in eval mode the game is left out"
+
+
+def test_fidelity_adds_absolute_differences(small):
+    x, y = torch.rand(8, 3, 16, 16), torch.randint(0, 2, (8, 5))
+    terms = []
+    for fidelity in (0.0, 3.0):
+        torch.manual_seed(0)
+        given, decoded = small.terms(x, y, fidelity)
+        terms.append(given)
+    assert "absolute" not in terms[0] and terms[1]["reconstruction"] == terms[0]["reconstruction"]
+    assert_close(terms[1]["absolute"], 3 * (decoded - (2 * x - 1)).abs().sum())
+    torch.manual_seed(0)
+    assert_close(small.loss(x, y, 3.0), sum(terms[1].values()) / 8)
+    game = SharpenedMSP(small, fidelity=3.0).eval()
+    torch.manual_seed(0)
+    assert_close(game.loss(x, y), sum(terms[1].values()) / 8)
 
 
 def test_a_sharpened_model_is_fitted_like_any_other(small):

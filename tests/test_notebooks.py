@@ -1,12 +1,15 @@
 """Every notebook from its first cell to its last, through papermill, at sizes that say nothing but finish soon."""
 
 import json
+import subprocess
+import sys
 
 import nbformat
 import pytest
 
-from fpnlib import runner
+from fpnlib import artifacts, runner
 from fpnlib.artifacts import PROJECT
+from fpnlib.experiments import Run, attribute_judge, attribute_plugin, msp, point_clouds
 
 NAMES = [path.stem for path in sorted((PROJECT / "notebooks").glob("*.ipynb"))]
 SMALL = {
@@ -44,6 +47,24 @@ SMALL = {
 }
 
 
+# What is quick to execute a second time.
+AGAIN = ["01_background", "04_conditional_generation", "08_classification"]
+# Which notebook uses what the repository keeps trained, on which of its datasets.
+KEPT = [
+    (
+        "06_point_clouds",
+        "cloud_dataset",
+        [
+            point_clouds.base_model,
+            lambda run: point_clouds.flow_plugin(run, "maf"),
+            lambda run: point_clouds.flow_plugin(run, "realnvp"),
+            point_clouds.judge,
+        ],
+    ),
+    ("07_attribute_editing", "faces", [msp, attribute_plugin, attribute_judge]),
+]
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("notebooks") / "run"
@@ -62,10 +83,36 @@ def test_it_runs_and_leaves_figures_and_results(folder, name):
 
 
 def test_two_runs_with_one_seed_give_the_same_bits_side_by_side_or_not(folder, tmp_path):
-    chosen = [name for name in NAMES if name.startswith(("04", "08"))]
-    declared = {key for name in chosen for key in runner.parameters(PROJECT / "notebooks" / f"{name}.ipynb")}
+    declared = {key for name in AGAIN for key in runner.parameters(PROJECT / "notebooks" / f"{name}.ipynb")}
     small = {key: value for key, value in SMALL.items() if key in declared}
-    runner.run("demo", out=str(tmp_path), only=chosen, values=small, side_by_side=1)
-    for name in chosen:
+    runner.run("demo", out=str(tmp_path), only=AGAIN, values=small, side_by_side=1)
+    for name in AGAIN:
         again, before = ((where / "results" / f"{name}.json").read_bytes() for where in (tmp_path, folder))
         assert again == before, name
+
+
+def test_plain_papermill_executes_a_notebook_from_any_folder(tmp_path):
+    source = str(PROJECT / "notebooks" / "01_background.ipynb")
+    given = {"out": str(tmp_path / "run")} | {name: SMALL[name] for name in ("n", "epochs", "resolution")}
+    parameters = [text for name, value in given.items() for text in ("-p", name, str(value))]
+    command = [sys.executable, "-m", "papermill", source, "out.ipynb", *parameters, "--no-progress-bar"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    code = [cell for cell in nbformat.read(tmp_path / "out.ipynb", as_version=4).cells if cell.cell_type == "code"]
+    assert all(cell.execution_count for cell in code if cell.source)
+    rows = artifacts.read_json(tmp_path / "run" / "results" / "01_background.json")
+    assert SMALL["n"] // 4 in {row["n"] for row in rows}  # a quarter is held out
+
+
+@pytest.mark.parametrize(("name", "data", "steps"), KEPT, ids=[name for name, *_ in KEPT])
+def test_what_the_repository_keeps_trained_fits_the_notebooks_defaults(tmp_path, monkeypatch, name, data, steps):
+    """Else the demo would train it anew."""
+
+    def train(run, what, *_):
+        raise AssertionError(f"{what} of {run.dataset_name} would be trained anew")
+
+    monkeypatch.setattr(Run, "load_or_make", train)
+    settings = runner.parameters(PROJECT / "notebooks" / f"{name}.ipynb") | {"out": str(tmp_path)}
+    run = Run(name, dataset=settings.pop(data), **settings)
+    for step in steps:
+        step(run)

@@ -29,6 +29,7 @@ class MSP(nn.Module):
         attributes: number A of attributes.
         size: pixels a side, a power of two from 8 on; the published weights have 256.
         features: channels of the first layer, doubled each time the image is halved; published: 64.
+        decoder_features: channels before the decoder's last layer; None: the encoder's mirror, as published.
 
     Attributes:
         latent_dim: width D of the latent space, the encoder's last: features · size / 8.
@@ -37,19 +38,22 @@ class MSP(nn.Module):
         ValueError, TypeError: a count that is not a positive whole number, or another size.
     """
 
-    def __init__(self, attributes: int, size: int = 64, features: int = 16):
+    def __init__(self, attributes: int, size: int = 64, features: int = 16, decoder_features: int | None = None):
         super().__init__()
         self.attributes = checks.positive("attributes", attributes)
         self.size, self.features = checks.positive("size", size), checks.positive("features", features)
+        self.decoder_features = checks.positive("decoder_features", decoder_features or features)
         if size < 8 or size & (size - 1):
             raise ValueError(f"size must be a power of two from 8 on, got {size}")
         halvings = int(math.log2(size)) - 2  # down to 4×4
-        widths = [features * 2**k for k in range(halvings)]
+        widths, decoder_widths = (
+            [first * 2**k for k in range(halvings)] for first in (features, self.decoder_features)
+        )
         self.latent_dim = widths[-1]
         if attributes > self.latent_dim:
             raise ValueError(f"{attributes} attributes do not fit a latent of {self.latent_dim}; take more features")
         self.encoder, self.decoder = nn.Module(), nn.Module()
-        self.encoder.main, self.decoder.main = _encoder(widths), _decoder(widths[::-1])
+        self.encoder.main, self.decoder.main = _encoder(widths), _decoder(self.latent_dim, decoder_widths[::-1])
         self.fc1 = nn.Linear(self.latent_dim, self.latent_dim)  # mean
         self.fc2 = nn.Linear(self.latent_dim, self.latent_dim)  # log variance
         # Orthonormal rows, which is where the loss takes M.
@@ -72,8 +76,9 @@ class MSP(nn.Module):
             raise ValueError(f"{path} is damaged or no checkpoint ({str(error).splitlines()[0]:.80})") from None
         try:
             convolutions = [name for name in state if name.startswith("encoder.main") and state[name].ndim == 4]
-            shape = len(state["M"]), 2 ** (len(convolutions) + 1), len(state["encoder.main.0.weight"])
-            model = cls(*shape)
+            size, features = 2 ** (len(convolutions) + 1), len(state["encoder.main.0.weight"])
+            decoder_features = state["decoder.main.0.weight"].shape[1] * 8 // size
+            model = cls(len(state["M"]), size, features, decoder_features)
             model.load_state_dict(state)
         except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
             reason = " ".join(str(error).split())
@@ -83,7 +88,8 @@ class MSP(nn.Module):
     @property
     def config(self) -> dict:
         """The constructor's arguments, JSON-able."""
-        return {"attributes": self.attributes, "size": self.size, "features": self.features}
+        names = ("attributes", "size", "features", "decoder_features")
+        return {name: getattr(self, name) for name in names}
 
     def posterior(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation of q(z | x), each (n, D), of images (n, 3, size, size) in [0, 1].
@@ -92,7 +98,7 @@ class MSP(nn.Module):
             TypeError: bytes instead of floats.
             ValueError: images of another size or range, with an alpha channel, or NaN in them.
         """
-        mean, log_variance = self._moments(2 * self._checked(x) - 1)
+        mean, log_variance = self._moments(2 * self._checked(x).to(self.M) - 1)
         return mean, torch.exp(0.5 * log_variance)
 
     def encode(self, x: Tensor) -> Tensor:
@@ -105,7 +111,7 @@ class MSP(nn.Module):
         Raises:
             ValueError: latents of another width, or NaN or infinite ones.
         """
-        return (self._decoded(checks.latents(z, self.latent_dim)) + 1) / 2
+        return (self._decoded(checks.latents(z, self.latent_dim).to(self.M)) + 1) / 2
 
     def read(self, z: Tensor) -> Tensor:
         """What M reads off latents (n, D): M z (n, A), about -1 or 1. Raises as :meth:`decode` does."""
@@ -129,20 +135,26 @@ class MSP(nn.Module):
             raise ValueError(f"values must have shape (n, {self.attributes}), got {tuple(values.shape)}")
         return z + torch.where(chosen, values - read, 0.0) @ self.M
 
-    def loss(self, x: Tensor, y: Tensor) -> Tensor:
-        """The loss to train with, a scalar: :meth:`losses` added up, over images (n, 3, size, size) and attributes (n, A) 0 or 1.
+    def loss(self, x: Tensor, y: Tensor, fidelity: float = 0.0) -> Tensor:
+        """The loss to train with, a scalar: :meth:`terms` added up, over images (n, 3, size, size) and attributes (n, A) 0 or 1.
 
         One posterior draw an image, from torch's global generator.
         """
-        return sum(self.terms(x, y)[0].values()) / len(x)
+        return sum(self.terms(x, y, fidelity)[0].values()) / len(x)
 
-    def terms(self, x: Tensor, y: Tensor) -> tuple[dict[str, Tensor], Tensor]:
-        """:meth:`losses` of images in [0, 1] and attributes 0 or 1, and the reconstructions in [-1, 1]."""
+    def terms(self, x: Tensor, y: Tensor, fidelity: float = 0.0) -> tuple[dict[str, Tensor], Tensor]:
+        """:meth:`losses` of images in [0, 1] and attributes 0 or 1, and the reconstructions in [-1, 1].
+
+        Args:
+            fidelity: weight of a further term, the ``absolute`` differences of the reconstructions: squares hardly see a
+                faint texture on a flat colour, these do. 0: the published loss.
+        """
         x, y = 2 * x - 1, 2 * y.to(x) - 1
         mean, log_variance = self._moments(x)
         z = mean + torch.exp(0.5 * log_variance) * torch.randn_like(mean)
         decoded = self._decoded(z)
-        return self.losses(x, decoded, y, z, mean, log_variance), decoded
+        terms = self.losses(x, decoded, y, z, mean, log_variance)
+        return terms | ({"absolute": fidelity * (decoded - x).abs().sum()} if fidelity else {}), decoded
 
     def losses(
         self, x: Tensor, decoded: Tensor, y: Tensor, z: Tensor, mean: Tensor, log_variance: Tensor
@@ -183,9 +195,9 @@ def _encoder(widths: list[int]) -> nn.Sequential:
     return nn.Sequential(*layers, nn.Conv2d(widths[-1], widths[-1], 4, bias=False))
 
 
-def _decoder(widths: list[int]) -> nn.Sequential:
-    """(n, widths[0], 1, 1) → (n, 3, size, size) in [-1, 1], the encoder's mirror."""
-    layers = [nn.ConvTranspose2d(widths[0], widths[0], 4, bias=False), nn.BatchNorm2d(widths[0]), nn.ReLU()]
+def _decoder(latent_dim: int, widths: list[int]) -> nn.Sequential:
+    """(n, latent_dim, 1, 1) → (n, 3, size, size) in [-1, 1], the encoder's mirror but for its widths."""
+    layers = [nn.ConvTranspose2d(latent_dim, widths[0], 4, bias=False), nn.BatchNorm2d(widths[0]), nn.ReLU()]
     for inputs, outputs in zip(widths, widths[1:]):
         layers += [nn.ConvTranspose2d(inputs, outputs, 4, 2, 1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU()]
     return nn.Sequential(*layers, nn.ConvTranspose2d(widths[-1], CHANNELS, 4, 2, 1, bias=False), nn.Tanh())

@@ -42,18 +42,26 @@ class SharpenedMSP(nn.Module):
         msp: what is wanted afterwards; its own parameters are trained.
         discriminator: None: one of the default shape.
         weight: of the adversarial term, whose gradient is a mean over patches, beside MSP's sums over pixels.
+        fidelity: of MSP's loss.
     """
 
-    def __init__(self, msp: MSP, discriminator: PatchDiscriminator | None = None, weight: float = 10.0):
+    def __init__(
+        self,
+        msp: MSP,
+        discriminator: PatchDiscriminator | None = None,
+        weight: float = 10.0,
+        fidelity: float = 0.0,
+    ):
         super().__init__()
-        self.msp, self.discriminator, self.weight = msp, discriminator or PatchDiscriminator(), weight
+        self.msp, self.discriminator = msp, discriminator or PatchDiscriminator()
+        self.weight, self.fidelity = weight, fidelity
 
     def loss(self, x: Tensor, y: Tensor) -> Tensor:
         """MSP's loss of images (n, 3, size, size) in [0, 1] and attributes (n, A), 0 or 1; while training, the game as well.
 
         In eval mode the game is left out: who wins says nothing about which weights are best.
         """
-        terms, decoded = self.msp.terms(x, y)
+        terms, decoded = self.msp.terms(x, y, self.fidelity)
         loss = sum(terms.values()) / len(x)
         if not self.training:
             return loss

@@ -3,6 +3,10 @@
 A shape is a signed distance (n, size, size) to its outline, negative inside; a pixel is covered by the share of it that
 lies inside. Coordinates are the head's own, x to the right and y down, a unit being about half the picture. Parameters
 differ from face to face, so a batch of faces is drawn at once; attributes are numbers, so half a smile can be drawn too.
+
+Whatever varies freely shows in every face, or an edit could not know it: a cap has the colour of the clothes, and hair that
+a cap or a bald head hides falls as the face's other measures say. Brows and beards have a colour of their own, which stays
+when the hair goes.
 """
 
 from __future__ import annotations
@@ -23,6 +27,7 @@ HAIR = {
     "Gray_Hair": (0.75, 0.76, 0.80),
 }
 RED_HAIR = (0.80, 0.31, 0.12)  # where no attribute names a colour
+WHISKERS, GRAY = ((0.12, 0.09, 0.10), (0.36, 0.22, 0.14)), (0.66, 0.66, 0.69)
 EYES = ((0.30, 0.18, 0.10), (0.33, 0.50, 0.28), (0.22, 0.46, 0.74))
 INK, WHITE, GOLD = (0.13, 0.10, 0.13), (0.99, 0.99, 0.98), (1.00, 0.80, 0.14)
 LIPSTICK, MOUTH, BLUSH = (0.84, 0.05, 0.22), (0.34, 0.05, 0.08), (0.97, 0.28, 0.34)
@@ -51,8 +56,8 @@ class _Canvas:
 
     def __init__(self, free: SimpleNamespace, size: int):
         axis = (torch.arange(size, device=free.tilt.device) + 0.5) / size * 2 - 1
-        across, down = axis[None, None, :] - 0.05 * free.x, axis[None, :, None] - 0.12 - 0.04 * free.y
-        tilt, scale = 0.10 * free.tilt, 1.02 + 0.04 * free.size
+        across, down = axis[None, None, :] - 0.05 * free.x, axis[None, :, None] - 0.01 - 0.04 * free.y
+        tilt, scale = 0.10 * free.tilt, 0.89 + 0.035 * free.size
         self.x = (across * tilt.cos() + down * tilt.sin()) / scale
         self.y = (down * tilt.cos() - across * tilt.sin()) / scale
         self.pixel = 2 / size / scale
@@ -107,13 +112,14 @@ def _look(has: SimpleNamespace, free: SimpleNamespace) -> SimpleNamespace:
     skin = _between(SKIN, free.skin) * (1 - tinted) + torch.tensor(PALE, device=device) * tinted
     red = torch.tensor(RED_HAIR, device=device)
     hair = red + sum(getattr(has, name)[:, 0] * (torch.tensor(HAIR[name], device=device) - red) for name in HAIR)
-    bare = has.Bald[:, 0] * 0.8
+    whiskers, gray = _between(WHISKERS, free.hair), torch.tensor(GRAY, device=device)
     return SimpleNamespace(
         skin=skin,
         shade=skin * torch.tensor([0.82, 0.72, 0.70], device=device),
         line=skin * torch.tensor([0.58, 0.43, 0.40], device=device),
         hair=hair * (1 + 0.12 * free.hair[:, 0]),
-        dark=(hair * (1 - bare) + 0.25 * bare) * 0.72,
+        cloth=_hue(free.clothes_hue),
+        whiskers=whiskers + 0.6 * (1 - has.Young[:, 0]) * (gray - whiskers),
         rx=0.57 + 0.04 * free.width + 0.02 * has.Male,
         ry=0.75 + 0.035 * free.height,
         turn=0.07 * free.turn,  # a head that turns: its features move aside
@@ -122,15 +128,15 @@ def _look(has: SimpleNamespace, free: SimpleNamespace) -> SimpleNamespace:
 
 
 def _behind(canvas: _Canvas, has, free, look) -> None:
-    """Background, long hair, neck, clothes and ears."""
-    paper, cloth = _pastel(free.background_hue), _hue(free.clothes_hue)
-    canvas.wash(paper, torch.ones_like(canvas.x))
+    """Background, long hair, clothes with a collar, neck and ears."""
+    canvas.wash(_pastel(free.background_hue), torch.ones_like(canvas.x))
     canvas.wash((1.0, 1.0, 1.0), 0.28 * (1 - (canvas.x.square() + canvas.y.square()).sqrt()).clamp(min=0))
     haired, long = 1 - has.Bald, 1 - has.Male
-    length = 0.80 + 0.10 * free.hair_volume
+    length = 0.80 + 0.10 * free.height
     canvas.paint(look.hair * 0.80, canvas.rounded(0, 0.22, look.rx + 0.17, length, 2.6), haired * long)
-    canvas.paint(cloth, canvas.rounded(0, 1.42, 0.74 + 0.2 * has.Male, 0.52, 2.4))
-    canvas.paint(look.shade, canvas.rounded(0, 0.72, 0.20 + 0.09 * has.Male, 0.34, 3.0))
+    canvas.paint(look.cloth, canvas.rounded(0, 1.42, 0.76 + 0.2 * has.Male, 0.56, 2.4))
+    canvas.paint(look.cloth * 0.72, canvas.ellipse(0, 0.90, 0.31 + 0.09 * has.Male, 0.15))
+    canvas.paint(look.shade, canvas.rounded(0, 0.66, 0.20 + 0.09 * has.Male, 0.34, 3.0))
     for side in (-1, 1):
         ear = side * (look.rx + 0.015) + 0.3 * look.turn
         canvas.paint(look.skin, canvas.ellipse(ear, 0.06, 0.105, 0.165))
@@ -148,15 +154,15 @@ def _head(canvas: _Canvas, has, free, look) -> None:
 
 
 def _skin(canvas: _Canvas, has, free, look) -> None:
-    """Wrinkles of those who are not young, and rosy cheeks."""
-    old, turn = 1 - has.Young, look.turn
+    """Wrinkles of those who are not young, and rosy cheeks, softer on dark skin."""
+    old, turn, blush = 1 - has.Young, look.turn, 0.60 - 0.15 * free.skin
     for y, width in ((-0.42, 0.26), (-0.335, 0.30)):
-        canvas.paint(look.line, canvas.stroke(turn, y, width, -0.03, 0.015), 0.7 * old)
+        canvas.paint(look.line, canvas.stroke(turn, y, width, -0.03, 0.012), 0.5 * old)
     for side in (-1, 1):
-        canvas.paint(look.shade * 0.93, canvas.stroke(turn + side * look.eyes, 0.115, 0.15, 0.06, 0.038), old)
-        canvas.paint(look.line, canvas.stroke(turn + side * 0.285, 0.325, 0.080, 0.04, 0.023, 0.105 * side), old)
+        canvas.paint(look.shade, canvas.stroke(turn + side * look.eyes, 0.115, 0.15, 0.06, 0.032), 0.8 * old)
+        canvas.paint(look.line, canvas.stroke(turn + side * 0.285, 0.325, 0.085, 0.04, 0.014, 0.105 * side), 0.75 * old)
         cheek = ((canvas.x - turn - side * 0.33) / 0.17).square() + ((canvas.y - 0.235) / 0.13).square()
-        canvas.wash(BLUSH, 0.75 * torch.exp(-cheek.square()) * has.Rosy_Cheeks)
+        canvas.wash(BLUSH, blush * torch.exp(-cheek.square()) * has.Rosy_Cheeks)
 
 
 def _eyes(canvas: _Canvas, has, free, look) -> None:
@@ -179,7 +185,7 @@ def _brows(canvas: _Canvas, has, free, look) -> None:
     for side in (-1, 1):
         x, y = look.turn + side * (look.eyes + 0.005), -0.222 - 0.015 * free.brows - 0.012 * has.Bushy_Eyebrows
         thickness = 0.020 + 0.048 * has.Bushy_Eyebrows
-        canvas.paint(look.dark, canvas.stroke(x, y, 0.165, -0.055, thickness, 0.012 * side))
+        canvas.paint(look.whiskers, canvas.stroke(x, y, 0.165, -0.055, thickness, 0.012 * side))
 
 
 def _nose(canvas: _Canvas, has, free, look) -> None:
@@ -190,7 +196,9 @@ def _nose(canvas: _Canvas, has, free, look) -> None:
     canvas.paint(look.shade * (1 - 0.10 * big[:, 0]), canvas.ellipse(x, y + 0.008, width * 1.08, 0.060 + 0.045 * big))
     canvas.paint(look.skin, canvas.ellipse(x - 0.012, y - 0.028, width * 0.80, 0.052 + 0.032 * big))
     for side in (-1, 1):
-        nostril = canvas.ellipse(x + side * width * 0.50, y + 0.036 + 0.030 * big, 0.022 + 0.026 * big, 0.018 + 0.008 * big)
+        nostril = canvas.ellipse(
+            x + side * width * 0.50, y + 0.036 + 0.030 * big, 0.022 + 0.026 * big, 0.018 + 0.008 * big
+        )
         canvas.paint(look.line, nostril)
 
 
@@ -215,10 +223,12 @@ def _mouth(canvas: _Canvas, has, free, look) -> None:
 def _beard(canvas: _Canvas, has, free, look) -> None:
     x = look.turn
     for side in (-1, 1):
-        canvas.paint(look.dark, canvas.stroke(x + side * 0.115, 0.372, 0.16, -0.055, 0.054, 0.022 * side), has.Mustache)
+        canvas.paint(
+            look.whiskers, canvas.stroke(x + side * 0.115, 0.372, 0.16, -0.055, 0.054, 0.022 * side), has.Mustache
+        )
     tuft = canvas.rounded(x * 0.8, 0.735, 0.175, 0.115, 2.3)
-    canvas.paint(look.dark, tuft, has.Goatee)
-    canvas.paint(look.dark, canvas.ellipse(x, 0.615, 0.05, 0.06), has.Goatee)
+    canvas.paint(look.whiskers, tuft, has.Goatee)
+    canvas.paint(look.whiskers, canvas.ellipse(x, 0.615, 0.05, 0.06), has.Goatee)
 
 
 def _hair(canvas: _Canvas, has, free, look) -> None:
@@ -226,11 +236,9 @@ def _hair(canvas: _Canvas, has, free, look) -> None:
     haired, long, x = 1 - has.Bald, 1 - has.Male, canvas.x
     shine = canvas.ellipse(-0.18 + look.turn, -0.50, 0.14, 0.075)
     canvas.paint(WHITE, shine, 0.55 * has.Bald)
-    thick = 0.10 + 0.03 * free.hair_volume
+    thick = 0.10 + 0.03 * free.height
     crown = canvas.rounded(0, -0.02, look.rx + 0.055 + 0.035 * long, look.ry + thick, 2.2)
-    hairline = (
-        -0.50 + 0.95 * (x - 0.4 * look.turn - 0.10 * free.parting).square() + 0.55 * (x.abs() - 0.40).clamp(min=0)
-    )
+    hairline = -0.50 + 0.95 * (x - 0.4 * look.turn - 0.10 * free.turn).square() + 0.55 * (x.abs() - 0.40).clamp(min=0)
     fringe = -0.315 + 0.030 * (13 * (x - look.turn)).sin().abs() + 0.10 * x.square()
     reach = 0.06 + 0.55 * long
     hair = torch.maximum(crown, torch.minimum(canvas.y - hairline, (look.rx - 0.03 - 0.05 * long - x.abs())))
@@ -248,9 +256,8 @@ def _earrings(canvas: _Canvas, has, free, look) -> None:
 
 
 def _hat(canvas: _Canvas, has, free, look) -> None:
-    """A knitted cap with a turned-up band."""
-    wool = _hue(free.hat_hue)
-    band = -0.445 + 0.10 * canvas.x.square()
+    """A knitted cap with a turned-up band, of the clothes' colour."""
+    wool, band = look.cloth, -0.445 + 0.10 * canvas.x.square()
     dome = canvas.rounded(0, -0.22, look.rx + 0.125, look.ry * 0.97, 2.4)
     canvas.paint(wool, torch.maximum(dome, canvas.y - band), has.Wearing_Hat)
     rim = torch.maximum(
@@ -274,17 +281,17 @@ def _glasses(canvas: _Canvas, has, free, look) -> None:
 # From back to front, each with the rows that it may touch.
 PARTS = (
     (_behind, 0.0, 1.0),
-    (_head, 0.08, 1.0),
-    (_skin, 0.25, 0.85),
-    (_eyes, 0.36, 0.72),
-    (_nose, 0.40, 0.85),
-    (_mouth, 0.60, 1.0),
-    (_beard, 0.60, 1.0),
-    (_hair, 0.0, 1.0),
-    (_earrings, 0.55, 0.90),
-    (_brows, 0.28, 0.62),
-    (_hat, 0.0, 0.50),
-    (_glasses, 0.34, 0.74),
+    (_head, 0.09, 0.94),
+    (_skin, 0.23, 0.82),
+    (_eyes, 0.34, 0.64),
+    (_nose, 0.43, 0.72),
+    (_mouth, 0.57, 0.90),
+    (_beard, 0.56, 0.96),
+    (_hair, 0.00, 0.88),
+    (_earrings, 0.51, 0.79),
+    (_brows, 0.26, 0.52),
+    (_hat, 0.00, 0.45),
+    (_glasses, 0.34, 0.68),
 )
 
 
@@ -297,10 +304,10 @@ def _between(colors: tuple, where: Tensor) -> Tensor:
 
 
 def _hue(where: Tensor) -> Tensor:
-    """Full colours (n, 3) once around the circle of hues."""
+    """Colours (n, 3) once around the circle of hues."""
     phase = torch.tensor([0.0, -1 / 3, 1 / 3], device=where.device)
-    return 0.52 + 0.33 * (torch.pi * (where[:, 0] + 2 * phase)).cos()
+    return 0.50 + 0.28 * (torch.pi * (where[:, 0] + 2 * phase)).cos()
 
 
 def _pastel(where: Tensor) -> Tensor:
-    return 0.50 + 0.50 * _hue(where)
+    return 0.48 + 0.55 * _hue(where)

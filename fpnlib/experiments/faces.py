@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 
 import pandas as pd
@@ -10,9 +11,11 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
+from fpnlib.artifacts import PROJECT
 from fpnlib.attributes import Attributes
 from fpnlib.base_models import MSP
-from fpnlib.data.drawn_faces import DrawnFaces, difference, draw
+from fpnlib.base_models.patches import SharpenedMSP
+from fpnlib.data.drawn_faces import DrawnFaces, difference
 from fpnlib.experiments import pretrained
 from fpnlib.experiments.digits import Latents, encode
 from fpnlib.experiments.run import Run
@@ -25,6 +28,7 @@ from fpnlib.metrics.editing import (
     balanced_accuracy_per_attribute,
     mean_differences,
     outside,
+    read,
     score_edits,
     single_edits,
     success_at,
@@ -46,7 +50,7 @@ EXCLUSIVE = {
     ),
 }
 # The learning rates are the peaks of a one-cycle schedule.
-MSP_TRAINING = {"batch_size": 32, "learning_rate": 2e-3}
+MSP_TRAINING = {"batch_size": 32, "learning_rate": 4e-3}
 FLOW_TRAINING = {"batch_size": 128, "learning_rate": 2e-3, "clip_norm": 5.0}
 JUDGE_TRAINING = {"batch_size": 64, "learning_rate": 3e-3, "weight_decay": 1e-2}
 
@@ -59,7 +63,9 @@ def attributes(run: Run) -> Attributes:
 def msp(run: Run) -> MSP:
     """The factorised autoencoder, trained on train and chosen on validation.
 
-    Settings ``msp_features``, ``msp_epochs``, and, as of all steps here, ``train_faces``: at most so many to train on.
+    Settings ``msp_features``, ``msp_decoder_features``, ``msp_epochs``; ``msp_fidelity`` and ``msp_sharpen``, the weights beside
+    the published loss of :meth:`MSP.terms`' absolute differences and of a patch discriminator, 0 for none; and, as of all steps
+    here, ``train_faces``: at most so many to train on.
     """
     return _msp(run)[0]
 
@@ -67,7 +73,8 @@ def msp(run: Run) -> MSP:
 def face_latents(run: Run, base: MSP, split: str, n: int | None = None) -> Latents:
     """The first n faces of a split ("train", "validation", "test") as the base model sees them; None: all."""
     faces = getattr(run.data, split)
-    return encode(base, faces if n is None else faces.first(n), run.seed, batch_size=250)
+    faces = faces if n is None else faces.first(n)
+    return run.once((base, split, n), lambda: encode(base, faces, run.seed, batch_size=250))
 
 
 def attribute_plugin(run: Run) -> FlowPlugin:
@@ -91,7 +98,7 @@ def attribute_plugin(run: Run) -> FlowPlugin:
 
     def make(checkpoint: Any) -> History:
         faces = run.data.train.first(run.setting("train_faces"))
-        sides = [faces, type(faces)(faces.x.flip(3), faces.y)] if _mirrors(run) else [faces]
+        sides = [faces, faces.mirrored()] if _mirrors(run) else [faces]
         seen = [encode(base, side, run.seed, batch_size=250) for side in sides]
         mean, std, y = (torch.cat([getattr(latents, part) for latents in seen]) for part in ("mean", "std", "y"))
         held_out = face_latents(run, base, "validation")
@@ -103,12 +110,22 @@ def attribute_plugin(run: Run) -> FlowPlugin:
 
 
 def attribute_judge(run: Run) -> AttributeJudge:
-    """An independent reader of attributes, trained on train's faces and chosen on validation's; setting ``face_judge_epochs``."""
+    """An independent reader of attributes, trained on train's faces; validation's choose the epoch and the thresholds.
+
+    Setting ``face_judge_epochs``.
+    """
     torch.manual_seed(run.seed)
     judge = AttributeJudge(len(run.data.classes), run.data.test.x.shape[-1])
     training = run.training(JUDGE_TRAINING, epochs=run.setting("face_judge_epochs"))
-    key = {"data": run.data.checksum, "judge": judge.config, "training": training, "seed": run.seed}
-    return _load_or_make(run, "face_judge", judge, key, _fitting(run, judge, training, "face judge"))[0]
+    fitting = _fitting(run, judge, judge.loss, training, "face judge")
+
+    def make(checkpoint: Any) -> History:
+        history, faces = fitting(checkpoint), run.data.validation
+        judge.calibrate(faces.x.to(run.device), faces.y)
+        return history
+
+    key = {"data": run.data.checksum, "judge": judge.config, "calibrated": True, "training": training, "seed": run.seed}
+    return _load_or_make(run, "face_judge", judge, key, make)[0]
 
 
 def editors(run: Run, n: int = 2_000) -> dict[str, Editor]:
@@ -121,9 +138,15 @@ def editors(run: Run, n: int = 2_000) -> dict[str, Editor]:
     train = face_latents(run, base, "train", n)
     return {
         "C-MAF (ours)": lambda z, y, to: plugin.from_noise(plugin.to_noise(z, y), to),
-        "MSP's own": lambda z, y, to: base.set(z, 2 * to - 1, to != y),
+        "MSP's own": partial(_msps_own, base),
         "difference of means": mean_differences(train.mean, train.y),
     }
+
+
+def _msps_own(base: MSP, z: Tensor, y: Tensor, to: Tensor) -> Tensor:
+    """MSP's own editing, as far on its way from where the latent stands as ``to`` is on the way to the opposite of ``y``."""
+    read = base.read(z)
+    return base.set(z, read + (to - y).abs() * (2 * (to > y) - 1 - read), to != y)
 
 
 def edit_scores(
@@ -147,14 +170,15 @@ def edit_scores(
     rows, to = edits.rows, edits.to.to(latents.mean)
     z, y = latents.mean[rows], latents.y[rows].to(to)
     before, wanted, region = decoded(base, z), None, None
+    seen = read(reader, before)
     if isinstance(faces, DrawnFaces):
-        wanted = redrawn(faces, edits)
+        wanted = _redrawn(faces, edits)
         region = difference(faces.x[rows.cpu()], wanted).to(before.device)
     tables = []
     for name, editor in ways.items():
         for strength in strengths:
             after = decoded(base, editor(z, y, y + strength * (to - y)))
-            table = _scored(run, edits, score_edits(reader, before, after, y, to), editor=name, strength=strength)
+            table = _scored(run, edits, score_edits(seen, read(reader, after), y, to), editor=name, strength=strength)
             if wanted is not None:
                 table["outside"] = outside(before, after, region).numpy(force=True)
                 table["truth"] = (after - wanted.to(after)).abs().mean((1, 2, 3)).numpy(force=True)
@@ -166,13 +190,14 @@ def true_scores(run: Run, each: int) -> pd.DataFrame:
     """:func:`edit_scores` of drawn faces that are drawn again with the attributes wanted: no editor can be read better."""
     reader, faces = attribute_judge(run), run.data.test
     edits = single_edits(attributes(run), faces.y, each)
-    scores = score_edits(reader, faces.x[edits.rows], redrawn(faces, edits), faces.y[edits.rows], edits.to)
+    before, after = (read(reader, x) for x in (faces.x[edits.rows], _redrawn(faces, edits)))
+    scores = score_edits(before, after, faces.y[edits.rows], edits.to)
     return _scored(run, edits, scores, editor="drawn again", strength=1.0)
 
 
-def redrawn(faces: DrawnFaces, edits: SingleEdits) -> Tensor:
+def _redrawn(faces: DrawnFaces, edits: SingleEdits) -> Tensor:
     """Drawn faces (m, 3, size, size) as m edits ought to leave them."""
-    return draw(edits.to.cpu(), faces.variation[edits.rows.cpu()])
+    return DrawnFaces(faces.y, faces.variation[edits.rows.cpu()]).redrawn(edits.to.cpu())
 
 
 def _scored(run: Run, edits: SingleEdits, scores: EditScores, **more: Any) -> pd.DataFrame:
@@ -189,13 +214,38 @@ def summary(scores: pd.DataFrame, by: list[str]) -> pd.DataFrame:
     return means.drop(columns=["strength"], errors="ignore").groupby(by, sort=False).mean().reset_index()
 
 
+def averages(scores: pd.DataFrame, groups: dict[str, Iterable[str]], by: list[str]) -> pd.DataFrame:
+    """:func:`summary` over groups of attributes, with the number of ``attributes`` in each and of edits, ``n``, behind a row.
+
+    Args:
+        groups: name → attributes; one that holds no fewer than an earlier one is left out.
+    """
+    tables, sizes = [], set()
+    for name, names in groups.items():
+        part = scores[scores["attribute"].isin(names)]
+        if (size := part["attribute"].nunique()) and size not in sizes:
+            table = summary(part, by).merge(part.groupby(by, sort=False).size().rename("n").reset_index())
+            tables.append(
+                pd.concat([pd.DataFrame({"group": name, "attributes": size}, index=table.index), table], axis=1)
+            )
+            sizes.add(size)
+    return pd.concat(tables, ignore_index=True)
+
+
 def at_equal_cost(curve: pd.DataFrame, cost: str, ours: str = "C-MAF (ours)") -> pd.DataFrame:
     """Each editor's success where it costs what ours costs at strength 1, from the curve of :func:`summary`.
 
     Args:
         curve: columns ``editor``, ``strength`` (growing), ``achieved`` and ``cost``; with ``attribute`` it is many curves.
         cost: "others", "moved" or "outside".
+
+    Raises:
+        ValueError: a curve without a point at strength 1.
     """
+    if not (curve["strength"] == 1).any():
+        raise ValueError(
+            f"strengths must have 1, the whole edit, to compare at its cost; got {sorted(set(curve['strength']))}"
+        )
     parts = curve.groupby("attribute", sort=False) if "attribute" in curve else [("all", curve)]
     rows = []
     for attribute, part in parts:
@@ -205,6 +255,22 @@ def at_equal_cost(curve: pd.DataFrame, cost: str, ours: str = "C-MAF (ours)") ->
             rows.append({"attribute": attribute, "editor": name, cost: level, "achieved": success})
     table = pd.DataFrame(rows)
     return table if "attribute" in curve else table.drop(columns="attribute")
+
+
+def ahead(each: pd.DataFrame, by: float = 0.02, ours: str = "C-MAF (ours)") -> dict[str, list[str]]:
+    """For each other editor the attributes on which it achieves more than ours, by more than ``by``, at equal cost.
+
+    Args:
+        each: what :func:`at_equal_cost` gives for each attribute.
+    """
+    table = each.pivot(index="attribute", columns="editor", values="achieved")
+    return {name: list(table.index[table[name] > table[ours] + by]) for name in table.columns.drop(ours)}
+
+
+def most_edited(kinds: Attributes, y: Tensor, edits: list[str]) -> Tensor:
+    """The faces of attributes y (n, A) in an order (n,): first those in which every edit changes something."""
+    changes = torch.stack([(kinds.edited(y, edit) != y).any(1) for edit in edits]).sum(0)
+    return changes.argsort(descending=True, stable=True)
 
 
 def sampled_scores(run: Run, temperatures: list[float], n: int) -> pd.DataFrame:
@@ -243,12 +309,11 @@ def strips(network: FlowPluginNetwork, x: Tensor, y: Tensor, names: list[str], v
 
     What excludes the attribute goes as it comes.
     """
-    kinds, rows = network.plugin.attributes, []
-    x = x.to(network.plugin.loc_)
+    x, count = x.to(network.plugin.loc_), len(values)
+    rows = []
     for name in names:
-        without, with_it = (kinds.edited(y, {name: value}) for value in (0, 1))
-        contexts = torch.cat([torch.lerp(without, with_it, value) for value in values])
-        rows.append(network.edit(x.expand(len(values), -1, -1, -1), y.expand(len(values), -1), contexts))
+        contexts = torch.cat([network.plugin.attributes.set(y, {name: value}) for value in values])
+        rows.append(network.edit(x.expand(count, -1, -1, -1), y.expand(count, -1), contexts))
     return torch.stack(rows)
 
 
@@ -268,8 +333,17 @@ def may_be_shown(run: Run) -> bool:
     """Whether faces may stand in an executed notebook: drawn ones always, CelebA's where the setting ``show_celeba`` says so.
 
     CelebA's terms forbid to pass its pictures on, and executed notebooks are passed on.
+
+    Raises:
+        ValueError: CelebA is to be shown by a run whose folder lies in the project, from where it would be passed on.
     """
-    return run.data.name != "celeba" or run.setting("show_celeba")
+    if run.data.name != "celeba":
+        return True
+    if run.setting("show_celeba") and run.folder.resolve().is_relative_to(PROJECT.resolve()):
+        raise ValueError(
+            f"show_celeba keeps pictures out of the project, got out='{run.folder}'; choose a folder elsewhere"
+        )
+    return run.setting("show_celeba")
 
 
 def face_figure(run: Run, figure: Figure, name: str) -> Figure | None:
@@ -281,22 +355,28 @@ def face_figure(run: Run, figure: Figure, name: str) -> Figure | None:
 
 def _msp(run: Run) -> tuple[MSP, str]:
     torch.manual_seed(run.seed)
-    model = MSP(len(run.data.classes), run.data.test.x.shape[-1], run.setting("msp_features"))
+    shape = run.setting("msp_features"), run.setting("msp_decoder_features")
+    model = MSP(len(run.data.classes), run.data.test.x.shape[-1], *shape)
     model = model.to(memory_format=torch.channels_last)  # faster on CPUs
+    terms = {name: run.setting(f"msp_{name}") for name in ("fidelity", "sharpen")}
+    trained, loss = model, partial(model.loss, fidelity=terms["fidelity"])
+    if terms["sharpen"]:
+        trained = SharpenedMSP(model, weight=terms["sharpen"], fidelity=terms["fidelity"])
+        loss = trained.loss
     training = run.training(MSP_TRAINING, epochs=run.setting("msp_epochs"))
-    key = {"data": run.data.checksum, "model": model.config, "training": training, "seed": run.seed}
-    return _load_or_make(run, "MSP", model, key, _fitting(run, model, training, "MSP"))
+    key = {"data": run.data.checksum, "model": model.config, "loss": terms, "training": training, "seed": run.seed}
+    return _load_or_make(run, "MSP", model, key, _fitting(run, trained, loss, training, "MSP"))
 
 
-def _fitting(run: Run, module: nn.Module, training: dict, description: str) -> Callable[[Any], History]:
-    """How a module with a loss of faces and attributes is made, of the first ``train_faces`` of train."""
+def _fitting(run: Run, module: nn.Module, loss: Callable, training: dict, description: str) -> Callable[[Any], History]:
+    """How a module is made by a loss of faces and attributes, of the first ``train_faces`` of train."""
 
     def make(checkpoint: Any) -> History:
         splits = run.data.train.first(run.setting("train_faces")), run.data.validation
         train, validation = ((split.x.to(run.device), split.y.to(run.device)) for split in splits)
         draw = (lambda generator: (mirrored(train[0], generator), train[1])) if _mirrors(run) else train
         settings = {"seed": run.seed, "checkpoint": checkpoint, "description": description} | training
-        return fit(module, module.loss, draw, validation, **settings)
+        return fit(module.to(run.device), loss, draw, validation, **settings)
 
     return make
 

@@ -20,6 +20,11 @@ from fpnlib.metrics.attribute_judge import AttributeJudge
 Editor = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
+def no_edit(z: Tensor, y: Tensor, to: Tensor) -> Tensor:
+    """The editor that does nothing: what it is said to achieve, a judge reads into faces that lack it."""
+    return z
+
+
 @dataclass(frozen=True)
 class MeanDifferences:
     """The simplest editor: an attribute's direction is the mean latent with it less the mean without; ``directions`` (A, D)."""
@@ -84,24 +89,42 @@ class EditScores:
     moved: Tensor
 
 
+@dataclass(frozen=True)
+class Reading:
+    """What a judge sees in n faces: which attributes are there, bool (n, A), and its ``features`` (n, 128)."""
+
+    attributes: Tensor
+    features: Tensor
+
+    def __getitem__(self, rows: Tensor) -> Reading:
+        return Reading(self.attributes[rows], self.features[rows])
+
+
 @torch.no_grad()
-def score_edits(judge: AttributeJudge, before: Tensor, after: Tensor, y: Tensor, to: Tensor) -> EditScores:
-    """Scores of faces ``before`` and ``after`` (m, 3, size, size), whose attributes ``y`` (m, A) were to become ``to``.
+def read(judge: AttributeJudge, x: Tensor, batch_size: int = 250) -> Reading:
+    """The judge's reading of faces x (n, 3, size, size). Raises as :meth:`AttributeJudge.features` does."""
+    judge.eval()
+    device = next(judge.parameters()).device
+    features = torch.cat([judge.features(part.to(device)) for part in x.split(batch_size)])
+    return Reading(judge.head(features) > 0, features)
+
+
+def score_edits(before: Reading, after: Reading, y: Tensor, to: Tensor) -> EditScores:
+    """Scores of m faces read ``before`` and ``after``, whose attributes ``y`` (m, A) were to become ``to``.
 
     Raises:
-        ValueError: lengths that differ, or what :meth:`AttributeJudge.features` refuses.
+        ValueError: lengths that differ.
     """
-    for name, tensor in (("after", after), ("y", y), ("to", to)):
-        checks.same_length(before, tensor, ("before", name))
-    seen, features = (torch.stack(pair) for pair in zip(*(_read(judge, faces) for faces in (before, after))))
-    changed = (to != y).to(seen.device)
-    right = seen[1] == (to.to(seen.device) > 0.5)
-    flipped = (seen[0] != seen[1]) & ~changed
-    apart = (features[0] - features[0].roll(1, 0)).norm(dim=1)
+    for name, tensor in (("after", after.features), ("y", y), ("to", to)):
+        checks.same_length(before.features, tensor, ("before", name))
+    to, changed = (tensor.to(before.features.device) for tensor in (to, to != y))
+    right = after.attributes == (to > 0.5)
+    flipped = (before.attributes != after.attributes) & ~changed
+    apart = (before.features - before.features.roll(1, 0)).norm(dim=1)
     return EditScores(
         achieved=(right | ~changed).all(1).float().cpu(),
         others=(flipped.sum(1) / (~changed).sum(1).clamp(min=1)).cpu(),
-        moved=((features[1] - features[0]).norm(dim=1) / apart[apart > 0].mean()).cpu(),
+        moved=((after.features - before.features).norm(dim=1) / apart[apart > 0].mean()).cpu(),
     )
 
 
@@ -114,14 +137,14 @@ def outside(before: Tensor, after: Tensor, changed: Tensor) -> Tensor:
 def accuracy_per_attribute(judge: AttributeJudge, x: Tensor, y: Tensor) -> Tensor:
     """How often, (A,) in [0, 1], the judge reads each attribute of faces x (n, 3, size, size) rightly."""
     checks.same_length(x, y, ("x", "y"))
-    return (_read(judge, x)[0].cpu() == (y > 0.5).cpu()).float().mean(0)
+    return (read(judge, x).attributes.cpu() == (y > 0.5).cpu()).float().mean(0)
 
 
 def balanced_accuracy_per_attribute(judge: AttributeJudge, x: Tensor, y: Tensor) -> Tensor:
     """The same where faces with and without the attribute weigh alike, (A,): 0.5 for a guess; NaN where all faces agree."""
     checks.same_length(x, y, ("x", "y"))
     has = (y > 0.5).cpu()
-    right = _read(judge, x)[0].cpu() == has
+    right = read(judge, x).attributes.cpu() == has
     return ((right & has).sum(0) / has.sum(0) + (right & ~has).sum(0) / (~has).sum(0)) / 2
 
 
@@ -135,12 +158,3 @@ def success_at(cost: np.ndarray, success: np.ndarray, level: float, steps: int =
     cost, success = (np.interp(at, points, np.asarray(values, dtype=float)) for values in (cost, success))
     affordable = cost <= level * (1 + 1e-9)
     return float(success[affordable].max()) if affordable.any() else float("nan")
-
-
-@torch.no_grad()
-def _read(judge: AttributeJudge, x: Tensor, batch_size: int = 250) -> tuple[Tensor, Tensor]:
-    """Which attributes the judge sees, bool (n, A), and its features (n, 128)."""
-    judge.eval()
-    device = next(judge.parameters()).device
-    features = torch.cat([judge.features(part.to(device)) for part in x.split(batch_size)])
-    return judge.head(features) > 0, features
