@@ -44,7 +44,7 @@ test-browser: $(VENV)/.test  ## the sliders and the report's pages in a real bro
 app: $(VENV)/.runtime  ## the sliders as a page of their own
 	$(PY) -m voila notebooks/app/sliders.ipynb $(ARGS)
 
-bench: $(VENV)/.bench  ## the flows beside nflows and zuko; decoding a cloud, editing a face
+bench: $(VENV)/.test  ## the flows beside nflows and zuko; decoding a cloud, editing a face
 	$(PY) benchmarks/flows.py $(ARGS)
 	$(PY) benchmarks/decoding.py
 	$(PY) benchmarks/edit_latency.py
@@ -56,8 +56,7 @@ clean:  ## remove the environment, caches and the demo's outputs
 # One stamp for each set of extras, so that a second call installs nothing.
 $(VENV)/.runtime: EXTRAS =
 $(VENV)/.test: EXTRAS = [test]
-$(VENV)/.bench: EXTRAS = [bench]
-$(VENV)/.runtime $(VENV)/.test $(VENV)/.bench: pyproject.toml constraints.txt
+$(VENV)/.runtime $(VENV)/.test: pyproject.toml constraints.txt
 	@test -n "$(PYTHON)" || { echo "Python 3.11 is missing: no python3.11, python3 or python of that version was found" >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	$(PY) -m pip install --disable-pip-version-check -c constraints.txt -e ".$(EXTRAS)"

@@ -140,7 +140,7 @@ def automl(
     """FLAML's search (Wang et al. 2021, arXiv:1911.04706) over kinds of classifiers and their settings.
 
     Each trial is judged on a tenth of (z, y), held out; the best is fitted to all of it. The learners take turns, so
-    the same seed tries the same classifiers, and gives the same scores wherever ``max_trials`` end the search before
+    the same seed tries the same classifiers, and gives the same scores wherever ``max_trials`` end the search well before
     ``seconds`` do; ``settings["bound"]`` says which of the two it was.
 
     Args:

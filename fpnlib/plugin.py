@@ -160,6 +160,8 @@ class FlowPlugin(nn.Module):
                     f"validation is a tenth of z, for which {len(z)} latents are too few; pass validation=(z, y), or ten or more"
                 )
             order = torch.randperm(len(z), generator=torch.Generator().manual_seed(seed)).to(z.device)
+            kept_back = torch.isin(order, torch.cat([context.argmax(0), context.argmin(0)]))  # a rare class is to be learned
+            order = order[kept_back.to(torch.uint8).argsort(stable=True)]
             held_out, kept = order.split([len(z) // 10, len(z) - len(z) // 10])
             z_validation, context_validation = z[held_out], context[held_out]
             if std is not None:

@@ -26,7 +26,6 @@ def test_no_row_that_is_kept_is_slower_on_two_threads_than_on_one():
 
 @pytest.fixture(scope="module")
 def benchmark():
-    pytest.importorskip("zuko", reason="the benchmark compares with zuko: pip install .[bench]")
     path = Path(__file__).resolve().parents[1] / "benchmarks" / "flows.py"
     spec = importlib.util.spec_from_file_location("benchmark_of_flows", path)
     module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)

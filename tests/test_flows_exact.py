@@ -419,12 +419,16 @@ def test_changed_weights_change_the_samples(numba, monkeypatch):
     named = {key: parameter.data for key, parameter in flow.named_parameters()}  # whose changes autograd does not count
     bias = named["_transform._transforms.1.autoregressive_net.blocks.0.linear_layers.0.bias"]
     final = named["_transform._transforms.1.autoregressive_net.final_layer.bias"]
+    middle = named["_transform._transforms.1.autoregressive_net.blocks.0.linear_layers.0.weight"]
+    order = torch.arange(middle.shape[1])
+    order[-2:] = order[-2:].flip(0)  # two neighbours
     for change in (
         lambda: None,
         lambda: bias.add_(0.1),
         lambda: bias.neg_(),
         lambda: final.copy_(final.flip(0)),
         lambda: final[3].mul_(1.001),
+        lambda: middle.copy_(middle[:, order]),
         lambda: flow.load_state_dict(build("maf", seed=4).state_dict()),
     ):
         change()

@@ -333,6 +333,15 @@ def test_a_plugin_that_is_not_fitted_never_hands_nan_on():
         plugin.sample(0, n=5)
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_a_rare_class_is_learned_and_not_held_out(seed):
+    y = torch.zeros(40, dtype=torch.long)
+    y[1::2], y[7] = 1, 2  # one of the third
+    plugin = FlowPlugin(2, THREE, hidden_features=8, num_layers=1, num_blocks=1)
+    plugin.fit(torch.randn(40, 2), y, epochs=1, seed=seed)
+    assert plugin.log_prior_.exp()[2] > 0
+
+
 @pytest.mark.parametrize(
     "call, line",
     [

@@ -218,7 +218,7 @@ def table_1(run: Run, baselines: dict[str, dict], on_means: Sequence[str] = ("rb
 
     Returns:
         A line for each baseline and each flow. Columns: ``model``, ``learned from`` (how many images), ``paper, train``
-        and ``paper, test``, then ``draws, train``, ``draws, validation``, ``draws, test`` and the same of ``means`` (NaN:
+        and ``paper, test`` (NaN but for MNIST), then ``draws, train``, ``draws, validation``, ``draws, test`` and the same of ``means`` (NaN:
         not computed, or learned from: the baselines learn from train and validation), ``seconds`` of training on draws, and
         ``chosen``: what the search settled on, the budget that ended AutoML's, a flow's epoch.
     """
@@ -229,21 +229,22 @@ def table_1(run: Run, baselines: dict[str, dict], on_means: Sequence[str] = ("rb
         scores = {kind: baseline(run, name, "ConvVAE", kind, **settings) for kind in kinds}
         ours = {kind: Accuracies(found.train_accuracy, found.test_accuracy, None) for kind, found in scores.items()}
         first = scores["draw"]
-        rows.append([first.name, train + held_out, *_cells(name, ours), first.seconds, _chosen(first.settings)])
+        rows.append([first.name, train + held_out, *_cells(run, name, ours), first.seconds, _chosen(first.settings)])
     for flow, name in FLOW_NAMES.items():
         plugin = flow_plugin(run, "ConvVAE", flow)
         ours = {kind: score_plugin(plugin, sets, kind) for kind in ("draw", "mean")}
         chosen = f"epoch {plugin.history_.best_epoch} of {len(plugin.history_.epochs)}"
-        rows.append([f"FPN ({name})", train, *_cells(flow, ours), run.seconds(plugin_name("ConvVAE", flow)), chosen])
+        seconds = run.seconds(plugin_name("ConvVAE", flow))
+        rows.append([f"FPN ({name})", train, *_cells(run, flow, ours), seconds, chosen])
     parts = [f"{kind}s, {split}" for kind in ("draw", "mean") for split in ("train", "validation", "test")]
     columns = ["model", "learned from", "paper, train", "paper, test", *parts, "seconds", "chosen"]
     return pd.DataFrame(rows, columns=columns)
 
 
-def _cells(name: str, ours: dict[str, Accuracies]) -> list[float | None]:
+def _cells(run: Run, name: str, ours: dict[str, Accuracies]) -> list[float | None]:
     """The paper's accuracies and ours, in the order of Table 1's columns."""
     of = (ours.get(kind) for kind in ("draw", "mean"))
-    return [*PAPER[name], *(getattr(a, split, None) for a in of for split in ("train", "validation", "test"))]
+    return [*(map(run.papers, PAPER[name])), *(getattr(a, split, None) for a in of for split in ("train", "validation", "test"))]
 
 
 def _chosen(settings: dict) -> str:
@@ -269,12 +270,14 @@ def kept_baseline(
     path = run.folder / "models" / f"{base}_{name}_{features}.json"
     key = artifacts.digest({"base": base_key, "baseline": name, "features": features, "seed": run.seed} | settings)
     if kept := artifacts.read_kept(path, key, scores=dict):
+        if kept.get("library") != artifacts.library_digest():
+            print(f"{path.stem}: loaded, made by another version of the library")
         return artifacts.rebuilt(path, Scores, kept["scores"])
     if name not in BASELINES:
         raise checks.unknown("baseline", name, BASELINES)
     z, y = (torch.cat([getattr(sets[split], kind) for split in ("train", "validation")]) for kind in (features, "y"))
     scores = BASELINES[name](z, y, getattr(sets["test"], features), sets["test"].y, seed=run.seed, **settings)
-    artifacts.write_kept(path, key, scores=asdict(scores))
+    artifacts.write_kept(path, key, library=artifacts.library_digest(), scores=asdict(scores))
     return scores
 
 

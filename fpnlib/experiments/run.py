@@ -93,11 +93,15 @@ class Run:
     def record(self, quantity: str, value: float, *, paper: float | None = None, **more: Any) -> None:
         """Keep a number in ``results/<notebook>.json``, beside the paper's value where it has one, and print it.
 
-        The paper's values are those of its own datasets: on another they are left out.
+        ``paper`` is left out as :meth:`papers` says.
         """
-        paper = paper if self.dataset_name in PAPERS else None
+        paper = self.papers(paper)
         self.results.record(quantity, float(value), paper=paper, seed=self.seed, **more)
         print(f"{quantity}: {value:.4f}" + (f"  (paper: {paper:.4f})" if paper is not None else ""))
+
+    def papers(self, value: float | None) -> float | None:
+        """A value of the paper's, which is of its own datasets: None on another."""
+        return value if self.dataset_name in PAPERS else None
 
     def figure(self, figure: Figure, name: str) -> Figure:
         """Save a figure as ``figures/<notebook>_<name>.png`` and hand it back to be shown."""

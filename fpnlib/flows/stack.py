@@ -189,9 +189,9 @@ def _fingerprint(tensors: list[Tensor]) -> tuple[int | float, ...]:
     """What changes with the numbers in these tensors; autograd's counts of changes miss ``.data`` and fused optimizers."""
     kernel = compiled("checksum_kernel") if all(tensor.device.type == "cpu" for tensor in tensors) else None
     if kernel is None:
-        like = next(tensor for tensor in tensors if tensor.is_floating_point())
-        ramp = torch.linspace(1, 2, max(tensor.numel() for tensor in tensors)).to(like)
-        return tuple(torch.stack([t.flatten().to(like) @ ramp[: t.numel()] for t in tensors]).tolist())
+        longest = max(tensor.numel() for tensor in tensors)
+        ramp = torch.linspace(1, 2, longest, dtype=torch.float64, device=tensors[0].device)
+        return tuple(torch.stack([t.flatten().double() @ ramp[: t.numel()] for t in tensors]).tolist())
     dense = [tensor.contiguous() for tensor in tensors]
     places = array("q", [number for tensor in dense for number in (tensor.data_ptr(), tensor.nbytes // 4)])
     return (kernel.checksum(places.buffer_info()[0], len(dense)),)
