@@ -126,6 +126,8 @@ def test_thresholds_are_put_where_they_tell_most():
     assert balanced_accuracy_per_attribute(judge, x, y)[1] > 0.5 and judge.head[1].bias[2] == before[2]
     kept = judge.head[1].bias.tolist()
     assert judge.calibrate(x, y).head[1].bias.tolist() == kept, "what tells most stays"
+    upside_down = (x[:, 0, 0, :1] < -2.95).long().expand(-1, 3)
+    assert judge.calibrate(x, upside_down).head[1].bias.isfinite().all(), "no threshold tells more than none"
 
 
 def test_no_edit_is_none():

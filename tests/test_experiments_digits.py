@@ -1,11 +1,12 @@
 """Scores of the MNIST experiments, at toy sizes: what stands in Table 1, and what a generator is scored by."""
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
 
 from fpnlib.experiments import Run, accuracy, base_model, flow_plugin, judge, latents, score_plugin, scorer
-from fpnlib.experiments.digits import PAPER, kept_baseline, table_1
+from fpnlib.experiments.digits import PAPER, kept_baseline, leads, table_1
 from fpnlib.metrics import images
 
 SETTINGS = dict(dataset="digits", base_epochs=1, ae_epochs=1, flow_epochs=2, flow_width=8, judge_epochs=1)
@@ -89,3 +90,13 @@ def test_images_are_scored_beside_the_test_images_whose_features_are_read_once(r
     assert itself["right class"] == images.right_class_rate(reader, test.x, test.y)
     assert darker["diversity"] < 1 and darker["Fréchet distance"] > itself["Fréchet distance"]
     assert torch.equal(test.x, run.data.test.x)
+
+
+def test_a_lead_is_over_the_best_baseline_with_the_error_of_a_difference():
+    scores = pd.Series({"RBF SVM": 0.9, "AutoML": 0.8, "FPN (C-MAF)": 0.95, "FPN (C-RNVP)": 0.85})
+    table = leads(scores, 100)
+    assert table["model"].tolist() == ["FPN (C-MAF)", "FPN (C-RNVP)"]
+    assert table["best baseline"].tolist() == ["RBF SVM"] * 2
+    assert table["lead"].tolist() == pytest.approx([0.05, -0.05])
+    right = np.random.default_rng(0).binomial(100, [[0.9], [0.95]], (2, 20_000)) / 100
+    assert table["± two standard errors"][0] == pytest.approx(2 * (right[1] - right[0]).std(), rel=0.03)

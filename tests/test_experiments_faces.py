@@ -198,7 +198,7 @@ def test_attributes_on_which_another_is_ahead_are_named():
             "achieved": [0.90, 0.915, 0.8, 0.9],
         }
     )
-    assert ahead(each) == {"means": ["Young"]} and ahead(each, by=0.2) == {"means": []}
+    assert ahead(each, n=200) == {"means": ["Young"]} and ahead(each, n=10) == {"means": []}
 
 
 def test_faces_in_which_every_edit_changes_something_come_first():

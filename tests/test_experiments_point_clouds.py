@@ -111,6 +111,8 @@ def test_scores_overall_and_by_category(folder):
     assert set(alone["right class"].dropna()) == {1.0} and alone["right class"].isna().sum() == 10 - len(
         set(y[:3].tolist())
     )
+    with pytest.raises(ValueError, match="clouds of 41 points need as many of each, got"):
+        point_clouds.score(run, x, test.y[rows], 2, 41)
     both = point_clouds.score(run, x, test.y[rows], 2, 20, ["chamfer", "earth mover's"])
     assert list(both.columns)[-3:] == ["coverage, earth mover's", "mmd, earth mover's", "1-nna, earth mover's"]
     assert both[scores.columns].equals(scores) and (both["mmd, earth mover's"] == 0).all()
@@ -193,7 +195,7 @@ def test_a_released_checkpoint_serves_as_it_is(tmp_path, shared):
 
 
 def test_55_categories_imbalanced_as_shapenet_from_end_to_end(tmp_path, capsys):
-    """A tiny tree on disk, some categories of three shapes: context, plugin, all four baselines, the grid of requests."""
+    """A tiny tree on disk, some categories of three shapes: context, plugin, baselines, the grid of requests, the scores."""
     rng = np.random.default_rng(0)
     for k, synset in enumerate(SYNSETS.values()):
         for split, count in (("train", 3 + (40 // (k + 1))), ("val", 1), ("test", 1)):
@@ -220,8 +222,11 @@ def test_55_categories_imbalanced_as_shapenet_from_end_to_end(tmp_path, capsys):
     table = point_clouds.table_2(run, baselines)
     assert "AutoML is left out: it needs 10 shapes of each category, and one has 4" in capsys.readouterr().out
     assert table.loc[3, "model"] == "AutoML" and table.loc[3, ["train", "test"]].isna().all()
-    print(table)
     assert (table["test"].drop(3) > 5 / 55).all()  # by chance one of 55 is right
+    for name, (x, y) in point_clouds.judged(run, 1, 24).items():
+        scores = point_clouds.score(run, x, y, 1, 24).set_index("category")
+        assert y.tolist() == [*range(55)] and scores.loc["all"].between(0, 55).all(), name
+        assert (scores.drop("all")[["right class", "coverage"]].isin([0.0, 1.0])).all(axis=None), name
 
 
 @pytest.mark.parametrize(

@@ -39,6 +39,16 @@ def test_scores_stand_at_their_values():
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["ours", "theirs"]
 
 
+def test_the_floor_is_shown_where_the_panel_reaches_down_to_it():
+    floor = TABLE[TABLE["editor"] == "ours"].assign(editor="no edit", achieved=0.6, others=0.0)
+    figure = plots.attribute_scores(
+        pd.concat([TABLE, floor]), {"achieved": "achieved", "others": "others changed"}, floor="no edit"
+    )
+    first, second = figure.axes
+    assert first.lines[-1].get_xdata().tolist() == [0.6, 0.6] and first.lines[-1].get_label() == "no edit"
+    assert len(second.lines) == 2 and first.get_xlim()[0] < 0.6
+
+
 @pytest.mark.parametrize(
     ("draw", "message"),
     [

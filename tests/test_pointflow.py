@@ -493,6 +493,10 @@ def test_other_checkpoints_are_refused_in_one_line(tmp_path):
     refused("encoder.mean.6.bias is missing", {k: v for k, v in good.items() if "encoder" not in k})
     refused(r"train_set_mean.npy must hold 3 finite numbers, got \[nan", mean=np.full(3, np.nan))
     refused("train_set_std.npy must hold 1 finite number, got", std=np.zeros(1))
+    for damaged in (b"", b"not an array"):
+        (tmp_path / "train_set_std.npy").write_bytes(damaged)
+        with pytest.raises(ValueError, match="train_set_std.npy is damaged or no array"):
+            load_released(tmp_path / "checkpoint.pt")
     (tmp_path / "train_set_std.npy").unlink()
     with pytest.raises(FileNotFoundError, match="train_set_std.npy is not beside .*checkpoint.pt"):
         load_released(tmp_path / "checkpoint.pt")

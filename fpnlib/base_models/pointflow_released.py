@@ -120,7 +120,10 @@ def _statistics(path: Path, mean, std) -> tuple[Tensor, Tensor]:
                 raise FileNotFoundError(
                     f"{name} is not beside {path}; without it points have no units (or pass mean and std)"
                 )
-            given = np.load(path.parent / name)
+            try:
+                given = np.load(path.parent / name, allow_pickle=False)
+            except (ValueError, EOFError, OSError):
+                raise ValueError(f"{path.parent / name} is damaged or no array; copy it again") from None
         value = torch.as_tensor(given).float().reshape(-1)
         if len(value) != size or not torch.isfinite(value).all() or (size == 1 and value <= 0):
             raise ValueError(f"{name} must hold {size} finite number{'s' * (size > 1)}, got {value.tolist()}")

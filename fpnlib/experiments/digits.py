@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
@@ -14,7 +15,7 @@ from fpnlib import artifacts, checks
 from fpnlib.base_models import build_base_model
 from fpnlib.classifiers import BASELINES, Scores
 from fpnlib.data import Split
-from fpnlib.experiments.run import Run
+from fpnlib.experiments.run import Run, made_by
 from fpnlib.metrics.baselines import class_gaussians, class_mixtures
 from fpnlib.metrics.images import diversity, features, frechet_distance, right_class_rate
 from fpnlib.metrics.judge import Judge, distorted
@@ -218,9 +219,9 @@ def table_1(run: Run, baselines: dict[str, dict], on_means: Sequence[str] = ("rb
 
     Returns:
         A line for each baseline and each flow. Columns: ``model``, ``learned from`` (how many images), ``paper, train``
-        and ``paper, test`` (NaN but for MNIST), then ``draws, train``, ``draws, validation``, ``draws, test`` and the same of ``means`` (NaN:
-        not computed, or learned from: the baselines learn from train and validation), ``seconds`` of training on draws, and
-        ``chosen``: what the search settled on, the budget that ended AutoML's, a flow's epoch.
+        and ``paper, test`` (NaN but for MNIST), then ``draws, train``, ``draws, validation``, ``draws, test`` and the same
+        of ``means`` (NaN: not computed, or learned from: the baselines learn from train and validation), ``seconds`` of
+        training on draws, and ``chosen``: what the search settled on, the budget that ended AutoML's, a flow's epoch.
     """
     sets, rows = latents(run, base_model(run, "ConvVAE")), []
     train, held_out = (len(sets[split].y) for split in ("train", "validation"))
@@ -239,6 +240,21 @@ def table_1(run: Run, baselines: dict[str, dict], on_means: Sequence[str] = ("rb
     parts = [f"{kind}s, {split}" for kind in ("draw", "mean") for split in ("train", "validation", "test")]
     columns = ["model", "learned from", "paper, train", "paper, test", *parts, "seconds", "chosen"]
     return pd.DataFrame(rows, columns=columns)
+
+
+def leads(scores: pd.Series, n: int) -> pd.DataFrame:
+    """How far each plugin is ahead of the best baseline: a line for each, of accuracies by model on the same n samples.
+
+    Columns ``model``, ``best baseline``, ``lead`` (less than 0: behind), and ``± two standard errors`` of such a difference,
+    were the two independent.
+    """
+    plugins = scores.index.str.startswith("FPN")
+    rival = scores[~plugins].idxmax()
+    rows = []
+    for model in scores.index[plugins]:
+        error = 2 * math.sqrt(sum(p * (1 - p) / n for p in scores[[model, rival]]))
+        rows.append([model, rival, scores[model] - scores[rival], error])
+    return pd.DataFrame(rows, columns=["model", "best baseline", "lead", "± two standard errors"])
 
 
 def _cells(run: Run, name: str, ours: dict[str, Accuracies]) -> list[float | None]:
@@ -270,8 +286,8 @@ def kept_baseline(
     path = run.folder / "models" / f"{base}_{name}_{features}.json"
     key = artifacts.digest({"base": base_key, "baseline": name, "features": features, "seed": run.seed} | settings)
     if kept := artifacts.read_kept(path, key, scores=dict):
-        if kept.get("library") != artifacts.library_digest():
-            print(f"{path.stem}: loaded, made by another version of the library")
+        if other := made_by(kept):
+            print(f"{path.stem}: loaded{other}")
         return artifacts.rebuilt(path, Scores, kept["scores"])
     if name not in BASELINES:
         raise checks.unknown("baseline", name, BASELINES)

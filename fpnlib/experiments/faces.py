@@ -257,14 +257,16 @@ def at_equal_cost(curve: pd.DataFrame, cost: str, ours: str = "C-MAF (ours)") ->
     return table if "attribute" in curve else table.drop(columns="attribute")
 
 
-def ahead(each: pd.DataFrame, by: float = 0.02, ours: str = "C-MAF (ours)") -> dict[str, list[str]]:
-    """For each other editor the attributes on which it achieves more than ours, by more than ``by``, at equal cost.
+def ahead(each: pd.DataFrame, n: int, ours: str = "C-MAF (ours)") -> dict[str, list[str]]:
+    """For each other editor the attributes on which it is ahead of ours at equal cost, by more than two standard errors.
 
     Args:
         each: what :func:`at_equal_cost` gives for each attribute.
+        n: edits behind each share.
     """
     table = each.pivot(index="attribute", columns="editor", values="achieved")
-    return {name: list(table.index[table[name] > table[ours] + by]) for name in table.columns.drop(ours)}
+    error = 2 * ((table * (1 - table)).add(table[ours] * (1 - table[ours]), axis=0) / n) ** 0.5
+    return {name: list(table.index[table[name] - table[ours] > error[name]]) for name in table.columns.drop(ours)}
 
 
 def most_edited(kinds: Attributes, y: Tensor, edits: list[str]) -> Tensor:

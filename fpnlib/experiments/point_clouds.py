@@ -209,8 +209,13 @@ def score(
         Columns ``category``, ``right class`` (by the judge; over all, the mean of the categories'), and of each distance
         PointFlow's ``coverage``, ``mmd`` and ``1-nna`` (see :func:`fpnlib.metrics.point_clouds.compare`), with the name of
         any other distance than the first behind a comma.
+
+    Raises:
+        ValueError: clouds of fewer than ``points`` points, whose distances would be others.
     """
     reader, test, k = judge(run), run.data.test, len(run.classes)
+    if compared and (fewest := min(clouds.shape[1], test.x.shape[1])) < points:
+        raise ValueError(f"distances between clouds of {points} points need as many of each, got {fewest}")
     right = [right_class_rate(reader, clouds[y == c], y[y == c]) if (y == c).any() else math.nan for c in range(k)]
     table = pd.DataFrame({"category": ["all", *run.classes.names], "right class": [np.nanmean(right), *right]})
     rows = first_of_each(test, compared, range(k))

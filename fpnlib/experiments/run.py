@@ -165,8 +165,7 @@ class Run:
             print(f"{name}: made with other settings or data; made anew")
             return False
         load(self._path(name), module)
-        other = meta.get("library") != artifacts.library_digest()
-        print(f"{name}: loaded" + (", made by another version of the library" if other else ""))
+        print(f"{name}: loaded{made_by(meta)}")
         return True
 
     def _make(self, name: str, module: nn.Module, key: dict, digest: str, make: Callable[[], History]) -> None:
@@ -224,6 +223,11 @@ def described(path: Path) -> dict | None:
     """
     meta = artifacts.read_meta(path)
     return None if meta is None else artifacts.expect(path.with_suffix(".json"), meta, key=str, history=dict)
+
+
+def made_by(meta: dict) -> str:
+    """What is to be said of something kept whose ``meta`` names another version of the library than this one."""
+    return "" if meta.get("library") == artifacts.library_digest() else ", made by another version of the library"
 
 
 def load(path: Path, module: nn.Module) -> None:

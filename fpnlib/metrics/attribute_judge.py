@@ -82,7 +82,7 @@ class AttributeJudge(nn.Module):
             false, true, levels = map(torch.from_numpy, roc_curve(has, scores, drop_intermediate=False))
             here = (scores > 0)[has].float().mean() - (scores > 0)[~has].float().mean()
             best = int((true - false).argmax())
-            if true[best] - false[best] > here + 1e-6:
+            if 0 < best < len(levels) - 1 and true[best] - false[best] > here + 1e-6:
                 self.head[1].bias[k] -= (levels[best] + levels[best + 1]) / 2
         return self
 

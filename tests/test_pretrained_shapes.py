@@ -1,0 +1,29 @@
+"""What the committed runs show of 3D shapes, on the drawn ones and on ModelNet, is what was to be reached."""
+
+import pandas as pd
+import pytest
+
+from fpnlib.artifacts import PROJECT, read_results
+from fpnlib.experiments import FLOW_NAMES
+
+
+def recorded(run, notebook):
+    return {row["quantity"]: row["value"] for row in read_results(PROJECT / "outputs" / run / "results" / f"{notebook}.json")}
+
+
+@pytest.mark.parametrize("flow", FLOW_NAMES.values())
+def test_drawn_shapes_are_of_the_category_that_was_asked_for(flow):
+    assert recorded("drawn_shapes", "06_point_clouds")[f"right class, {flow}"] >= 0.95
+
+
+@pytest.mark.parametrize("flow", FLOW_NAMES.values())
+@pytest.mark.parametrize("run", ["drawn_shapes", "paper"])
+def test_generated_shapes_are_told_nearly_as_well_as_rebuilt_ones(run, flow):
+    results = recorded(run, "06_point_clouds")
+    assert results[f"right class, {flow}"] >= results["right class, reconstructions of test"] - 0.05
+
+
+def test_on_modelnet_the_plugin_is_level_with_the_best_that_was_made_to_classify():
+    table = pd.read_csv(PROJECT / "outputs" / "paper" / "tables" / "08_classification_table_2.csv")
+    test = table.groupby("model")["test"].max()
+    assert test["FPN (C-MAF)"] >= test["RBF SVM"] - 0.01 and test["FPN (C-MAF)"] > test["logistic regression"]
