@@ -35,11 +35,11 @@ test-faults: $(VENV)/.test  ## runs killed at thirty random moments, full disks,
 lab: $(VENV)/.runtime  ## JupyterLab on the notebooks
 	$(PY) -m jupyter lab $(ARGS) notebooks
 
-test-browser: $(VENV)/.test  ## the sliders and the report's pages in a real browser
+test-browser: $(VENV)/.test  ## the sliders, the report's pages and every notebook in a real browser
 	@command -v chromedriver >/dev/null || { echo "chromedriver is missing" >&2; exit 1; }
 	@{ command -v chromium || command -v chromium-browser || command -v google-chrome; } >/dev/null || \
 		{ echo "chromium is missing" >&2; exit 1; }
-	$(PY) -m pytest tests/test_browser*.py $(ARGS)
+	$(PY) -m pytest tests/test_browser*.py tests/browser_notebooks.py $(ARGS)
 
 app: $(VENV)/.runtime  ## the sliders as a page of their own
 	$(PY) -m voila notebooks/app/sliders.ipynb $(ARGS)

@@ -1,0 +1,38 @@
+"""Every notebook in JupyterLab, in a real browser, from its first cell to its last; minutes, so only ``make test-browser`` asks."""
+
+import nbformat
+import pytest
+from papermill.iorw import load_notebook_node
+from papermill.parameterize import parameterize_notebook
+from test_browser import browser, in_jupyterlab, pytestmark, serve  # noqa: F401 (fixtures)
+from test_notebooks import NAMES, SMALL
+
+from fpnlib import runner
+from fpnlib.artifacts import PROJECT
+
+LONGEST = 600  # seconds that a notebook may take at its small size
+STATE = """const cells = [...window.jupyterapp.shell.currentWidget.content.widgets];
+const code = cells.filter(c => c.model.type === "code" && c.model.sharedModel.getSource().trim());
+const outputs = code.flatMap(c => Array.from({length: c.model.outputs.length}, (_, k) => c.model.outputs.get(k).toJSON()));
+return {waiting: code.filter(c => !c.model.executionCount).length,
+        errors: outputs.filter(o => o.output_type === "error").map(o => `${o.ename}: ${o.evalue}`),
+        figures: outputs.filter(o => o.data && o.data["image/png"]).length};"""
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_it_runs_in_jupyterlab_without_an_edit(browser, serve, tmp_path, name):  # noqa: F811
+    from selenium.webdriver.support.ui import WebDriverWait
+
+    source = PROJECT / "notebooks" / f"{name}.ipynb"
+    declared = runner.parameters(source)
+    given = {key: value for key, value in SMALL.items() if key in declared} | {"out": str(tmp_path / "run")}
+    notebook = parameterize_notebook(load_notebook_node(str(source)), given)
+    nbformat.write(notebook, tmp_path / f"{name}.ipynb")
+    in_jupyterlab(browser, serve, tmp_path / f"{name}.ipynb")
+
+    def done(driver):
+        state = driver.execute_script(STATE)
+        return state if state["errors"] or not state["waiting"] else None
+
+    state = WebDriverWait(browser, LONGEST, poll_frequency=1).until(done)
+    assert state["errors"] == [] and state["figures"]
