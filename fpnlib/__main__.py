@@ -9,7 +9,7 @@ from pathlib import Path
 import yaml
 
 from fpnlib import runner
-from fpnlib.artifacts import PROJECT
+from fpnlib.artifacts import PROJECT, Manifest
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -69,6 +69,8 @@ def _run(given: argparse.Namespace) -> None:
     if given.fresh and given.only:
         raise ValueError("--fresh starts a whole run over; to run one notebook again, delete its executed copy")
     notebooks, values = given.notebooks.resolve(), _values(given.set)
+    if "out" in values:
+        raise ValueError(f"a run's folder is given with --out {values['out']}, not with --set")
     common = dict(out=_folder(given.out), only=given.only, fresh=given.fresh, notebooks=notebooks)
     cluster = dict(seeds=given.seeds, workers=given.workers, scheduler=given.scheduler)
     many = given.seeds or given.workers is not None or given.scheduler is not None
@@ -79,17 +81,24 @@ def _run(given: argparse.Namespace) -> None:
 
         limits = (given.cell_limit, given.limit)
         folder = sweeps.sweep(given.profile, values=values, **common, **cluster, limits=limits)
-        print(f"\n{(folder / 'tables' / 'summary.csv').read_text()}\nin {folder}")
+        print(f"\n{(folder / Manifest.SUMMARY).read_text()}\nin {folder}")
         return
     limits = runner.Limits(given.cell_limit, given.limit)
     runner.run(given.profile, values=values, **common, side_by_side=given.jobs, limits=limits)
 
 
-def _report(given: argparse.Namespace) -> None:
+def _report(given: argparse.Namespace) -> int:
     from fpnlib import report
 
+    failed = []
     for folder in given.folders or _runs():
-        print(report.write(folder))
+        try:
+            print(report.write(folder))
+        except (ValueError, OSError) as error:  # the other folders get their pages
+            failed.append(error)
+    for error in failed:
+        print(f"error: {error}", file=sys.stderr)
+    return 2 if failed else 0
 
 
 def _verify(given: argparse.Namespace) -> int:
@@ -126,6 +135,9 @@ def _values(assignments: list[str]) -> dict[str, object]:
     for name, equals, _ in pairs:
         if not (name and equals):
             raise ValueError(f"--set takes name=value, got '{name}'")
+    names = [name for name, _, _ in pairs]
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise ValueError(f"--set gives {twice[0]} twice; for a run of each value give a list: {twice[0]}=[1,2]")
     try:
         return {name: yaml.safe_load(value) for name, _, value in pairs}
     except yaml.YAMLError as error:

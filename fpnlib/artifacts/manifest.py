@@ -10,16 +10,18 @@ from pathlib import Path
 from types import NoneType
 from typing import TypeVar
 
-from fpnlib.artifacts.files import PathLike, damaged, read_json, sha256, write_json
+from fpnlib.artifacts.files import PathLike, damaged, inside, read_json, sha256, write_json
 from fpnlib.artifacts.locks import alone
 
 T = TypeVar("T")
 
 # What a section holds, name by name; sections that are not here may hold anything.
-SECTIONS = {"data": str, "differences": str, "files": str, "seconds": (int, float), "notebooks": dict}
+NUMBER = (int, float)
+SECTIONS = {"data": str, "differences": str, "failed": str, "files": str, "notebooks": dict}
+SECTIONS |= {"seconds": NUMBER, "total": NUMBER}
 # What an entry of "notebooks" holds, where it is there.
 MAPPINGS = ("parameters", "environment", "files", "data", "inputs")
-ENTRY = {"key": str, "commit": (str, NoneType), "seconds": (int, float)} | dict.fromkeys(MAPPINGS, dict)
+ENTRY = {"key": str, "commit": (str, NoneType), "seconds": NUMBER} | dict.fromkeys(MAPPINGS, dict)
 OF_TEXT = ("files", "data", "inputs")
 
 
@@ -27,11 +29,16 @@ class Manifest:
     """``manifest.json`` of a run's folder: where its numbers come from.
 
     Sections are flat mappings that notebooks and the runner add to, each from its own process: ``environment`` (commit,
-    versions, device), ``data`` (checksums), ``notebooks`` (parameters, seconds), ``files`` (sha256), or any other.
+    versions, device), ``data`` (checksums), ``notebooks`` (parameters, seconds), ``files`` (sha256), ``total`` (of the last
+    command that executed something: its seconds, and how many notebooks), or any other.
     """
 
     KEPT = ("figures", "tables", "results", "models")
     """The folders of what notebooks make."""
+    GRID = "grid.json"
+    """A sweep's combinations, by the names of its runs' folders."""
+    SUMMARY = "tables/summary.csv"
+    """A sweep's means and standard deviations over its runs."""
 
     def __init__(self, folder: PathLike):
         self.folder = Path(folder)
@@ -61,7 +68,8 @@ class Manifest:
     def note_notebook(self, name: str, entry: Mapping, environment: Mapping | None = None) -> None:
         """Note a finished notebook: its ``entry``, the sha256 of its own ``files``, and where it was executed.
 
-        The section ``environment`` is that of the last notebook; the entries of earlier ones keep what differs there.
+        The section ``environment`` is that of the last notebook; the entries of earlier ones keep what differs there. A file
+        that is no notebook's any more is not vouched for any longer.
 
         Args:
             environment: None where the notebook was not executed anew.
@@ -74,11 +82,10 @@ class Manifest:
                 for other in notebooks.values() if changed else ():
                     other["environment"] = changed | other.get("environment", {})
                 sections["environment"] = dict(environment)
-            earlier = notebooks.get(name, {}).get("files", {})
             notebooks[name] = dict(entry)
             files = sections.get("files", {}) | entry["files"]
-            gone = {file for file in earlier.keys() - entry["files"].keys() if not (self.folder / file).is_file()}
-            sections["files"] = {file: files[file] for file in sorted(files.keys() - gone)}
+            owned = {file for one in notebooks.values() for file in one.get("files", {})}
+            sections["files"] = {file: files[file] for file in sorted(files.keys() & owned)}
             write_json(self.path, sections)
 
     def note_files(self) -> None:
@@ -92,6 +99,46 @@ class Manifest:
         These are what notebooks made, their executed copies, and a sweep's grid.
         """
         return self._of(self._all() if names is None else [self.folder / name for name in names], sha256)
+
+    def runs(self) -> dict[str, dict]:
+        """A sweep's combinations by the names of its runs, which stand in ``runs``; empty where the folder is no sweep's.
+
+        Raises:
+            ValueError: damaged, or a name that leads out of the folder; one line.
+        """
+        path = self.folder / self.GRID
+        points = read_json(path) if path.is_file() else {}
+        if not isinstance(points, dict) or not all(isinstance(point, dict) for point in points.values()):
+            raise damaged(path, "no mapping of runs")
+        for name in points:
+            inside(self.folder / "runs", name)
+        return points
+
+    def changed(self) -> list[str]:
+        """What is not as it was when it was noted, one line each; empty where all is.
+
+        Of one of a sweep's runs the figures, models or executed copies need not be there at all: their numbers are kept.
+
+        Raises:
+            ValueError: a damaged manifest.
+        """
+        sections, in_sweep, wrong = self.read(), self.folder.resolve().parent.name == "runs", []
+        files = sections.get("files", {})
+        for name, checksum in files.items():
+            try:
+                path, kind = inside(self.folder, name), Path(name).parts[0]
+            except ValueError as error:
+                wrong.append(str(error))
+                continue
+            if not path.is_file():
+                if not (in_sweep and kind in ("figures", "models", "notebooks") and not (self.folder / kind).exists()):
+                    wrong.append(f"{name} is missing")
+            elif sha256(path) != checksum:
+                wrong.append(f"{name} is not the file that the run made: its sha256 differs from the manifest's")
+        for notebook, entry in sections.get("notebooks", {}).items():
+            others = [name for name, checksum in entry.get("files", {}).items() if files.get(name) != checksum]
+            wrong += [f"{notebook} was made with another {name}" for name in others]
+        return wrong
 
     def unlisted(self) -> list[str]:
         """Files that stand among those of :meth:`files` and that the manifest does not have."""
@@ -112,7 +159,7 @@ class Manifest:
     def _all(self) -> Iterator[Path]:
         copies = sorted((self.folder / "notebooks").glob("*.ipynb"))
         yield from (path for path in copies if not path.name.endswith(".failed.ipynb"))
-        yield from (self.folder / "grid.json",)
+        yield self.folder / self.GRID
         yield from self._made()
 
     def _of(self, paths: Iterable[Path], what: Callable[[Path], T]) -> dict[str, T]:

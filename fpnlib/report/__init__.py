@@ -10,7 +10,7 @@ from pathlib import Path
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from fpnlib.artifacts import write_text
-from fpnlib.report.content import Number, page
+from fpnlib.report.content import Number, amount, page
 
 __all__ = ["Number", "page", "write"]
 
@@ -30,4 +30,5 @@ def write(folder: Path) -> Path:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    templates.filters["amount"] = amount
     return write_text(folder / "report.html", templates.get_template("page.html").render(page(folder)))

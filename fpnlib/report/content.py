@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from fpnlib.artifacts import Manifest, inside, read_json, sha256
+from fpnlib.artifacts import Manifest, inside, read_json
 from fpnlib.artifacts.files import damaged
 
 NEAR = 0.02
@@ -17,13 +17,11 @@ NEAR = 0.02
 WHOLE_TABLE, PART_OF_TABLE = 40, 8
 """Rows of a table that is shown as a whole; rows shown of a longer one."""
 PICTURES = {b"\x89PNG\r\n\x1a\n": "image/png", b"\xff\xd8\xff": "image/jpeg"}
-SUMMARY = "tables/summary.csv"
-"""A sweep's means and standard deviations over its runs."""
 
 
 @dataclass(frozen=True)
 class Number:
-    """One result beside the paper's; ``better``: "higher" or "lower". A sweep's has a ``deviation`` over ``runs``.
+    """One result beside the paper's, of those of which more is better. A sweep's has a ``deviation`` over ``runs``.
 
     Raises:
         TypeError: text where a number belongs, or the other way round.
@@ -34,13 +32,12 @@ class Number:
     paper: float | None = None
     n: int | None = None
     seed: int | None = None
-    better: str = "higher"
     deviation: float | None = None
     runs: int | None = None
 
     def __post_init__(self):
-        if not isinstance(self.quantity, str) or self.better not in ("higher", "lower"):
-            raise TypeError(f"{self.quantity!r} is no quantity of which higher or lower is better")
+        if not isinstance(self.quantity, str):
+            raise TypeError(f"{self.quantity!r} is no quantity")
         if not _is_number(self.value):
             raise TypeError(f"'{self.quantity}' must be a number, got {self.value!r}")
         for given in (self.paper, self.n, self.seed, self.deviation, self.runs):
@@ -57,7 +54,7 @@ class Number:
         """ "better" than the paper's (or equal), "near" it, "short" of it, or "" where the paper has none."""
         if self.paper is None:
             return ""
-        short = -self.difference if self.better == "higher" else self.difference
+        short = self.paper - self.value
         return "better" if short <= 0 else "near" if short <= NEAR * abs(self.paper) + 1e-12 else "short"
 
 
@@ -110,20 +107,21 @@ def page(folder: Path) -> dict:
         raise FileNotFoundError(f"{manifest.path} is missing; a run's folder has one")
     files = manifest.each(lambda path: path)
     promised, made = noted.get("files", {}), noted.get("notebooks", {})
-    there = {name: inside(folder, name) for name in [*files, *promised]}
-    numbers = _means(folder / SUMMARY) if SUMMARY in files else _results(folder)
+    for name in [*files, *promised]:
+        inside(folder, name)
+    sweep = manifest.SUMMARY in files
+    numbers = _means(folder / manifest.SUMMARY) if sweep else _results(folder)
     stems = sorted({*made, *numbers})
-    sections = [_section(folder, stem, files, made.get(stem, {}), numbers.get(stem, [])) for stem in stems]
+    runs = list(manifest.runs())
+    sections = [_section(folder, stem, files, runs, made.get(stem, {}), numbers.get(stem, [])) for stem in stems]
     starts = tuple(f"{kind}/{stem}_" for stem in stems for kind in ("figures", "tables"))
     rest = {name: path for name, path in files.items() if not name.startswith(starts)}
     if any(shown := (_tables(rest, ""), _figures(rest, ""))):
         sections.append(Section("whole", "The run as a whole", *shown))
     compared = [number for section in sections for number in section.numbers if number.paper is not None]
-    missing = [name for name in promised if not there[name].is_file()]
-    changed = [name for name in promised if name not in missing and sha256(there[name]) != promised[name]]
     return {
         "name": folder.resolve().name,
-        "sweep": SUMMARY in files,
+        "sweep": sweep,
         "sections": sections,
         "numbers": sum(len(section.numbers) for section in sections),
         "compared": sorted(compared, key=lambda number: not number.quantity.startswith("Table")),
@@ -132,18 +130,22 @@ def page(folder: Path) -> dict:
         "differences": noted.get("differences", {}),
         "data": noted.get("data", {}),
         "seconds": noted.get("seconds", {}),
+        "total": noted.get("total", {}),
         "models": {name: path.stat().st_size for name, path in files.items() if name.endswith(".safetensors")},
         "checksums": promised,
-        "wrong": changed + missing,
+        "wrong": manifest.changed(),
+        "failed": noted.get("failed", {}),
         "unlisted": manifest.unlisted(),
     }
 
 
-def _section(folder: Path, stem: str, files: dict[str, Path], made: dict, numbers: list[Number]) -> Section:
+def _section(
+    folder: Path, stem: str, files: dict[str, Path], runs: list[str], made: dict, numbers: list[Number]
+) -> Section:
     name = f"notebooks/{stem}.ipynb"
-    copy, runs = inside(folder, name), sorted((folder / "runs").glob(f"*/{name}"))
+    copy = inside(folder, name)
     copies = {"executed notebook": name} if copy.is_file() else {}
-    copies |= {path.parents[1].name: path.relative_to(folder).as_posix() for path in runs}
+    copies |= {run: f"runs/{run}/{name}" for run in runs if (folder / "runs" / run / name).is_file()}
     return Section(
         id=stem,
         title=(_title(copy) if copy.is_file() else None) or stem,
@@ -152,7 +154,7 @@ def _section(folder: Path, stem: str, files: dict[str, Path], made: dict, number
         copies=copies,
         made=made,
         numbers=numbers,
-        source=SUMMARY if SUMMARY in files else f"results/{stem}.json",
+        source=Manifest.SUMMARY if Manifest.SUMMARY in files else f"results/{stem}.json",
     )
 
 
@@ -234,11 +236,16 @@ def _caption(path: Path, start: str) -> str:
 
 
 def _short(cell: str) -> str:
-    """A cell of a table, with numbers at four decimals or four digits."""
+    """A cell of a table: text and whole numbers as they are, others as :func:`amount` has them."""
     try:
         value = float(cell)
     except ValueError:
         return cell
-    if cell.lstrip("-").isdigit():
-        return cell
-    return f"{value:.4f}" if 0.001 <= abs(value) < 1000 else f"{value:.4g}"
+    return amount(value) if math.isfinite(value) and not cell.lstrip("-").isdigit() else cell
+
+
+def amount(value: float, sign: str = "") -> str:
+    """A number at four decimals, or four digits where these would hide it; "+" as ``sign`` shows that of positive ones."""
+    whole = value == int(value) and 1 < abs(value) < 1e15
+    style = ",.0f" if whole else ".4f" if value == 0 or 0.001 <= abs(value) < 1000 else ".4g"
+    return format(value, sign + style).replace("-", "−")
