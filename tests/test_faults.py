@@ -10,7 +10,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -98,7 +97,8 @@ class Command:
                 now[path] = path.stat().st_mtime_ns
         self.changes += len(now.items() ^ self.seen.items())
         self.seen = now
-        time.sleep(0.005)
+        with suppress(psutil.TimeoutExpired):
+            self.process.wait(timeout=0.005)
         return self.process.poll() is None
 
     def kill(self, victim, chance):
@@ -159,7 +159,7 @@ def assert_whole(out, expected):
 def assert_finished(out, expected):
     """All is there, as if nothing had happened, and vouched for; nothing is left of what was unfinished."""
     assert made(out) == made(expected)
-    assert Manifest(out).read()["files"] == Manifest(out).files()
+    assert Manifest(out).read()["files"] == Manifest(out).files() and Manifest(out).changed() == []
     for name in NOTEBOOKS:
         assert nbformat.read(out / "notebooks" / f"{name}.ipynb", as_version=4).cells[-1].outputs[0].text == "the end\n"
     assert not [path for path in out.rglob(".*") if path.suffix in (".tmp", ".ipynb")]

@@ -21,7 +21,7 @@ from fpnlib import runner
 from fpnlib.__main__ import main
 from fpnlib.artifacts import PROJECT, Manifest, claim, cores, read_json, sha256, write_json
 from fpnlib.data import load
-from fpnlib.runner import CellError, Limits, copies, engine, execute
+from fpnlib.runner import CellError, Limits, copies, engine, execute, places
 from fpnlib.runner.engine import TimeUp
 from fpnlib.runner.uses import Uses
 
@@ -108,6 +108,8 @@ def test_a_run_leaves_copies_results_and_a_manifest(finished):
     assert set(second["files"]) == {"notebooks/01_second.ipynb", "results/second.json"}
     assert manifest["files"] == first["files"] | second["files"]
     assert manifest["environment"]["versions"]["nflows"] == "0.14"
+    assert manifest["total"]["notebooks"] == 2
+    assert manifest["total"]["seconds"] >= first["seconds"] + second["seconds"]  # one after the other
 
 
 def test_the_kernel_is_this_python_with_threads_and_a_hash_seed_that_do_not_depend_on_the_machine(finished):
@@ -135,11 +137,11 @@ def test_executed_copies_hold_outputs_but_no_paths_times_or_bars(finished):
 
 
 def test_what_is_finished_is_not_executed_again(tiny, capfd):
-    copy = tiny / "out" / "notebooks" / "00_first.ipynb"
-    before = copy.read_bytes()
+    copy, manifest = tiny / "out" / "notebooks" / "00_first.ipynb", Manifest(tiny / "out")
+    before, total = copy.read_bytes(), manifest.read()["total"]
     assert run(tiny) == (0, "")
     assert capfd.readouterr().out.count("finished before") == 2
-    assert copy.read_bytes() == before
+    assert copy.read_bytes() == before and manifest.read()["total"] == total
 
 
 def test_a_changed_parameter_executes_those_that_declare_it(tiny):
@@ -197,6 +199,13 @@ def test_what_another_notebook_left_is_not_vouched_for_anew(tiny):
     assert after.keys() == before.keys()
 
 
+def test_what_a_notebook_makes_no_more_is_not_vouched_for(tiny):
+    write_notebook(tiny / "00_first.ipynb", FIRST, "NAME = '1'\n" + LOG, "write('results/first.json', '1')")
+    assert run(tiny) == (0, "1")
+    manifest = Manifest(tiny / "out")
+    assert manifest.unlisted() == ["tables/here.json"] and manifest.changed() == []
+
+
 @pytest.mark.parametrize(
     ("data", "executed"),
     [
@@ -212,10 +221,11 @@ def test_changed_data_executes_the_notebooks_that_loaded_it(tiny, data, executed
     assert run(tiny) == (0, executed)
 
 
-def test_a_changed_file_outside_the_folder_executes_the_notebooks_that_read_it(tiny):
+def test_a_changed_file_outside_the_folder_executes_the_notebooks_that_read_it(tiny, monkeypatch):
     weights = write_json(tiny / "elsewhere" / "weights.json", {"sha256": "1"})
+    monkeypatch.setenv("FPN_DATA", str(weights.parent))
     manifest = Manifest(tiny / "out")
-    entry = manifest.read()["notebooks"]["00_first"] | {"inputs": {str(weights): sha256(weights)}}
+    entry = manifest.read()["notebooks"]["00_first"] | {"inputs": {"$FPN_DATA/weights.json": sha256(weights)}}
     manifest.note("notebooks", {"00_first": entry})
     assert run(tiny) == (0, "")
     write_json(weights, {"sha256": "2"})
@@ -326,6 +336,8 @@ def test_a_run_never_writes_where_its_notebooks_are(tiny, capsys, below):
         (["--set", "scale=big"], "parameter 'scale' must be a number like 1.0, got 'big'"),
         (["--set", "fail=1"], "parameter 'fail' must be true or false like False, got 1"),
         (["--set", "seed"], "--set takes name=value, got 'seed'"),
+        (["--set", "seed=1", "--set", "seed=2"], "--set gives seed twice; for a run of each value give a list: seed=["),
+        (["--set", "out=x"], "a run's folder is given with --out x, not with --set"),
         (["--set", "seed=[1,"], "--set takes a value as YAML has it: while parsing a flow node"),
         (["--only", "02_secnd"], "unknown notebook '02_secnd'; did you mean '01_second'?"),
         (["--profile", "smal"], "unknown profile 'smal'; did you mean 'small'?"),
@@ -379,6 +391,23 @@ def test_parameters_are_plain_values(tmp_path):
         runner.parameters(path)
 
 
+@pytest.mark.parametrize(
+    "text", ["[]", "{}", "", '{"cells": [], "metadata": {}, "nbform', '{"cells": 1, "nbformat": 4}']
+)
+def test_a_damaged_source_is_named_and_nobody_is_told_to_delete_it(tiny, capsys, text):
+    (tiny / "01_second.ipynb").write_text(text)
+    assert run(tiny) == (2, "")
+    error = capsys.readouterr().err
+    assert error.startswith(f"error: {tiny / '01_second.ipynb'} is no notebook that can be executed (")
+    assert error.count("\n") == 1 and "delete" not in error
+
+
+def test_parameters_that_are_no_python_are_one_line(tmp_path):
+    write_notebook(tmp_path / "x.ipynb", "a = 1\nb = (")
+    with pytest.raises(ValueError, match="x.ipynb: its parameters are no Python: .*, line 2$"):
+        runner.parameters(tmp_path / "x.ipynb")
+
+
 def test_a_default_of_none_takes_anything_and_whole_numbers_serve_as_floats():
     assert runner.fitting("budget", 60, None) == 60
     scale = runner.fitting("scale", 2, 1.0)
@@ -405,9 +434,10 @@ def test_files_belong_to_the_notebook_that_wrote_or_read_them(tmp_path, monkeypa
         assert (uses.data("first"), uses.data("second")) == ({}, {"digits": "12ab"})
         checkpoint = tmp_path.parent / "checkpoint.pt"
         checkpoint.write_text("weights")
+        monkeypatch.setattr(Path, "home", lambda: tmp_path.parent)
         settings = [str(checkpoint), "", "no file", "x" * 5000, 3, "README.md"]
-        assert uses.inputs("second") == {str(elsewhere): sha256(elsewhere)}
-        named = {str(path): sha256(path) for path in (elsewhere, checkpoint)}
+        assert uses.inputs("second") == {"~/elsewhere.json": sha256(elsewhere)}
+        named = {f"~/{path.name}": sha256(path) for path in (elsewhere, checkpoint)}
         assert uses.inputs("second", settings) == named | {"README.md": sha256(PROJECT / "README.md")}
         late = uses.begin("late")
         assert uses.files("late") == set()
@@ -559,6 +589,24 @@ def test_an_error_of_ours_amid_the_cells_is_not_taken_for_a_process_that_does_no
     monkeypatch.setattr(engine._Client, "set_widgets_metadata", broken)
     with pytest.raises(RuntimeError, match="^ours$"):
         run(busy)
+
+
+@pytest.mark.parametrize(
+    ("text", "written"),
+    [
+        ("read '/data/MNIST/raw' and /data.", "read '$FPN_DATA/MNIST/raw' and $FPN_DATA."),
+        ("PATH=/data:/data", "PATH=$FPN_DATA:$FPN_DATA"),
+        ("\x1b[32m/data/x.py\x1b[39m:3", "\x1b[32m$FPN_DATA/x.py\x1b[39m:3"),
+        ("fpnlib/data/digits.py, https://x.org/data, /database, /data-old, /data.zip", None),
+        (f"File {PROJECT}/fpnlib/data/digits.py in {PROJECT}", "File fpnlib/data/digits.py in ."),
+        (f"{Path.home()}/x /mnt{Path.home()}/x", f"~/x /mnt{Path.home()}/x"),
+    ],
+)
+def test_folders_are_named_where_a_path_begins_and_found_again(monkeypatch, text, written):
+    monkeypatch.setenv("FPN_DATA", "/data")
+    assert places.named({"text": [text], "image/png": text}) == {"text": [written or text], "image/png": text}
+    for path in ("/data/x", f"{Path.home()}/x", "/elsewhere/x", "digits"):
+        assert places.found(places.named(path)) == path
 
 
 def test_addresses_stay_whole_where_home_is_the_root(tmp_path, monkeypatch):

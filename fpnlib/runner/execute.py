@@ -27,13 +27,12 @@ from fpnlib.artifacts import (
     sha256,
     sweep_up,
 )
-from fpnlib.runner import copies
+from fpnlib.runner import copies, places
 from fpnlib.runner.engine import CellError, Limits, TimeUp, execute
+from fpnlib.runner.fresh import SHOWN, clear, refuse_strangers
 from fpnlib.runner.kernel import ThisPython, jobs
-from fpnlib.runner.plan import plan
+from fpnlib.runner.plan import plan, source_of
 from fpnlib.runner.uses import Data, Uses
-
-SHOWN = ("notebooks", "figures", "tables", "results")
 
 
 def run(
@@ -69,16 +68,16 @@ def run(
     """
     out, tasks = plan(profile, out, only, values or {}, notebooks)
     width = min(len(tasks), jobs() if side_by_side is None else checks.positive("side_by_side", side_by_side))
-    folder, limits = PROJECT / out, limits or Limits()
+    folder, limits, started = PROJECT / out, limits or Limits(), perf_counter()
     manifest = Manifest(folder)
     if fresh:
-        _refuse_strangers(manifest)
+        refuse_strangers(manifest)
     with claim(folder) as left, Uses(manifest) as uses:
         if left:
             print("taking up what process {process} on {host} left when it was stopped".format(**left))
         sweep_up(folder)
         if fresh:
-            _clear(manifest)
+            clear(manifest)
         manifest.read()  # a damaged one is refused here, before anything runs
         make_folder(folder / "notebooks")
         session = _Session(manifest, uses, limits, width, environment(), library_digest())
@@ -89,6 +88,9 @@ def run(
 
         titles = (f"[{number}/{len(tasks)}] {path.stem}" for number, path in enumerate(tasks, start=1))
         _abreast(width, session.finish, [(title, *task) for title, task in zip(titles, tasks.items())], stop)
+        if session.executed:
+            total = {"seconds": round(perf_counter() - started, 1), "notebooks": len(session.executed)}
+            manifest.note("total", total)
     print(f"\n{_near(folder)} holds")
     for kind in SHOWN:
         count = sum(file.is_file() and file.name[0] != "." for file in (folder / kind).rglob("*"))
@@ -146,10 +148,11 @@ class _Session:
     here: dict
     library: str
     data: Data = field(default_factory=Data)
+    executed: list[str] = field(default_factory=list)
 
     def finish(self, title: str, path: Path, settings: dict[str, object]) -> None:
         """Execute one notebook, or bring its executed copy's text up to date where it is finished."""
-        source = nbformat.read(path, as_version=4)
+        source = source_of(path)
         # Without the folder: a run that is moved stays finished.
         inputs = {name: value for name, value in settings.items() if name != "out"}
         code = [cell.source for cell in source.cells if cell.cell_type == "code"]
@@ -185,15 +188,17 @@ class _Session:
         made_with = {name: self.here[name] for name in ("commit", "uncommitted changes")} | {"library": self.library}
         read = {"data": self.uses.data(path.stem), "inputs": self.uses.inputs(path.stem, settings.values())}
         files = self.manifest.files([copy, *sorted(self.uses.files(path.stem))])
-        entry = {"key": key} | made_with | {"parameters": settings, "seconds": seconds} | read | {"files": files}
+        given = {"parameters": places.named(settings), "seconds": seconds}
+        entry = {"key": key} | made_with | given | read | {"files": files}
         self.manifest.note_notebook(path.stem, entry, self.here)
+        self.executed.append(path.stem)
         tqdm.write(f"{title}: {seconds:g} s")
 
     def _unchanged(self, entry: Mapping, settings: Mapping) -> bool:
         """Whether a notebook's files are as it left them, and what it read is as it was, as far as it is still there."""
         if self.manifest.files(entry["files"]) != entry["files"]:
             return False
-        there = [(PROJECT / name, checksum) for name, checksum in entry.get("inputs", {}).items()]
+        there = [(PROJECT / places.found(name), checksum) for name, checksum in entry.get("inputs", {}).items()]
         if any(path.is_file() and sha256(path) != checksum for path, checksum in there):
             return False
         return all(self.data.is_still(checksum, name, settings) for name, checksum in entry.get("data", {}).items())
@@ -203,21 +208,6 @@ def _executed(path: Path) -> NotebookNode | None:
     """The copy that grew at ``path`` until its notebook failed; None where there is none that is whole."""
     with suppress(OSError, ValueError):
         return nbformat.read(path, as_version=4)
-
-
-def _refuse_strangers(manifest: Manifest) -> None:
-    """Raises ValueError where starting over would empty folders that no run has made."""
-    marks = manifest.path, manifest.folder / ".run.lock"
-    if not any(mark.is_file() for mark in marks) and manifest.unlisted():
-        raise ValueError(f"{manifest.folder} is no run's folder, and starting over would empty it; give another --out")
-
-
-def _clear(manifest: Manifest) -> None:
-    """Remove what a run leaves, and nothing else that may stand in its folder."""
-    for kind in {*SHOWN, *manifest.KEPT}:
-        for path in sorted((manifest.folder / kind).rglob("*"), reverse=True):
-            path.rmdir() if path.is_dir() and not path.is_symlink() else path.unlink()
-    manifest.path.unlink(missing_ok=True)
 
 
 def _near(path: Path) -> Path:

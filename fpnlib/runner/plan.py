@@ -8,6 +8,7 @@ from pathlib import Path
 
 import nbformat
 import yaml
+from nbformat import NotebookNode
 
 from fpnlib import checks
 from fpnlib.artifacts import PROJECT, Manifest
@@ -32,15 +33,27 @@ def plan(
     }
 
 
+def source_of(notebook: Path) -> NotebookNode:
+    """A notebook to be executed. Raises ValueError, in one line that names it, where the file holds none."""
+    try:
+        return nbformat.read(notebook, as_version=4)
+    except OSError:
+        raise
+    except Exception as error:  # of whatever kind: nbformat trusts the file to be a notebook
+        said = " ".join(str(error).split())
+        raise ValueError(f"{notebook} is no notebook that can be executed ({said:.120})") from None
+
+
 def parameters(notebook: Path) -> dict[str, object]:
     """Names and default values in the cell tagged ``parameters``; empty where there is none.
 
     Raises:
-        ValueError: a default that is not a plain value: derived values stand in the next cell, after papermill's.
+        ValueError: no notebook, or a default that is not a plain value: derived values stand in the next cell, after
+            papermill's.
     """
-    for cell in nbformat.read(notebook, as_version=4).cells:
+    for cell in source_of(notebook).cells:
         if "parameters" in cell.metadata.get("tags", ()):
-            return dict(_assigned(statement, notebook.name) for statement in ast.parse(cell.source).body)
+            return dict(_assigned(statement, notebook.name) for statement in _statements(cell.source, notebook.name))
     return {}
 
 
@@ -119,6 +132,13 @@ def _refuse_sources(folder: Path, notebooks: Path) -> None:
     for kind in ("notebooks", *Manifest.KEPT):
         if notebooks.is_relative_to((folder / kind).resolve()):
             raise ValueError(f"a run into {folder} would overwrite the notebooks in {notebooks}; give another --out")
+
+
+def _statements(source: str, where: str) -> list[ast.stmt]:
+    try:
+        return ast.parse(source).body
+    except SyntaxError as error:
+        raise ValueError(f"{where}: its parameters are no Python: {error.msg}, line {error.lineno}") from None
 
 
 def _assigned(statement: ast.stmt, where: str) -> tuple[str, object]:

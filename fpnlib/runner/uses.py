@@ -11,6 +11,7 @@ from tempfile import TemporaryDirectory
 from threading import Lock
 
 from fpnlib.artifacts import PROJECT, Manifest, sha256
+from fpnlib.runner import places
 
 
 class Data:
@@ -75,14 +76,12 @@ class Uses:
     def inputs(self, notebook: str, settings: Iterable[object] = ()) -> dict[str, str]:
         """sha256 of the files outside the run's folder that the notebook has used, or that one of its settings names.
 
-        By path, relative inside the project.
+        By path: relative inside the project, else as :func:`fpnlib.runner.places.named` has it.
         """
         root = self._manifest.folder.resolve()
         named = {PROJECT / value for value in settings if isinstance(value, str) and os.path.isfile(PROJECT / value)}
         told = {path for path in self._told(notebook) if path.is_file() and not path.is_relative_to(root)}
-        paths = sorted(named | told)
-        near = [path.relative_to(PROJECT) if path.is_relative_to(PROJECT) else path for path in paths]
-        return {str(path): sha256(PROJECT / path) for path in near}
+        return {_near(path): sha256(path) for path in sorted(named | told)}
 
     def data(self, notebook: str) -> dict[str, str]:
         """Checksums, by name, of the data that the notebook has loaded."""
@@ -104,3 +103,7 @@ class Uses:
     def _stamps(self) -> dict[str, int]:
         """When each of the run's files was last written, in nanoseconds."""
         return self._manifest.each(lambda path: path.stat().st_mtime_ns)
+
+
+def _near(path: Path) -> str:
+    return str(path.relative_to(PROJECT)) if path.is_relative_to(PROJECT) else places.named(str(path))
