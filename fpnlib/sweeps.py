@@ -14,23 +14,25 @@ import re
 import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 
 import matplotlib.pyplot as plt
-import pandas as pd
 from tqdm.auto import tqdm
 
 from fpnlib import artifacts, checks, plots
 from fpnlib.artifacts import PROJECT, Manifest, cores
 from fpnlib.runner import CellError, Limits, fan_out, plan, run
+from fpnlib.runner.fresh import clear, refuse_strangers
 from fpnlib.runner.kernel import jobs
+from fpnlib.runner.tables import RUNS, gathered, varied
 
 PATIENCE = 10, 60
 """Seconds in which a scheduler has to answer, and then in which a worker has to join it."""
 
-PAUSE = 5
-"""Seconds between two tries of a run whose folder another worker still holds."""
+PAUSE, HELD = 5, 3600
+"""Seconds between two tries of a run whose folder another still holds, and after which it is tried no more, where no limit
+of the run's says that."""
 
 SHOWN_NAME = 60
 """Characters of a run's folder's name, before the rest becomes a digest."""
@@ -51,8 +53,9 @@ def sweep(
     """Run every combination of ``seeds`` and of the lists among ``values``; returns the sweep's folder.
 
     ``tables/runs.csv`` there holds a row for each number of each run, ``tables/summary.csv`` their mean and standard
-    deviation over the seeds, ``figures`` their spread, ``grid.json`` the combinations, ``manifest.json`` what was noted
-    and, under ``differences``, in what the runs' environments or data differ, which is printed too.
+    deviation over the seeds, ``figures`` their spread, ``grid.json`` the combinations, ``manifest.json`` what was noted,
+    under ``failed`` which runs are not among them, and under ``differences`` in what the runs' environments or data differ,
+    which is printed too. Where every run fails, all of it stays as it was.
 
     Args:
         profile, only, fresh, notebooks: as for :func:`fpnlib.runner.run`.
@@ -65,34 +68,40 @@ def sweep(
         limits: seconds that a cell and each run may take.
 
     Raises:
-        ValueError, TypeError: as a run does, before anything runs; fewer than two combinations; workers of this machine
-            and a scheduler.
+        ValueError, TypeError: as a run does, before anything runs; fewer than two combinations; seeds given twice; workers
+            of this machine and a scheduler.
         OSError: no scheduler at that address, or none with workers; a folder that cannot be written to, or is in use.
         CellError: runs failed; one line for each. What the others gave is gathered all the same.
     """
     if scheduler is not None and workers is not None:
         raise ValueError("--workers are processes of this machine; with --scheduler the cluster's own workers run")
+    if seeds and "seed" in (values or {}):
+        raise ValueError("--seeds and --set seed=… both say the seed; give one of them")
     out = out if out is not None else f"outputs/{profile}-sweep"
     values = dict(values or {}) | ({"seed": list(seeds)} if seeds else {})
     points = grid(values, fan_out(values, only, notebooks))
     for point in points.values():
         _, tasks = plan(profile, out, only, point, notebooks)
     chosen, folder = [path.stem for path in tasks], PROJECT / out
+    stale = [Manifest(path) for path in (folder, *sorted(folder.glob("runs/*/")))] if fresh else []
+    for manifest in stale:
+        refuse_strangers(manifest)
     with artifacts.claim(folder), _client(len(points), workers, scheduler) as client:
+        _start_over(stale)
         calls = [
-            (profile, f"{out}/runs/{name}", tuple(only), point, fresh, notebooks, limits)
-            for name, point in points.items()
+            (profile, f"{out}/runs/{name}", tuple(only), point, notebooks, limits) for name, point in points.items()
         ]
         # A run whose worker is killed goes to another one; a run that fails would fail again.
         futures = [client.submit(_run, *call, key=f"{folder}/{name}", pure=False) for call, name in zip(calls, points)]
         failures = _wait(dict(zip(points, futures)))
-        done = [name for name in points if name not in failures]
-        _gather(folder, {name: points[name] for name in done}, varied(points), chosen)
-        artifacts.write_json(folder / "grid.json", points)
-        _note(folder, done, chosen)
+        done = {name: point for name, point in points.items() if name not in failures}
+        if done:
+            files = _gather(folder, done, varied(points), chosen)
+            artifacts.write_json(folder / Manifest.GRID, points)
+            _note(folder, list(done), chosen, [Manifest.GRID, *files], failures)
     if failures:
-        lines = [f"{name}: {error}" for name, error in failures.items()]
-        raise CellError("\n".join([f"{len(failures)} of {len(points)} runs failed; the others are gathered", *lines]))
+        said = f"{len(failures)} of {len(points)} runs failed; {'the others are' if done else 'nothing is'} gathered"
+        raise CellError("\n".join([said, *(f"{name}: {error}" for name, error in failures.items())]))
     return folder
 
 
@@ -111,47 +120,13 @@ def grid(values: Mapping[str, object], fans_out: Mapping[str, list]) -> dict[str
     return {_name(point): dict(values) | point for point in points}
 
 
-def varied(points: Mapping[str, Mapping[str, object]]) -> list[str]:
-    """Names of the parameters that differ between the points, the seed last."""
-    first = next(iter(points.values()))
-    names = [name for name in first if any(point[name] != first[name] for point in points.values())]
-    return sorted(names, key=lambda name: name == "seed")
-
-
-def tidy(
-    folder: Path, points: Mapping[str, Mapping[str, object]], names: Sequence[str], notebooks: Sequence[str]
-) -> pd.DataFrame:
-    """One row for each number that ``notebooks`` left in each run: what varied, notebook, quantity, value, paper's, n.
-
-    Raises:
-        FileNotFoundError: a run without results, as where workers do not share this folder.
-    """
-    rows = []
-    for name, point in points.items():
-        paths = [folder / "runs" / name / "results" / f"{notebook}.json" for notebook in notebooks]
-        results = [path for path in paths if path.is_file()]
-        if not results:
-            raise FileNotFoundError(f"{folder / 'runs' / name} has no results; the workers need to share this folder")
-        for path in results:
-            for record in artifacts.read_json(path):
-                of_it = {key: record[key] for key in ("quantity", "value", "paper", "n")}
-                rows.append({key: point[key] for key in names} | {"notebook": path.stem} | of_it)
-    table = pd.DataFrame(rows)
-    return table.astype({"value": float, "paper": float, "n": "Int64"})
-
-
-def summary(table: pd.DataFrame) -> pd.DataFrame:
-    """Mean and standard deviation (n − 1) over the seeds, one row for each quantity and each value of what else varied."""
-    apart = [name for name in table.columns if name not in ("seed", "value", "paper", "n")]
-    rows = []
-    for keys, group in table.groupby(apart, sort=False, dropna=False):
-        value, paper = group["value"], group["paper"].iloc[0]
-        mean, deviation = value.mean(), value.std()
-        text = f"{mean:.4f} ± {deviation:.4f}" if len(value) > 1 else f"{mean:.4f}"
-        rows.append([*keys, paper, mean, deviation, value.min(), value.max(), len(value), text])
-    return pd.DataFrame(
-        rows, columns=[*apart, "paper", "mean", "standard deviation", "least", "most", "runs", "mean ± std"]
-    )
+def _start_over(manifests: Sequence[Manifest]) -> None:
+    """Clear the folders of a sweep, which is held already, and of its runs; none where one of them is in use."""
+    with ExitStack() as held:
+        for manifest in manifests[1:]:
+            held.enter_context(artifacts.claim(manifest.folder))
+        for manifest in manifests:
+            clear(manifest)
 
 
 def _run(
@@ -159,18 +134,22 @@ def _run(
     out: str,
     only: Sequence[str],
     values: Mapping[str, object],
-    fresh: bool,
     notebooks: Path,
     limits: tuple[float | None, float | None],
 ) -> None:
     """One run, in a worker's process: quiet, with its notebooks one after another."""
     os.environ["TQDM_DISABLE"] = "1"  # the notebooks' bars
+    end, said = time.monotonic() + (limits[1] or HELD), ""
     while True:
         try:
             with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
-                run(profile, out, only, values, fresh, notebooks, side_by_side=1, limits=Limits(*limits))
+                run(profile, out, only, values, notebooks=notebooks, side_by_side=1, limits=Limits(*limits))
             return
-        except artifacts.FolderInUse:  # by a worker that has lost its connection, and works on: its work is taken up
+        except artifacts.FolderInUse as error:  # by a worker without connection, that works on: its work is taken up
+            if time.monotonic() >= end:
+                raise
+            if not said:
+                print(said := f"waiting: {error}", file=sys.stderr)
             time.sleep(PAUSE)
 
 
@@ -223,23 +202,26 @@ def _wait(futures: Mapping[str, object]) -> dict[str, str]:
 
 def _gather(
     folder: Path, points: Mapping[str, Mapping[str, object]], names: Sequence[str], notebooks: Sequence[str]
-) -> None:
-    if not points:
-        return
-    table = tidy(folder, points, names, notebooks)
-    short = summary(table)
-    artifacts.write_text(folder / "tables" / "runs.csv", table.to_csv(index=False))
-    artifacts.write_text(folder / "tables" / "summary.csv", short.to_csv(index=False))
-    for notebook, rows in table.groupby("notebook", sort=True):
+) -> list[str]:
+    """Write the tables and figures of the runs ``points``; returns their names."""
+    tables = gathered(folder, points, names, notebooks)
+    files = list(tables)
+    for name, table in tables.items():
+        artifacts.write_text(folder / name, table.to_csv(index=False))
+    for notebook, rows in tables[RUNS].groupby("notebook", sort=True):
         figure = plots.spread(rows, across=[name for name in names if name != "seed"])
         png = io.BytesIO()
         figure.savefig(png, format="png", dpi=150)
         plt.close(figure)
-        artifacts.write_bytes(folder / "figures" / f"{notebook}_spread.png", png.getvalue())
+        files.append(f"figures/{notebook}_spread.png")
+        artifacts.write_bytes(folder / files[-1], png.getvalue())
+    return files
 
 
-def _note(folder: Path, names: Sequence[str], notebooks: Sequence[str]) -> None:
-    """The sweep's own manifest: what its runs noted, all values of what varies, and in what else they differ."""
+def _note(
+    folder: Path, names: Sequence[str], notebooks: Sequence[str], files: Sequence[str], failed: Mapping[str, str]
+) -> None:
+    """The sweep's own manifest: what its runs noted, all values of what varies, in what else they differ, which failed."""
     manifest, runs = Manifest(folder), {name: Manifest(folder / "runs" / name).read() for name in names}
     flat = {name: _noted(run) for name, run in runs.items()}
     sections: dict[str, dict] = {"environment": {"versions": {}}, "data": {}, "differences": {}, "notebooks": {}}
@@ -262,7 +244,7 @@ def _note(folder: Path, names: Sequence[str], notebooks: Sequence[str]) -> None:
             parameters = {key: of[0] if all(one == of[0] for one in of) else of for key, of in values.items()}
             seconds = round(sum(entry["seconds"] for entry in made), 1)
             sections["notebooks"][notebook] = {"parameters": parameters, "seconds": seconds}
-    artifacts.write_json(manifest.path, sections | {"files": manifest.files()})
+    artifacts.write_json(manifest.path, sections | {"failed": dict(failed), "files": manifest.files(files)})
 
 
 def _noted(run: Mapping[str, Mapping]) -> dict[tuple[str, str], object]:

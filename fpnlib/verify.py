@@ -13,10 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from fpnlib.artifacts import Manifest, inside, library_digest, read_results, sha256
+from fpnlib.artifacts import Manifest, library_digest, read_results
 from fpnlib.experiments import (
     FLOW_NAMES,
     Run,
@@ -30,6 +31,8 @@ from fpnlib.experiments import (
 )
 from fpnlib.metrics.editing import accuracy_per_attribute
 from fpnlib.metrics.images import right_class_rate
+from fpnlib.runner import places
+from fpnlib.runner.tables import gathered, varied
 
 TOLERANCE = 0.002
 """Between an accuracy that is recorded and the same computed again: twenty of MNIST's 10,000 test images on another
@@ -143,21 +146,31 @@ CHECKS = [
 def verify(folder: Path, data_dir: str = "", *, numbers: bool = True, say: Callable[[str], None] = print) -> list[str]:
     """What does not hold in the folder of a run, or of a sweep with its runs, one line each; empty where all does.
 
-    What can't be checked, for its data or its models are not there, is said and is no fault.
+    What can't be checked, for its data or its models are not there, is said and is no fault; that a folder has no manifest, or
+    a damaged one, is.
 
     Args:
         folder: the run's.
         data_dir: folder of the datasets; empty: $FPN_DATA, else ``data`` in the project.
-        numbers: compute ``CHECKS`` again, as far as the run has recorded them; else only the checksums.
+        numbers: compute ``CHECKS`` again, as far as the run has recorded them, and a sweep's means; else only the checksums.
         say: takes a line about each check as it is done.
-
-    Raises:
-        FileNotFoundError: no manifest in the folder.
-        ValueError: a damaged manifest; a name in it that leads out of the folder.
     """
-    in_sweep = folder.resolve().parent.name == "runs"
-    wrong, manifest = changed_files(folder, partly=in_sweep), Manifest(folder)
-    noted = manifest.read()
+    try:
+        return _verify(folder, data_dir, numbers, say)
+    except (ValueError, OSError) as error:
+        return [str(error)]
+
+
+def _verify(folder: Path, data_dir: str, numbers: bool, say: Callable[[str], None]) -> list[str]:
+    """As :func:`verify`, but a folder that has no manifest, or a damaged one, is an error."""
+    manifest = Manifest(folder)
+    if not manifest.path.is_file():
+        raise FileNotFoundError(f"{manifest.path} is missing; a run's folder has one")
+    noted, wrong = manifest.read(), manifest.changed()
+    try:
+        points = manifest.runs()
+    except ValueError as error:
+        points, wrong = {}, [*wrong, str(error)]
     say(f"{len(noted.get('files', {}))} files, {len(wrong)} not as the manifest has them")
     if unlisted := manifest.unlisted():
         say(f"{len(unlisted)} more that it does not have: {', '.join(unlisted)}")
@@ -167,11 +180,34 @@ def verify(folder: Path, data_dir: str = "", *, numbers: bool = True, say: Calla
         say(f"made by another version of the library: {', '.join(others)}")
     if numbers:
         # Of files that are not the run's, no number can be.
-        wrong += _changed_numbers(folder, {} if wrong else entries, data_dir, say)
-    for run in sorted(path.parent for path in folder.glob("runs/*/manifest.json")):
-        say(f"{run.name}:")
-        found = verify(run, data_dir, numbers=numbers, say=lambda line: say(f"  {line}"))
-        wrong += [f"{run.name}: {line}" for line in found]
+        again = {} if wrong else entries
+        wrong += _changed_means(folder, points, noted, say) if points and again else []
+        wrong += _changed_numbers(folder, again, data_dir, say)
+    for name in points:
+        if name in noted.get("failed", {}):
+            say(f"{name}: failed when the sweep was made")
+            continue
+        say(f"{name}:")
+        found = verify(folder / "runs" / name, data_dir, numbers=numbers, say=lambda line: say(f"  {line}"))
+        wrong += [f"{name}: {line}" for line in found]
+    return wrong
+
+
+def _changed_means(folder: Path, points: Mapping, noted: Mapping, say: Callable[[str], None]) -> list[str]:
+    """Which of a sweep's tables are not what its runs' results give."""
+    done = {name: point for name, point in points.items() if name not in noted.get("failed", {})}
+    wrong = []
+    try:
+        tables = gathered(folder, done, varied(points), list(noted["notebooks"]))
+        for name, table in tables.items():
+            again = pd.read_csv(io.StringIO(table.to_csv(index=False)))
+            try:  # another version of pandas may add in another order
+                pd.testing.assert_frame_equal(pd.read_csv(folder / name), again, rtol=1e-9, atol=1e-12)
+            except AssertionError:
+                wrong.append(f"{name} is not what the runs' results give")
+    except (ValueError, OSError) as error:
+        return [*wrong, str(error)]
+    say(f"{len(tables)} tables gathered again from {len(done)} runs")
     return wrong
 
 
@@ -187,8 +223,10 @@ def _changed_numbers(folder: Path, entries: Mapping, data_dir: str, say: Callabl
                 continue
             with redirect_stdout(io.StringIO()):
                 if check.notebook not in runs:
-                    places = {"out": str(folder.resolve()), "data_dir": data_dir}
-                    runs[check.notebook] = Kept(check.notebook, **entry["parameters"] | places)
+                    given = entry["parameters"].items()
+                    parameters = {key: places.found(value) if isinstance(value, str) else value for key, value in given}
+                    here = {"out": str(folder.resolve()), "data_dir": data_dir}
+                    runs[check.notebook] = Kept(check.notebook, **parameters | here)
                 again = check.compute(runs[check.notebook])
         except FileNotFoundError as error:
             say(f"{check.quantity}: not computed: {error}")
@@ -202,28 +240,4 @@ def _changed_numbers(folder: Path, entries: Mapping, data_dir: str, say: Callabl
         if not abs(again - value) <= check.tolerance:
             wrong.append(line)
     say(f"{computed} number{'' if computed == 1 else 's'} computed again")
-    return wrong
-
-
-def changed_files(folder: Path, *, partly: bool = False) -> list[str]:
-    """What is not as the manifest has it, one line a file; empty where all is.
-
-    Args:
-        partly: figures, models or executed copies need not be there at all, as of a sweep's runs of which the numbers are kept.
-
-    Raises:
-        FileNotFoundError: no manifest in the folder.
-        ValueError: a damaged manifest, or a name in it that leads out of the folder.
-    """
-    manifest = Manifest(folder)
-    if not manifest.path.is_file():
-        raise FileNotFoundError(f"{manifest.path} is missing; a run's folder has one")
-    wrong = []
-    for name, checksum in manifest.read().get("files", {}).items():
-        path, kind = inside(folder, name), Path(name).parts[0]
-        if not path.is_file():
-            if not (partly and kind in ("figures", "models", "notebooks") and not (folder / kind).exists()):
-                wrong.append(f"{name} is missing")
-        elif sha256(path) != checksum:
-            wrong.append(f"{name} is not the file that the run made: its sha256 differs from the manifest's")
     return wrong

@@ -10,6 +10,8 @@ from test_runner import write_notebook
 
 from fpnlib import artifacts, plots, report, runner, sweeps, verify
 from fpnlib.__main__ import main
+from fpnlib.artifacts import Manifest
+from fpnlib.runner.tables import summary, tidy, varied
 
 PARAMETERS = """out = "outputs/tiny"  # help the run's folder
 seed = 0  # help of everything random
@@ -83,6 +85,20 @@ def test_one_worker_two_workers_one_that_is_killed_and_a_plain_loop_give_the_sam
     assert "grid.json" in artifacts.read_json(tmp_path / "one" / "manifest.json")["files"]
     (tmp_path / "one" / "tables" / "summary.csv").write_text("better")
     assert len(verify.verify(tmp_path / "one")) == 1
+    flatter(tmp_path / "two", "runs.csv", 0.01)
+    flatter(tmp_path / "two", "summary.csv", 1e-8)
+    Manifest(tmp_path / "two").note_files()  # the manifest vouches for them
+    said = [f"tables/{name}.csv is not what the runs' results give" for name in ("runs", "summary")]
+    assert verify.verify(tmp_path / "two") == said
+
+
+def flatter(out, table, by):
+    """Raise the first number of a table a little."""
+    path = out / "tables" / table
+    rows = pd.read_csv(path)
+    column = "value" if "value" in rows else "mean"
+    rows.loc[0, column] += by
+    rows.to_csv(path, index=False)
 
 
 def test_there_are_as_many_workers_as_asked_for():
@@ -99,7 +115,37 @@ def test_a_run_that_fails_fails_the_sweep_and_the_others_are_gathered(notebooks,
         "1 of 3 runs failed; the others are gathered",
         "seed=1: 00_tiny, cell 3 failed: ValueError: no such luck",
     ]
-    assert set(pd.read_csv(tmp_path / "out" / "tables" / "runs.csv")["seed"]) == {0, 2}
+    out = tmp_path / "out"
+    assert set(pd.read_csv(out / "tables" / "runs.csv")["seed"]) == {0, 2}
+    assert Manifest(out).read()["failed"] == {"seed=1": "00_tiny, cell 3 failed: ValueError: no such luck"}
+    assert verify.verify(out) == []
+    before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file() and "runs" not in path.parts}
+    failing = ["--set", "seed=1", "fail=1", "scale=[1,2]", "--workers", "1"]
+    assert command(notebooks, out, *failing) == 1
+    assert "2 of 2 runs failed; nothing is gathered\n" in capsys.readouterr().err
+    assert before == {path: path.read_bytes() for path in before}
+
+
+def test_a_fresh_sweep_leaves_nothing_of_an_earlier_one_and_spares_what_is_not_its_own(notebooks, tmp_path, capsys):
+    out, stale = tmp_path / "out", tmp_path / "out" / "runs" / "seed=9"
+    mine = artifacts.write_text(out / "runs" / "mine" / "figures" / "thesis.png", "")
+    fresh = ["--fresh", "--seeds", "0", "1", "--workers", "1"]
+    artifacts.write_text(stale / "results" / "00_tiny.json", "[]")
+    artifacts.write_json(stale / "manifest.json", {})
+    artifacts.write_text(out / "figures" / "09_old_spread.png", "")
+    artifacts.write_json(out / "grid.json", {"seed=9": {"seed": 9}})
+    Manifest(out).note_files()
+    assert command(notebooks, out, *fresh) == 2
+    assert f"{mine.parents[1]} is no run's folder" in capsys.readouterr().err and mine.exists()
+    mine.unlink()
+    with artifacts.claim(stale):
+        assert command(notebooks, out, *fresh) == 2
+    assert "seed=9 is in use by" in capsys.readouterr().err and (out / "figures" / "09_old_spread.png").exists()
+    assert command(notebooks, out, *fresh) == 0
+    files = {"grid.json", "tables/runs.csv", "tables/summary.csv", "figures/00_tiny_spread.png"}
+    assert set(Manifest(out).read()["files"]) == files and Manifest(out).unlisted() == []
+    assert not [path for path in stale.rglob("*") if path.is_file() and path.name != ".run.lock"]
+    assert verify.verify(out) == []
 
 
 def test_a_scheduler_that_is_not_there_is_one_line(notebooks, tmp_path, capsys, monkeypatch):
@@ -121,7 +167,7 @@ def test_a_scheduler_without_workers_is_one_line(notebooks, tmp_path, capsys, mo
     )
 
 
-def test_a_run_that_a_lost_worker_still_holds_is_waited_for(monkeypatch):
+def test_a_run_that_a_lost_worker_still_holds_is_waited_for(monkeypatch, capsys):
     tries = []
 
     def run(*_, **__):
@@ -131,8 +177,21 @@ def test_a_run_that_a_lost_worker_still_holds_is_waited_for(monkeypatch):
 
     monkeypatch.setattr(sweeps, "run", run)
     monkeypatch.setattr(sweeps, "PAUSE", 0)
-    sweeps._run("small", "out", (), {}, False, None, (None, None))
-    assert len(tries) == 3
+    sweeps._run("small", "out", (), {}, None, (None, None))
+    assert len(tries) == 3 and capsys.readouterr().err == "waiting: in use\n"
+
+
+@pytest.mark.parametrize(("held", "limit"), [(0, None), (3600, 1e-9)])
+def test_a_folder_that_is_not_let_go_is_named_in_the_end(monkeypatch, tmp_path, held, limit):
+    def run(*_, **__):
+        with artifacts.claim(tmp_path):
+            pass
+
+    monkeypatch.setattr(sweeps, "run", run)
+    monkeypatch.setattr(sweeps, "HELD", held)
+    monkeypatch.setattr(sweeps, "PAUSE", 0)
+    with artifacts.claim(tmp_path), pytest.raises(artifacts.FolderInUse, match="is in use by process"):
+        sweeps._run("small", "out", (), {}, None, (None, limit))
 
 
 def test_a_run_whose_scheduler_is_lost_has_failed(monkeypatch):
@@ -159,6 +218,7 @@ def test_a_run_whose_scheduler_is_lost_has_failed(monkeypatch):
             ["--seeds", "0", "1", "--workers", "2", "--scheduler", "tcp://x:1"],
             "--workers are processes of this machine",
         ),
+        (["--seeds", "0", "1", "--set", "seed=5"], "--seeds and --set seed=… both say the seed"),
         (["--seeds", "0", "1", "--jobs", "2"], "--jobs is of one run's notebooks"),
     ],
 )
@@ -176,7 +236,7 @@ def test_lists_fan_out_where_the_parameter_is_none_itself(notebooks):
     points = sweeps.grid(values, fans_out)
     assert list(points) == ["seed=0,scale=1", "seed=0,scale=2", "seed=1,scale=1", "seed=1,scale=2"]
     assert points["seed=1,scale=2"] == {"seed": 1, "scale": 2, "levels": [3, 4]}
-    assert sweeps.varied(points) == ["scale", "seed"]
+    assert varied(points) == ["scale", "seed"]
 
 
 def test_folders_of_odd_values_stay_in_the_sweeps_folder():
@@ -192,7 +252,7 @@ def test_means_are_over_seeds_and_apart_for_what_else_varies(tmp_path):
         row = {"quantity": "loss", "value": point["scale"] * (1 + point["seed"]), "paper": None, "n": None}
         artifacts.write_json(tmp_path / "runs" / name / "results" / "00_tiny.json", [row])
         artifacts.write_json(tmp_path / "runs" / name / "results" / "01_of_an_earlier_run.json", [row])
-    short = sweeps.summary(sweeps.tidy(tmp_path, points, ["scale", "seed"], ["00_tiny"]))
+    short = summary(tidy(tmp_path, points, ["scale", "seed"], ["00_tiny"]))
     assert list(short["scale"]) == [1, 2] and list(short["mean"]) == [1.5, 3.0]
     assert list(short["standard deviation"]) == pytest.approx([0.5**0.5, 2**0.5])
     assert list(short["mean ± std"]) == ["1.5000 ± 0.7071", "3.0000 ± 1.4142"]
@@ -200,7 +260,7 @@ def test_means_are_over_seeds_and_apart_for_what_else_varies(tmp_path):
 
 def test_results_that_are_not_here_are_named(tmp_path):
     with pytest.raises(FileNotFoundError, match="the workers need to share this folder"):
-        sweeps.tidy(tmp_path, {"seed=0": {"seed": 0}}, ["seed"], ["00_tiny"])
+        tidy(tmp_path, {"seed=0": {"seed": 0}}, ["seed"], ["00_tiny"])
 
 
 def test_the_sweeps_manifest_names_in_what_its_runs_differ(tmp_path, capsys):
@@ -211,13 +271,14 @@ def test_the_sweeps_manifest_names_in_what_its_runs_differ(tmp_path, capsys):
         manifest.note_notebook("00_tiny", entry, {"device": "cpu", "versions": {"torch": torch, "numpy": "2"}})
         if seed == 1:  # of another sweep into the same folder
             manifest.note_notebook("01_other", entry)
-    sweeps._note(tmp_path, ["seed=0", "seed=1", "seed=2"], ["00_tiny"])
+    sweeps._note(tmp_path, ["seed=0", "seed=1", "seed=2"], ["00_tiny"], [], {"seed=3": "no such luck"})
     said = "2.14.0 in seed=0; 2.15.0 in seed=1, seed=2"
     assert artifacts.read_json(tmp_path / "manifest.json") == {
         "environment": {"device": "cpu", "versions": {"torch": "2.14.0 or 2.15.0", "numpy": "2"}},
         "data": {"digits": "ab"},
         "differences": {"versions, torch": said},
         "notebooks": {"00_tiny": {"parameters": {"seed": [0, 1, 2], "scale": 0.7}, "seconds": 4.5}},
+        "failed": {"seed=3": "no such luck"},
         "files": {},
     }
     assert capsys.readouterr().err == f"the runs differ in versions, torch: {said}\n"

@@ -114,6 +114,13 @@ def test_data_that_is_not_there_is_said_and_not_fetched(folder, tmp_path, monkey
     assert loaded == [(None, False), (str(tmp_path / "given"), False)]
 
 
+def test_notebooks_made_from_another_file_than_the_runs_are_named(folder):
+    """One notebook has made the model anew, the other has not been executed since."""
+    for notebook, checksum in (("02_base_models", "before"), ("04_some", artifacts.sha256(folder / MODEL))):
+        Manifest(folder).note_notebook(notebook, {"parameters": PARAMETERS, "files": {MODEL: checksum}})
+    assert verify.verify(folder) == [f"02_base_models was made with another {MODEL}"]
+
+
 @pytest.mark.parametrize("text", ["{}", '[{"quantity": 1}]', "["])
 def test_results_of_another_shape_are_named_and_the_others_computed(folder, text):
     Manifest(folder).note("notebooks", {"04_conditional_generation": {"parameters": PARAMETERS}})
@@ -145,8 +152,11 @@ def test_latents_that_are_not_kept_are_made_and_not_written(folder):
 
 def test_the_runs_of_a_sweep_are_verified_with_it(folder, tmp_path, capsys):
     sweep = tmp_path / "sweep"
-    for name in ("seed=0", "seed=1"):
+    for name in ("seed=0", "seed=1", "seed=9"):
         shutil.copytree(folder, sweep / "runs" / name)
+    (sweep / "runs" / "seed=9" / "manifest.json").write_text("{")  # of an earlier sweep
+    artifacts.write_json(sweep / "grid.json", {f"seed={seed}": {"seed": seed} for seed in (0, 1, 2)})
+    Manifest(sweep).note("failed", {"seed=2": "no such luck"})
     Manifest(sweep).note_files()
     shutil.rmtree(sweep / "runs" / "seed=1" / "models")  # of a sweep only the numbers may be kept
     record(sweep / "runs" / "seed=0", 0.5)
@@ -154,8 +164,22 @@ def test_the_runs_of_a_sweep_are_verified_with_it(folder, tmp_path, capsys):
     out, error = capsys.readouterr()
     assert error.startswith(f"does not hold: {sweep}: seed=0: {QUANTITY}: 0.5 recorded") and error.count("\n") == 1
     assert f"    {QUANTITY}: not computed: no model 'ConvAE' is stored" in out
+    assert "  seed=2: failed when the sweep was made" in out
     (sweep / "runs" / "seed=1" / "results" / "02_base_models.json").unlink()
-    assert "seed=1: results/02_base_models.json is missing" in verify.verify(sweep, numbers=False)
+    (sweep / "runs" / "seed=0" / "manifest.json").write_text("{")
+    damaged, missing = verify.verify(sweep, numbers=False)
+    assert damaged.startswith("seed=0: ") and "manifest.json is damaged" in damaged
+    assert missing == "seed=1: results/02_base_models.json is missing"
+
+
+@pytest.mark.parametrize(
+    ("grid", "said"), [("[]", "is damaged (no mapping of runs)"), ('{"../x": {}}', "'../x' leads out of")]
+)
+def test_a_damaged_grid_is_one_line_among_the_others(folder, grid, said):
+    artifacts.write_text(folder / "grid.json", grid)
+    (folder / MODEL).unlink()
+    missing, damaged = verify.verify(folder)
+    assert missing == f"{MODEL} is missing" and said in damaged
 
 
 @pytest.mark.parametrize("name", ["../outside.txt", "/etc/hostname", "figures/../../outside.txt", ".", "models/link"])
@@ -164,14 +188,24 @@ def test_names_that_lead_out_of_the_folder_are_refused(folder, capsys, name):
     outside.write_text("")
     (folder / "models" / "link").symlink_to(outside)
     Manifest(folder).note("files", {name: artifacts.sha256(outside)})
-    assert main(["verify", str(folder)]) == 2
-    error = capsys.readouterr().err
-    assert error == f"error: '{name}' leads out of {folder}; a run's files lie within its folder\n"
+    (folder / MODEL).unlink()
+    assert main(["verify", str(folder)]) == 1
+    missing, leads = sorted(capsys.readouterr().err.splitlines(), key=lambda line: "leads" in line)
+    assert missing == f"does not hold: {folder}: {MODEL} is missing"
+    assert leads == f"does not hold: {folder}: '{name}' leads out of {folder}; a run's files lie within its folder"
 
 
-def test_a_folder_without_a_run_is_one_line(tmp_path, capsys):
-    assert main(["verify", str(tmp_path)]) == 2
-    assert capsys.readouterr().err == f"error: {tmp_path / 'manifest.json'} is missing; a run's folder has one\n"
+def test_folders_without_a_run_or_with_a_damaged_one_are_one_line_each_and_the_others_are_verified(
+    folder, tmp_path, capsys
+):
+    damaged = tmp_path / "damaged" / "manifest.json"
+    artifacts.write_text(damaged, "[")
+    assert main(["verify", str(tmp_path), str(damaged.parent), str(folder), "--files-only"]) == 1
+    out, error = capsys.readouterr()
+    first, second = error.splitlines()
+    assert first == f"does not hold: {tmp_path}: {tmp_path / 'manifest.json'} is missing; a run's folder has one"
+    assert second.startswith(f"does not hold: {damaged.parent}: {damaged} is damaged (")
+    assert out.endswith(f"{folder}:\n  3 files, 0 not as the manifest has them\n")
 
 
 def test_every_check_is_of_a_number_that_the_committed_runs_have_recorded():
