@@ -4,6 +4,7 @@ import json
 import re
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import torch
 from torch import nn
@@ -152,6 +153,32 @@ def test_a_table_is_what_the_runs_recorded(header):
 )
 def test_a_number_in_the_text_is_what_the_runs_recorded(said, run, notebook, quantity):
     assert re.findall(said, " ".join(README.split())) == [Results(run, notebook)(quantity, 3)]
+
+
+@pytest.mark.parametrize(
+    "said, file, rows, column, which",
+    [
+        (r"ConvVAE's flow ([\d,.]+) times faster", "flows", "sample 10,000: D 40", "over nflows", min),
+        (r"2,048-dimensional layer ([\d,.]+) times", "flows", "sample 10: D 2048", "over nflows", min),
+        (r"ten classes' densities ([\d,.]+) times", "flows", "10,000 latents under 10", "over nflows", min),
+        (r"training step ([\d,.]+) to [\d,.]+ times", "flows", "training step of 1,024", "over nflows", min),
+        (r"training step [\d,.]+ to ([\d,.]+) times", "flows", "training step of 1,024", "over nflows", max),
+        (r"density needs is ([\d,.]+) times", "decoding", "with the trace, as the original", "times", min),
+        (r"\[an edit\]\S+ takes ([\d,.]+) ms", "edit_latency", "all", "95th percentile ms", min),
+    ],
+)
+def test_a_speed_in_the_text_is_what_the_benchmark_measured(said, file, rows, column, which):
+    table = pd.read_csv(ROOT / "outputs" / "benchmarks" / f"{file}.csv")
+    measured = table.loc[table.iloc[:, 0].str.startswith(rows), column]
+    (text,) = re.findall(said, " ".join(README.split()))
+    assert float(text.replace(",", "")) == pytest.approx(which(measured), rel=0.03)  # as rounded
+
+
+def test_an_edit_is_live_and_decoding_without_the_trace_pays():
+    """Fifty milliseconds from the slider to the picture on one core, and half the seconds of a solve with the trace."""
+    kept = ROOT / "outputs" / "benchmarks"
+    assert pd.read_csv(kept / "edit_latency.csv").set_index("stage").loc["all", "95th percentile ms"] <= 50
+    assert pd.read_csv(kept / "decoding.csv").set_index("way").loc["with the trace, forward", "times"] >= 2
 
 
 def test_every_table_is_whole():
