@@ -167,6 +167,21 @@ def test_noise_is_paired_for_the_shortest_ways(monkeypatch):
             assert sorted(map(tuple, c.tolist())) == sorted(map(tuple, b.tolist()))
 
 
+def test_whitened_latents_are_uncorrelated_and_decoded_as_before():
+    model, x = small(num_blocks=2).eval(), clouds(40)
+    with torch.no_grad():
+        model.encoder.mean[-1].weight[1:] += 3 * model.encoder.mean[-1].weight[0]  # what is nearly one direction
+    before = model.decode(model.encode(x), 20, seed=1)
+    assert model.whiten(x) is model
+    z = model.encode(x)
+    torch.testing.assert_close(model.decode(z, 20, seed=1), before, atol=1e-3, rtol=1e-3)
+    covariance = torch.cov(z.detach().double().T)
+    torch.testing.assert_close(covariance, covariance.diagonal().diag(), atol=1e-2, rtol=0)
+    assert covariance.diagonal().max() == pytest.approx(1, abs=0.01) and covariance.diagonal().min() > 0.1
+    with pytest.raises(ValueError, match="stochastic encoder are not whitened"):
+        small(stochastic=True).whiten(x)
+
+
 def test_data_units_are_taken_off_and_put_back():
     model, x = small(), clouds(6)
     z, shape = model.encode(x), model.decode(torch.zeros(1, 5))

@@ -19,6 +19,7 @@ from fpnlib.base_models.pointflow_field import DIMENSIONS
 AT_ONCE = 2**17  # points that go through the networks together: it bounds the memory
 NOISE_SEED = 2**31  # is added to the seeds of points, or a latent and its points drawn by one seed would be kin
 TIMES = 8  # flow matching's times for each cloud and step
+FLOOR = 1e-4  # of the largest variance, added to all: a direction in which latents hardly differ is not blown up
 PAIRED = 64  # points that are paired with noise together: exact pairing takes the cube of their number
 
 
@@ -81,6 +82,28 @@ class PointFlow(nn.Module):
         mean = x.mean((0, 1))
         self.mean_.copy_(mean)
         self.std_.copy_((x - mean).square().mean().sqrt())
+        return self
+
+    @torch.no_grad()
+    def whiten(self, x: Tensor) -> PointFlow:
+        """Make the latents of clouds (n, points, 3) uncorrelated, and each of unit deviation; returns self.
+
+        Turned and scaled is the latent space alone, within the linear maps that lead into it and out of it: what is decoded
+        from a cloud's latent stays as it is. A flow fits such latents better, for its couplings split their entries.
+
+        Raises:
+            ValueError: a stochastic encoder, whose posteriors would no longer be products.
+        """
+        if self.config["stochastic"]:
+            raise ValueError("latents of a stochastic encoder are not whitened: its prior says how they lie")
+        variances, directions = torch.linalg.eigh(torch.cov(self.encode(x).double().T))
+        scales = (variances + FLOOR * variances.max()).sqrt()
+        head = self.encoder.mean[-1]
+        for parameter in (head.weight, head.bias):
+            parameter.copy_((directions / scales).T @ parameter.double())
+        for layer in (layer for field in self.decoder.fields for layer in field.layers):
+            for part in (layer.gate, layer.bias):
+                part.weight[:, 1:] = part.weight[:, 1:].double() @ (directions * scales)
         return self
 
     def encode(self, x: Tensor) -> Tensor:

@@ -292,7 +292,9 @@ def _base_model(run: Run) -> tuple[PointFlow, str]:
         model.standardise(run.data.train.x.to(run.device))
         draw, validation = _drawing(run, seen)
         settings = {"seed": run.seed, "checkpoint": checkpoint, "description": "PointFlow"} | training
-        return fit(model, lambda x, y: losses[objective](model, x, step), draw, validation, **settings)
+        history = fit(model, lambda x, y: losses[objective](model, x, step), draw, validation, **settings)
+        model.eval().whiten(run.data.train.x.to(run.device))
+        return history
 
     key = {
         "data": run.data.checksum,
@@ -300,6 +302,7 @@ def _base_model(run: Run) -> tuple[PointFlow, str]:
         "training": training,
         "points": [seen, step],
         "objective": objective,
+        "whitened": True,
     }
     return pretrained.load_or_make(run, "PointFlow", model, key | {"seed": run.seed}, make)
 
