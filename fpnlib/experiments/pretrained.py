@@ -10,7 +10,7 @@ from torch import nn
 
 from fpnlib import artifacts
 from fpnlib.artifacts import PROJECT
-from fpnlib.experiments.run import Run, described, load, made_by
+from fpnlib.experiments.run import Run, described, load
 from fpnlib.training import History
 
 FOLDER = PROJECT / "outputs" / "pretrained"
@@ -21,13 +21,12 @@ def load_or_make(
 ) -> tuple[nn.Module, str]:
     """``module`` with the pretrained weights where they were made with the same key; else as :meth:`Run.load_or_make`."""
     path, digest = _path(run.data.name, name), artifacts.digest(key)
-    meta = described(path) or {}
-    if meta.get("key") != digest:
+    if (described(path) or {}).get("key") != digest:
         return run.load_or_make(name, module, key, make)
 
     def pretrained() -> nn.Module:
         load(path, module.to(run.device))
-        print(f"{name}: loaded, pretrained{made_by(meta)}")
+        print(f"{name}: loaded, pretrained")
         return module
 
     return run.once((name, digest), pretrained).eval(), digest
