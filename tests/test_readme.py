@@ -141,8 +141,8 @@ def test_a_table_is_what_the_runs_recorded(header):
 @pytest.mark.parametrize(
     "said, run, notebook, quantity",
     [
-        (r"on test shapes: ([\d.]+) and", "drawn_shapes", "06_point_clouds", "judge, test accuracy"),
-        (r"on test shapes: [\d.]+ and ([\d.]+)\.", "paper", "06_point_clouds", "judge, test accuracy"),
+        (r"1,024 points: ([\d.]+) and", "drawn_shapes", "06_point_clouds", "judge, test accuracy"),
+        (r"1,024 points: [\d.]+ and ([\d.]+)\.", "paper", "06_point_clouds", "judge, test accuracy"),
         (
             r"\(([\d.]+) right on test faces\)",
             "paper",
