@@ -149,6 +149,7 @@ def test_a_table_is_what_the_runs_recorded(header):
             "07_attribute_editing",
             "judge, test accuracy, mean over attributes",
         ),
+        (r"reads ([\d.]+) of the attributes as asked for before", "paper", "07_attribute_editing", "achieved, no edit"),
     ],
 )
 def test_a_number_in_the_text_is_what_the_runs_recorded(said, run, notebook, quantity):
