@@ -1,14 +1,11 @@
-"""The turntable in a real browser: a drag turns the shape, and the next shape is seen from where the last was left."""
+"""The turntable in a real browser: a drag turns the shape."""
 
-from types import SimpleNamespace
 from urllib.parse import quote
 
 import numpy as np
 import pytest
-import torch
-from test_browser import browser, in_jupyterlab, page, pytestmark, serve, wait  # noqa: F401 (fixtures)
+from test_browser import browser, pytestmark  # noqa: F401 (fixtures)
 
-from fpnlib.attributes import Classes
 from fpnlib.plots import turntable
 
 INK = """
@@ -23,25 +20,11 @@ const canvas = document.querySelector("canvas");
 for (const [kind, x] of arguments[0])
   canvas.dispatchEvent(new PointerEvent("pointer" + kind, {pointerId: 1, clientX: x, clientY: 0}));
 """
-EXPLORER = """from test_browser_shapes import network
-from fpnlib.widgets import ShapeExplorer
-ShapeExplorer(network())"""
-
 
 def board():
     """A thin board: seen from the side it is a line, and a quarter turn shows its whole breadth."""
     rng = np.random.default_rng(0)
     return np.stack([rng.uniform(-1, 1, 500), rng.uniform(-0.2, 0.2, 500), rng.uniform(-0.01, 0.01, 500)], 1)
-
-
-def network():
-    """What ``ShapeExplorer`` takes: a network of boards and of balls."""
-
-    def generate(category, temperature, seed):
-        ball = torch.randn(1, 500, 3, generator=torch.Generator().manual_seed(seed))
-        return ball if category == "ball" else torch.from_numpy(board())[None]
-
-    return SimpleNamespace(generate=generate, plugin=SimpleNamespace(attributes=Classes(["board", "ball"])))
 
 
 @pytest.fixture
@@ -75,7 +58,8 @@ def test_a_drag_turns_the_shape(frame):
         drag(frame, 20)  # 0.2 radians
         turns.append(frame.execute_script(INK))
     assert max(turns) > 0.85 and min(turns) < 0.4  # 3.2 radians go past its edge and its face
-    assert frame.execute_script("return [canvas.width, canvas.clientWidth];") == [600, 300]
+    width, shown, dots = frame.execute_script("return [canvas.width, canvas.clientWidth, devicePixelRatio];")
+    assert shown == 300 and width == shown * dots
     assert not [line for line in frame.get_log("browser") if line["level"] == "SEVERE"]
 
 
@@ -88,27 +72,3 @@ def test_a_pointer_that_is_gone_turns_nothing(frame, end):
     assert view(frame) == turned
     frame.execute_script(POINTER, [["down", 0], ["move", 30]])
     assert view(frame)[0] == pytest.approx(turned[0] + 0.3)
-
-
-def test_in_jupyterlab_the_next_shape_is_seen_from_where_the_last_was_left(browser, serve, page):  # noqa: F811
-    in_jupyterlab(browser, serve, page(EXPLORER))
-
-    def shown(category):
-        """Into the frame that shows a shape of the category, once it is there."""
-
-        def there(driver):
-            driver.switch_to.default_content()
-            driver.switch_to.frame(driver.find_element("css selector", ".jp-OutputArea iframe[srcdoc]"))
-            return driver.find_element("tag name", "canvas").get_attribute("aria-label") == category
-
-        wait(browser, there)
-
-    shown("board")
-    drag(browser, 80)
-    left = view(browser)
-    assert left[0] != 0.6
-    browser.switch_to.default_content()
-    browser.find_element("css selector", ".widget-dropdown select").send_keys("ball")
-    shown("ball")
-    assert view(browser) == left
-    assert browser.execute_script(INK) > 0.5  # and there is a ball

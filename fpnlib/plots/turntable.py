@@ -19,17 +19,8 @@ PAGE = """<!doctype html><meta charset="utf-8"><title>__TITLE__</title>
 const points = __POINTS__, levels = __LEVELS__, colors = __COLORS__;
 const canvas = document.querySelector("canvas"), pen = canvas.getContext("2d");
 canvas.width = canvas.height = __SIZE__ * (window.devicePixelRatio || 1);
-const half = canvas.width / 2, KEPT = "fpnlib turntable";
+const half = canvas.width / 2;
 let azimuth = 0.6, elevation = 0.35, zoom = 1, held = null, idle = true;
-try {  // the next shape is seen as the last was left
-  const kept = JSON.parse(sessionStorage.getItem(KEPT));
-  if (kept) { [azimuth, elevation, zoom] = kept; idle = false; }
-} catch {}
-function keep() {
-  idle = false;
-  try { sessionStorage.setItem(KEPT, JSON.stringify([azimuth, elevation, zoom])); } catch {}
-  draw();
-}
 function draw() {
   const ca = Math.cos(azimuth), sa = Math.sin(azimuth), ce = Math.cos(elevation), se = Math.sin(elevation);
   const seen = points.map(([x, y, z], k) => {
@@ -50,11 +41,12 @@ function draw() {
     pen.stroke();
   }
 }
-function spin() {
-  if (!idle) return;
-  azimuth += 0.008;
+const start = azimuth;
+function spin() {  // once round, a few pictures a second: what turns for ever takes a core from all else
+  if (!idle || azimuth > start + 2 * Math.PI) return;
+  azimuth += 0.06;
   draw();
-  requestAnimationFrame(spin);
+  setTimeout(() => requestAnimationFrame(spin), 100);
 }
 canvas.onpointerdown = e => { idle = false; held = [e.clientX, e.clientY]; canvas.setPointerCapture(e.pointerId); };
 canvas.onpointerup = canvas.onpointercancel = () => { held = null; };
@@ -63,12 +55,14 @@ canvas.onpointermove = e => {
   azimuth += (e.clientX - held[0]) * 0.01;
   elevation = Math.max(-1.57, Math.min(1.57, elevation + (e.clientY - held[1]) * 0.01));
   held = [e.clientX, e.clientY];
-  keep();
+  idle = false;
+  draw();
 };
 canvas.onwheel = e => {
   e.preventDefault();
   zoom = Math.max(0.3, Math.min(5, zoom * Math.exp(-e.deltaY * 0.001)));
-  keep();
+  idle = false;
+  draw();
 };
 draw();
 spin();
@@ -76,10 +70,9 @@ spin();
 
 
 def turntable(points, title: str = "point cloud", size: int = 420) -> str:
-    """HTML in which a cloud (n, 3) with y up turns by itself until it is dragged; the wheel zooms.
+    """HTML in which a cloud (n, 3) with y up turns once by itself, or until it is dragged; the wheel zooms.
 
-    It is an inline frame, for a notebook's output or an ``ipywidgets.HTML``; its page asks nothing of the network. A frame
-    in its place, with another shape, is seen from where the last was left.
+    It is an inline frame, for a notebook's output or an ``ipywidgets.HTML``; its page asks nothing of the network.
 
     Args:
         title: what it shows, for those who can't see it.
@@ -101,4 +94,4 @@ def turntable(points, title: str = "point cloud", size: int = 420) -> str:
         "COLORS": json.dumps(colors.round().astype(int).tolist(), separators=(",", ":")),
     }.items():
         page = page.replace(f"__{name}__", value)
-    return f'<iframe srcdoc="{html.escape(page)}" width="{size}" height="{size}" style="border:0"></iframe>'
+    return f'<iframe srcdoc="{html.escape(page)}" width="{size}" height="{size}" style="border:0" sandbox="allow-scripts"></iframe>'
