@@ -78,7 +78,7 @@ def test_every_attribute_shows_and_only_where_it_should(drawn, name):
     with_it = kinds.edited(faces.y, {name: 1})
     without = with_it.clone()
     without[:, column(name)] = 0
-    seen = difference(faces.redrawn(without), faces.redrawn(with_it))
+    seen = difference(draw(without, faces.variation), draw(with_it, faces.variation))
     assert (seen.flatten(1).sum(1) >= 20).all(), "a face with and without it must differ in twenty pixels or more"
     (top, bottom), (left, right) = PLACES.get(name, ((0, 64), (0, 64)))
     seen[:, top:bottom, left:right] = False
@@ -98,7 +98,7 @@ def test_every_variation_shows_in_every_face(drawn, name):
 def test_a_beard_outlives_the_hair(drawn):
     faces, kinds = drawn.test.first(20), Attributes(ATTRIBUTES, EXCLUSIVE["drawn_faces"])
     shaven, blond, bald = (
-        faces.redrawn(kinds.edited(faces.y, edits))
+        draw(kinds.edited(faces.y, edits), faces.variation)
         for edits in ("-Goatee +Blond_Hair", "+Goatee +Blond_Hair", "+Goatee +Bald")
     )
     beard = difference(shaven, blond, threshold=0.4)
@@ -117,7 +117,7 @@ def test_half_an_attribute_lies_between(drawn):
     faces = drawn.test.first(8)
     low, high = faces.y.clone().float(), faces.y.clone().float()
     low[:, column("Eyeglasses")], high[:, column("Eyeglasses")] = 0, 1
-    without, half, with_ = (faces.redrawn(y) for y in (low, (low + high) / 2, high))
+    without, half, with_ = (draw(y, faces.variation) for y in (low, (low + high) / 2, high))
     assert ((half - without).abs().mean((1, 2, 3)) < (with_ - without).abs().mean((1, 2, 3))).all()
 
 

@@ -175,6 +175,12 @@ def test_a_speed_in_the_text_is_what_the_benchmark_measured(said, file, rows, co
     assert float(text.replace(",", "")) == pytest.approx(which(measured), rel=0.03)  # as rounded
 
 
+def test_the_longest_training_takes_what_is_said():
+    seconds = json.loads((ROOT / "outputs/paper/manifest.json").read_text())["seconds"]
+    (said,) = re.findall(r"ConvVAE's training alone takes (\d+) minutes", " ".join(README.split()))
+    assert int(said) == round(max(seconds.values()) / 60) == round(seconds["ConvVAE"] / 60)
+
+
 def test_an_edit_is_live_and_decoding_without_the_trace_pays():
     """Fifty milliseconds from the slider to the picture on one core, and half the seconds of a solve with the trace."""
     kept = ROOT / "outputs" / "benchmarks"

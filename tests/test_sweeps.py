@@ -177,6 +177,7 @@ def test_a_run_that_a_lost_worker_still_holds_is_waited_for(monkeypatch, capsys)
 
     monkeypatch.setattr(sweeps, "run", run)
     monkeypatch.setattr(sweeps, "PAUSE", 0)
+    monkeypatch.setenv("TQDM_DISABLE", "1")  # as a worker sets it; here it ends with the test
     sweeps._run("small", "out", (), {}, None, (None, None))
     assert len(tries) == 3 and capsys.readouterr().err == "waiting: in use\n"
 
@@ -190,6 +191,7 @@ def test_a_folder_that_is_not_let_go_is_named_in_the_end(monkeypatch, tmp_path, 
     monkeypatch.setattr(sweeps, "run", run)
     monkeypatch.setattr(sweeps, "HELD", held)
     monkeypatch.setattr(sweeps, "PAUSE", 0)
+    monkeypatch.setenv("TQDM_DISABLE", "1")
     with artifacts.claim(tmp_path), pytest.raises(artifacts.FolderInUse, match="is in use by process"):
         sweeps._run("small", "out", (), {}, None, (None, limit))
 

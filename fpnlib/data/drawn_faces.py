@@ -89,14 +89,6 @@ class DrawnFaces:
         """The first n of them, or all where there are fewer."""
         return DrawnFaces(self.y[:n], self.variation[:n]) if n < len(self) else self
 
-    def redrawn(self, y: Tensor) -> Tensor:
-        """The same faces with attributes ``y`` (n, 21) instead: what an edit ought to give, (n, 3, 64, 64).
-
-        Raises:
-            ValueError: attributes of another shape or outside [0, 1].
-        """
-        return draw(y, self.variation)
-
 
 def load_drawn_faces(seed: int = 0, train: int = 20_000, validation: int = 1_000, test: int = 1_000) -> Dataset:
     """Drawn faces: a dataset whose splits are :class:`DrawnFaces` and whose classes are 21 attributes by CelebA's names.

@@ -15,7 +15,7 @@ from fpnlib.artifacts import PROJECT
 from fpnlib.attributes import Attributes
 from fpnlib.base_models import MSP
 from fpnlib.base_models.patches import SharpenedMSP
-from fpnlib.data.drawn_faces import DrawnFaces, difference
+from fpnlib.data.drawn_faces import DrawnFaces, difference, draw
 from fpnlib.experiments import pretrained
 from fpnlib.experiments.digits import Latents, encode
 from fpnlib.experiments.run import Run
@@ -197,7 +197,7 @@ def true_scores(run: Run, each: int) -> pd.DataFrame:
 
 def _redrawn(faces: DrawnFaces, edits: SingleEdits) -> Tensor:
     """Drawn faces (m, 3, size, size) as m edits ought to leave them."""
-    return DrawnFaces(faces.y, faces.variation[edits.rows.cpu()]).redrawn(edits.to.cpu())
+    return draw(edits.to.cpu(), faces.variation[edits.rows.cpu()])
 
 
 def _scored(run: Run, edits: SingleEdits, scores: EditScores, **more: Any) -> pd.DataFrame:

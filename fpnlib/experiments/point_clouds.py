@@ -29,7 +29,7 @@ from fpnlib.plots import cloud_grid
 from fpnlib.plugin import FlowPlugin
 from fpnlib.training import History, fit
 
-# PointFlow's size, and one that a core trains in an hour; the ways that flow matching trains are nearly straight, so that its
+# PointFlow's size, and one that a core trains in under an hour; the ways that flow matching trains are nearly straight, so that its
 # solver takes a few equal steps.
 SIZES = {
     "small": {

@@ -96,9 +96,6 @@ class Reading:
     attributes: Tensor
     features: Tensor
 
-    def __getitem__(self, rows: Tensor) -> Reading:
-        return Reading(self.attributes[rows], self.features[rows])
-
 
 @torch.no_grad()
 def read(judge: AttributeJudge, x: Tensor, batch_size: int = 250) -> Reading:

@@ -23,7 +23,7 @@ AROUND = 12  # neighbours that tell how a surface lies
 FINER = 2  # drawn so many times as large and averaged: smooth edges
 
 
-def render(points, *, azimuth: float = 35.0, elevation: float = 20.0, size: int = 140) -> np.ndarray:
+def render(points, *, azimuth: float = 35.0, elevation: float = 20.0, size: int = 100) -> np.ndarray:
     """A picture (size, size, 3) in [0, 1] of one cloud (n, 3) with y up, in parallel projection.
 
     The cloud is centred and scaled to fill the picture; what went far astray is left out.
@@ -60,7 +60,7 @@ def cloud_grid(
     row_title: str | None = None,
     azimuth: float = 35.0,
     elevation: float = 20.0,
-    size: int = 140,
+    size: int = 100,
 ) -> Figure:
     """Clouds in rows and columns, drawn by :func:`render`: Figure 13 (a row a requested category).
 
