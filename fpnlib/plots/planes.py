@@ -15,6 +15,9 @@ from matplotlib.lines import Line2D
 from fpnlib import checks
 from fpnlib.plots.look import COLORS, HALO, INK, checked, names_of, new_figure, square, styled
 
+SHORT = 2
+"""Characters of a name that hides few of the points that it is written on."""
+
 
 @styled
 def embedding(
@@ -30,7 +33,7 @@ def embedding(
 
     Args:
         panels: title → (points (n, 2), labels (n,)); labels are class indices 0…K-1.
-        numbered: write each class's name at the median of its points.
+        numbered: write each class's name among its points, a name of more than two characters above most of them.
         ticks: show the axes' numbers (UMAP's have no meaning).
     """
     panels = {title: _labelled(*panel) for title, panel in panels.items()}
@@ -47,18 +50,20 @@ def embedding(
         size = float(np.clip(9000 / len(points), 3, 14))
         ax.scatter(*points[order].T, c=shades[order], s=size, alpha=0.8, linewidths=0, rasterized=len(points) > 5000)
         shown = np.unique(labels) if numbered else ()
-        middles = [np.median(points[labels == k], axis=0) for k in shown]
-        for k, place in zip(shown, _apart(middles, [names[k] for k in shown], reach / (3.1, 2.7))):
+        inch = reach / (3.1, 2.7)
+        places = [_place(points[labels == k], names[k], inch) for k in shown]
+        for k, place in zip(shown, _apart(places, [names[k] for k in shown], inch)):
             ax.text(
                 *place,
                 names[k],
                 ha="center",
                 va="center",
-                fontsize=10,
+                fontsize=10 if len(names[k]) <= SHORT else 8,
                 fontweight="bold",
                 color=INK,
                 path_effects=HALO,
             )
+        ax.margins(0.1)  # room for names at the rim
         ax.set(title=title, xlabel=axis_labels[0])
         if not ticks:
             ax.tick_params(left=False, bottom=False, labelleft=False, labelbottom=False)
@@ -68,8 +73,14 @@ def embedding(
     return fig
 
 
+def _place(points: np.ndarray, name: str, inch: np.ndarray) -> np.ndarray:
+    """Where a class's name goes, (2,): on the median of ``points`` (n, 2), or above them where it would hide them."""
+    middle = np.median(points, axis=0)
+    return middle if len(name) <= SHORT else np.array([middle[0], np.quantile(points[:, 1], 0.95) + 0.12 * inch[1]])
+
+
 def _apart(places: Sequence[np.ndarray], words: Sequence[str], inch: np.ndarray) -> list[np.ndarray]:
-    """Places (2,) of words in bold 10 pt, moved up and down until no word covers another; ``inch`` (2,) in the places' units."""
+    """Places (2,) of words in bold 10 pt or less, moved up and down until no word covers another; ``inch`` (2,) in the places' units."""
     places = [np.array(place, dtype=float) for place in places]
     for _ in range(100):
         moved = False
