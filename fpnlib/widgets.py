@@ -28,6 +28,7 @@ from fpnlib.plugin import FlowPluginNetwork
 DELAY = 0.02  # seconds in which changes are gathered
 PIXELS = 288  # a picture's side on the screen
 RANGE = (-0.5, 1.5)  # of a slider: 0 lacks the attribute, 1 has it
+STEP = 0.05  # of a slider
 
 
 class AttributeEditor(widgets.VBox):
@@ -134,10 +135,14 @@ class AttributeEditor(widgets.VBox):
         return [slider.value for slider in self.sliders.values()]
 
     def _slide_to(self, values: Tensor, names: Iterable[str], moving: str | None = None) -> None:
-        """Put the named sliders where ``values`` (A,) has them, and show nothing meanwhile."""
+        """Put the named sliders where ``values`` (A,) has them, to the nearest step, and show nothing meanwhile.
+
+        A browser sends back what it had to bring to a step, and that would count as moved by hand.
+        """
         self._moving, self._held = moving, True
         for name in names:
-            self.sliders[name].value = values[self.attributes.column(name)].item()
+            steps = round(values[self.attributes.column(name)].item() / STEP)
+            self.sliders[name].value = round(steps * STEP, 2)
         self._held = False
 
 
@@ -289,7 +294,7 @@ def _reported(message: widgets.HTML) -> Iterator[None]:
 def _slider(description: str, low: float, high: float, value: float) -> widgets.FloatSlider:
     layout, style = widgets.Layout(width="320px"), {"description_width": "130px"}
     return widgets.FloatSlider(
-        value, min=low, max=high, step=0.05, description=description, layout=layout, style=style, readout_format=".2f"
+        value, min=low, max=high, step=STEP, description=description, layout=layout, style=style, readout_format=".2f"
     )
 
 

@@ -132,19 +132,22 @@ def drag_and_look(browser, editor, name):
     slider = wait(browser, lambda b: slider_of(b, name))
     before = wait(browser, lambda b: [picture(b, 1)])[0]
     np.testing.assert_allclose(before, shown(editor, {}), atol=0.01)
-    handle = slider.find_element("css selector", ".noUi-handle")
     start = slider.find_element("css selector", ".widget-readout").text
-    moves = webdriver.ActionChains(browser).click_and_hold(handle)
-    for _ in range(8):
-        moves = moves.move_by_offset(6, 0)
-    moves.release().perform()
+
+    def dragged(driver):
+        """The slider has left its place; dragged again where panels below it came late and moved it from under the mouse."""
+        moves = webdriver.ActionChains(driver).click_and_hold(slider.find_element("css selector", ".noUi-handle"))
+        for _ in range(8):
+            moves = moves.move_by_offset(6, 0)
+        moves.release().perform()
+        return slider.find_element("css selector", ".widget-readout").text != start
 
     def settled(driver):
-        """The slider's value, once the picture is the one that belongs to it; on a busy machine both come late."""
-        text = slider.find_element("css selector", ".widget-readout").text
-        there = text != start and np.allclose(picture(driver, 1), shown(editor, {name: float(text)}), atol=0.01)
-        return [float(text)] if there else None
+        """The slider's value, once the picture is the one that belongs to it; on a busy machine it comes late."""
+        value = float(slider.find_element("css selector", ".widget-readout").text)
+        return [value] if np.allclose(picture(driver, 1), shown(editor, {name: value}), atol=0.01) else None
 
+    wait(browser, dragged)
     value = wait(browser, settled)[0]
     values = editor.attributes.set(editor.y[0], {name: value})[0]
     assert value > float(start) and abs(shown(editor, {name: value}) - before).max() > 0.1, "the drag asks for another picture"

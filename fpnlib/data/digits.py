@@ -11,7 +11,6 @@ from sklearn import datasets
 from sklearn.model_selection import train_test_split
 from torch import Tensor
 from torch.nn.functional import interpolate, pad
-from torchvision.datasets import MNIST
 
 from fpnlib.artifacts import PROJECT, alone
 from fpnlib.data.dataset import Dataset, Split
@@ -54,6 +53,8 @@ def load_mnist(
         FileNotFoundError: a file is missing, or could not be fetched: which, where, and how to get it.
         ValueError: a file is damaged.
     """
+    from torchvision.datasets import MNIST  # heavy, and only MNIST needs it
+
     root = Path(root or os.environ.get("FPN_DATA") or PROJECT / "data")
     raw = root / "MNIST" / "raw"
     missing = next((name for name in MNIST_FILES if not (raw / name).is_file()), None)

@@ -4,7 +4,6 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
-from torchmetrics.image.fid import FrechetInceptionDistance
 
 from fpnlib import checks
 from fpnlib.metrics.judge import Judge
@@ -41,6 +40,8 @@ def frechet_distance(real: Tensor, fake: Tensor) -> float:
     Raises:
         ValueError: fewer than two images in a set, or features of other widths, or with NaN.
     """
+    from torchmetrics.image.fid import FrechetInceptionDistance  # heavy, and only this needs it
+
     fake = checks.latents(fake, checks.latents(real, name="real").shape[1], "fake")
     identity = nn.Identity()  # the metric gets features, so an identity stands where it expects a network
     identity.num_features = real.shape[1]

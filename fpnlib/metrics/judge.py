@@ -3,7 +3,6 @@
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import affine_grid, cross_entropy, grid_sample
-from torchvision.transforms.functional import gaussian_blur
 
 from fpnlib import checks
 
@@ -60,6 +59,8 @@ def distorted(x: Tensor, generator: torch.Generator, batch_size: int = 1000) -> 
 
     Decoders draw softer than pens do: a judge that has only seen sharp digits misreads soft ones that people read.
     """
+    from torchvision.transforms.functional import gaussian_blur  # heavy, and only training needs it
+
     angle, shear, zoom_x, zoom_y, shift_x, shift_y = (
         most * torch.empty(len(x), device=x.device).uniform_(-1, 1, generator=generator)
         for most in (0.2, 0.15, 0.1, 0.1, 0.1, 0.1)  # radians, share of the height, shares of the size, …
