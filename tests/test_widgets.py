@@ -122,8 +122,8 @@ def test_what_a_slider_excludes_goes_as_it_comes_and_comes_back(one_lamp):
         np.testing.assert_allclose(shown(one_lamp.edited), expected.permute(1, 2, 0), atol=0.01)
         alone = one_lamp.picture(0, {"left_lit": value})
         assert torch.allclose(alone, expected, atol=1e-5), "who names one alone means the same"
-    one_lamp.sliders["right_lit"].value = 0.3  # now the other rises, from where it stands
-    assert values(one_lamp) == [0.5, 0.3], "0.49, to the slider's step"
+    one_lamp.sliders["right_lit"].value = 0.1  # now the other rises, from where it stands
+    assert values(one_lamp) == [0.65, 0.1], "0.63, to the slider's step"
     one_lamp.reset.click()
     assert values(one_lamp) == [0, 1]
 
