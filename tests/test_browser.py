@@ -12,7 +12,6 @@ from pathlib import Path
 import nbformat
 import numpy as np
 import pytest
-from lamps import lamps
 from nbformat.v4 import new_code_cell, new_notebook
 from PIL import Image
 
@@ -170,17 +169,9 @@ def before_of(editor):
     return editor.x[0].permute(1, 2, 0).numpy()
 
 
-LAMPS = """from lamps import lamps
-from fpnlib.widgets import AttributeEditor
-AttributeEditor(*lamps(exclusive=[("left_lit", "right_lit")]))"""
 FACES = """from fpnlib.experiments import pretrained_faces
 from fpnlib.widgets import AttributeEditor
 AttributeEditor(*pretrained_faces())"""
-
-
-def test_a_drag_in_jupyterlab_changes_the_picture(browser, serve, page):
-    in_jupyterlab(browser, serve, page(LAMPS))
-    drag_and_look(browser, exclusive_lamps(), "left_lit")
 
 
 def test_a_drag_in_jupyterlab_changes_the_face(browser, serve, page, faces):
@@ -188,20 +179,10 @@ def test_a_drag_in_jupyterlab_changes_the_face(browser, serve, page, faces):
     drag_and_look(browser, faces, "Eyeglasses")
 
 
-def test_a_drag_on_the_page_of_its_own_changes_the_picture(browser, serve, page):
-    address = serve("voila", str(page(LAMPS)), "--Voila.ip=127.0.0.1")
-    wait(browser, lambda b: b.get(address) or True)
-    drag_and_look(browser, exclusive_lamps(), "left_lit")
-
-
 def test_a_drag_in_the_app_changes_the_face_and_the_sliders_that_it_excludes(browser, serve, faces):
     address = serve("voila", str(PROJECT / "notebooks" / "app" / "sliders.ipynb"), "--Voila.ip=127.0.0.1")
     wait(browser, lambda b: b.get(address) or True)
     drag_and_look(browser, faces, "Bald")
-
-
-def exclusive_lamps():
-    return AttributeEditor(*lamps(exclusive=[("left_lit", "right_lit")]))
 
 
 def in_jupyterlab(browser, serve, path):
