@@ -142,8 +142,9 @@ def set_scores(across: Tensor, samples: Tensor, reference: Tensor) -> dict[str, 
 
 def _chamfer_to_all(cloud: Tensor, others: Tensor) -> Tensor:
     """Chamfer distances (m,) of one cloud (p, 3) to others (m, q, 3)."""
-    squares = torch.cdist(cloud, others, compute_mode="use_mm_for_euclid_dist").square_()
-    return squares.amin(1).mean(1) + squares.amin(2).mean(1)
+    to = others.square().sum(2)[:, None]
+    squares = torch.baddbmm(to, -2 * cloud.expand(len(others), -1, -1), others.mT).add_(cloud.square().sum(1)[:, None])
+    return sum(squares.amin(axis).clamp_min(0).mean(1) for axis in (1, 2))  # rounding goes below zero
 
 
 def _pair(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:

@@ -80,7 +80,7 @@ def _place(points: np.ndarray, name: str, inch: np.ndarray) -> np.ndarray:
 
 
 def _apart(places: Sequence[np.ndarray], words: Sequence[str], inch: np.ndarray) -> list[np.ndarray]:
-    """Places (2,) of words in bold 10 pt or less, moved up and down until no word covers another; ``inch`` (2,) in the places' units."""
+    """Places (2,) of words in bold, 10 pt at most, moved up and down until none covers another; ``inch`` (2,) in their units."""
     places = [np.array(place, dtype=float) for place in places]
     for _ in range(100):
         moved = False
