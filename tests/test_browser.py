@@ -149,7 +149,9 @@ def drag_and_look(browser, editor, name):
     wait(browser, dragged)
     value = wait(browser, settled)[0]
     values = editor.attributes.set(editor.y[0], {name: value})[0]
-    assert value > float(start) and abs(shown(editor, {name: value}) - before).max() > 0.1, "the drag asks for another picture"
+    assert value > float(start) and abs(shown(editor, {name: value}) - before).max() > 0.1, (
+        "the drag asks for another picture"
+    )
     np.testing.assert_allclose(picture(browser, 0), before_of(editor), atol=0.01)
     for other in editor.attributes.excluded_by(name):
         says = float(slider_of(browser, other).find_element("css selector", ".widget-readout").text)
