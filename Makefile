@@ -27,7 +27,7 @@ verify: $(VENV)/.runtime  ## the runs' files against their manifests, and some n
 
 test: $(VENV)/.test  ## the tests
 	$(PY) -m ruff check fpnlib tests benchmarks
-	$(PY) -m pytest -n logical --maxprocesses 4 --dist loadfile $(ARGS)
+	$(PY) -m pytest -n logical --maxprocesses 4 --dist worksteal $(ARGS)
 
 test-faults: $(VENV)/.test  ## runs killed at thirty random moments, full disks, damaged files
 	FPN_KILLS=30 $(PY) -m pytest tests/test_faults.py $(ARGS)

@@ -141,9 +141,18 @@ def test_names_in_an_embedding_do_not_cover_each_other():
 
 
 def test_embeddings_share_their_axes_and_number_the_classes_at_their_medians():
-    left, right = plots.embedding({"base": (POINTS, LABELS), "plugin": (POINTS / 2, LABELS)}, ["cat", "dog"]).axes
+    left, right = plots.embedding({"base": (POINTS, LABELS), "plugin": (POINTS / 2, LABELS)}, ["0", "1"]).axes
     assert left.get_xlim() == right.get_xlim() and left.get_ylim() == right.get_ylim()
-    assert {text.get_text(): text.get_position() for text in left.texts} == {"cat": (1, 1), "dog": (11, 11)}
+    assert {text.get_text(): text.get_position() for text in left.texts} == {"0": (1, 1), "1": (11, 11)}
+
+
+def test_longer_names_stand_above_their_points():
+    (ax, *_) = plots.embedding({"base": (POINTS, LABELS)}, ["cat", "dog"]).axes
+    points = torch.as_tensor(POINTS)
+    for k, text in enumerate(ax.texts):
+        x, y = text.get_position()
+        own = points[torch.as_tensor(LABELS) == k]
+        assert x == own[:, 0].median() and y > own[:, 1].quantile(0.95)
 
 
 def test_ten_classes_have_ten_colours():

@@ -26,9 +26,11 @@ def chamfer(a: Tensor, b: Tensor) -> Tensor:
     a, b = _pair(a, b)
     center = b.mean((0, 1))  # small numbers: the squares below lose less
     a, b = a - center, b - center
-    rows = max(1, AT_ONCE // (a.shape[1] * b.shape[1]))
-    parts = [torch.stack([_chamfer_to_all(cloud, part) for cloud in a]) for part in b.split(rows)]
-    return torch.cat(parts, 1)
+    rows, distances = max(1, AT_ONCE // (a.shape[1] * b.shape[1])), a.new_empty(len(a), len(b))
+    for start in range(0, len(b), rows):  # each into its place: pieces kept between large blocks would scatter the memory
+        for i, cloud in enumerate(a):
+            distances[i, start : start + rows] = _chamfer_to_all(cloud, b[start : start + rows])
+    return distances
 
 
 def earth_movers(a: Tensor, b: Tensor) -> Tensor:
