@@ -27,8 +27,8 @@ def chamfer(a: Tensor, b: Tensor) -> Tensor:
     center = b.mean((0, 1))  # small numbers: the squares below lose less
     a, b = a - center, b - center
     rows, distances = max(1, AT_ONCE // (a.shape[1] * b.shape[1])), a.new_empty(len(a), len(b))
-    for start in range(0, len(b), rows):  # each into its place: pieces kept between large blocks would scatter the memory
-        for i, cloud in enumerate(a):
+    for start in range(0, len(b), rows):
+        for i, cloud in enumerate(a):  # each into its place: pieces kept between large blocks would scatter the memory
             distances[i, start : start + rows] = _chamfer_to_all(cloud, b[start : start + rows])
     return distances
 
