@@ -74,9 +74,12 @@ def embedding(
 
 
 def _place(points: np.ndarray, name: str, inch: np.ndarray) -> np.ndarray:
-    """Where a class's name goes, (2,): on the median of ``points`` (n, 2), or above them where it would hide them."""
+    """Where a class's name goes, (2,): on the median of ``points`` (n, 2), or above the half around it that it would hide."""
     middle = np.median(points, axis=0)
-    return middle if len(name) <= SHORT else np.array([middle[0], np.quantile(points[:, 1], 0.95) + 0.12 * inch[1]])
+    if len(name) <= SHORT:
+        return middle
+    away = np.linalg.norm((points - middle) / inch, axis=1)
+    return np.array([middle[0], points[away <= np.median(away), 1].max() + 0.12 * inch[1]])
 
 
 def _apart(places: Sequence[np.ndarray], words: Sequence[str], inch: np.ndarray) -> list[np.ndarray]:
