@@ -123,7 +123,7 @@ class AttributeEditor(widgets.VBox):
 
     def _moved(self, name: str, change: Mapping) -> None:
         """A slider was moved by hand: those that it excludes follow, from where they stood when it began to move."""
-        if self._held:
+        if self._held or abs(change["new"] - change["old"]) < STEP / 2:  # no hand's: a browser's rounding
             return
         if name != self._moving:
             self._moving, self._before = name, self._values()

@@ -128,6 +128,12 @@ def test_what_a_slider_excludes_goes_as_it_comes_and_comes_back(one_lamp):
     assert values(one_lamp) == [0, 1]
 
 
+def test_what_a_browser_rounds_is_no_move(one_lamp):
+    one_lamp.sliders["left_lit"].value = 0.7
+    one_lamp.sliders["right_lit"].value = 0.3 + 1e-9
+    assert one_lamp.sliders["left_lit"].value == 0.7
+
+
 def test_one_change_draws_one_picture(one_lamp, monkeypatch):
     drawn = []
     picture = one_lamp.picture
