@@ -4,47 +4,12 @@ import nbformat
 import pytest
 from papermill.iorw import load_notebook_node
 from papermill.parameterize import parameterize_notebook
+from small import small
 from test_browser import browser, in_jupyterlab, pytestmark, serve  # noqa: F401 (fixtures)
 
-from fpnlib import runner
 from fpnlib.artifacts import PROJECT
 
 NAMES = [path.stem for path in sorted((PROJECT / "notebooks").glob("*.ipynb"))]
-SMALL = {
-    "base_epochs": 2,
-    "ae_epochs": 2,
-    "flow_epochs": 3,
-    "ae_flow_epochs": 3,
-    "ae_flow_layers": 2,
-    "ae_flow_blocks": 1,
-    "flow_width": 16,
-    "judge_epochs": 1,
-    "samples_per_class": 10,
-    "components": 2,
-    "points": 60,
-    "shapes_per_category": 2,
-    "judged_per_category": 3,
-    "clouds_per_category": 2,
-    "score_points": 32,
-    "distance_points": 32,
-    "automl_trials": 2,
-    "n": 400,
-    "epochs": 3,
-    "resolution": 40,
-    "train_faces": 400,
-    "msp_features": 4,
-    "msp_decoder_features": 4,
-    "msp_epochs": 1,
-    "face_flow_layers": 2,
-    "face_flow_blocks": 1,
-    "face_flow_width": 32,
-    "face_flow_embedding": 8,
-    "face_flow_epochs": 4,
-    "face_judge_epochs": 1,
-    "edits_each": 2,
-    "curve_each": 2,
-    "sampled_faces": 20,
-}
 
 LONGEST = 600  # seconds that a notebook may take at its small size
 STATE = """const cells = [...window.jupyterapp.shell.currentWidget.content.widgets];
@@ -60,9 +25,7 @@ def test_it_runs_in_jupyterlab_without_an_edit(browser, serve, tmp_path, name): 
     from selenium.webdriver.support.ui import WebDriverWait
 
     source = PROJECT / "notebooks" / f"{name}.ipynb"
-    declared = runner.parameters(source)
-    given = {key: value for key, value in SMALL.items() if key in declared} | {"out": str(tmp_path / "run")}
-    notebook = parameterize_notebook(load_notebook_node(str(source)), given)
+    notebook = parameterize_notebook(load_notebook_node(str(source)), small(name) | {"out": str(tmp_path / "run")})
     nbformat.write(notebook, tmp_path / f"{name}.ipynb")
     in_jupyterlab(browser, serve, tmp_path / f"{name}.ipynb")
 

@@ -1,4 +1,4 @@
-"""A notebook from its first cell to its last, through the runner and through papermill, at sizes that soon finish.
+"""Notebooks from their first cell to their last, through the runner and through papermill, at sizes that soon finish.
 
 ``make demo`` executes all of them, and ``make test-browser`` in JupyterLab.
 """
@@ -9,24 +9,13 @@ import sys
 
 import nbformat
 import pytest
+from small import small
 
 from fpnlib import artifacts, runner
 from fpnlib.artifacts import PROJECT
 from fpnlib.experiments import Run, attribute_judge, attribute_plugin, msp, point_clouds
 
-NOTEBOOK = "04_conditional_generation"  # base models, flows, a judge, figures, tables and numbers
-SMALL = {
-    "base_epochs": 2,
-    "ae_epochs": 2,
-    "flow_epochs": 3,
-    "ae_flow_epochs": 3,
-    "ae_flow_layers": 2,
-    "ae_flow_blocks": 1,
-    "flow_width": 16,
-    "judge_epochs": 1,
-    "samples_per_class": 10,
-    "components": 2,
-}
+NOTEBOOKS = ["02_base_models", "04_conditional_generation"]  # the second needs the models that the first makes
 # Which notebook uses what the repository keeps trained, on which of its datasets.
 KEPT = [
     (
@@ -46,28 +35,30 @@ KEPT = [
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("notebooks") / "run"
-    runner.run("demo", out=str(folder), only=[NOTEBOOK], values=SMALL)
+    runner.run("demo", out=str(folder), only=NOTEBOOKS, values=small(*NOTEBOOKS), side_by_side=2)
     return folder
 
 
-def test_it_runs_and_leaves_figures_and_results(folder):
-    executed = nbformat.read(folder / "notebooks" / f"{NOTEBOOK}.ipynb", as_version=4)
+@pytest.mark.parametrize("name", NOTEBOOKS)
+def test_it_runs_and_leaves_figures_and_results(folder, name):
+    executed = nbformat.read(folder / "notebooks" / f"{name}.ipynb", as_version=4)
     code = [cell for cell in executed.cells if cell.cell_type == "code"]
     assert all(cell.execution_count for cell in code if cell.source)
     assert not [output for cell in code for output in cell.outputs if output.output_type == "error"]
-    assert list((folder / "figures").glob(f"{NOTEBOOK}_*.png"))
-    assert json.loads((folder / "results" / f"{NOTEBOOK}.json").read_text())
+    assert list((folder / "figures").glob(f"{name}_*.png"))
+    assert json.loads((folder / "results" / f"{name}.json").read_text())
 
 
-def test_two_runs_with_one_seed_give_the_same_bits(folder, tmp_path):
-    runner.run("demo", out=str(tmp_path), only=[NOTEBOOK], values=SMALL)
-    again, before = ((where / "results" / f"{NOTEBOOK}.json").read_bytes() for where in (tmp_path, folder))
-    assert again == before
+def test_two_runs_with_one_seed_give_the_same_bits_side_by_side_or_not(folder, tmp_path):
+    runner.run("demo", out=str(tmp_path), only=NOTEBOOKS, values=small(*NOTEBOOKS), side_by_side=1)
+    for name in NOTEBOOKS:
+        again, before = ((where / "results" / f"{name}.json").read_bytes() for where in (tmp_path, folder))
+        assert again == before, name
 
 
 def test_plain_papermill_executes_a_notebook_from_any_folder(tmp_path):
     source = str(PROJECT / "notebooks" / "01_background.ipynb")
-    given = {"out": str(tmp_path / "run"), "n": 400, "epochs": 3, "resolution": 40}
+    given = small("01_background") | {"out": str(tmp_path / "run")}
     parameters = [text for name, value in given.items() for text in ("-p", name, str(value))]
     command = [sys.executable, "-m", "papermill", source, "out.ipynb", *parameters, "--no-progress-bar"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
