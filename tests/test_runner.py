@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import select
 import shutil
 import socket
 import subprocess
@@ -14,7 +15,9 @@ import nbformat
 import papermill
 import pytest
 import torch
+import zmq
 from jupyter_client.connect import LocalPortCache
+from nbclient.output_widget import OutputWidget
 from nbformat import v4
 
 from fpnlib import runner
@@ -490,11 +493,29 @@ def test_a_notebook_that_does_not_end_by_itself_is_one_line(busy, capfd, more, s
 
 @pytest.mark.parametrize("hide", ["interact", "button", "output"])
 def test_a_callback_that_fails_inside_a_widget_fails_the_command(busy, capfd, hide):
-    assert run(busy, "--set", f"hide={hide}", "--cell-limit", "5m")[0] == 1  # a reply that is lost ends the test too
+    assert run(busy, "--set", f"hide={hide}")[0] == 1
     screen = capfd.readouterr().err.rstrip()
     assert screen.endswith("ZeroDivisionError: division by zero") and "00_busy, cell 6" in screen
     cells = nbformat.read(busy / "out" / "notebooks" / "00_busy.failed.ipynb", as_version=4).cells
     assert not [cell for cell in cells if cell.source == "print('end')" and cell.outputs]
+
+
+def test_a_reply_that_comes_while_an_output_widget_is_told_its_state_is_not_lost(tmp_path, monkeypatch):
+    """A cell waited for its reply for ever: the signal that it had come was taken up by the message sent next."""
+    send, late = OutputWidget.send, []
+
+    def send_late(widget, *args, **options):
+        if not late:
+            late.append(select.select([widget.kernel_client.shell_channel.socket.get(zmq.FD)], [], [], 60)[0])
+        send(widget, *args, **options)
+
+    monkeypatch.setattr(OutputWidget, "send", send_late)
+    show = "from ipywidgets import Output\nwith Output():\n    print('shown')"
+    source = tmp_path / "shows.ipynb"
+    write_notebook(source, FIRST, show, "print('end')")
+    done = engine.execute(source, source, {}, title="shows", limits=Limits(cell=60), env={}, bars_from=0)
+    assert late[0] and done.cells[-1].outputs[0].text == "end\n"
+    assert all(cell.metadata.papermill.duration < 60 for cell in done.cells)  # none waited until its limit
 
 
 def test_a_second_run_into_one_folder_is_refused_by_the_name_of_the_first(tiny, capsys):

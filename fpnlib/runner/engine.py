@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 
 import papermill
+import zmq
 from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
 from nbclient.output_widget import OutputWidget
 from nbformat import NotebookNode
@@ -148,8 +149,21 @@ class _Watched(Engine):
 papermill_engines.register("fpnlib", _Watched)
 
 
+class _Output(OutputWidget):
+    """An Output widget's state, told to the kernel without losing what the kernel says meanwhile."""
+
+    def send(self, *args, **options) -> None:
+        """As nbclient's; but to send takes up the signal that the cell's reply has come, so the socket is asked for it."""
+        super().send(*args, **options)
+        self.kernel_client.shell_channel.socket.get(zmq.EVENTS)
+
+
 class _Client(PapermillNotebookClient):
     """Executes cells; an error that ipywidgets caught and only showed fails its cell like any other."""
+
+    def __init__(self, *args, **options):
+        super().__init__(*args, **options)
+        self.widget_registry = {"@jupyter-widgets/output": {"OutputModel": _Output}}
 
     def execute_cell(self, cell: NotebookNode, cell_index: int, **options) -> NotebookNode:
         cell = super().execute_cell(cell, cell_index, **options)
