@@ -13,6 +13,7 @@ import os
 import re
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
@@ -88,12 +89,10 @@ def sweep(
         refuse_strangers(manifest)
     with artifacts.claim(folder), _client(len(points), workers, scheduler) as client:
         _start_over(stale)
-        calls = [
-            (profile, f"{out}/runs/{name}", tuple(only), point, notebooks, limits) for name, point in points.items()
-        ]
-        # A run whose worker is killed goes to another one; a run that fails would fail again.
-        futures = [client.submit(_run, *call, key=f"{folder}/{name}", pure=False) for call, name in zip(calls, points)]
-        failures = _wait(dict(zip(points, futures)))
+        calls = {
+            name: (profile, f"{out}/runs/{name}", tuple(only), point, notebooks, limits) for name, point in points.items()
+        }
+        failures = _run_all(client, calls, folder)
         done = {name: point for name, point in points.items() if name not in failures}
         if done:
             files = _gather(folder, done, varied(points), chosen)
@@ -184,20 +183,41 @@ def _client(points: int, workers: int | None, scheduler: str | None) -> Iterator
             yield client
 
 
-def _wait(futures: Mapping[str, object]) -> dict[str, str]:
-    """Wait for the runs; returns what went wrong, by the run's name, in the grid's order."""
+def _run_all(client, calls: Mapping[str, tuple], folder: Path) -> dict[str, str]:
+    """Do the runs, each once a worker is free for it; returns what went wrong, by the run's name, in the grid's order.
+
+    Given all at once, Dask puts some in line behind a worker, where they stay while another has nothing to do.
+    """
     from distributed import as_completed
 
-    names = {future.key: name for name, future in futures.items()}
-    failures = {}
-    with tqdm(total=len(futures), desc="sweep", unit="run", dynamic_ncols=True) as bar:
-        for future in as_completed(futures.values()):
-            name = names[future.key]
+    waiting, names, places, failures, done = list(calls), {}, {}, {}, as_completed()
+
+    def give_out() -> None:
+        taken = Counter(places.values())
+        free = [address for address, threads in client.nthreads().items() for _ in range(threads - taken[address])]
+        for address in (free or [None] * (not places))[: len(waiting)]:  # None: whoever comes first
+            there = {"workers": [address], "allow_other_workers": True} if address else {}
+            # A run whose worker is killed goes to another one; a run that fails would fail again.
+            name = waiting.pop(0)
+            future = client.submit(_run, *calls[name], key=f"{folder}/{name}", pure=False, **there)
+            names[future.key], places[future.key] = name, address
+            done.add(future)
+
+    with tqdm(total=len(calls), desc="sweep", unit="run", dynamic_ncols=True) as bar:
+        give_out()
+        for future in done:
+            name, lost = names[future.key], OSError("the scheduler was lost")
+            del places[future.key]
             if future.status != "finished":
-                failures[name] = _last_line(future.exception() or OSError("the scheduler was lost"))
+                failures[name] = _last_line(error := future.exception() or lost)
+                if error is lost:  # nobody is there to do the others
+                    failures |= dict.fromkeys(waiting, str(lost))
+                    waiting.clear()
             bar.set_postfix_str(f"{name}{', failed' if name in failures else ''}")
             bar.update()
-    return {name: failures[name] for name in futures if name in failures}
+            if waiting:
+                give_out()
+    return {name: failures[name] for name in calls if name in failures}
 
 
 def _gather(

@@ -2,10 +2,11 @@
 
 import json
 
+import dask
 import numpy as np
 import pandas as pd
 import pytest
-from distributed import LocalCluster
+from distributed import Client, Event, LocalCluster
 from test_runner import write_notebook
 
 from fpnlib import artifacts, plots, report, runner, sweeps, verify
@@ -196,15 +197,42 @@ def test_a_folder_that_is_not_let_go_is_named_in_the_end(monkeypatch, tmp_path, 
         sweeps._run("small", "out", (), {}, None, (None, limit))
 
 
-def test_a_run_whose_scheduler_is_lost_has_failed(monkeypatch):
-    class Future:
+def test_runs_whose_scheduler_is_lost_have_failed(monkeypatch, tmp_path):
+    class Lost:
         key, status = "a", "cancelled"
+
+        def nthreads(self):
+            return {"worker": 1}
+
+        def submit(self, *_, **__):
+            return self
 
         def exception(self):
             return None
 
-    monkeypatch.setattr("distributed.as_completed", list)
-    assert sweeps._wait({"seed=0": Future()}) == {"seed=0": "the scheduler was lost"}
+    class Done(list):
+        add = list.append
+
+    monkeypatch.setattr("distributed.as_completed", Done)
+    names = ["seed=0", "seed=1"]
+    assert sweeps._run_all(Lost(), dict.fromkeys(names, ()), tmp_path) == dict.fromkeys(names, "the scheduler was lost")
+
+
+def test_no_worker_is_idle_while_runs_wait(monkeypatch, tmp_path):
+    """The first run ends once all the others have: none may stand in line behind it, for Dask might leave it there."""
+    others = ["1", "2", "3", "4"]
+
+    def run(name):
+        if name != "0":
+            Event(name).set()
+        elif not all(Event(other).wait(60) for other in others):
+            raise ValueError("a run stood in line behind this one")
+
+    monkeypatch.setattr(sweeps, "_run", run)
+    threads = {"n_workers": 2, "threads_per_worker": 1, "processes": False, "dashboard_address": None}
+    with dask.config.set({"distributed.scheduler.work-stealing": False}):
+        with LocalCluster(**threads) as cluster, Client(cluster) as client:
+            assert sweeps._run_all(client, {name: (name,) for name in ["0", *others]}, tmp_path) == {}
 
 
 @pytest.mark.parametrize(

@@ -38,6 +38,7 @@ class ThisPython(AsyncKernelManager):
         """Start one in the project's folder; ``env`` is added to this process's environment."""
         defaults = dict.fromkeys(THREADS, str(threads())) | {
             "CUBLAS_WORKSPACE_CONFIG": ":4096:8",  # deterministic matrix products on a GPU
+            "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1",  # large pages: a ConvVAE's training step takes a fifth less
             "PYDEVD_DISABLE_FILE_VALIDATION": "1",  # keeps the debugger's advice off the screen
             "TQDM_MININTERVAL": "0.1" if sys.stderr.isatty() else "10",
         }
