@@ -231,7 +231,7 @@ def _gather(
     for notebook, rows in tables[RUNS].groupby("notebook", sort=True):
         figure = plots.spread(rows, across=[name for name in names if name != "seed"])
         png = io.BytesIO()
-        figure.savefig(png, format="png", dpi=150)
+        figure.savefig(png, format="png", dpi=110, pil_kwargs={"optimize": True})
         plt.close(figure)
         files.append(f"figures/{notebook}_spread.png")
         artifacts.write_bytes(folder / files[-1], png.getvalue())

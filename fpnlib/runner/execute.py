@@ -101,6 +101,7 @@ def run(
 def _abreast(width: int, call: Callable, calls: list[tuple], stop: Callable) -> None:
     """``call(*arguments)`` for each, ``width`` at a time. A CellError stops no other; upon any other failure, and when the
     time is up, those that run end, and none begins. Interrupted, it calls ``stop``, upon which those that run should fail.
+    Side by side the last begin first: the long notebooks are among them, and none is then left to run alone at the end.
 
     Raises what stopped it, else the first failure in the order of ``calls``; the others are printed before.
     """
@@ -115,8 +116,9 @@ def _abreast(width: int, call: Callable, calls: list[tuple], stop: Callable) -> 
                 stopped.set()
             raise
 
+    order = -1 if width > 1 else 1
     with ThreadPoolExecutor(width) as pool:
-        futures = [pool.submit(unless_stopped, arguments) for arguments in calls]
+        futures = [pool.submit(unless_stopped, arguments) for arguments in calls[::order]][::order]
         try:
             wait(futures)
         except KeyboardInterrupt:
