@@ -13,7 +13,6 @@ import os
 import re
 import sys
 import time
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
@@ -190,24 +189,20 @@ def _run_all(client, calls: Mapping[str, tuple], folder: Path) -> dict[str, str]
     """
     from distributed import as_completed
 
-    waiting, names, places, failures, done = list(calls), {}, {}, {}, as_completed()
+    waiting, running, failures, done = list(calls), {}, {}, as_completed()
 
     def give_out() -> None:
-        taken = Counter(places.values())
-        free = [address for address, threads in client.nthreads().items() for _ in range(threads - taken[address])]
-        for address in (free or [None] * (not places))[: len(waiting)]:  # None: whoever comes first
-            there = {"workers": [address], "allow_other_workers": True} if address else {}
+        free = max(1, sum(client.nthreads().values())) - len(running)
+        for name in waiting[: max(0, free)]:
             # A run whose worker is killed goes to another one; a run that fails would fail again.
-            name = waiting.pop(0)
-            future = client.submit(_run, *calls[name], key=f"{folder}/{name}", pure=False, **there)
-            names[future.key], places[future.key] = name, address
+            future = client.submit(_run, *calls[name], key=f"{folder}/{name}", pure=False)
+            running[future.key] = waiting.pop(0)
             done.add(future)
 
     with tqdm(total=len(calls), desc="sweep", unit="run", dynamic_ncols=True) as bar:
         give_out()
         for future in done:
-            name, lost = names[future.key], OSError("the scheduler was lost")
-            del places[future.key]
+            name, lost = running.pop(future.key), OSError("the scheduler was lost")
             if future.status != "finished":
                 failures[name] = _last_line(error := future.exception() or lost)
                 if error is lost:  # nobody is there to do the others

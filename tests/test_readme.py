@@ -22,6 +22,7 @@ BASELINES = {
     "rbf_svm": "RBF SVM",
     "automl": "AutoML",
 }
+MODELS = BASELINES | {key: f"FPN ({name})" for key, name in FLOWS.items()}
 
 
 class Results:
@@ -47,7 +48,7 @@ class Results:
 
 def table_1() -> list[list[str]]:
     results, rows = Results("paper", "08_classification"), []
-    for key, name in (BASELINES | {key: f"FPN ({name})" for key, name in FLOWS.items()}).items():
+    for key, name in MODELS.items():
         means = results(f"Table 1, {name}, means, test accuracy") if key in ("rbf_svm", *FLOWS) else "–"
         ours = f"Table 1, {name}, draws, test accuracy"
         chosen = f" ({results.of(ours, 'chosen')})" if key == "automl" else ""
@@ -58,7 +59,7 @@ def table_1() -> list[list[str]]:
 def seeds() -> list[list[str]]:
     path = ROOT / "outputs/mnist_seeds" / Manifest.SUMMARY
     means, rows = pd.read_csv(path).set_index("quantity")["mean ± std"], []
-    for key, name in (BASELINES | {key: f"FPN ({name})" for key, name in FLOWS.items()}).items():
+    for key, name in MODELS.items():
         ours = [f"Table 1, {name}, {kind}, test accuracy" for kind in ("draws", "means")]
         ours.append(f"test accuracy, ConvAE + {FLOWS.get(key)}")
         rows.append([name, *(means.get(quantity, "–") for quantity in ours)])
