@@ -60,4 +60,5 @@ $(VENV)/.runtime $(VENV)/.test: pyproject.toml constraints.txt
 	@test -n "$(PYTHON)" || { echo "Python 3.11 is missing: no python3.11, python3 or python of that version was found" >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	$(PY) -m pip install --disable-pip-version-check -c constraints.txt -e ".$(EXTRAS)"
+	$(PY) -c "from fpnlib.flows.compiled import compile_all; compile_all()"
 	@touch $@ $(VENV)/.runtime

@@ -7,7 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from fpnlib.flows import vectors
+from fpnlib.flows import compiled, vectors
 
 PIECE = """
 from vectors import inlined
@@ -98,6 +98,14 @@ def test_the_first_call_says_that_it_compiles_and_the_next_process_does_not(tmp_
     first, second = (stderr(CHECK, NUMBA_CACHE_DIR=str(tmp_path)) for _ in range(2))
     assert first.count("Compiling the flow kernels (checksum_kernel) for this machine, once") == 1
     assert "Compiling" not in second
+
+
+def test_the_installation_compiles_whatever_holds_a_kernel(monkeypatch):
+    ready = []
+    monkeypatch.setattr(compiled, "compiled", ready.append)
+    compiled.compile_all()
+    folder = Path(compiled.__file__).parent
+    assert {path.stem for path in folder.glob("*.py") if "\n@jit(" in path.read_text(encoding="utf-8")} <= set(ready)
 
 
 def test_without_numbas_compiler_torch_is_used():

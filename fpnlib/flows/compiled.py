@@ -1,4 +1,4 @@
-"""The modules with numba kernels: compiled on first use with a word to the user, then kept on disk by numba."""
+"""The modules with numba kernels: compiled at installation, else on first use with a word to the user; numba keeps them."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
 from importlib import import_module
+from pathlib import Path
 from types import ModuleType
 
 
@@ -25,6 +26,12 @@ def compiled(name: str) -> ModuleType | None:
             stacklevel=1,  # one place and, for one reason, one text: Python shows it once
         )
         return None
+
+
+def compile_all() -> None:
+    """Compile whatever is not in numba's cache yet, as the installation does: half a minute, and no notebook pays for it."""
+    for path in sorted(Path(__file__).parent.glob("*_kernel*.py")):
+        compiled(path.stem)
 
 
 @contextmanager

@@ -1,5 +1,8 @@
 """How real and sampled latents compare: in a picture (UMAP) and in numbers (nearest neighbours)."""
 
+import warnings
+from contextlib import suppress
+
 import numpy as np
 import torch
 from sklearn.neighbors import NearestNeighbors
@@ -13,10 +16,18 @@ def embed(real: Tensor, sampled: Tensor, seed: int = 0, neighbors: int = 15) -> 
 
     Returns (n, 2) and (m, 2). Seeded, hence on one thread; other machines may still give another picture.
     """
-    from umap import UMAP  # here, for it takes seconds to import
+    from umap import UMAP, umap_  # here, for it takes seconds to import
 
+    for kernel in (umap_.smooth_knn_dist, umap_.compute_membership_strengths):
+        with suppress(RuntimeError):  # no folder that numba could write to
+            kernel.enable_caching()  # or each process would compile them, for ten seconds
     z = torch.cat([checks.latents(real, name="real"), checks.latents(sampled, real.shape[1], "sampled").to(real)])
-    points = UMAP(n_neighbors=min(neighbors, len(z) - 1), random_state=seed, n_jobs=1).fit_transform(z.cpu().numpy())
+    z, neighbors = z.float().cpu().numpy(), min(neighbors, len(z) - 1)
+    distances, nearest = NearestNeighbors(n_neighbors=neighbors).fit(z).kneighbors(z)  # umap's own takes 9 s to compile
+    known = nearest, distances.astype(z.dtype), None
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=r"precomputed_knn\[2\]")  # nothing is to be embedded later
+        points = UMAP(n_neighbors=neighbors, precomputed_knn=known, random_state=seed, n_jobs=1).fit_transform(z)
     return points[: len(real)], points[len(real) :]
 
 
