@@ -220,11 +220,11 @@ def test_55_categories_imbalanced_as_shapenet_from_end_to_end(tmp_path, capsys):
     figure = point_clouds.grid(run, clouds[:, None], range(55))
     assert figure.axes[0].images[0].get_array().shape == (55 * 100, 100, 3)
     grid = dict(grid=(1.0,), n_jobs=1)
-    baselines = {"logistic_regression": grid, "linear_svm": grid, "rbf_svm": grid, "automl": dict(max_trials=4)}
+    baselines = {"logistic_regression": grid, "rbf_svm": grid, "automl": dict(max_trials=4)}
     table = point_clouds.table_2(run, baselines)
     assert "AutoML is left out: it needs 10 shapes of each category, and one has 4" in capsys.readouterr().out
-    assert table.loc[3, "model"] == "AutoML" and table.loc[3, ["train", "test"]].isna().all()
-    assert (table["test"].drop(3) > 5 / 55).all()  # by chance one of 55 is right
+    assert table.loc[2, "model"] == "AutoML" and table.loc[2, ["train", "test"]].isna().all()
+    assert (table["test"].drop(2) > 5 / 55).all()  # by chance one of 55 is right
     for name, (x, y) in point_clouds.judged(run, 1, 24).items():
         scores = point_clouds.score(run, x, y, 1, 24).set_index("category")
         assert y.tolist() == [*range(55)] and scores.notna().all(axis=None), name

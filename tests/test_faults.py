@@ -21,7 +21,7 @@ from test_runner import write_notebook
 from fpnlib.__main__ import main
 from fpnlib.artifacts import Manifest, read_results
 
-KILLS = int(os.environ.get("FPN_KILLS", "2"))
+KILLS = int(os.environ.get("FPN_KILLS", "1"))
 VICTIMS = ("runner", "kernel", "all")
 PARAMETERS = """out = "outputs/tiny"  # help the run's folder
 seed = 0  # help of everything random"""

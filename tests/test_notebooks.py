@@ -9,11 +9,13 @@ import sys
 
 import nbformat
 import pytest
+import torch
 from small import small
 
 from fpnlib import artifacts, runner
 from fpnlib.artifacts import PROJECT
 from fpnlib.experiments import Run, attribute_judge, attribute_plugin, msp, point_clouds
+from fpnlib.experiments.digits import Latents
 
 NOTEBOOKS = ["02_base_models", "04_conditional_generation"]  # the second needs the models that the first makes
 # Which notebook uses what the repository keeps trained, on which of its datasets.
@@ -50,10 +52,10 @@ def test_it_runs_and_leaves_figures_and_results(folder, name):
 
 
 def test_two_runs_with_one_seed_give_the_same_bits_side_by_side_or_not(folder, tmp_path):
-    runner.run("demo", out=str(tmp_path), only=NOTEBOOKS, values=small(*NOTEBOOKS), side_by_side=1)
-    for name in NOTEBOOKS:
-        again, before = ((where / "results" / f"{name}.json").read_bytes() for where in (tmp_path, folder))
-        assert again == before, name
+    name = NOTEBOOKS[-1]  # by itself it makes whatever it needs
+    runner.run("demo", out=str(tmp_path), only=[name], values=small(name), side_by_side=1)
+    again, before = ((where / "results" / f"{name}.json").read_bytes() for where in (tmp_path, folder))
+    assert again == before
 
 
 def test_plain_papermill_executes_a_notebook_from_any_folder(tmp_path):
@@ -76,7 +78,12 @@ def test_what_the_repository_keeps_trained_fits_the_notebooks_defaults(tmp_path,
     def train(run, what, *_):
         raise AssertionError(f"{what} of {run.dataset_name} would be trained anew")
 
+    def encode(base, split, *_, **__):  # what the latents are does not matter here
+        z = torch.zeros(len(split.y), base.latent_dim)
+        return Latents(z, z, z, split.y)
+
     monkeypatch.setattr(Run, "load_or_make", train)
+    monkeypatch.setattr(point_clouds, "encode", encode)
     settings = runner.parameters(PROJECT / "notebooks" / f"{name}.ipynb") | {"out": str(tmp_path)}
     run = Run(name, dataset=settings.pop(data), **settings)
     for step in steps:
