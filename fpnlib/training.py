@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 import time
 from collections.abc import Callable
@@ -92,7 +93,7 @@ def fit(
         raise ValueError(f"fit needs data, got {n} training and {len(validation[0])} validation samples")
 
     parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.AdamW(parameters, lr=learning_rate, weight_decay=weight_decay, fused=True)
+    optimizer = _AdamW(parameters, lr=learning_rate, weight_decay=weight_decay, fused=True)
     schedule = None
     if one_cycle:
         steps = epochs * math.ceil(n / batch_size)
@@ -152,6 +153,16 @@ def fit(
     module.load_state_dict(best)
     module.eval()
     return history
+
+
+class _AdamW(torch.optim.AdamW):
+    """AdamW as it is inside torch's decorators: they import the compiler, for three seconds of each process that trains."""
+
+    step = torch.no_grad()(inspect.unwrap(torch.optim.AdamW.step))
+    zero_grad, add_param_group, state_dict, load_state_dict = (
+        inspect.unwrap(getattr(torch.optim.AdamW, name))
+        for name in ("zero_grad", "add_param_group", "state_dict", "load_state_dict")
+    )
 
 
 def batch_size_for(n: int, most: int = 512) -> int:

@@ -1,9 +1,14 @@
 """The fit loop: it learns, keeps the best weights, stops early, and a stopped fit taken up again ends at the same bits."""
 
+import subprocess
+import sys
+
 import pytest
 import torch
 from torch import nn
 
+from fpnlib import training
+from fpnlib.artifacts import PROJECT
 from fpnlib.training import evaluate, fit
 
 
@@ -222,3 +227,33 @@ def test_an_assertion_of_the_callers_own_is_left_to_say_what_it_says():
 
     with pytest.raises(AssertionError, match="three columns are wanted"):
         fit(nn.Linear(2, 1), loss, (torch.randn(8, 2),), (torch.randn(8, 2),), epochs=1, batch_size=4, learning_rate=1)
+
+
+def test_its_adam_is_torchs_to_the_bit():
+    ended = []
+    for make in (training._AdamW, torch.optim.AdamW):
+        torch.manual_seed(0)
+        net, x = torch.nn.Linear(5, 3), torch.randn(40, 5)
+        settings = dict(lr=0.1, weight_decay=0.2, fused=True)
+        optimizer = make(net.parameters(), **settings)
+        for number in range(6):
+            if number == 3:  # taken up again
+                state = optimizer.state_dict()
+                optimizer = make(net.parameters(), **settings)
+                optimizer.load_state_dict(state)
+            optimizer.zero_grad()
+            net(x).square().mean().backward()
+            optimizer.step()
+        ended.append(torch.cat([net.weight.flatten(), net.bias]))
+    assert torch.equal(*ended)
+
+
+def test_training_does_not_wait_for_torchs_compiler():
+    script = """
+import sys, torch
+from fpnlib.training import fit
+net, x = torch.nn.Linear(2, 1), torch.ones(8, 2)
+fit(net, lambda x: net(x).square().mean(), (x,), (x,), epochs=2, batch_size=4, learning_rate=0.1, clip_norm=1.0)
+assert "torch._dynamo" not in sys.modules
+"""
+    subprocess.run([sys.executable, "-c", script], check=True, cwd=PROJECT)
