@@ -231,6 +231,8 @@ def _restore(tensors, meta, module, optimizer, schedule, device) -> tuple[Histor
         index, name = key.split(".")
         moments.setdefault(int(index), {})[name] = value
     optimizer.load_state_dict({"state": moments, "param_groups": meta["param_groups"]})
+    for parameter, kept in optimizer.state.items():  # a fused step takes it that all lie in memory as the parameter does
+        kept.update({key: torch.empty_like(parameter).copy_(value) for key, value in kept.items() if key != "step"})
     if schedule is not None:
         schedule.load_state_dict(meta["schedule"])
     return History(**meta["history"]), {key: value.to(device) for key, value in under("best.").items()}

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from fpnlib import training
-from fpnlib.artifacts import PROJECT
+from fpnlib.artifacts import PROJECT, Checkpoint
 from fpnlib.training import evaluate, fit
 
 
@@ -70,6 +70,27 @@ def test_a_stopped_fit_taken_up_again_ends_at_the_same_bits(draws, one_cycle, st
     assert history_of_resumed == history
     for key, value in whole.state_dict().items():
         assert torch.equal(value, resumed.state_dict()[key]), key
+
+
+def test_a_stopped_fit_of_weights_that_lie_otherwise_in_memory_ends_at_the_same_bits(tmp_path):
+    x = torch.rand(48, 2, 6, 6, generator=torch.Generator().manual_seed(0))
+
+    def history(checkpoint):
+        torch.manual_seed(0)
+        net = nn.Sequential(nn.Conv2d(2, 3, 3, padding=1), nn.ReLU(), nn.ConvTranspose2d(3, 2, 3, padding=1))
+        net.to(memory_format=torch.channels_last)
+        loss = lambda a: nn.functional.mse_loss(net(a), a)  # noqa: E731
+        return fit(net, loss, (x,), (x,), epochs=4, batch_size=12, learning_rate=1e-2, checkpoint=checkpoint)
+
+    class Stopping(Checkpoint):  # in a file, which keeps no layout
+        def save(self, tensors, meta):
+            super().save(tensors, meta)
+            if len(meta["history"]["epochs"]) == 2:
+                raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        history(Stopping(tmp_path / "half.safetensors"))
+    assert history(Checkpoint(tmp_path / "half.safetensors")) == history(None)
 
 
 def test_the_state_of_another_module_is_refused_in_one_line():

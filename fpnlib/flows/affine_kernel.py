@@ -1,6 +1,6 @@
 """A matrix product in numba, of rows of weights that a mask lets through in one range each, for 32 samples at a time."""
 
-from fpnlib.flows.vectors import fma, inlined, integer, load, number, splat, store
+from fpnlib.flows.vectors import ROWS, fma, inlined, integer, load, number, splat, store
 
 
 @inlined
@@ -25,7 +25,7 @@ def affine(out, out_step, weight, width, bias, extra, extra_step, given, step, b
     line = 4 * width
     row = begin
     while row < end:
-        rows = 4 if row + 4 <= end else (2 if row + 2 <= end else 1)
+        rows = 4 if ROWS == 4 and row + 4 <= end else (2 if row + 2 <= end else 1)
         o, w = out + row * out_step, weight + row * line
         b = bias + 4 * row if bias else 0
         e = extra + row * extra_step if extra else 0

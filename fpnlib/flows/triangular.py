@@ -90,20 +90,21 @@ def _stairs(features: int, units: int) -> tuple[Stairs, Stairs, Stairs]:
     shape = layout(features, units)
     orders = (shape.sort, torch.arange(features)), (shape.sort, shape.sort), (torch.arange(2 * features), shape.sort)
     return tuple(
-        Stairs(*order, stop, [*_tiles(stop.tolist(), 0, len(stop), 0)])
+        Stairs(*order, stop, [*tiles(stop.tolist())])
         for order, stop in zip(orders, shape.forward[1::2], strict=True)
     )
 
 
-def _tiles(stop: list[int], begin: int, end: int, left: int) -> Iterator[tuple[slice, slice]]:
+def tiles(stop: list[int], begin: int = 0, end: int | None = None, left: int = 0) -> Iterator[tuple[slice, slice]]:
     """Rectangles over the columns left … stop[row] of the rows begin … end, the largest ones first to be split off."""
+    end = len(stop) if end is None else end
     middle = (begin + end) // 2
     if end - begin <= ROWS:
         yield slice(begin, end), slice(left, stop[end - 1])
     else:
-        yield from _tiles(stop, begin, middle, left)
+        yield from tiles(stop, begin, middle, left)
         yield slice(middle, end), slice(left, stop[middle - 1])
-        yield from _tiles(stop, middle, end, stop[middle - 1])
+        yield from tiles(stop, middle, end, stop[middle - 1])
 
 
 class _Product(torch.autograd.Function):

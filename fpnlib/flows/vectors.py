@@ -14,7 +14,8 @@ from llvmlite import binding, ir
 from numba import __version__, config, njit, types
 from numba.extending import intrinsic, models, overload, register_model
 
-LANES = 32 if binding.get_host_cpu_features().get("avx512f") else 16  # two registers: four rows of sums fit in all
+LANES = 32
+ROWS = 4 if binding.get_host_cpu_features().get("avx512f") else 2  # of sums, all in registers: a vector takes 2, or 4
 FLOAT = ir.FloatType()
 VECTOR = ir.VectorType(FLOAT, LANES)
 BITS = ir.VectorType(ir.IntType(32), LANES)

@@ -1,31 +1,67 @@
-"""The engine for wide layers, whose inverse is mostly large matrix products: torch's, with a kernel's steps between them."""
+"""The engine for wide layers, whose work is mostly large matrix products: torch's, and in the inverse a kernel's steps."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn.functional import pad
+from torch.nn.functional import pad, softplus
 
 from fpnlib.flows import autoregressive_kernels
 from fpnlib.flows.autoregressive_engine import AutoregressiveEngine
 from fpnlib.flows.autoregressive_weights import Context, Net, odd_columns
 from fpnlib.flows.engine import pieces
 from fpnlib.flows.incremental import Incremental, Rows
+from fpnlib.flows.settings import EPSILON
+from fpnlib.flows.triangular import tiles
 from fpnlib.flows.vectors import LANES
+
+FEW = 8 * LANES  # samples whose working rows fit in the cache beside the weights in use
 
 
 class WideEngine(AutoregressiveEngine):
-    """The engine whose inverse is ``Incremental``; all else is fast enough as it is."""
+    """The engine that multiplies by rectangles of the masked weights; its inverse is ``Incremental``."""
 
     sorts = False  # the context's part is too little of the work
 
     def __init__(self, layers: list[tuple[Net, Context]]):
         super().__init__(layers)
         self.incremental = _Blocks(layers, self.nets)
+        self.parts = [net for net, _ in self.incremental.layers]
+        self.tiles = [[*tiles(stop.tolist())] for stop in self.parts[0].ranges[1::2]]
 
     def inverse(self, noise: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:
         """As ``Engine.inverse``."""
         return self.incremental.inverse(noise, context)
+
+    def _evaluate(self, values: Tensor, logs: Tensor, biases: list[Tensor], extras: list[Tensor] | None) -> None:
+        for begin, end in pieces(0, values.shape[1], FEW):
+            for layer, net in enumerate(self.parts):
+                added = biases[layer][..., None]
+                added = added + extras[layer][..., begin:end] if extras else added.expand(*added.shape[:2], end - begin)
+                inputs = values[net.order, begin:end]
+                unconstrained, shift = self._outputs(net, inputs, added)
+                scale = softplus(unconstrained) + EPSILON
+                noise = torch.addcmul(shift, scale, inputs)
+                values[:, begin:end] = torch.addcmul(net.offset[:, None], net.gain[:, None], noise)
+                logs[begin:end] += scale.log_().sum(0)
+
+    def _outputs(self, net: Net, inputs: Tensor, added: Tensor) -> tuple[Tensor, Tensor]:
+        """Unconstrained scale and shift (D, n) of inputs (D, n); ``added`` (1 + B, H, n) goes to the products before a relu."""
+        first, hidden, last = self.tiles
+
+        def add_product(tiles: list[tuple[slice, slice]], weight: Tensor, given: Tensor, out: Tensor) -> Tensor:
+            for rows, columns in tiles:
+                out[rows].addmm_(weight[rows, columns], given[columns])
+            return out
+
+        stream = add_product(first, net.initial, inputs, added[0].clone(memory_format=torch.contiguous_format))
+        for k in range(len(net.inner)):
+            before = torch.addcmul(net.shift[k, :, None], net.scale[k, :, None], stream).relu_()
+            inside = added[1 + k].clone(memory_format=torch.contiguous_format)
+            inside = add_product(hidden, net.inner[k], before, inside).relu_()
+            add_product(hidden, net.outer[k], inside, stream.add_(net.outer_bias[k, :, None]))
+        outputs = add_product(last, net.final, stream, net.final_bias[:, None].repeat(1, inputs.shape[1]))
+        return outputs[::2], outputs[1::2]
 
 
 class _Blocks(Incremental):
@@ -55,7 +91,7 @@ class _Blocks(Incremental):
     def _step(self, layer: int, rows: Rows, begin: int, end: int) -> None:
         (units, features), (weights, plan, biases) = self.layers[layer][0].initial.shape, self.nets[layer]
         columns = len(rows.logs)
-        for first, last in pieces(0, columns, 8 * LANES):  # as many as fit in the cache with the block's weights
+        for first, last in pieces(0, columns, FEW):
             data, logs, added, after, work = (
                 tensor.data_ptr() + 4 * first for tensor in (rows.data, rows.logs, rows.added, rows.after, rows.work)
             )
