@@ -36,7 +36,7 @@ from tqdm.auto import tqdm
 from fpnlib.flows import build_flow
 from fpnlib.flows.autoregressive_weights import layout
 from fpnlib.flows.cost import temper
-from fpnlib.flows.vectors import LANES
+from fpnlib.flows.vectors import LANES, ROWS
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -317,7 +317,7 @@ def main(arguments: list[str]) -> None:
     if wrong := sorted(set(chosen) - {*range(1, len(makers) + 2)}):
         parser.error(f"rows are numbered from 1 to {len(makers) + 1}, got {wrong[0]}")
     machine = (
-        f"{cpu()}, kernels on {LANES} samples at a time, torch {torch.__version__.split('+')[0]}, "
+        f"{cpu()}, kernels on {ROWS} rows of {LANES} samples at a time, torch {torch.__version__.split('+')[0]}, "
         f"numba {numba.__version__}, nflows 0.14, zuko {zuko.__version__}"
     )
     options.out.mkdir(parents=True, exist_ok=True)

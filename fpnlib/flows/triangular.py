@@ -107,6 +107,13 @@ def tiles(stop: list[int], begin: int = 0, end: int | None = None, left: int = 0
         yield from tiles(stop, middle, end, stop[middle - 1])
 
 
+def add_product(tiles: list[tuple[slice, slice]], weight: Tensor, given: Tensor, added: Tensor) -> Tensor:
+    """``added`` (R, n), which becomes added + weight · given, for given (C, n) and weights that are 0 outside the tiles."""
+    for rows, columns in tiles:
+        added[rows].addmm_(weight[rows, columns], given[columns])
+    return added
+
+
 class _Product(torch.autograd.Function):
     """added (R, n) becomes added + weight · given, for given (C, n); both by degree."""
 
@@ -116,9 +123,7 @@ class _Product(torch.autograd.Function):
         ctx.stairs = stairs
         ctx.save_for_backward(weight, given)
         ctx.mark_dirty(added)
-        for rows, columns in stairs.tiles:
-            added[rows].addmm_(weight[rows, columns], given[columns])
-        return added
+        return add_product(stairs.tiles, weight, given, added)
 
     @staticmethod
     @once_differentiable

@@ -12,7 +12,7 @@ from fpnlib.flows.autoregressive_weights import Context, Net, odd_columns
 from fpnlib.flows.engine import pieces
 from fpnlib.flows.incremental import Incremental, Rows
 from fpnlib.flows.settings import EPSILON
-from fpnlib.flows.triangular import tiles
+from fpnlib.flows.triangular import add_product, tiles
 from fpnlib.flows.vectors import LANES
 
 FEW = 8 * LANES  # samples whose working rows fit in the cache beside the weights in use
@@ -36,8 +36,9 @@ class WideEngine(AutoregressiveEngine):
     def _evaluate(self, values: Tensor, logs: Tensor, biases: list[Tensor], extras: list[Tensor] | None) -> None:
         for begin, end in pieces(0, values.shape[1], FEW):
             for layer, net in enumerate(self.parts):
-                added = biases[layer][..., None]
-                added = added + extras[layer][..., begin:end] if extras else added.expand(*added.shape[:2], end - begin)
+                added = biases[layer][..., None].repeat(1, 1, end - begin)
+                if extras:
+                    added += extras[layer][..., begin:end]
                 inputs = values[net.order, begin:end]
                 unconstrained, shift = self._outputs(net, inputs, added)
                 scale = softplus(unconstrained) + EPSILON
@@ -46,21 +47,15 @@ class WideEngine(AutoregressiveEngine):
                 logs[begin:end] += scale.log_().sum(0)
 
     def _outputs(self, net: Net, inputs: Tensor, added: Tensor) -> tuple[Tensor, Tensor]:
-        """Unconstrained scale and shift (D, n) of inputs (D, n); ``added`` (1 + B, H, n) goes to the products before a relu."""
+        """Unconstrained scale and shift (D, n) of inputs (D, n); overwrites ``added`` (1 + B, H, n), as ``Rows`` has it."""
         first, hidden, last = self.tiles
-
-        def add_product(tiles: list[tuple[slice, slice]], weight: Tensor, given: Tensor, out: Tensor) -> Tensor:
-            for rows, columns in tiles:
-                out[rows].addmm_(weight[rows, columns], given[columns])
-            return out
-
-        stream = add_product(first, net.initial, inputs, added[0].clone(memory_format=torch.contiguous_format))
+        stream = add_product(first, net.initial, inputs, added[0])
         for k in range(len(net.inner)):
             before = torch.addcmul(net.shift[k, :, None], net.scale[k, :, None], stream).relu_()
-            inside = added[1 + k].clone(memory_format=torch.contiguous_format)
-            inside = add_product(hidden, net.inner[k], before, inside).relu_()
+            inside = add_product(hidden, net.inner[k], before, added[1 + k]).relu_()
             add_product(hidden, net.outer[k], inside, stream.add_(net.outer_bias[k, :, None]))
-        outputs = add_product(last, net.final, stream, net.final_bias[:, None].repeat(1, inputs.shape[1]))
+        outputs = net.final_bias[:, None].repeat(1, inputs.shape[1])
+        add_product(last, net.final, stream, outputs)
         return outputs[::2], outputs[1::2]
 
 
