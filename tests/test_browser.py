@@ -39,7 +39,7 @@ const app = window.jupyterapp;
 const ready = () => app && app.shell.currentWidget && app.shell.currentWidget.sessionContext;
 if (!ready()) { done(false); } else {
   app.shell.currentWidget.sessionContext.ready
-    .then(() => app.commands.execute('notebook:run-all-cells')).then(() => done(true)).catch(() => done(false));
+    .then(() => { app.commands.execute('notebook:run-all-cells'); done(true); }).catch(() => done(false));
 }
 """
 
@@ -188,7 +188,7 @@ def test_a_drag_in_the_app_changes_the_face_and_the_sliders_that_it_excludes(bro
 
 
 def in_jupyterlab(browser, serve, path):
-    """Open a notebook in JupyterLab and run it."""
+    """Open a notebook in JupyterLab and have it run."""
     address = serve(
         "jupyterlab",
         f"--ServerApp.root_dir={path.parent}",
