@@ -12,22 +12,24 @@ from fpnlib.flows.vectors import LANES
 class AutoregressiveEngine(Engine):
     """The engine for layers of ``autoregressive_weights``."""
 
-    def _solve(self, values: Tensor, logs: Tensor, biases: list[Tensor], extras: list[Tensor] | None) -> None:
+    def _solve(self, values: Tensor, logs: Tensor, biases: list[Tensor], context: Tensor | None) -> None:
         work, columns = self._work(values), values.shape[1]
         for layer in reversed(range(len(self.nets))):
             weights, plan, _ = self.nets[layer]
+            extra = self._extra(layer, context)
             autoregressive_kernels.solve(
                 values.data_ptr(), columns, columns, logs.data_ptr(), weights.data_ptr(), plan.data_ptr(),
-                biases[layer].data_ptr(), extras[layer].data_ptr() if extras else 0, 0, work.data_ptr(),
+                biases[layer].data_ptr(), extra.data_ptr(), 0, work.data_ptr(),
                 self.features, self.units, self.blocks, 0, 0, self.features,
             )  # fmt: skip
 
-    def _evaluate(self, values: Tensor, logs: Tensor, biases: list[Tensor], extras: list[Tensor] | None) -> None:
+    def _evaluate(self, values: Tensor, logs: Tensor, biases: list[Tensor], context: Tensor | None) -> None:
         work = self._work(values)
         for layer, (weights, plan, _) in enumerate(self.nets):
+            extra = self._extra(layer, context)
             autoregressive_kernels.evaluate(
                 values.data_ptr(), values.shape[1], logs.data_ptr(), weights.data_ptr(), plan.data_ptr(),
-                biases[layer].data_ptr(), extras[layer].data_ptr() if extras else 0, work.data_ptr(), 0,
+                biases[layer].data_ptr(), extra.data_ptr(), work.data_ptr(), 0,
                 self.features, self.units, self.blocks,
             )  # fmt: skip
 

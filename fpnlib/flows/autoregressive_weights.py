@@ -13,6 +13,7 @@ import torch
 from nflows.transforms import BatchNorm, MaskedAffineAutoregressiveTransform
 from nflows.transforms.made import MADE, MaskedResidualBlock
 from torch import Tensor
+from torch.nn import Parameter
 from torch.nn.functional import relu
 
 
@@ -124,6 +125,15 @@ def packable(transform: MaskedAffineAutoregressiveTransform) -> bool:
         and len(net.blocks) > 0
         and all(type(block) is MaskedResidualBlock and block.activation is relu for block in net.blocks)
     )
+
+
+def parameters(transform: MaskedAffineAutoregressiveTransform) -> list[Parameter]:
+    """The weights, then the biases, of the initial layer, each block's inner and outer one, the final and the contexts'."""
+    made = transform.autoregressive_net
+    inner, outer = zip(*(block.linear_layers for block in made.blocks), strict=True)
+    contexts = [made.context_layer, *(block.context_layer for block in made.blocks)]
+    linears = [made.initial_layer, *inner, *outer, made.final_layer, *contexts]
+    return [linear.weight for linear in linears] + [linear.bias for linear in linears]
 
 
 def pack(

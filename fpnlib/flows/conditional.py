@@ -13,7 +13,7 @@ from fpnlib.flows.settings import check_rows
 from fpnlib.flows.threads import alone
 
 CHUNK = 8192  # rows that go through the flow together: bounds the memory of large batches
-MANY = 64  # rows of a class from which on it pays to sort them by class
+MANY = 256  # rows of a class from which on it pays to sort them by class
 
 
 class ConditionalFlow(Flow):

@@ -17,20 +17,20 @@ class CouplingEngine(Engine):
         super().__init__(layers)
         self.moved = [len(net.moved) for net, _ in layers]
 
-    def _solve(self, values: Tensor, logs: Tensor, biases: list[Tensor], extras: list[Tensor] | None) -> None:
+    def _solve(self, values: Tensor, logs: Tensor, biases: list[Tensor], context: Tensor | None) -> None:
         for layer in reversed(range(len(self.nets))):
-            self._couple(1, layer, values, logs, biases, extras)
+            self._couple(1, layer, values, logs, biases, context)
 
-    def _evaluate(self, values: Tensor, logs: Tensor, biases: list[Tensor], extras: list[Tensor] | None) -> None:
+    def _evaluate(self, values: Tensor, logs: Tensor, biases: list[Tensor], context: Tensor | None) -> None:
         for layer in range(len(self.nets)):
-            self._couple(0, layer, values, logs, biases, extras)
+            self._couple(0, layer, values, logs, biases, context)
 
-    def _couple(self, inverts, layer, values, logs, biases, extras) -> None:
+    def _couple(self, inverts, layer, values, logs, biases, context) -> None:
         (weights, plan, _), moved = self.nets[layer], self.moved[layer]
         given = self.features - moved
         work = values.new_empty(given + 3 * self.units + 2 * moved, LANES)
-        extra = extras[layer].data_ptr() if extras else 0
+        extra = self._extra(layer, context)
         couple(
             values.data_ptr(), values.shape[1], logs.data_ptr(), weights.data_ptr(), plan.data_ptr(),
-            biases[layer].data_ptr(), extra, work.data_ptr(), inverts, given, self.units, self.blocks, moved,
+            biases[layer].data_ptr(), extra.data_ptr(), work.data_ptr(), inverts, given, self.units, self.blocks, moved,
         )  # fmt: skip

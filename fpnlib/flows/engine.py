@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import accumulate
+from math import ceil
 from typing import Any
 
 import torch
@@ -12,13 +14,14 @@ from torch.nn.functional import pad
 from fpnlib.flows.threads import alone, in_pieces
 from fpnlib.flows.vectors import LANES
 
-COLUMNS = 64 * LANES  # samples that one call of a kernel takes
+SHARE = 1 << 27  # weights times samples: less than this is not worth a second thread
 
 
 class Engine:
     """A flow of packed layers, each a pair of weights and what it makes of the context, on the CPU in float32."""
 
     sorts = True  # samples that share their contexts are cheaper together
+    size = 33 * LANES  # samples that one call of a kernel takes; an odd number, as in ``odd_columns``
 
     def __init__(self, layers: list[tuple[Any, Any]]):
         self.nets = [net.flat() for net, _ in layers]
@@ -38,18 +41,16 @@ class Engine:
         return data, -logs - self.constant
 
     def inverse_by_kind(self, noise: Tensor, contexts: Tensor, kind: Tensor) -> Tensor:
-        """Data from noise (n, D) where row i has the context contexts[kind[i]]."""
+        """Data from noise (n, D) where row i has the context contexts[kind[i]].
+
+        Samples of one kind that fill whole vectors share what the context adds; what is left over goes as in ``inverse``.
+        """
         with alone() as each:
-            counts = torch.bincount(kind, minlength=len(contexts))
-            padded = -(-counts // LANES) * LANES
-            ends = padded.cumsum(0)
-            by_kind = kind.argsort(stable=True)
-            shifts = ends - padded - counts.cumsum(0) + counts
-            slots = torch.empty_like(kind)
-            slots[by_kind] = torch.arange(len(kind)) + shifts.repeat_interleave(counts)
-            rows = noise.new_zeros(int(ends[-1]), self.features)
-            rows[slots] = noise
-            biases = self._biases(contexts)
+            parts = kind.argsort(stable=True).split(torch.bincount(kind, minlength=len(contexts)).tolist())
+            whole = [len(part) // LANES * LANES for part in parts]
+            halves = [part.tensor_split([size]) for part, size in zip(parts, whole, strict=True)]
+            order = torch.cat([half for both in zip(*halves, strict=True) for half in both])
+            rows, biases = noise.index_select(0, order), self._biases(contexts)
 
             def run(job: tuple[int, int, int]) -> None:
                 k, begin, end = job
@@ -57,25 +58,34 @@ class Engine:
                 self._solve(piece, piece.new_zeros(end - begin), [layer[k] for layer in biases], None)
                 rows[begin:end] = piece.T
 
-            last = zip(ends.tolist(), padded.tolist(), strict=True)
-            each(run, [(k, *piece) for k, (end, size) in enumerate(last) for piece in pieces(end - size, end)])
-            return rows[slots]
+            ends = accumulate(whole)
+            each(run, [(k, *piece) for k, end in enumerate(ends) for piece in pieces(end - whole[k], end, self.size)])
+        if len(rest := order[sum(whole) :]):
+            rows[sum(whole) :] = self._own(rows[sum(whole) :], contexts[kind[rest]], self._solve)[0]
+        return rows.index_select(0, order.argsort())
 
     def every_kind(self, data: Tensor, contexts: Tensor) -> tuple[Tensor, Tensor]:
         """(squared length of the noise (n, K), log|det| (n, K)) of data (n, D) under every context (K, C)."""
         with alone() as each:
             columns = _columns(data)
-            squares, logs = (columns.new_zeros(len(contexts), columns.shape[1]) for _ in range(2))
-            biases = self._biases(contexts)
+            squares, logs = (columns.new_empty(len(contexts), columns.shape[1]) for _ in range(2))
+            biases, several = self._biases(contexts), self._kinds(columns.shape[1])
 
-            def run(job: tuple[int, int, int]) -> None:
-                k, begin, end = job
-                piece = columns[:, begin:end].clone(memory_format=torch.contiguous_format)
-                self._evaluate(piece, logs[k, begin:end], [layer[k] for layer in biases], None)
-                squares[k, begin:end] = piece.square_().sum(0)
+            def run(job: tuple[slice, slice]) -> None:
+                kinds, part = job
+                piece = columns[:, part].repeat(1, len(contexts[kinds]))
+                sums = piece.new_zeros(piece.shape[1])
+                self._evaluate(piece, sums, [layer[kinds] for layer in biases], None)
+                squares[kinds, part] = piece.square_().sum(0).view(-1, part.stop - part.start)
+                logs[kinds, part] = sums.view(-1, part.stop - part.start)
 
-            each(run, [(k, *piece) for piece in pieces(0, columns.shape[1]) for k in range(len(contexts))])
+            parts = [slice(*piece) for piece in pieces(0, columns.shape[1], self.size)]
+            each(run, [(slice(*kinds), part) for part in parts for kinds in pieces(0, len(contexts), several)])
             return squares[:, : len(data)].T, logs[:, : len(data)].T + self.constant
+
+    def _kinds(self, columns: int) -> int:
+        """How many contexts are looked at together, side by side, each with as many columns."""
+        return 1
 
     def _own(self, values: Tensor, context: Tensor, run: Callable) -> tuple[Tensor, Tensor]:
         """What ``run`` makes of the values, and the sums of the logs of the scales."""
@@ -84,11 +94,15 @@ class Engine:
         def part(values: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:
             columns = _columns(values)
             logs = columns.new_zeros(columns.shape[1])
-            rows = pad(context, (0, 0, 0, len(logs) - len(context)))
-            run(columns, logs, biases, [layer.of(rows) for layer in self.contexts])
+            run(columns, logs, biases, pad(context, (0, 0, 0, len(logs) - len(context))))
             return columns[:, : len(values)].T, logs[: len(values)]
 
-        return in_pieces(part, COLUMNS, values, context)
+        return in_pieces(part, self._at_once(len(values)), values, context)
+
+    def _at_once(self, samples: int) -> int:
+        """How many of the samples one call takes: so many that there is work for each thread, where it pays."""
+        worth = SHARE / sum(len(weights) for weights, _, _ in self.nets)
+        return min(self.size, LANES * ceil(max(samples / torch.get_num_threads(), worth) / LANES))
 
     def _biases(self, contexts: Tensor) -> list[Tensor]:
         """For each layer (K, 1 + B, H): the biases with each context's part added."""
@@ -97,14 +111,18 @@ class Engine:
             for layer, (_, _, bias) in zip(self.contexts, self.nets, strict=True)
         ]
 
-    def _solve(self, values: Tensor, logs: Tensor, biases: list[Tensor], extras: list[Tensor] | None) -> None:
+    def _extra(self, layer: int, context: Tensor | None) -> Tensor:
+        """What the layer makes of each column's context; empty, so at address 0, where there is none."""
+        return self.nets[layer][2].new_empty(0) if context is None else self.contexts[layer].of(context)
+
+    def _solve(self, values: Tensor, logs: Tensor, biases: list[Tensor], context: Tensor | None) -> None:
         """Noise → data in columns, in place; adds up the logs of the scales.
 
-        ``biases`` are each layer's, with the context's part where all columns share it; ``extras`` that of each column.
+        ``biases`` are each layer's; ``context`` (n, C) is each column's, or None where the biases have its part in them.
         """
         raise NotImplementedError
 
-    def _evaluate(self, values: Tensor, logs: Tensor, biases: list[Tensor], extras: list[Tensor] | None) -> None:
+    def _evaluate(self, values: Tensor, logs: Tensor, biases: list[Tensor], context: Tensor | None) -> None:
         """Data → noise, as ``_solve``."""
         raise NotImplementedError
 
@@ -116,6 +134,6 @@ def _columns(values: Tensor) -> Tensor:
     return columns
 
 
-def pieces(begin: int, end: int, size: int = COLUMNS) -> list[tuple[int, int]]:
+def pieces(begin: int, end: int, size: int) -> list[tuple[int, int]]:
     """The columns begin … end in parts of at most ``size``."""
     return [(start, min(start + size, end)) for start in range(begin, end, size)]

@@ -12,11 +12,11 @@ from typing import NamedTuple
 
 import torch
 from nflows.transforms import MaskedAffineAutoregressiveTransform
-from torch import Tensor, nn
+from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from fpnlib.flows import autoregressive_kernels, gradient_kernels
-from fpnlib.flows.autoregressive_weights import layout, odd_columns
+from fpnlib.flows.autoregressive_weights import layout, odd_columns, parameters
 from fpnlib.flows.threads import alone
 from fpnlib.flows.vectors import LANES
 
@@ -31,16 +31,7 @@ def noise_and_log_det(
         layers: of the same widths, each with the order of its inputs; no batch norm, no dropout.
     """
     orders = [order for order, _ in layers]
-    return _Flow.apply(orders, inputs, context, *(p for _, layer in layers for p in _parameters(layer)))
-
-
-def _parameters(layer: MaskedAffineAutoregressiveTransform) -> list[nn.Parameter]:
-    """The layer's weights and biases, in the order of ``Gather.shapes``."""
-    made = layer.autoregressive_net
-    firsts, seconds = zip(*(block.linear_layers for block in made.blocks), strict=True)
-    contexts = [made.context_layer, *(block.context_layer for block in made.blocks)]
-    parts = [made.initial_layer, *firsts, *seconds, made.final_layer, *contexts]
-    return [part.weight for part in parts] + [part.bias for part in parts]
+    return _Flow.apply(orders, inputs, context, *(p for _, layer in layers for p in parameters(layer)))
 
 
 class Gather(NamedTuple):

@@ -58,8 +58,8 @@ class Incremental:
         rows.data.copy_(noise.T)
         for layer in reversed(range(len(self.layers))):
             rows.inputs.copy_(rows.data)
-            rows.outputs.zero_()
-            rows.after.zero_()
+            rows.outputs[: 2 * self.block].zero_()
+            rows.after[:, : self.known[layer][min(self.block, len(rows.data))]].zero_()
             self.layers[layer][1].of(context, out=rows.added)
             self._find(layer, rows, 0, len(rows.data))
         return rows.data.T, rows.logs
@@ -81,13 +81,14 @@ class Incremental:
         middle = begin + self.block * -(-(end - begin) // (2 * self.block))
         self._find(layer, rows, begin, middle)
         old, new = slice(known[begin], known[middle]), slice(known[middle], known[end])
+        beta = min(begin, 1)  # nothing has been added to these rows where the features before are the first ones
         if new.start < new.stop:
             rows.added[0, new].addmm_(net.initial[new, begin:middle], rows.inputs[begin:middle])
             for k in range(len(net.inner)):
                 rows.added[1 + k, new].addmm_(net.inner[k, new, old], rows.before[k, old])
-                rows.after[k, new].addmm_(net.outer[k, new, old], rows.inside[k, old])
+                rows.after[k, new].addmm_(net.outer[k, new, old], rows.inside[k, old], beta=beta)
         outputs = slice(2 * middle, 2 * end)
-        rows.outputs[outputs].addmm_(net.final[outputs, old], rows.stream[old])
+        rows.outputs[outputs].addmm_(net.final[outputs, old], rows.stream[old], beta=beta)
         self._find(layer, rows, middle, end)
 
     def _step(self, layer: int, rows: Rows, begin: int, end: int) -> None:

@@ -175,13 +175,14 @@ def _rows(inputs: Tensor) -> int:
 
 
 def _variable(stack: nn.Module) -> list[Tensor]:
-    """Its parameters and buffers, but for the masks, in one walk: ``parameters`` and ``buffers`` would take longer."""
-    found = (
-        part
-        for module in stack.modules()
-        for part in (module._parameters, {} if isinstance(module, MaskedLinear) else module._buffers)
-    )
-    return [tensor for part in found for tensor in part.values() if tensor is not None]
+    """Its parameters and buffers, but for the masks, in one walk: ``parameters`` and ``buffers`` would take much longer."""
+    modules, found = [stack], []
+    for module in modules:
+        modules += module._modules.values()
+        found += module._parameters.values()
+        if not isinstance(module, MaskedLinear):
+            found += module._buffers.values()
+    return list({id(tensor): tensor for tensor in found if tensor is not None}.values())
 
 
 @torch.no_grad()

@@ -6,18 +6,18 @@ multiply-adds, forward and backward. The weights are sorted once a step, in numb
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Callable, Iterator
 from functools import lru_cache
 from typing import NamedTuple
 
 import torch
 from nflows.transforms import MaskedAffineAutoregressiveTransform
-from nflows.transforms.made import MADE
-from torch import Tensor, nn
+from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn.functional import pad, softplus
 
-from fpnlib.flows.autoregressive_weights import layout, odd_columns
+from fpnlib.flows.autoregressive_weights import layout, odd_columns, parameters
 from fpnlib.flows.settings import EPSILON
 from fpnlib.flows.triangular_kernels import sort, unsort
 
@@ -35,31 +35,13 @@ def noise_and_log_det(
     """
     n = len(inputs)
     values, given = (pad(rows.T, (0, odd_columns(n) - n)) for rows in (inputs, context))
-    total = 0
+    given, total = torch.cat([given, given.new_ones(1, given.shape[1])]), 0
     for order, layer in layers:
         values = values.index_select(0, order)
-        outputs = _outputs(layer.autoregressive_net, values, given)
+        outputs = _Network.apply(values, given, *parameters(layer))
         scale = softplus(outputs[::2]) + EPSILON
         values, total = scale * values + outputs[1::2], total + scale.log().sum(0)
     return values.T[:n], total[:n]
-
-
-def _outputs(made: MADE, values: Tensor, given: Tensor) -> Tensor:
-    """(2 D, n): unconstrained scale and shift of each of the values (D, n), under contexts (C, n)."""
-    first, hidden, last = _stairs(len(values), len(made.initial_layer.weight))
-
-    def added(linear: nn.Linear, bias: Tensor | int = 0) -> Tensor:
-        weight = linear.weight.index_select(0, hidden.rows)
-        return torch.addmm((linear.bias + bias)[hidden.rows, None], weight, given)
-
-    start = added(made.context_layer).relu_() + made.initial_layer.bias[hidden.rows, None]
-    stream = _Product.apply(first, made.initial_layer.weight, values, start)
-    for block in made.blocks:
-        one, two = block.linear_layers
-        inside = _Product.apply(hidden, one.weight, stream.relu(), added(block.context_layer, one.bias))
-        stream = _Product.apply(hidden, two.weight, inside.relu_(), stream.add_(two.bias[hidden.rows, None]))
-    start = made.final_layer.bias[:, None].repeat(1, values.shape[1])
-    return _Product.apply(last, made.final_layer.weight, stream, start)
 
 
 class Stairs(NamedTuple):
@@ -74,9 +56,23 @@ class Stairs(NamedTuple):
         """The weights by degree, masked."""
         return self._moved(sort, weight)
 
-    def unsort(self, gradient: Tensor) -> Tensor:
-        """What belongs to weights by degree, masked, in the order of the weights."""
-        return self._moved(unsort, gradient)
+    def product_back(self, weight: Tensor, gradient: Tensor, out: Tensor) -> Tensor:
+        """``out`` (C, n) becomes weightᵀ · gradient, for weights by degree and a gradient (R, n)."""
+        out.zero_()
+        for rows, columns in self.tiles:
+            out[columns].addmm_(weight[rows, columns].T, gradient[rows])
+        return out
+
+    def of_weight(self, gradient: Tensor, given: Tensor) -> Tensor:
+        """gradient · givenᵀ where the mask is 1, and 0 elsewhere, in the order of the weights."""
+        product = gradient.new_empty(len(gradient), len(given))
+        for rows, columns in self.tiles:
+            torch.mm(gradient[rows], given[columns].T, out=product[rows, columns])
+        return self._moved(unsort, product)
+
+    def of_rows(self, gradient: Tensor) -> Tensor:
+        """The rows of a gradient by degree, in the order of the weights' rows."""
+        return torch.empty_like(gradient).index_copy_(0, self.rows, gradient)
 
     def _moved(self, move: Callable, matrix: Tensor) -> Tensor:
         out = torch.empty(matrix.shape, dtype=matrix.dtype)
@@ -90,52 +86,99 @@ def _stairs(features: int, units: int) -> tuple[Stairs, Stairs, Stairs]:
     shape = layout(features, units)
     orders = (shape.sort, torch.arange(features)), (shape.sort, shape.sort), (torch.arange(2 * features), shape.sort)
     return tuple(
-        Stairs(*order, stop, [*tiles(stop.tolist())])
-        for order, stop in zip(orders, shape.forward[1::2], strict=True)
+        Stairs(*order, stop, [*tiles(stop.tolist())]) for order, stop in zip(orders, shape.forward[1::2], strict=True)
     )
 
 
 def tiles(stop: list[int], begin: int = 0, end: int | None = None, left: int = 0) -> Iterator[tuple[slice, slice]]:
     """Rectangles over the columns left … stop[row] of the rows begin … end, the largest ones first to be split off."""
     end = len(stop) if end is None else end
-    middle = (begin + end) // 2
     if end - begin <= ROWS:
         yield slice(begin, end), slice(left, stop[end - 1])
     else:
+        half = (begin + end) // 2
+        step = bisect_left(stop, stop[half])  # where the degree of the row in the middle begins
+        middle = step if step > begin else half
         yield from tiles(stop, begin, middle, left)
         yield slice(middle, end), slice(left, stop[middle - 1])
         yield from tiles(stop, middle, end, stop[middle - 1])
 
 
-def add_product(tiles: list[tuple[slice, slice]], weight: Tensor, given: Tensor, added: Tensor) -> Tensor:
-    """``added`` (R, n), which becomes added + weight · given, for given (C, n) and weights that are 0 outside the tiles."""
-    for rows, columns in tiles:
+def add_product(cover: list[tuple[slice, slice]], weight: Tensor, given: Tensor, added: Tensor) -> Tensor:
+    """``added`` (R, n), which becomes added + weight · given, for given (C, n) and weights that are 0 outside their cover."""
+    for rows, columns in cover:
         added[rows].addmm_(weight[rows, columns], given[columns])
     return added
 
 
-class _Product(torch.autograd.Function):
-    """added (R, n) becomes added + weight · given, for given (C, n); both by degree."""
+class _Network(torch.autograd.Function):
+    """(2 D, n): unconstrained scale and shift of each of the values (D, n), under contexts (C + 1, n) whose last row is 1.
+
+    All that is kept has its units by degree. Where it can be, what is large is changed in place: memory is the bottleneck.
+    """
 
     @staticmethod
-    def forward(ctx, stairs, weight, given, added):
-        weight = stairs.sort(weight)
-        ctx.stairs = stairs
-        ctx.save_for_backward(weight, given)
-        ctx.mark_dirty(added)
-        return add_product(stairs.tiles, weight, given, added)
+    def forward(ctx, values, given, *linears):
+        blocks = (len(linears) // 2 - 3) // 3
+        weights, biases = linears[: len(linears) // 2], linears[len(linears) // 2 :]
+        first, hidden, last = stairs = _stairs(len(values), len(weights[0]))
+        initial, *squares, final = (
+            part.sort(weight) for part, weight in zip([first, *[hidden] * 2 * blocks, last], weights, strict=False)
+        )
+        bias = [b[hidden.rows, None] for b in biases[: 1 + 2 * blocks]]
+        contexts = [
+            torch.cat([w, b[:, None]], 1).index_select(0, hidden.rows)
+            for w, b in zip(weights[2 + 2 * blocks :], biases[2 + 2 * blocks :], strict=True)
+        ]
+        gate = (contexts[0] @ given).relu_()
+        stream, kept = add_product(first.tiles, initial, values, gate + bias[0]), []
+        for k in range(blocks):
+            before, inside = stream.relu(), torch.addmm(bias[1 + k], contexts[1 + k], given)
+            add_product(hidden.tiles, squares[k], before, inside).relu_()
+            add_product(hidden.tiles, squares[blocks + k], inside, stream.add_(bias[1 + blocks + k]))
+            kept += [before, inside]
+        ctx.stairs, ctx.blocks = stairs, blocks
+        ctx.save_for_backward(values, given, gate, stream, *kept, initial, *squares, final, *contexts)
+        outputs = biases[1 + 2 * blocks][:, None].repeat(1, values.shape[1])
+        return add_product(last.tiles, final, stream, outputs)
 
     @staticmethod
     @once_differentiable
     def backward(ctx, gradient):
-        (weight, given), of_weight, of_given = ctx.saved_tensors, None, None
-        if ctx.needs_input_grad[1]:
-            of_weight = torch.empty_like(weight)
-            for rows, columns in ctx.stairs.tiles:
-                torch.mm(gradient[rows], given[columns].T, out=of_weight[rows, columns])
-            of_weight = ctx.stairs.unsort(of_weight)
-        if ctx.needs_input_grad[2]:
-            of_given = torch.zeros_like(given)
-            for rows, columns in ctx.stairs.tiles:
-                of_given[columns].addmm_(weight[rows, columns].T, gradient[rows])
-        return None, of_weight, of_given, gradient
+        (first, hidden, last), blocks = ctx.stairs, ctx.blocks
+        values, given, gate, stream, *more = ctx.saved_tensors
+        kept, (initial, *squares), final = more[: 2 * blocks], more[2 * blocks : 1 + 4 * blocks], more[1 + 4 * blocks]
+        contexts = more[2 + 4 * blocks :]
+        of_final, of_final_bias = last.of_weight(gradient, stream), gradient.sum(1)
+        of_squares, of_outer_biases, of_contexts = [None] * 2 * blocks, [None] * blocks, [None] * (1 + blocks)
+        of_given = torch.zeros_like(given) if ctx.needs_input_grad[1] else None
+
+        def of_context(k: int, gradient: Tensor) -> None:
+            of_contexts[k] = hidden.of_rows(gradient @ given.T)
+            if of_given is not None:
+                of_given.addmm_(contexts[k].T, gradient)
+
+        of_inside, of_before = torch.empty_like(stream), torch.empty_like(stream)
+        of_stream = last.product_back(final, gradient, torch.empty_like(stream))
+        for k in reversed(range(blocks)):
+            before, inside = kept[2 * k : 2 * k + 2]
+            of_squares[blocks + k] = hidden.of_weight(of_stream, inside)
+            of_outer_biases[k] = hidden.of_rows(of_stream.sum(1))
+            _of_relu(hidden.product_back(squares[blocks + k], of_stream, of_inside), inside)
+            of_squares[k] = hidden.of_weight(of_inside, before)
+            of_context(1 + k, of_inside)
+            of_stream += _of_relu(hidden.product_back(squares[k], of_inside, of_before), before)
+        of_initial, of_initial_bias = first.of_weight(of_stream, values), hidden.of_rows(of_stream.sum(1))
+        of_values = (
+            first.product_back(initial, of_stream, torch.empty_like(values)) if ctx.needs_input_grad[0] else None
+        )
+        of_context(0, _of_relu(of_stream, gate))
+        context_weights, context_biases = zip(*((both[:, :-1], both[:, -1]) for both in of_contexts), strict=True)
+        of_weights = [of_initial, *of_squares, of_final, *context_weights]
+        of_biases = [of_initial_bias, *context_biases[1:], *of_outer_biases, of_final_bias, *context_biases]
+        return of_values, of_given, *of_weights, *of_biases
+
+
+def _of_relu(gradient: Tensor, values: Tensor) -> Tensor:
+    """The gradient, in place, of what relu gave these values of."""
+    return torch.ops.aten.threshold_backward.grad_input(gradient, values, 0, grad_input=gradient)

@@ -9,54 +9,61 @@ from torch.nn.functional import pad, softplus
 from fpnlib.flows import autoregressive_kernels
 from fpnlib.flows.autoregressive_engine import AutoregressiveEngine
 from fpnlib.flows.autoregressive_weights import Context, Net, odd_columns
-from fpnlib.flows.engine import pieces
 from fpnlib.flows.incremental import Incremental, Rows
 from fpnlib.flows.settings import EPSILON
 from fpnlib.flows.triangular import add_product, tiles
 from fpnlib.flows.vectors import LANES
-
-FEW = 8 * LANES  # samples whose working rows fit in the cache beside the weights in use
 
 
 class WideEngine(AutoregressiveEngine):
     """The engine that multiplies by rectangles of the masked weights; its inverse is ``Incremental``."""
 
     sorts = False  # the context's part is too little of the work
+    size = 17 * LANES  # with which torch's products are near their best
 
     def __init__(self, layers: list[tuple[Net, Context]]):
         super().__init__(layers)
         self.incremental = _Blocks(layers, self.nets)
         self.parts = [net for net, _ in self.incremental.layers]
+        self.normed = any(bool((net.scale != 1).any() or net.shift.any()) for net in self.parts)
         self.tiles = [[*tiles(stop.tolist())] for stop in self.parts[0].ranges[1::2]]
 
     def inverse(self, noise: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:
         """As ``Engine.inverse``."""
         return self.incremental.inverse(noise, context)
 
-    def _evaluate(self, values: Tensor, logs: Tensor, biases: list[Tensor], extras: list[Tensor] | None) -> None:
-        for begin, end in pieces(0, values.shape[1], FEW):
-            for layer, net in enumerate(self.parts):
-                added = biases[layer][..., None].repeat(1, 1, end - begin)
-                if extras:
-                    added += extras[layer][..., begin:end]
-                inputs = values[net.order, begin:end]
-                unconstrained, shift = self._outputs(net, inputs, added)
-                scale = softplus(unconstrained) + EPSILON
-                noise = torch.addcmul(shift, scale, inputs)
-                values[:, begin:end] = torch.addcmul(net.offset[:, None], net.gain[:, None], noise)
-                logs[begin:end] += scale.log_().sum(0)
+    def _at_once(self, samples: int) -> int:
+        return self.size  # for any number of threads: torch's products round by the number of columns
 
-    def _outputs(self, net: Net, inputs: Tensor, added: Tensor) -> tuple[Tensor, Tensor]:
-        """Unconstrained scale and shift (D, n) of inputs (D, n); overwrites ``added`` (1 + B, H, n), as ``Rows`` has it."""
+    def _kinds(self, columns: int) -> int:
+        return max(1, self.size // columns)
+
+    def _evaluate(self, values: Tensor, logs: Tensor, biases: list[Tensor], context: Tensor | None) -> None:
         first, hidden, last = self.tiles
-        stream = add_product(first, net.initial, inputs, added[0])
-        for k in range(len(net.inner)):
-            before = torch.addcmul(net.shift[k, :, None], net.scale[k, :, None], stream).relu_()
-            inside = add_product(hidden, net.inner[k], before, added[1 + k]).relu_()
-            add_product(hidden, net.outer[k], inside, stream.add_(net.outer_bias[k, :, None]))
-        outputs = net.final_bias[:, None].repeat(1, inputs.shape[1])
-        add_product(last, net.final, stream, outputs)
-        return outputs[::2], outputs[1::2]
+        rows = values.new_empty(3, self.units, odd_columns(values.shape[1]))
+        stream, before, inside = rows[..., : values.shape[1]]
+        for layer, net in enumerate(self.parts):
+            bias, extra = biases[layer].view(-1, 1 + self.blocks, self.units), self._extra(layer, context)
+            inputs = values[net.order]
+            add_product(first, net.initial, inputs, _begin(stream, bias[:, 0], extra[:1]))
+            for k in range(self.blocks):
+                if self.normed:
+                    torch.mul(stream, net.scale[k, :, None], out=before).add_(net.shift[k, :, None]).relu_()
+                else:
+                    torch.clamp_min(stream, 0, out=before)
+                add_product(hidden, net.inner[k], before, _begin(inside, bias[:, k + 1], extra[k + 1 : k + 2])).relu_()
+                add_product(hidden, net.outer[k], inside, stream.add_(net.outer_bias[k, :, None]))
+            outputs = add_product(last, net.final, stream, net.final_bias[:, None].repeat(1, values.shape[1]))
+            scale = softplus(outputs[::2]) + EPSILON
+            noise = torch.addcmul(outputs[1::2], scale, inputs)
+            torch.mul(noise, net.gain[:, None], out=values).add_(net.offset[:, None])
+            logs += scale.log_().sum(0)
+
+
+def _begin(out: Tensor, bias: Tensor, extra: Tensor) -> Tensor:
+    """``out`` (H, n), of which K equal parts side by side become their biases (K, H), plus the extra (1, H, n), if any."""
+    out.unflatten(1, (len(bias), -1)).copy_(bias.T[..., None])
+    return out.add_(extra[0]) if len(extra) else out
 
 
 class _Blocks(Incremental):
@@ -79,18 +86,18 @@ class _Blocks(Incremental):
         return net._replace(ranges=sum(zip(starts, net.ranges[1::2], strict=True), ()))
 
     def _inverse(self, noise: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:
-        more = (0, 0, 0, odd_columns(len(noise), LANES) - len(noise))
+        more = (0, 0, 0, -len(noise) % LANES)
         data, logs = super()._inverse(*(pad(rows, more) for rows in (noise, context)))
         return data[: len(noise)], logs[: len(noise)]
 
+    def _rows(self, noise: Tensor) -> Rows:
+        apart = super()._rows(pad(noise, (0, 0, 0, odd_columns(len(noise)) - len(noise))))
+        return Rows(*(tensor[..., : len(noise)] for tensor in apart))
+
     def _step(self, layer: int, rows: Rows, begin: int, end: int) -> None:
         (units, features), (weights, plan, biases) = self.layers[layer][0].initial.shape, self.nets[layer]
-        columns = len(rows.logs)
-        for first, last in pieces(0, columns, FEW):
-            data, logs, added, after, work = (
-                tensor.data_ptr() + 4 * first for tensor in (rows.data, rows.logs, rows.added, rows.after, rows.work)
-            )
-            autoregressive_kernels.step(
-                data, columns, last - first, logs, weights.data_ptr(), plan.data_ptr(), biases.data_ptr(),
-                added, after, work, features, units, len(rows.after), begin, end,
-            )  # fmt: skip
+        autoregressive_kernels.step(
+            rows.data.data_ptr(), rows.data.stride(0), len(rows.logs), rows.logs.data_ptr(), weights.data_ptr(),
+            plan.data_ptr(), biases.data_ptr(), rows.added.data_ptr(), rows.after.data_ptr(), rows.work.data_ptr(),
+            features, units, len(rows.after), begin, end,
+        )  # fmt: skip
