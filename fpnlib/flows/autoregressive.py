@@ -32,6 +32,7 @@ from fpnlib.flows.incremental import Incremental
 from fpnlib.flows.stack import Layer, Stack, add_norm
 
 WIDE = 640  # hidden units from which on large matrix products outrun the kernels
+WIDE_STEP = WIDE if torch.backends.cpu.get_cpu_capability() == "AVX512" else 192  # the same for a step of training
 
 
 class AutoregressiveStack(Stack):
@@ -58,16 +59,15 @@ class AutoregressiveStack(Stack):
         return pack(layer.transform, layer.order, layer.norm)
 
     def _kernels(self, layers: list[Layer]) -> tuple[str, str]:
-        return ("wide_engine", "WideEngine") if _is_wide(layers) else ("autoregressive_engine", "AutoregressiveEngine")
+        if layers[0].widths.units >= WIDE:
+            return "wide_engine", "WideEngine"
+        return "autoregressive_engine", "AutoregressiveEngine"
 
     def _trainer(self, layers: list[Layer], inputs: Tensor, context: Tensor) -> Callable | None:
-        if _is_wide(layers):
+        if layers[0].widths.units >= WIDE_STEP:
             fits, name = self._fits(inputs, context, precisions=(torch.float32, torch.float64)), "triangular"
         else:
             fits, name = self._fits(inputs, context), "gradients"
         module = compiled(name) if fits else None
         return module and partial(module.noise_and_log_det, layers=[(layer.order, layer.transform) for layer in layers])
 
-
-def _is_wide(layers: list[Layer]) -> bool:
-    return layers[0].widths.units >= WIDE

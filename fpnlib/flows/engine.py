@@ -14,6 +14,7 @@ from torch.nn.functional import pad
 from fpnlib.flows.threads import alone, in_pieces
 from fpnlib.flows.vectors import LANES
 
+OWN = 33 * LANES  # samples in one call whose contexts differ, for what a layer makes of those must fit in the cache
 SHARE = 1 << 27  # weights times samples: less than this is not worth a second thread
 
 
@@ -21,7 +22,7 @@ class Engine:
     """A flow of packed layers, each a pair of weights and what it makes of the context, on the CPU in float32."""
 
     sorts = True  # samples that share their contexts are cheaper together
-    size = 33 * LANES  # samples that one call of a kernel takes; an odd number, as in ``odd_columns``
+    size = 65 * LANES  # samples that one call of a kernel takes; an odd number, as in ``odd_columns``
 
     def __init__(self, layers: list[tuple[Any, Any]]):
         self.nets = [net.flat() for net, _ in layers]
@@ -100,9 +101,9 @@ class Engine:
         return in_pieces(part, self._at_once(len(values)), values, context)
 
     def _at_once(self, samples: int) -> int:
-        """How many of the samples one call takes: so many that there is work for each thread, where it pays."""
+        """How many of the samples one call takes, each with a context of its own: work for each thread, where it pays."""
         worth = SHARE / sum(len(weights) for weights, _, _ in self.nets)
-        return min(self.size, LANES * ceil(max(samples / torch.get_num_threads(), worth) / LANES))
+        return min(OWN, LANES * ceil(max(samples / torch.get_num_threads(), worth) / LANES))
 
     def _biases(self, contexts: Tensor) -> list[Tensor]:
         """For each layer (K, 1 + B, H): the biases with each context's part added."""
