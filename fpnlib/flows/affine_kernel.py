@@ -1,6 +1,6 @@
 """A matrix product in numba, of rows of weights that a mask lets through in one range each, for 32 samples at a time."""
 
-from fpnlib.flows.vectors import ROWS, fma, inlined, integer, load, number, splat, store
+from fpnlib.flows.vectors import ROWS, fma, inlined, integer, load, number, relu, splat, store
 
 
 @inlined
@@ -16,11 +16,16 @@ def _begin(out, bias, extra, add):
 
 
 @inlined
-def affine(out, out_step, weight, width, bias, extra, extra_step, given, step, begin, end, start, stop, add):
-    """out[r] = weight[r] · given + bias[r] + extra[r] (+ out[r]) for the rows r of begin … end.
+def _end(out, total, positive):
+    store(out, relu(total) if positive else total)
 
-    All but ``width`` (of a weight's row), ``begin``, ``end`` and ``add`` are addresses and steps between rows, in bytes;
-    0 stands for no bias and no extra.
+
+@inlined
+def affine(out, out_step, weight, width, bias, extra, extra_step, given, step, begin, end, start, stop, add, positive):
+    """out[r] = weight[r] · given + bias[r] + extra[r] for the rows r of begin … end; + out[r] to ``add``, relu if ``positive``.
+
+    All but ``width`` (of a weight's row), ``begin``, ``end`` and the last two are addresses and steps between rows, in
+    bytes; 0 stands for no bias and no extra.
     """
     line = 4 * width
     row = begin
@@ -46,10 +51,10 @@ def affine(out, out_step, weight, width, bias, extra, extra_step, given, step, b
                 sum3 = fma(w + 3 * line, value, sum3)
                 w += 4
                 x += step
-            store(o, sum0)
-            store(o + out_step, sum1)
-            store(o + 2 * out_step, sum2)
-            store(o + 3 * out_step, sum3)
+            _end(o, sum0, positive)
+            _end(o + out_step, sum1, positive)
+            _end(o + 2 * out_step, sum2, positive)
+            _end(o + 3 * out_step, sum3, positive)
         elif rows == 2:
             sum0 = _begin(o, b, e, add)
             sum1 = _begin(o + out_step, b + 4 if b else 0, e + extra_step if e else 0, add)
@@ -59,8 +64,8 @@ def affine(out, out_step, weight, width, bias, extra, extra_step, given, step, b
                 sum1 = fma(w + line, value, sum1)
                 w += 4
                 x += step
-            store(o, sum0)
-            store(o + out_step, sum1)
+            _end(o, sum0, positive)
+            _end(o + out_step, sum1, positive)
         else:
             sum0, sum1 = _begin(o, b, e, add), splat(0.0)
             while w + 4 < last:
@@ -70,5 +75,5 @@ def affine(out, out_step, weight, width, bias, extra, extra_step, given, step, b
                 x += 2 * step
             if w < last:
                 sum0 = fma(w, load(x), sum0)
-            store(o, sum0 + sum1)
+            _end(o, sum0 + sum1, positive)
         row += rows

@@ -71,7 +71,7 @@ def _hidden(net, plan, bias, extra, after, extra_step, work, row, column, featur
     unit_start, unit_stop = ranges + 16 * units, ranges + 24 * units
     inputs, stream = work + column, stream + column
     affine(
-        stream, row, net, features, bias, extra, extra_step, inputs, row, begin, end, ranges, ranges + 8 * units, False
+        stream, row, net, features, bias, extra, extra_step, inputs, row, begin, end, ranges, ranges + 8 * units, False, False
     )
     for block in range(blocks):
         skip = block * units * row + column
@@ -81,14 +81,13 @@ def _hidden(net, plan, bias, extra, after, extra_step, work, row, column, featur
         own = (block + 1) * units
         affine(
             inside + skip, row, inner + block * square, units, bias + 4 * own,
-            extra + own * extra_step if extra else 0, extra_step, before + skip, row, begin, end, unit_start, unit_stop, False,
+            extra + own * extra_step if extra else 0, extra_step, before + skip, row,
+            begin, end, unit_start, unit_stop, False, True,
         )  # fmt: skip
-        for unit in range(begin, end):
-            store(inside + skip + unit * row, relu(load(inside + skip + unit * row)))
         affine(
             stream, row, outer + block * square, units, outer_bias + 4 * block * units,
             after + block * units * extra_step if after else 0, extra_step, inside + skip, row,
-            begin, end, unit_start, unit_stop, True,
+            begin, end, unit_start, unit_stop, True, False,
         )  # fmt: skip
 
 
@@ -118,7 +117,7 @@ def solve(values, columns, count, logs, net, plan, bias, extra, after, work, fea
                 _hidden(net, plan, bias, own, later, step, work, row, column, features, units, blocks, low, high)
             affine(
                 outputs + column, row, final, units, final_bias, 0, 0, stream + column, row,
-                2 * i, 2 * i + 2, output_start, output_stop, keep,
+                2 * i, 2 * i + 2, output_start, output_stop, keep, False,
             )  # fmt: skip
             scale = softplus(load(outputs + 2 * i * row + column))[0] + EPSILON
             u = (load(work + i * row + column) - number(gain + 4 * (features + i))) / number(gain + 4 * i)
@@ -154,7 +153,7 @@ def evaluate(values, columns, logs, net, plan, bias, extra, work, keep, features
         _hidden(net, plan, bias, own, 0, step, work, row, column, features, units, blocks, 0, units)
         affine(
             outputs + column, row, final, units, final_bias, 0, 0, stream + column, row,
-            0, 2 * features, output_start, output_stop, False,
+            0, 2 * features, output_start, output_stop, False, False,
         )  # fmt: skip
         product, exponents = splat(1.0), splat(0.0)
         for i in range(features):

@@ -51,7 +51,7 @@ def couple(values, columns, logs, net, plan, bias, extra, work, inverts, given, 
         for i in range(given):
             store(work + i * row, load(values + integer(plan + 8 * i) * step + sample))
         own = extra + sample if extra else 0
-        affine(stream, row, net, given, bias, own, step, work, row, 0, units, start, given_stop, False)
+        affine(stream, row, net, given, bias, own, step, work, row, 0, units, start, given_stop, False, False)
         for block in range(blocks):
             first = block * units
             for unit in range(units):
@@ -59,19 +59,17 @@ def couple(values, columns, logs, net, plan, bias, extra, work, inverts, given, 
                 store(hidden + unit * row, relu(value + number(shift + 4 * (first + unit))))
             affine(
                 inside, row, inner + 4 * first * units, units, inner_bias + 4 * first, 0, 0, hidden, row,
-                0, units, start, unit_stop, False,
+                0, units, start, unit_stop, False, True,
             )  # fmt: skip
-            for unit in range(units):
-                store(inside + unit * row, relu(load(inside + unit * row)))
             affine(
                 hidden, row, outer + 4 * first * units, units, outer_bias + 4 * first, 0, 0, inside, row,
-                0, units, start, unit_stop, False,
+                0, units, start, unit_stop, False, False,
             )  # fmt: skip
             for unit in range(units):
                 at = first + units + unit
                 gate = load(own + at * step) if extra else number(bias + 4 * at)
                 store(stream + unit * row, load(stream + unit * row) + gate * load(hidden + unit * row))
-        affine(outputs, row, final, units, final_bias, 0, 0, stream, row, 0, 2 * moved, start, unit_stop, False)
+        affine(outputs, row, final, units, final_bias, 0, 0, stream, row, 0, 2 * moved, start, unit_stop, False, False)
         product, exponents = splat(1.0), splat(0.0)
         for i in range(moved):
             place = values + integer(plan + 8 * (given + i)) * step + sample

@@ -43,26 +43,26 @@ def backpropagate(grad_values, columns, grad_logs, net, plan, back, back_ranges,
             store(inputs + i * step + sample, y * scale)
         affine(
             stream + blocks * rows + sample, step, back, 2 * features, 0, 0, 0, grads + sample, step,
-            0, units, back_ranges, back_ranges + 8 * units, False,
+            0, units, back_ranges, back_ranges + 8 * units, False, False,
         )  # fmt: skip
         for block in range(blocks - 1, -1, -1):
             own = block * rows + sample
             affine(
                 within + own, step, outer + block * square, units, 0, 0, 0, stream + own + rows, step,
-                0, units, unit_start, unit_stop, False,
+                0, units, unit_start, unit_stop, False, False,
             )  # fmt: skip
             for unit in range(0, rows, step):
                 store(within + own + unit, _gate(load(inside + own + unit), load(within + own + unit)))
             affine(
                 ahead + sample, step, inner + block * square, units, 0, 0, 0, within + own, step,
-                0, units, unit_start, unit_stop, False,
+                0, units, unit_start, unit_stop, False, False,
             )  # fmt: skip
             for unit in range(0, rows, step):
                 gated = _gate(load(before + own + unit), load(ahead + sample + unit))
                 store(stream + own + unit, load(stream + own + rows + unit) + gated)
         affine(
             inputs + sample, step, initial, units, 0, 0, 0, stream + sample, step, 0, features,
-            back_ranges + 32 * units, back_ranges + 32 * units + 8 * features, True,
+            back_ranges + 32 * units, back_ranges + 32 * units + 8 * features, True, False,
         )  # fmt: skip
         for i in range(features):
             store(grad_values + integer(plan + 8 * i) * step + sample, load(inputs + i * step + sample))
