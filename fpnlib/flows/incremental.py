@@ -34,7 +34,7 @@ class Rows(NamedTuple):
 class Incremental:
     """A flow of packed layers in plain torch: for float64, for CUDA, and where numba does not compile."""
 
-    few = 512  # samples that it does not pay to share among threads: of so small operations Python runs one at a time
+    few = 1 << 15  # samples that it does not pay to share among threads: of small operations Python runs one at a time
 
     def __init__(self, layers: list[tuple[Net, Context]]):
         self.layers = layers
