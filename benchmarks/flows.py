@@ -1,9 +1,10 @@
 """The flows of fpnlib beside nflows 0.14 and zuko, in CPU time on one thread: ``make bench``.
 
 The alternatives take turns within one run, and so does a matrix product, whose rate gives the arithmetic limit: the
-multiply-adds that the masks let through, at that rate. Medians. Sampling by D passes that would take minutes is timed
-on one pass of each layer, times D, since all D passes are the same work; the table marks those with ×D. The last row
-is another question: wall-clock times of ours on one and on two threads, the shortest of some turns.
+multiply-adds that the masks let through, at that rate. Medians over the turns, of the times and of their ratios within a
+turn. Sampling by D passes that would take minutes is timed on one pass of each layer, times D, since all D passes are the
+same work; the table marks those with ×D. The last row is another question: wall-clock times of ours on one and on two
+threads, the shortest of some turns.
 Writes flows.csv, flows.md, flows.png and threads.csv.
 """
 
@@ -18,6 +19,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import median
 
 import matplotlib
 
@@ -178,16 +180,16 @@ SMALL, NORMED, WIDE, FACE = (40, 10, 40, 5, 2), (40, 10, 100, 10, 5), (128, 55, 
 
 def workloads() -> list[Callable[[], Workload]]:
     return [
-        lambda: sampling("sample 10,000: D 40, hidden 40, 5 × 2", SMALL, 10_000, (100, 50, 4), 3),
-        lambda: sampling("sample 1,000: D 40, hidden 100, 10 × 5, batch norm", NORMED, 1_000, (50, 38, 3.5), 3, batch_norm=True),
-        lambda: sampling("sample 1,000: D 128, hidden 1024, 5 × 2", WIDE, 1_000, (180, 160, 1.7), 3, True),
+        lambda: sampling("sample 10,000: D 40, hidden 40, 5 × 2", SMALL, 10_000, (100, 50, 4), 5),
+        lambda: sampling("sample 1,000: D 40, hidden 100, 10 × 5, batch norm", NORMED, 1_000, (50, 38, 3.5), 5, batch_norm=True),
+        lambda: sampling("sample 1,000: D 128, hidden 1024, 5 × 2", WIDE, 1_000, (180, 160, 1.7), 5, True),
         lambda: sampling("sample 10: D 2048, hidden 1024, 1 × 10, batch norm", FACE, 10, (1000, None, None), 5, True, False,
                          batch_norm=True),
-        lambda: classification("10,000 latents under 10 classes, D 40", SMALL, 10_000, (5, 2.2, 2.1), 5),
+        lambda: classification("10,000 latents under 10 classes, D 40", SMALL, 10_000, (5, 2.2, 2.1), 9),
         lambda: classification("500 latents under 55 classes, D 128", WIDE, 500, (1.7, 1.8, 1.4), 3),
         lambda: training("training step of 1,024, D 40, hidden 40", SMALL, (1.35, 1.0, None), 25),
         lambda: training("training step of 1,024, D 40, hidden 200", (40, 10, 200, 5, 2), (None, None, None), 9),
-        lambda: training("training step of 1,024, D 128, hidden 1024", WIDE, (1.5, 1.6, None), 5),
+        lambda: training("training step of 1,024, D 128, hidden 1024", WIDE, (1.5, 1.6, None), 9),
         lambda: coupling_sampling("C-RNVP, sample 10,000: D 40, hidden 40", 10_000, (2, 1.5, None), 15),
     ]  # fmt: skip
 
@@ -196,34 +198,38 @@ CALLS, QUICK = 5, 0.2  # calls in a turn, of what takes fewer seconds than this
 
 
 def measure(load: Workload) -> dict[str, object]:
-    """The row of one workload: medians in milliseconds and what they are over each other."""
+    """The row of one workload: medians in milliseconds, and of each turn's times over each other.
+
+    A shared machine's speed drifts, within seconds, by a third: what is measured in the same turn finds the same speed.
+    """
     a, b = torch.randn(1024, 1024), torch.randn(1024, 1024)
     runs = {"product": lambda: a @ b} | load.runs
-    times = {name: [] for name in runs}
+    turns = {name: [] for name in runs}
     with torch.no_grad():
         for run in load.runs.values():
             run()  # ours packs its weights, and compiles where nothing is cached; all find their caches warm
         for _ in range(load.repeats):
             for name, run in runs.items():
+                times = []
                 for _ in range(CALLS):  # what is quick is called again: the first call of a turn finds cold caches
                     start = time.process_time()
                     run()
-                    times[name].append(time.process_time() - start)
-                    if times[name][-1] > QUICK:
+                    times.append(time.process_time() - start)
+                    if times[-1] > QUICK:
                         break
-    seconds = {name: sorted(values)[len(values) // 2] * load.factors.get(name, 1) for name, values in times.items()}
-    peak = 2 * 1024**3 / seconds["product"]
-    row = {"workload": load.name, "peak GFLOP/s": peak / 1e9}
-    for name in ("nflows", "zuko", "ours"):
-        row[f"{name} ms"] = seconds[name] * 1e3 if name in seconds else float("nan")
-    limit = load.operations / peak if load.operations else float("nan")
-    row |= {
-        "limit ms": limit * 1e3,
-        "over nflows": row["nflows ms"] / row["ours ms"],
-        "over zuko": row["zuko ms"] / row["ours ms"],
-        "over limit": row["ours ms"] / (limit * 1e3),
-        "×D": ", ".join(load.factors),
-    }
+                turns[name].append(median(times) * load.factors.get(name, 1))
+    peaks = [2 * 1024**3 / seconds for seconds in turns["product"]]
+    turns["limit"] = [(load.operations or float("nan")) / peak for peak in peaks]
+    row = {"workload": load.name, "peak GFLOP/s": median(peaks) / 1e9}
+    for name in ("nflows", "zuko", "ours", "limit"):
+        row[f"{name} ms"] = median(turns[name]) * 1e3 if name in turns else float("nan")
+
+    def over(upper: str, lower: str) -> float:
+        both = zip(turns.get(upper, [float("nan")]), turns[lower], strict=False)
+        return median([one / other for one, other in both])
+
+    row |= {"over nflows": over("nflows", "ours"), "over zuko": over("zuko", "ours"), "over limit": over("ours", "limit")}
+    row["×D"] = ", ".join(load.factors)
     for what, target in zip(("nflows", "zuko", "limit"), load.targets, strict=True):
         row[f"goal {what}"] = float("nan") if target is None else target
     return row
@@ -272,7 +278,8 @@ def markdown(table: pd.DataFrame, machine: str) -> str:
         lines.append("| " + " | ".join([row["workload"], *cells]) + " |")
     peak = table["peak GFLOP/s"].median()
     note = (
-        f"CPU time on one thread, medians; goals in brackets. {machine}. Matrix-product peak {peak:.0f} GFLOP/s "
+        "CPU time on one thread: medians over the turns, of the times and of their ratios within a turn; goals in brackets. "
+        f"{machine}. Matrix-product peak {peak:.0f} GFLOP/s "
         "(median over the rows; each row's limit uses its own). ×D: one pass of each layer timed, times D."
     )
     return "\n".join([*lines, "", note, ""])
