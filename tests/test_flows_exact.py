@@ -33,6 +33,7 @@ VARIANTS = {
     "one feature": ("maf", {"features": 1}),
     "batch norm": ("maf", {"batch_norm": True, "num_blocks": 3}),
     "wide": ("maf", {"hidden_features": 700, "num_layers": 2, "num_blocks": 3}),
+    "wide, batch norm": ("maf", {"hidden_features": 700, "num_layers": 2, "num_blocks": 1, "batch_norm": True}),
     "dropout and embedding": ("maf", {"dropout": 0.3, "embedding_features": 5}),
     "coupling": ("realnvp", {}),
     "coupling, batch norm, odd D": ("realnvp", {"features": 7, "batch_norm": True, "embedding_features": 2}),
@@ -374,11 +375,14 @@ def test_threads_change_nothing_in_wide_layers():
     flow = build("maf", features=5, hidden_features=700, num_layers=2)
     z, context = batch(flow, n=700)
     data, density = flow.transform_from_noise(z, context), flow.log_prob(z, context)
+    every = flow.class_log_prob(z, torch.eye(4))
+    torch.testing.assert_close((every * context).sum(1), density, atol=1e-4, rtol=1e-5)
     before = torch.get_num_threads()
     try:
         torch.set_num_threads(3)
         torch.testing.assert_close(flow.transform_from_noise(z, context), data, atol=1e-5, rtol=1e-5)
         assert torch.equal(flow.log_prob(z, context), density)
+        assert torch.equal(flow.class_log_prob(z, torch.eye(4)), every)
     finally:
         torch.set_num_threads(before)
 

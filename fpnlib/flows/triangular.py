@@ -104,10 +104,23 @@ def tiles(stop: list[int], begin: int = 0, end: int | None = None, left: int = 0
         yield from tiles(stop, middle, end, stop[middle - 1])
 
 
-def add_product(cover: list[tuple[slice, slice]], weight: Tensor, given: Tensor, added: Tensor) -> Tensor:
-    """``added`` (R, n), which becomes added + weight · given, for given (C, n) and weights that are 0 outside their cover."""
-    for rows, columns in cover:
-        added[rows].addmm_(weight[rows, columns], given[columns])
+class Part(NamedTuple):
+    """A rectangle of some weights, and where it lies."""
+
+    rows: slice
+    columns: slice
+    weight: Tensor
+
+
+def parts(weight: Tensor, tiles: list[tuple[slice, slice]]) -> list[Part]:
+    """The rectangles outside which the weights are 0."""
+    return [Part(rows, columns, weight[rows, columns]) for rows, columns in tiles]
+
+
+def add_product(parts: list[Part], given: Tensor, added: Tensor) -> Tensor:
+    """``added`` (R, n), which becomes added + weight · given, for given (C, n)."""
+    for rows, columns, weight in parts:
+        added[rows].addmm_(weight, given[columns])
     return added
 
 
@@ -131,16 +144,16 @@ class _Network(torch.autograd.Function):
             for w, b in zip(weights[2 + 2 * blocks :], biases[2 + 2 * blocks :], strict=True)
         ]
         gate = (contexts[0] @ given).relu_()
-        stream, kept = add_product(first.tiles, initial, values, gate + bias[0]), []
+        stream, kept = add_product(parts(initial, first.tiles), values, gate + bias[0]), []
         for k in range(blocks):
             before, inside = stream.relu(), torch.addmm(bias[1 + k], contexts[1 + k], given)
-            add_product(hidden.tiles, squares[k], before, inside).relu_()
-            add_product(hidden.tiles, squares[blocks + k], inside, stream.add_(bias[1 + blocks + k]))
+            add_product(parts(squares[k], hidden.tiles), before, inside).relu_()
+            add_product(parts(squares[blocks + k], hidden.tiles), inside, stream.add_(bias[1 + blocks + k]))
             kept += [before, inside]
         ctx.stairs, ctx.blocks = stairs, blocks
         ctx.save_for_backward(values, given, gate, stream, *kept, initial, *squares, final, *contexts)
         outputs = biases[1 + 2 * blocks][:, None].repeat(1, values.shape[1])
-        return add_product(last.tiles, final, stream, outputs)
+        return add_product(parts(final, last.tiles), stream, outputs)
 
     @staticmethod
     @once_differentiable

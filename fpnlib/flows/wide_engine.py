@@ -11,7 +11,7 @@ from fpnlib.flows.autoregressive_engine import AutoregressiveEngine
 from fpnlib.flows.autoregressive_weights import Context, Net, odd_columns
 from fpnlib.flows.incremental import Incremental, Rows
 from fpnlib.flows.settings import EPSILON
-from fpnlib.flows.triangular import add_product, tiles
+from fpnlib.flows.triangular import add_product, parts, tiles
 from fpnlib.flows.vectors import LANES
 
 
@@ -24,9 +24,14 @@ class WideEngine(AutoregressiveEngine):
     def __init__(self, layers: list[tuple[Net, Context]]):
         super().__init__(layers)
         self.incremental = _Blocks(layers, self.nets)
-        self.parts = [net for net, _ in self.incremental.layers]
-        self.normed = any(bool((net.scale != 1).any() or net.shift.any()) for net in self.parts)
-        self.tiles = [[*tiles(stop.tolist())] for stop in self.parts[0].ranges[1::2]]
+        nets = [net for net, _ in self.incremental.layers]
+        self.normed = any(bool((net.scale != 1).any() or net.shift.any()) for net in nets)
+        first, hidden, last = ([*tiles(stop.tolist())] for stop in nets[0].ranges[1::2])
+        self.layers = [
+            (net, parts(net.initial, first), *([parts(w, hidden) for w in squares] for squares in (net.inner, net.outer)),
+             parts(net.final, last))
+            for net in nets
+        ]  # fmt: skip
 
     def inverse(self, noise: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:
         """As ``Engine.inverse``."""
@@ -39,21 +44,20 @@ class WideEngine(AutoregressiveEngine):
         return max(1, self.size // columns)
 
     def _evaluate(self, values: Tensor, logs: Tensor, biases: list[Tensor], context: Tensor | None) -> None:
-        first, hidden, last = self.tiles
         rows = values.new_empty(3, self.units, odd_columns(values.shape[1]))
         stream, before, inside = rows[..., : values.shape[1]]
-        for layer, net in enumerate(self.parts):
+        for layer, (net, initial, inner, outer, final) in enumerate(self.layers):
             bias, extra = biases[layer].view(-1, 1 + self.blocks, self.units), self._extra(layer, context)
             inputs = values[net.order]
-            add_product(first, net.initial, inputs, _begin(stream, bias[:, 0], extra[:1]))
+            add_product(initial, inputs, _begin(stream, bias[:, 0], extra[:1]))
             for k in range(self.blocks):
                 if self.normed:
                     torch.mul(stream, net.scale[k, :, None], out=before).add_(net.shift[k, :, None]).relu_()
                 else:
                     torch.clamp_min(stream, 0, out=before)
-                add_product(hidden, net.inner[k], before, _begin(inside, bias[:, k + 1], extra[k + 1 : k + 2])).relu_()
-                add_product(hidden, net.outer[k], inside, stream.add_(net.outer_bias[k, :, None]))
-            outputs = add_product(last, net.final, stream, net.final_bias[:, None].repeat(1, values.shape[1]))
+                add_product(inner[k], before, _begin(inside, bias[:, k + 1], extra[k + 1 : k + 2])).relu_()
+                add_product(outer[k], inside, stream.add_(net.outer_bias[k, :, None]))
+            outputs = add_product(final, stream, net.final_bias[:, None].repeat(1, values.shape[1]))
             scale = softplus(outputs[::2]) + EPSILON
             noise = torch.addcmul(outputs[1::2], scale, inputs)
             torch.mul(noise, net.gain[:, None], out=values).add_(net.offset[:, None])
