@@ -50,17 +50,20 @@ class Stairs(NamedTuple):
     rows: Tensor
     columns: Tensor
     stop: Tensor
+    cover: Tensor  # how many columns of each row the tiles cover
     tiles: list[tuple[slice, slice]]
 
     def sort(self, weight: Tensor) -> Tensor:
-        """The weights by degree, masked."""
-        return self._moved(sort, weight)
+        """The weights by degree, masked; what lies outside the tiles is not filled in."""
+        return self._moved(sort, weight, self.cover)
 
     def product_back(self, weight: Tensor, gradient: Tensor, out: Tensor) -> Tensor:
         """``out`` (C, n) becomes weightᵀ · gradient, for weights by degree and a gradient (R, n)."""
-        out.zero_()
+        begun = 0  # a tile on the diagonal comes before all others over its columns
         for rows, columns in self.tiles:
-            out[columns].addmm_(weight[rows, columns].T, gradient[rows])
+            out[columns].addmm_(weight[rows, columns].T, gradient[rows], beta=int(columns.start < begun))
+            begun = max(begun, columns.stop)
+        out[begun:] = 0
         return out
 
     def of_weight(self, gradient: Tensor, given: Tensor) -> Tensor:
@@ -74,9 +77,10 @@ class Stairs(NamedTuple):
         """The rows of a gradient by degree, in the order of the weights' rows."""
         return torch.empty_like(gradient).index_copy_(0, self.rows, gradient)
 
-    def _moved(self, move: Callable, matrix: Tensor) -> Tensor:
+    def _moved(self, move: Callable, matrix: Tensor, *more: Tensor) -> Tensor:
         out = torch.empty(matrix.shape, dtype=matrix.dtype)
-        move(*(tensor.detach().contiguous().numpy() for tensor in (matrix, self.rows, self.columns, self.stop, out)))
+        given = matrix, self.rows, self.columns, self.stop, *more, out
+        move(*(tensor.detach().contiguous().numpy() for tensor in given))
         return out
 
 
@@ -85,9 +89,14 @@ def _stairs(features: int, units: int) -> tuple[Stairs, Stairs, Stairs]:
     """Of the initial, the inner and the final products."""
     shape = layout(features, units)
     orders = (shape.sort, torch.arange(features)), (shape.sort, shape.sort), (torch.arange(2 * features), shape.sort)
-    return tuple(
-        Stairs(*order, stop, [*tiles(stop.tolist())]) for order, stop in zip(orders, shape.forward[1::2], strict=True)
-    )
+    return tuple(_stair(*order, stop) for order, stop in zip(orders, shape.forward[1::2], strict=True))
+
+
+def _stair(rows: Tensor, columns: Tensor, stop: Tensor) -> Stairs:
+    cover, found = torch.zeros_like(stop), [*tiles(stop.tolist())]
+    for some, among in found:
+        cover[some].clamp_min_(among.stop)
+    return Stairs(rows, columns, stop, cover, found)
 
 
 def tiles(stop: list[int], begin: int = 0, end: int | None = None, left: int = 0) -> Iterator[tuple[slice, slice]]:
