@@ -178,7 +178,7 @@ def _variable(stack: nn.Module) -> list[Tensor]:
     """Its parameters and buffers, but for the masks, in one walk: ``parameters`` and ``buffers`` would take much longer."""
     modules, found = [stack], []
     for module in modules:
-        modules += module._modules.values()
+        modules += filter(None, module._modules.values())
         found += module._parameters.values()
         if not isinstance(module, MaskedLinear):
             found += module._buffers.values()
