@@ -198,7 +198,7 @@ CALLS, QUICK = 5, 0.2  # calls in a turn, of what takes fewer seconds than this
 
 
 def measure(load: Workload) -> dict[str, object]:
-    """The row of one workload: medians in milliseconds, and of each turn's times over each other.
+    """The row of one workload.
 
     A shared machine's speed drifts, within seconds, by a third: what is measured in the same turn finds much the same
     speed; the matrix product is timed before ours and after, and ours before the others and after.
@@ -221,16 +221,21 @@ def measure(load: Workload) -> dict[str, object]:
                         break
             for name, values in times.items():
                 turns[name].append(median(values) * load.factors.get(name, 1))
+    return compared(load, turns)
+
+
+def compared(load: Workload, turns: dict[str, list[float]]) -> dict[str, object]:
+    """Medians over the turns: of the times, in milliseconds, and of what they are over each other within a turn."""
+    none = [float("nan")] * len(turns["ours"])
     peaks = [2 * 1024**3 / seconds for seconds in turns["product"]]
-    turns["limit"] = [(load.operations or float("nan")) / peak for peak in peaks]
-    row = {"workload": load.name, "peak GFLOP/s": median(peaks) / 1e9}
-    for name in ("nflows", "zuko", "ours", "limit"):
-        row[f"{name} ms"] = median(turns[name]) * 1e3 if name in turns else float("nan")
+    limit = [load.operations / peak for peak in peaks] if load.operations else none
+    times = {"nflows": none, "zuko": none} | turns | {"limit": limit}
 
     def over(upper: str, lower: str) -> float:
-        both = zip(turns.get(upper, [float("nan")]), turns[lower], strict=False)
-        return median([one / other for one, other in both])
+        return median([one / other for one, other in zip(times[upper], times[lower], strict=True)])
 
+    row = {"workload": load.name, "peak GFLOP/s": median(peaks) / 1e9}
+    row |= {f"{name} ms": median(times[name]) * 1e3 for name in ("nflows", "zuko", "ours", "limit")}
     row |= {"over nflows": over("nflows", "ours"), "over zuko": over("zuko", "ours"), "over limit": over("ours", "limit")}
     row["×D"] = ", ".join(load.factors)
     for what, target in zip(("nflows", "zuko", "limit"), load.targets, strict=True):

@@ -45,6 +45,16 @@ def test_a_row_is_measured_and_written(benchmark, tmp_path, capsys, monkeypatch)
     assert (tmp_path / "new" / "flows.png").stat().st_size > 10_000
 
 
+def test_times_are_compared_within_a_turn(benchmark):
+    load = benchmark.Workload("one", {}, 2.0 * 1024**3, 3, (None, None, None))
+    speeds, row = [1.0, 9.0, 2.0], {"product": 0.5, "ours": 1.0, "nflows": 30.0}
+    turns = {name: [seconds * speed for speed in speeds] for name, seconds in row.items()}
+    turns["nflows"][1] = 45.0  # alone in a fast moment: the medians of the times, 45 and 2, would say 22.5
+    found = benchmark.compared(load, turns)
+    assert (found["over nflows"], found["over limit"]) == (30, 2) and found["over zuko"] != found["over zuko"]
+    assert (found["ours ms"], found["nflows ms"], found["limit ms"]) == (2000, 45_000, 1000)
+
+
 def test_a_number_that_is_no_row_is_refused(benchmark, capsys):
     with pytest.raises(SystemExit):
         benchmark.main(["--only", "99"])

@@ -70,4 +70,3 @@ class AutoregressiveStack(Stack):
             fits, name = self._fits(inputs, context), "gradients"
         module = compiled(name) if fits else None
         return module and partial(module.noise_and_log_det, layers=[(layer.order, layer.transform) for layer in layers])
-

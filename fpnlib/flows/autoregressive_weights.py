@@ -127,7 +127,7 @@ def packable(transform: MaskedAffineAutoregressiveTransform) -> bool:
     )
 
 
-def parameters(transform: MaskedAffineAutoregressiveTransform) -> list[Parameter]:
+def weights_and_biases(transform: MaskedAffineAutoregressiveTransform) -> list[Parameter]:
     """The weights, then the biases, of the initial layer, each block's inner and outer one, the final and the contexts'."""
     made = transform.autoregressive_net
     inner, outer = zip(*(block.linear_layers for block in made.blocks), strict=True)

@@ -47,9 +47,10 @@ class Engine:
         Samples of one kind that fill whole vectors share what the context adds; what is left over goes as in ``inverse``.
         """
         with alone() as each:
-            parts = kind.argsort(stable=True).split(torch.bincount(kind, minlength=len(contexts)).tolist())
-            whole = [len(part) // LANES * LANES for part in parts]
-            halves = [part.tensor_split([size]) for part, size in zip(parts, whole, strict=True)]
+            counts = torch.bincount(kind, minlength=len(contexts)).tolist()
+            whole = [count // LANES * LANES for count in counts]
+            by_kind = kind.argsort(stable=True).split(counts)
+            halves = [rows.tensor_split([size]) for rows, size in zip(by_kind, whole, strict=True)]
             order = torch.cat([half for both in zip(*halves, strict=True) for half in both])
             rows, biases = noise.index_select(0, order), self._biases(contexts)
 
@@ -61,8 +62,9 @@ class Engine:
 
             ends = accumulate(whole)
             each(run, [(k, *piece) for k, end in enumerate(ends) for piece in pieces(end - whole[k], end, self.size)])
-        if len(rest := order[sum(whole) :]):
-            rows[sum(whole) :] = self._own(rows[sum(whole) :], contexts[kind[rest]], self._solve)[0]
+        left = slice(sum(whole), len(order))
+        if left.start < left.stop:
+            rows[left] = self._own(rows[left], contexts[kind[order[left]]], self._solve)[0]
         return rows.index_select(0, order.argsort())
 
     def every_kind(self, data: Tensor, contexts: Tensor) -> tuple[Tensor, Tensor]:

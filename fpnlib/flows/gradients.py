@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from fpnlib.flows import autoregressive_kernels, gradient_kernels
-from fpnlib.flows.autoregressive_weights import layout, odd_columns, parameters
+from fpnlib.flows.autoregressive_weights import layout, odd_columns, weights_and_biases
 from fpnlib.flows.threads import alone
 from fpnlib.flows.vectors import LANES
 
@@ -31,7 +31,7 @@ def noise_and_log_det(
         layers: of the same widths, each with the order of its inputs; no batch norm, no dropout.
     """
     orders = [order for order, _ in layers]
-    return _Flow.apply(orders, inputs, context, *(p for _, layer in layers for p in parameters(layer)))
+    return _Flow.apply(orders, inputs, context, *(p for _, layer in layers for p in weights_and_biases(layer)))
 
 
 class Gather(NamedTuple):

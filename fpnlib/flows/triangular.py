@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn.functional import pad, softplus
 
-from fpnlib.flows.autoregressive_weights import layout, odd_columns, parameters
+from fpnlib.flows.autoregressive_weights import layout, odd_columns, weights_and_biases
 from fpnlib.flows.settings import EPSILON
 from fpnlib.flows.triangular_kernels import sort, unsort
 
@@ -38,7 +38,7 @@ def noise_and_log_det(
     given, total = torch.cat([given, given.new_ones(1, given.shape[1])]), 0
     for order, layer in layers:
         values = values.index_select(0, order)
-        outputs = _Network.apply(values, given, *parameters(layer))
+        outputs = _Network.apply(values, given, *weights_and_biases(layer))
         scale = softplus(outputs[::2]) + EPSILON
         values, total = scale * values + outputs[1::2], total + scale.log().sum(0)
     return values.T[:n], total[:n]
@@ -121,14 +121,14 @@ class Part(NamedTuple):
     weight: Tensor
 
 
-def parts(weight: Tensor, tiles: list[tuple[slice, slice]]) -> list[Part]:
-    """The rectangles outside which the weights are 0."""
-    return [Part(rows, columns, weight[rows, columns]) for rows, columns in tiles]
+def parts(weight: Tensor, rectangles: list[tuple[slice, slice]]) -> list[Part]:
+    """Of weights that are 0 outside the rectangles."""
+    return [Part(rows, columns, weight[rows, columns]) for rows, columns in rectangles]
 
 
-def add_product(parts: list[Part], given: Tensor, added: Tensor) -> Tensor:
-    """``added`` (R, n), which becomes added + weight · given, for given (C, n)."""
-    for rows, columns, weight in parts:
+def add_product(of: list[Part], given: Tensor, added: Tensor) -> Tensor:
+    """``added`` (R, n), which becomes added + weight · given, for the parts of the weights and given (C, n)."""
+    for rows, columns, weight in of:
         added[rows].addmm_(weight, given[columns])
     return added
 

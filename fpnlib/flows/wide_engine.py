@@ -28,10 +28,15 @@ class WideEngine(AutoregressiveEngine):
         self.normed = any(bool((net.scale != 1).any() or net.shift.any()) for net in nets)
         first, hidden, last = ([*tiles(stop.tolist())] for stop in nets[0].ranges[1::2])
         self.layers = [
-            (net, parts(net.initial, first), *([parts(w, hidden) for w in squares] for squares in (net.inner, net.outer)),
-             parts(net.final, last))
+            (
+                net,
+                parts(net.initial, first),
+                [parts(weight, hidden) for weight in net.inner],
+                [parts(weight, hidden) for weight in net.outer],
+                parts(net.final, last),
+            )
             for net in nets
-        ]  # fmt: skip
+        ]
 
     def inverse(self, noise: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:
         """As ``Engine.inverse``."""
@@ -95,7 +100,7 @@ class _Blocks(Incremental):
         return data[: len(noise)], logs[: len(noise)]
 
     def _rows(self, noise: Tensor) -> Rows:
-        apart = super()._rows(pad(noise, (0, 0, 0, odd_columns(len(noise)) - len(noise))))
+        apart = super()._rows(noise.new_empty(odd_columns(len(noise)), 0))
         return Rows(*(tensor[..., : len(noise)] for tensor in apart))
 
     def _step(self, layer: int, rows: Rows, begin: int, end: int) -> None:
