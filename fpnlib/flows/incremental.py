@@ -19,7 +19,7 @@ NUMBERS = {"cpu": 1 << 24, "cuda": 1 << 28}  # in the working rows of one piece 
 class Rows(NamedTuple):
     """The working rows of n samples in a layer of D features and B blocks of H units."""
 
-    work: Tensor  # (3 D + (1 + 2 B) H, n): inputs, stream, before, inside and outputs in one piece
+    work: Tensor  # (3 D + (2 + 4 B) H, n): in one piece what follows, but for data and logs
     inputs: Tensor  # (D, n): the noise until a feature is found
     stream: Tensor  # (H, n)
     before: Tensor  # (B, H, n): what each block's two products multiply, with inside
@@ -66,10 +66,12 @@ class Incremental:
 
     def _rows(self, noise: Tensor) -> Rows:
         (units, features), blocks, n = self.layers[0][0].initial.shape, len(self.layers[0][0].inner), len(noise)
-        work = noise.new_empty(3 * features + (1 + 2 * blocks) * units, n)
-        inputs, stream, hidden, outputs = work.split([features, units, 2 * blocks * units, 2 * features])
+        # All in one piece: small results kept between would leave holes in the memory, so that it grows with the pieces.
+        work = noise.new_empty(self.row - features, n)
+        sizes = [features, units, 2 * blocks * units, 2 * features, (1 + blocks) * units, blocks * units]
+        inputs, stream, hidden, outputs, added, after = work.split(sizes)
         before, inside = hidden.view(2, blocks, units, n)
-        added, after = noise.new_empty(1 + blocks, units, n), noise.new_empty(blocks, units, n)
+        added, after = added.view(1 + blocks, units, n), after.view(blocks, units, n)
         data, logs = noise.new_empty(features, n), noise.new_zeros(n)
         return Rows(work, inputs, stream, before, inside, outputs, added, after, data, logs)
 
