@@ -78,7 +78,8 @@ from fpnlib.experiments import Run, side_by_side
 
 def for_ever(run, name):
     with artifacts.alone(run.folder / "models" / name):
-        print(f"{name} begun", file=sys.stderr, flush=True)
+        sys.stderr.write(f"{name} begun\\n")  # at once: print may write the line's end apart, after the other's line
+        sys.stderr.flush()
         while True:
             pass
 
@@ -94,9 +95,9 @@ def test_what_is_made_side_by_side_does_not_outlive_a_killed_parent(tmp_path):
     command = [sys.executable, script, str(tmp_path)]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=env) as parent:
         begun = {parent.stderr.readline(), parent.stderr.readline()}
-        assert begun == {"one begun\n", "other begun\n"}
         workers = psutil.Process(parent.pid).children(recursive=True)
         parent.kill()
+    assert begun == {"one begun\n", "other begun\n"}
     assert len(workers) >= 2 and not psutil.wait_procs(workers, timeout=600)[1]
     with artifacts.alone(tmp_path / "models" / "one"):
         pass

@@ -44,6 +44,13 @@ def notebooks(tmp_path_factory):
     return folder
 
 
+@pytest.fixture(scope="module")
+def scheduler():
+    """The address of a cluster of two workers, which import what a run needs once for all tests."""
+    with LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster:
+        yield cluster.scheduler_address
+
+
 def command(notebooks, out, *more):
     return main(["run", "--profile", "small", "--notebooks", str(notebooks), "--out", str(out), *more])
 
@@ -61,12 +68,13 @@ def serially(notebooks, out):
     return tables(out)
 
 
-def test_one_worker_two_workers_one_that_is_killed_and_a_plain_loop_give_the_same_table(notebooks, tmp_path):
+def test_one_worker_two_workers_one_that_is_killed_and_a_plain_loop_give_the_same_table(
+    notebooks, scheduler, tmp_path
+):
     seeds = ["--seeds", "0", "1"]
     assert command(notebooks, tmp_path / "one", *seeds, "--workers", "1") == 0
-    with LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster:
-        there = ["--scheduler", cluster.scheduler_address, "--set", f"once={tmp_path / 'killed'}"]
-        assert command(notebooks, tmp_path / "two", *seeds, *there) == 0
+    there = ["--scheduler", scheduler, "--set", f"once={tmp_path / 'killed'}"]
+    assert command(notebooks, tmp_path / "two", *seeds, *there) == 0
     assert (tmp_path / "killed").exists()
     assert tables(tmp_path / "one") == tables(tmp_path / "two") == serially(notebooks, tmp_path / "serial")
     table = pd.read_csv(tmp_path / "one" / "tables" / "summary.csv")
@@ -108,8 +116,8 @@ def test_there_are_as_many_workers_as_asked_for():
             assert len(client.scheduler_info()["workers"]) == workers
 
 
-def test_a_run_that_fails_fails_the_sweep_and_the_others_are_gathered(notebooks, tmp_path, capsys):
-    more = ["--seeds", "0", "1", "--workers", "1", "--set", "fail=1"]
+def test_a_run_that_fails_fails_the_sweep_and_the_others_are_gathered(notebooks, scheduler, tmp_path, capsys):
+    more = ["--seeds", "0", "1", "--scheduler", scheduler, "--set", "fail=1"]
     assert command(notebooks, tmp_path / "out", *more) == 1
     said = capsys.readouterr().err.rstrip().splitlines()
     assert said[-2:] == [
@@ -121,16 +129,18 @@ def test_a_run_that_fails_fails_the_sweep_and_the_others_are_gathered(notebooks,
     assert Manifest(out).read()["failed"] == {"seed=1": "00_tiny, cell 3 failed: ValueError: no such luck"}
     assert verify.verify(out) == []
     before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file() and "runs" not in path.parts}
-    failing = ["--set", "seed=1", "fail=1", "scale=[1,2]", "--workers", "1"]
+    failing = ["--set", "seed=1", "fail=1", "scale=[1,2]", "--scheduler", scheduler]
     assert command(notebooks, out, *failing) == 1
     assert "2 of 2 runs failed; nothing is gathered\n" in capsys.readouterr().err
     assert before == {path: path.read_bytes() for path in before}
 
 
-def test_a_fresh_sweep_leaves_nothing_of_an_earlier_one_and_spares_what_is_not_its_own(notebooks, tmp_path, capsys):
+def test_a_fresh_sweep_leaves_nothing_of_an_earlier_one_and_spares_what_is_not_its_own(
+    notebooks, scheduler, tmp_path, capsys
+):
     out, stale = tmp_path / "out", tmp_path / "out" / "runs" / "seed=9"
     mine = artifacts.write_text(out / "runs" / "mine" / "figures" / "thesis.png", "")
-    fresh = ["--fresh", "--seeds", "0", "1", "--workers", "1"]
+    fresh = ["--fresh", "--seeds", "0", "1", "--scheduler", scheduler]
     artifacts.write_text(stale / "results" / "00_tiny.json", "[]")
     artifacts.write_json(stale / "manifest.json", {})
     artifacts.write_text(out / "figures" / "09_old_spread.png", "")
