@@ -4,10 +4,10 @@ from fpnlib import runner
 from fpnlib.artifacts import PROJECT
 
 SMALL = {
-    "base_epochs": 2,
-    "ae_epochs": 2,
-    "flow_epochs": 3,
-    "ae_flow_epochs": 3,
+    "base_epochs": 1,
+    "ae_epochs": 1,
+    "flow_epochs": 2,
+    "ae_flow_epochs": 2,
     "ae_flow_layers": 2,
     "ae_flow_blocks": 1,
     "flow_width": 16,

@@ -98,7 +98,7 @@ class Command:
         self.changes += len(now.items() ^ self.seen.items())
         self.seen = now
         with suppress(psutil.TimeoutExpired):
-            self.process.wait(timeout=0.005)
+            self.process.wait(timeout=0.02)
         return self.process.poll() is None
 
     def kill(self, victim, chance):

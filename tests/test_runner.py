@@ -3,7 +3,6 @@
 import json
 import os
 import re
-import select
 import shutil
 import socket
 import subprocess
@@ -503,15 +502,19 @@ def test_a_callback_that_fails_inside_a_widget_fails_the_command(busy, capfd, hi
 
 def test_a_reply_that_comes_while_an_output_widget_is_told_its_state_is_not_lost(tmp_path, monkeypatch):
     """A cell waited for its reply for ever: the signal that it had come was taken up by the message sent next."""
-    send, late = OutputWidget.send, []
+    send, late, sending = OutputWidget.send, [], tmp_path / "sending"
 
     def send_late(widget, *args, **options):
         if not late:
-            late.append(select.select([widget.kernel_client.shell_channel.socket.get(zmq.FD)], [], [], 60)[0])
+            sending.touch()
+            poller = zmq.Poller()
+            poller.register(widget.kernel_client.shell_channel.socket, zmq.POLLIN)
+            late.append(poller.poll(60_000))
         send(widget, *args, **options)
 
     monkeypatch.setattr(OutputWidget, "send", send_late)
-    show = "from ipywidgets import Output\nwith Output():\n    print('shown')"
+    show = "from pathlib import Path\nfrom ipywidgets import Output\nwith Output():\n    print('shown')\n"
+    show += f"while not Path({str(sending)!r}).exists():\n    pass"  # else the reply may have come before
     source = tmp_path / "shows.ipynb"
     write_notebook(source, FIRST, show, "print('end')")
     done = engine.execute(source, source, {}, title="shows", limits=Limits(cell=60), env={}, bars_from=0)
