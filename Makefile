@@ -44,8 +44,9 @@ test-browser: $(VENV)/.test  ## the sliders, the report's pages and every notebo
 app: $(VENV)/.runtime  ## the sliders as a page of their own
 	$(PY) -m voila notebooks/app/sliders.ipynb $(ARGS)
 
-bench: $(VENV)/.test  ## the flows beside nflows and zuko; decoding a cloud, editing a face
+bench: $(VENV)/.test  ## the flows beside nflows and zuko, on a GPU too; decoding a cloud, editing a face
 	$(PY) benchmarks/flows.py $(ARGS)
+	$(PY) benchmarks/flows_gpu.py
 	$(PY) benchmarks/decoding.py
 	$(PY) benchmarks/edit_latency.py
 

@@ -38,8 +38,6 @@ WIDE_STEP = WIDE if torch.backends.cpu.get_cpu_capability() == "AVX512" else 192
 class AutoregressiveStack(Stack):
     """Permutations, masked affine autoregressive transforms and batch norms."""
 
-    plain = Incremental
-
     def _layers(self) -> list[Layer] | None:
         layers, order = [], None
         for transform in self._transforms:
@@ -62,6 +60,10 @@ class AutoregressiveStack(Stack):
         if layers[0].widths.units >= WIDE:
             return "wide_engine", "WideEngine"
         return "autoregressive_engine", "AutoregressiveEngine"
+
+    def _incremental(self, inputs: Tensor) -> Callable:
+        on_gpu = compiled("incremental_gpu") if inputs.device.type == "cuda" else None
+        return Incremental if on_gpu is None else on_gpu.IncrementalGPU
 
     def _trainer(self, layers: list[Layer], inputs: Tensor, context: Tensor) -> Callable | None:
         if layers[0].widths.units >= WIDE_STEP:

@@ -32,7 +32,7 @@ class Rows(NamedTuple):
 
 
 class Incremental:
-    """A flow of packed layers in plain torch: for float64, for CUDA, and where numba does not compile."""
+    """A flow of packed layers in plain torch: for float64, and where numba, or on a GPU Triton, does not compile."""
 
     few = 1 << 15  # samples that it does not pay to share among threads: of small operations Python runs one at a time
 

@@ -52,8 +52,6 @@ class Stack(CompositeTransform):
         ValueError: inputs or contexts of another width than the layers', or not one context for each input.
     """
 
-    plain: Callable | None = None  # makes the engine for inverses that the kernels are not for, of packed layers
-
     def __init__(self, transforms: list[Transform]):
         super().__init__(transforms)
         self._packed: tuple[Any, Any] = (None, None)
@@ -80,7 +78,7 @@ class Stack(CompositeTransform):
         layers = self._known(inputs, context)
         if layers is None or not self._is_fixed(layers):
             return super().inverse(inputs, context)
-        make = self._compiled(layers, inputs, context) or self.plain
+        make = self._compiled(layers, inputs, context) or self._incremental(inputs)
         if self._differentiates(inputs, context):
             if make is None:
                 return super().inverse(inputs, context)
@@ -116,6 +114,10 @@ class Stack(CompositeTransform):
     def _kernels(self, layers: list[Layer]) -> tuple[str, str]:
         """The module and the class of the engine with kernels for these layers."""
         raise NotImplementedError
+
+    def _incremental(self, inputs: Tensor) -> Callable | None:
+        """What makes the engine for inverses that the kernels are not for; None: nflows."""
+        return None
 
     def _trainer(self, layers: list[Layer], inputs: Tensor, context: Tensor) -> Callable | None:
         """What runs the forward pass with gradients; None: nflows."""

@@ -37,9 +37,13 @@ def alone() -> Iterator[Callable[[Callable, Sequence], list]]:
 
 
 def in_pieces(run: Callable[..., tuple[Tensor, ...]], size: int, *rows: Tensor) -> tuple[Tensor, ...]:
-    """What ``run`` gives for all rows of some tensors, joined: called with at most ``size`` of them at a time, by threads."""
+    """What ``run`` gives for all rows of some tensors, joined: called with at most ``size`` of them at a time.
+
+    On the CPU by threads; a GPU has enough to do with one piece.
+    """
+    pieces = list(zip(*(tensor.split(size) for tensor in rows), strict=True))
     with alone() as each:
-        parts = each(lambda piece: run(*piece), list(zip(*(tensor.split(size) for tensor in rows), strict=True)))
+        parts = each(lambda piece: run(*piece), pieces) if rows[0].is_cpu else [run(*piece) for piece in pieces]
         return parts[0] if len(parts) == 1 else tuple(map(torch.cat, zip(*parts, strict=True)))
 
 
