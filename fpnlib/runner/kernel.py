@@ -22,6 +22,7 @@ class ThisPython(AsyncKernelManager):
     """Starts kernels with the Python that runs this very process, whatever kernels are installed."""
 
     alive: weakref.WeakSet[ThisPython] = weakref.WeakSet()
+    _sockets: TemporaryDirectory | None = None
 
     @property
     def kernel_spec(self) -> KernelSpec:
@@ -52,6 +53,12 @@ class ThisPython(AsyncKernelManager):
             self.ip = str(Path(self._sockets.name, "kernel"))
         self.alive.add(self)
         await super()._async_start_kernel(env=defaults | os.environ | fixed | env, cwd=str(PROJECT), **options)
+
+    async def cleanup_resources(self, restart: bool = False) -> None:
+        """Remove what the kernel leaves, its sockets' folder too."""
+        await super().cleanup_resources(restart=restart)
+        if self._sockets and not restart:
+            self._sockets.cleanup()
 
     @classmethod
     def kill_all(cls) -> None:
