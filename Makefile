@@ -54,7 +54,8 @@ clean:  ## remove the environment, caches and the demo's outputs
 	rm -rf $(VENV) outputs/demo .pytest_cache .ruff_cache *.egg-info
 	find fpnlib tests -name __pycache__ -type d -exec rm -rf {} +
 
-# One stamp for each set of extras, so that a second call installs nothing.
+# One stamp for each set of extras, so that a second call installs nothing. What numba compiles, the flows' kernels and
+# UMAP, it compiles here once, a minute that no notebook waits for.
 $(VENV)/.runtime: EXTRAS =
 $(VENV)/.test: EXTRAS = [test]
 $(VENV)/.runtime $(VENV)/.test: pyproject.toml constraints.txt
@@ -62,4 +63,5 @@ $(VENV)/.runtime $(VENV)/.test: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(PY) -m pip install --disable-pip-version-check -c constraints.txt -e ".$(EXTRAS)"
 	$(PY) -c "from fpnlib.flows.compiled import compile_all; compile_all()"
+	$(PY) -c "import torch; from fpnlib.metrics.latents import embed; embed(torch.randn(60, 4), torch.randn(40, 4))"
 	@touch $@ $(VENV)/.runtime

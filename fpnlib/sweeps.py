@@ -17,10 +17,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 
-import matplotlib.pyplot as plt
 from tqdm.auto import tqdm
 
-from fpnlib import artifacts, checks, plots
+from fpnlib import artifacts, checks
 from fpnlib.artifacts import PROJECT, Manifest, cores
 from fpnlib.runner import CellError, Limits, fan_out, plan, run
 from fpnlib.runner.fresh import clear, refuse_strangers
@@ -219,6 +218,10 @@ def _gather(
     folder: Path, points: Mapping[str, Mapping[str, object]], names: Sequence[str], notebooks: Sequence[str]
 ) -> list[str]:
     """Write the tables and figures of the runs ``points``; returns their names."""
+    import matplotlib.pyplot as plt  # heavy, and the workers draw nothing
+
+    from fpnlib import plots
+
     tables = gathered(folder, points, names, notebooks)
     files = list(tables)
     for name, table in tables.items():
