@@ -69,6 +69,7 @@ def step(
     there, one = at < n, tl.zeros([1, 1], tl.int32)
     log_scales = tl.load(logs + at, mask=there, other=0.0)
     for i in range(begin, end):
+        noise = tl.load(inputs + i * row + at, mask=there, other=0.0)  # before the barriers, for one thread overwrites it
         new, stop = tl.load(known + i).to(tl.int32), tl.load(known + i + 1).to(tl.int32)
         rows = new + tl.arange(0, UNITS)[:, None]
         mine = rows < stop
@@ -96,8 +97,7 @@ def step(
         move = _add_product(move, final, units, 2 * i + 1 + one, one == 0, stream, row, at, there, low, stop)
         wide = unconstrained.to(tl.float64)  # in which the GPU's quick exponential and logarithm are not used
         wide = tl.where(wide > 20, wide, tl.log(1 + tl.exp(wide))) + EPSILON  # torch's softplus
-        found = (tl.load(inputs + i * row + at, mask=there, other=0.0) - tl.load(offset + i)) / tl.load(gain + i)
-        found = (found - move) / wide.to(move.dtype)
+        found = ((noise - tl.load(offset + i)) / tl.load(gain + i) - move) / wide.to(move.dtype)
         tl.store(inputs + i * row + at, found, mask=there)
         tl.store(data + tl.load(order + i) * row + at, found, mask=there)
         log_scales += tl.log(wide).to(log_scales.dtype)
