@@ -77,8 +77,10 @@ def arguments(notebooks, out, *more):
 
 
 def run(notebooks, out, *more):
-    """Run in this process; the exit code."""
-    return main(arguments(notebooks, out, *more))
+    """Run in this process, each notebook on one core, which shall not show; the exit code."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LOKY_MAX_CPU_COUNT", "1")
+        return main(arguments(notebooks, out, *more))
 
 
 class Command:
