@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from threading import Timer
+
 import torch
 import triton
 import triton.language as tl
@@ -31,12 +36,33 @@ class IncrementalGPU(Incremental):
             return super()._step(layer, rows, begin, end)
         net, n = self.layers[layer][0], len(rows.logs)
         (units, features), tile = net.initial.shape, triton.next_power_of_2(self.most)
+        numbers = n, rows.data.stride(0), begin, end, self.known[layer][begin], features, units
         with torch.cuda.device_of(rows.logs):
-            step[(triton.cdiv(n, SAMPLES),)](
-                *rows[1:], *net[:-1], n, rows.data.stride(0), begin, end, self.known[layer][begin], features, units,
-                BLOCKS=len(net.inner), UNITS=tile, SAMPLES=SAMPLES, EPSILON=EPSILON,
-                num_warps=min(4, max(1, tile // 2)), enable_fp_fusion=True,
-            )  # fmt: skip
+            _launch(triton.cdiv(n, SAMPLES), [*rows[1:], *net[:-1], *numbers], len(net.inner), tile)
+
+
+_launched: set[tuple] = set()
+
+
+def _launch(programs: int, given: list[Tensor | int], blocks: int, tile: int) -> None:
+    """Run ``step``, with a word where it has to be compiled."""
+    sizes = dict(BLOCKS=blocks, UNITS=tile, SAMPLES=SAMPLES, EPSILON=EPSILON)
+    key = *given[-2:], blocks, tile, given[0].dtype, given[0].device
+    with nullcontext() if key in _launched else _announced():
+        step[(programs,)](*given, **sizes, num_warps=min(4, max(1, tile // 2)), enable_fp_fusion=True)
+    _launched.add(key)
+
+
+@contextmanager
+def _announced() -> Iterator[None]:
+    """Has it said that the kernel is being compiled where that takes over a second; Triton keeps what it compiles."""
+    said = "Compiling the flows' kernel for this GPU, once …"
+    timer = Timer(1, print, [said], {"file": sys.stderr, "flush": True})
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 @triton.jit
@@ -108,8 +134,7 @@ def step(
 def _try_out() -> None:
     """Launch the kernel for no features: whatever keeps it from being compiled or launched here is raised."""
     number, index = torch.zeros(1, device="cuda"), torch.zeros(1, dtype=torch.long, device="cuda")
-    sizes = dict(BLOCKS=1, UNITS=1, SAMPLES=SAMPLES, EPSILON=EPSILON, num_warps=1, enable_fp_fusion=True)
-    step[(1,)](*[number] * 9, *[index] * 2, *[number] * 12, 1, SAMPLES, 0, 0, 0, 1, 1, **sizes)
+    _launch(1, [*[number] * 9, *[index] * 2, *[number] * 12, 1, SAMPLES, 0, 0, 0, 1, 1], 1, 1)
     torch.cuda.synchronize()
 
 
