@@ -32,9 +32,9 @@ def main() -> None:
         print("no GPU that torch can use: nothing to measure")
         return
     table = pd.DataFrame([sampling(n, options.turns, "cuda") for n in options.samples])
-    print(table.assign(GPU=torch.cuda.get_device_name()).to_string(index=False, float_format="%.4g"))
-    text = table.assign(GPU=torch.cuda.get_device_name(), torch=torch.__version__).to_csv(index=False, float_format="%.4g")
-    artifacts.write_text(options.out / "flows_gpu.csv", text)
+    table = table.assign(GPU=torch.cuda.get_device_name(), torch=torch.__version__)
+    print(table.to_string(index=False, float_format="%.4g"))
+    artifacts.write_text(options.out / "flows_gpu.csv", table.to_csv(index=False, float_format="%.4g"))
 
 
 @torch.no_grad()

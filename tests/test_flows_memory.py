@@ -11,12 +11,12 @@ CASES = [
     ("maf", "density", 64, 100_000, "float32"),
     ("realnvp", "density", 64, 100_000, "float32"),
     ("maf", "from noise, any context", 700, 24_000, "float32"),
-    ("maf", "from noise", 64, 50_000, "float64"),
-    ("maf", "density", 64, 50_000, "float64"),
-    ("maf", "to noise", 64, 50_000, "float64"),
-    ("maf", "every class", 64, 50_000, "float64"),
-    ("realnvp", "from noise", 64, 50_000, "float64"),
-    ("realnvp", "density", 64, 50_000, "float64"),
+    ("maf", "from noise", 64, 100_000, "float64"),
+    ("maf", "density", 64, 100_000, "float64"),
+    ("maf", "to noise", 64, 100_000, "float64"),
+    ("maf", "every class", 64, 100_000, "float64"),
+    ("realnvp", "from noise", 64, 100_000, "float64"),
+    ("realnvp", "density", 64, 100_000, "float64"),
 ]
 # Each case in a process of its own, for the most memory that one has held never falls; forked, for importing takes longest.
 SCRIPT = """

@@ -1,4 +1,4 @@
-"""The modules with numba kernels: compiled at installation, else on first use with a word to the user; numba keeps them."""
+"""The modules with kernels; numba's are compiled at installation, else on first use with a word to the user, and kept."""
 
 from __future__ import annotations
 

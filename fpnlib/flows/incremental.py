@@ -66,14 +66,19 @@ class Incremental:
 
     def _rows(self, noise: Tensor) -> Rows:
         (units, features), blocks, n = self.layers[0][0].initial.shape, len(self.layers[0][0].inner), len(noise)
+        apart = self._apart(n)
         # All in one piece: small results kept between would leave holes in the memory, so that it grows with the pieces.
-        work = noise.new_empty(self.row - features, n)
+        work = noise.new_empty(self.row - features, apart)[:, :n]
         sizes = [features, units, 2 * blocks * units, 2 * features, (1 + blocks) * units, blocks * units]
         inputs, stream, hidden, outputs, added, after = work.split(sizes)
         before, inside = hidden.view(2, blocks, units, n)
         added, after = added.view(1 + blocks, units, n), after.view(blocks, units, n)
-        data, logs = noise.new_empty(features, n), noise.new_zeros(n)
+        data, logs = noise.new_empty(features, apart)[:, :n], noise.new_zeros(n)
         return Rows(work, inputs, stream, before, inside, outputs, added, after, data, logs)
+
+    def _apart(self, n: int) -> int:
+        """How many numbers lie between the beginnings of two working rows of n."""
+        return n
 
     def _find(self, layer: int, rows: Rows, begin: int, end: int) -> None:
         """The features begin … end, where those before have added all that they give."""

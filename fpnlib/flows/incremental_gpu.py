@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from itertools import pairwise
 from threading import Timer
 
 import torch
@@ -25,11 +26,10 @@ class IncrementalGPU(Incremental):
 
     def __init__(self, layers: list[tuple[Net, Context]]):
         super().__init__([(net._replace(known=net.known.to(net.order.device)), given) for net, given in layers])
-        self.most = max(after - before for known in self.known for before, after in zip(known, known[1:], strict=False))
+        self.most = max(after - before for known in self.known for before, after in pairwise(known))
 
-    def _rows(self, noise: Tensor) -> Rows:
-        whole = triton.cdiv(len(noise), SAMPLES) * SAMPLES  # so that every row begins where a cache line does
-        return Rows(*(tensor[..., : len(noise)] for tensor in super()._rows(noise.new_empty(whole, 0))))
+    def _apart(self, n: int) -> int:
+        return triton.cdiv(n, SAMPLES) * SAMPLES  # so that every row begins where a cache line does
 
     def _step(self, layer: int, rows: Rows, begin: int, end: int) -> None:
         if self.most > MOST:
@@ -131,12 +131,12 @@ def step(
     tl.store(logs + at, log_scales, mask=there)
 
 
-def _try_out() -> None:
-    """Launch the kernel for no features: whatever keeps it from being compiled or launched here is raised."""
-    number, index = torch.zeros(1, device="cuda"), torch.zeros(1, dtype=torch.long, device="cuda")
+def try_out(device: str) -> None:
+    """Launch the kernel for no features: whatever keeps it from being compiled or launched there is raised."""
+    number, index = torch.zeros(1, device=device), torch.zeros(1, dtype=torch.long, device=device)
     _launch(1, [*[number] * 9, *[index] * 2, *[number] * 12, 1, SAMPLES, 0, 0, 0, 1, 1], 1, 1)
-    torch.cuda.synchronize()
+    number.item()  # waits for it
 
 
 if torch.cuda.is_available():
-    _try_out()
+    try_out("cuda")

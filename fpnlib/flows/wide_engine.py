@@ -99,9 +99,8 @@ class _Blocks(Incremental):
         data, logs = super()._inverse(*(pad(rows, more) for rows in (noise, context)))
         return data[: len(noise)], logs[: len(noise)]
 
-    def _rows(self, noise: Tensor) -> Rows:
-        apart = super()._rows(noise.new_empty(odd_columns(len(noise)), 0))
-        return Rows(*(tensor[..., : len(noise)] for tensor in apart))
+    def _apart(self, n: int) -> int:
+        return odd_columns(n)
 
     def _step(self, layer: int, rows: Rows, begin: int, end: int) -> None:
         (units, features), (weights, plan, biases) = self.layers[layer][0].initial.shape, self.nets[layer]
