@@ -32,7 +32,7 @@ from fpnlib.flows.incremental import Incremental
 from fpnlib.flows.stack import Layer, Stack, add_norm
 
 WIDE = 640  # hidden units from which on large matrix products outrun the kernels
-WIDE_STEP = WIDE if torch.backends.cpu.get_cpu_capability() == "AVX512" else 192  # the same for a step of training
+WIDE_STEP = WIDE if torch.backends.cpu.get_cpu_capability() == "AVX512" else 448  # the same for a step of training
 
 
 class AutoregressiveStack(Stack):

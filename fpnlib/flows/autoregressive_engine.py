@@ -29,7 +29,7 @@ class AutoregressiveEngine(Engine):
             extra = self._extra(layer, context)
             autoregressive_kernels.evaluate(
                 values.data_ptr(), values.shape[1], logs.data_ptr(), weights.data_ptr(), plan.data_ptr(),
-                biases[layer].data_ptr(), extra.data_ptr(), work.data_ptr(), 0,
+                biases[layer].data_ptr(), extra.data_ptr(), work.data_ptr(),
                 self.features, self.units, self.blocks,
             )  # fmt: skip
 

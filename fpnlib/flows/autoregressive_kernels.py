@@ -3,7 +3,6 @@
 Memory holds a row for each feature or unit and a column for each sample, as ``autoregressive_weights.Net`` lays it out. Units are
 sorted by degree, so that the inputs that a mask lets through to a row are one range, ``start[row] … stop[row]``.
 The working rows of a layer are inputs (D), stream (H), before (B·H) and inside (B·H) the blocks, and outputs (2 D).
-Each group of samples overwrites them (``keep`` = 0), or they keep what is in them for the gradients (``keep`` = 1).
 """
 
 from numba import int64, void
@@ -136,30 +135,34 @@ def step(values, columns, count, logs, net, plan, bias, extra, after, work, feat
         solve(values, columns, count, logs, net, plan, bias, extra, after, work, features, units, blocks, 1, i, i + 1)
 
 
-@jit(void(*(int64,) * 12))
-def evaluate(values, columns, logs, net, plan, bias, extra, work, keep, features, units, blocks):
-    """Data → noise in place; adds up the logs of the scales."""
-    step = 4 * columns
-    row = step if keep else 4 * LANES
+@inlined
+def evaluate_some(values, step, logs, net, plan, bias, extra, extra_step, work, features, units, blocks):
+    """Data → noise in place for the 32 samples that begin at these addresses; adds the logs of their scales."""
+    row = 4 * LANES
     _, _, _, final, final_bias, _, _, gain, _, ranges, stream, _, _, outputs = addresses(
         net, plan, work, features, units, blocks, row
     )
     output_start, output_stop = ranges + 32 * units, ranges + 32 * units + 16 * features
+    for i in range(features):
+        store(work + i * row, load(values + integer(plan + 8 * i) * step))
+    _hidden(net, plan, bias, extra, 0, extra_step, work, row, 0, features, units, blocks, 0, units)
+    affine(
+        outputs, row, final, units, final_bias, 0, 0, stream, row,
+        0, 2 * features, output_start, output_stop, False, False,
+    )  # fmt: skip
+    product, exponents = splat(1.0), splat(0.0)
+    for i in range(features):
+        scale = softplus(load(outputs + 2 * i * row))[0] + EPSILON
+        y = scale * load(work + i * row) + load(outputs + (2 * i + 1) * row)
+        store(values + i * step, y * number(gain + 4 * i) + number(gain + 4 * (features + i)))
+        product, exponents = multiply(product, exponents, scale)
+    store(logs, load(logs) + log_of_mantissa(product) + exponents * 0.69314718)
+
+
+@jit(void(*(int64,) * 11))
+def evaluate(values, columns, logs, net, plan, bias, extra, work, features, units, blocks):
+    """Data → noise in place; adds up the logs of the scales."""
+    step = 4 * columns
     for sample in range(0, step, 4 * LANES):
-        column = sample if keep else 0
         own = extra + sample if extra else 0
-        for i in range(features):
-            store(work + i * row + column, load(values + integer(plan + 8 * i) * step + sample))
-        _hidden(net, plan, bias, own, 0, step, work, row, column, features, units, blocks, 0, units)
-        affine(
-            outputs + column, row, final, units, final_bias, 0, 0, stream + column, row,
-            0, 2 * features, output_start, output_stop, False, False,
-        )  # fmt: skip
-        product, exponents = splat(1.0), splat(0.0)
-        for i in range(features):
-            scale = softplus(load(outputs + 2 * i * row + column))[0] + EPSILON
-            y = scale * load(work + i * row + column) + load(outputs + (2 * i + 1) * row + column)
-            store(values + i * step + sample, y * number(gain + 4 * i) + number(gain + 4 * (features + i)))
-            product, exponents = multiply(product, exponents, scale)
-        total = log_of_mantissa(product) + exponents * 0.69314718
-        store(logs + sample, load(logs + sample) + total)
+        evaluate_some(values + sample, step, logs + sample, net, plan, bias, own, step, work, features, units, blocks)

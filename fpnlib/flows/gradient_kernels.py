@@ -1,11 +1,59 @@
-"""The gradients of the masked autoregressive layer in numba, from what ``autoregressive_kernels.evaluate`` kept."""
+"""The gradients of the masked autoregressive layer in numba: what a pass keeps for them, and the way back.
+
+All memory is in groups of 32 samples, a group's rows one behind the other: that way a group stays in the nearest cache,
+where rows of all samples would lie a page apart. A pass keeps the working rows of ``autoregressive_kernels`` and, behind
+them, the gate (H) that the context is for the first hidden layer. The way back leaves the gradients at the outputs
+(2 D), in the stream from its beginning to its end (B + 1 times H), at the gate (H) and inside the blocks (B·H).
+Either needs a few rows more while it is at a group; those lie where the next group's will come.
+"""
 
 from numba import int64, void
 
 from fpnlib.flows.affine_kernel import affine
-from fpnlib.flows.autoregressive_kernels import addresses
+from fpnlib.flows.autoregressive_kernels import addresses, evaluate_some
 from fpnlib.flows.settings import EPSILON
-from fpnlib.flows.vectors import LANES, inlined, integer, jit, load, softplus, splat, store, store_total, where_positive
+from fpnlib.flows.vectors import (
+    FEW,
+    LANES,
+    inlined,
+    integer,
+    jit,
+    load,
+    load_few,
+    softplus,
+    splat,
+    splat_few,
+    store,
+    store_total,
+    where_positive,
+)
+
+ROW = 4 * LANES
+
+
+@jit(void(*(int64,) * 15))
+def evaluate_and_keep(
+    values, groups, logs, net, plan, bias, by_context, everything, given, context, work, size, features, units, blocks
+):
+    """Data → noise in place; adds up the logs of the scales; ``size`` bytes for each group are kept at ``work``.
+
+    ``by_context`` (rows of the gate and of each block, ``context`` columns) is multiplied with ``given``; the ranges
+    ``everything`` let it all through.
+    """
+    gate = work + (3 * features + (1 + 2 * blocks) * units) * ROW
+    stop = everything + 8 * (1 + blocks) * units
+    for _ in range(groups):
+        affine(gate, ROW, by_context, context, 0, 0, 0, given, ROW, 0, units, everything, stop, False, True)
+        affine(
+            gate, ROW, by_context, context, 0, 0, 0, given, ROW,
+            units, (1 + blocks) * units, everything, stop, False, False,
+        )  # fmt: skip
+        evaluate_some(values, ROW, logs, net, plan, bias, gate, ROW, work, features, units, blocks)
+        values += features * ROW
+        given += context * ROW
+        logs += ROW
+        work += size
+        gate += size
 
 
 @inlined
@@ -13,90 +61,120 @@ def _gate(activation, gradient):
     return where_positive(activation, gradient, splat(0.0))
 
 
-@jit(void(*(int64,) * 12))
-def backpropagate(grad_values, columns, grad_logs, net, plan, back, back_ranges, work, grads, features, units, blocks):
-    """Gradient at the noise → at the data, in place; ``work`` is what ``evaluate`` left there with ``keep``.
+@jit(void(*(int64,) * 13))
+def backpropagate(
+    grad_values, groups, grad_logs, plan, back, back_ranges, work, size, grads, grads_size, features, units, blocks
+):
+    """Gradient at the noise → at the data, in place; ``work`` is what ``evaluate_and_keep`` left there.
 
     ``back`` has the transposed weights (final, outer, inner, initial) and ``back_ranges`` what their masks let through.
-    ``grads`` takes the gradients at the outputs (2 D), in the stream from its beginning to its end (B + 1 times H),
-    inside the blocks (B·H), before the last block done (H) and at the inputs (D).
+    ``grads`` takes, ``grads_size`` bytes for each group, the gradients at what is inside.
     """
-    step = 4 * columns
-    _, _, _, _, _, _, _, _, _, _, _, before, inside, outputs = addresses(net, plan, work, features, units, blocks, step)
-    square, rows = 4 * units * units, units * step
+    _, _, _, _, _, _, _, _, _, _, _, before, inside, outputs = addresses(0, 0, work, features, units, blocks, ROW)
+    gate = outputs + 2 * features * ROW
+    square, rows = 4 * units * units, units * ROW
     outer = back + 8 * features * units
     inner = outer + blocks * square
     initial = inner + blocks * square
     unit_start, unit_stop = back_ranges + 16 * units, back_ranges + 24 * units
-    stream = grads + 2 * features * step
-    within = stream + (blocks + 1) * rows
+    stream = grads + 2 * features * ROW
+    gated = stream + (blocks + 1) * rows
+    within = gated + rows
     ahead = within + blocks * rows
     inputs = ahead + rows
-    for sample in range(0, step, 4 * LANES):
+    for group in range(groups):
+        kept, left = group * size, group * grads_size
         for i in range(features):
-            scale, slope = softplus(load(outputs + 2 * i * step + sample))
+            scale, slope = softplus(load(outputs + kept + 2 * i * ROW))
             scale = scale + EPSILON
-            y = load(grad_values + i * step + sample)
-            by_scale = y * load(work + i * step + sample) + load(grad_logs + sample) / scale
-            store(grads + 2 * i * step + sample, by_scale * slope)
-            store(grads + (2 * i + 1) * step + sample, y)
-            store(inputs + i * step + sample, y * scale)
+            y = load(grad_values + i * ROW)
+            by_scale = y * load(work + kept + i * ROW) + load(grad_logs) / scale
+            store(grads + left + 2 * i * ROW, by_scale * slope)
+            store(grads + left + (2 * i + 1) * ROW, y)
+            store(inputs + left + i * ROW, y * scale)
         affine(
-            stream + blocks * rows + sample, step, back, 2 * features, 0, 0, 0, grads + sample, step,
+            stream + left + blocks * rows, ROW, back, 2 * features, 0, 0, 0, grads + left, ROW,
             0, units, back_ranges, back_ranges + 8 * units, False, False,
         )  # fmt: skip
         for block in range(blocks - 1, -1, -1):
-            own = block * rows + sample
+            own, behind = left + block * rows, kept + block * rows
             affine(
-                within + own, step, outer + block * square, units, 0, 0, 0, stream + own + rows, step,
+                within + own, ROW, outer + block * square, units, 0, 0, 0, stream + own + rows, ROW,
                 0, units, unit_start, unit_stop, False, False,
             )  # fmt: skip
-            for unit in range(0, rows, step):
-                store(within + own + unit, _gate(load(inside + own + unit), load(within + own + unit)))
+            for unit in range(0, rows, ROW):
+                store(within + own + unit, _gate(load(inside + behind + unit), load(within + own + unit)))
             affine(
-                ahead + sample, step, inner + block * square, units, 0, 0, 0, within + own, step,
+                ahead + left, ROW, inner + block * square, units, 0, 0, 0, within + own, ROW,
                 0, units, unit_start, unit_stop, False, False,
             )  # fmt: skip
-            for unit in range(0, rows, step):
-                gated = _gate(load(before + own + unit), load(ahead + sample + unit))
-                store(stream + own + unit, load(stream + own + rows + unit) + gated)
+            for unit in range(0, rows, ROW):
+                ungated = _gate(load(before + behind + unit), load(ahead + left + unit))
+                store(stream + own + unit, load(stream + own + rows + unit) + ungated)
+        for unit in range(0, rows, ROW):
+            store(gated + left + unit, _gate(load(gate + kept + unit), load(stream + left + unit)))
         affine(
-            inputs + sample, step, initial, units, 0, 0, 0, stream + sample, step, 0, features,
+            inputs + left, ROW, initial, units, 0, 0, 0, stream + left, ROW, 0, features,
             back_ranges + 32 * units, back_ranges + 32 * units + 8 * features, True, False,
         )  # fmt: skip
         for i in range(features):
-            store(grad_values + integer(plan + 8 * i) * step + sample, load(inputs + i * step + sample))
+            store(grad_values + integer(plan + 8 * i) * ROW, load(inputs + left + i * ROW))
+        grad_values += features * ROW
+        grad_logs += ROW
 
 
 @inlined
-def _put(out, width, row_order, column_order, stop, row, low, next_low, a, b):
-    line = out + 4 * width * integer(row_order + 8 * row)
-    if low < integer(stop + 8 * row):
+def _put(line, column_order, low, stop, a, b, c):
+    if low < stop:
         store_total(line + 4 * integer(column_order + 8 * low), a)
-    if next_low < integer(stop + 8 * row):
-        store_total(line + 4 * integer(column_order + 8 * next_low), b)
+    if low + 1 < stop:
+        store_total(line + 4 * integer(column_order + 8 * low + 8), b)
+    if low + 2 < stop:
+        store_total(line + 4 * integer(column_order + 8 * low + 16), c)
+
+
+@inlined
+def _correlate(out, width, row_order, column_order, of, of_size, given, given_size, groups, rows, start, stop):
+    """out[row_order[r], column_order[c]] = of[r] · given[c], summed over the samples, where the mask has a one.
+
+    Twelve sums at a time: with what they are made of they fit in sixteen registers.
+    """
+    for r0 in range(0, rows, 4):
+        r1, r2, r3 = min(r0 + 1, rows - 1), min(r0 + 2, rows - 1), min(r0 + 3, rows - 1)
+        line0, line1 = out + width * integer(row_order + 8 * r0), out + width * integer(row_order + 8 * r1)
+        line2, line3 = out + width * integer(row_order + 8 * r2), out + width * integer(row_order + 8 * r3)
+        stop0, stop1 = integer(stop + 8 * r0), integer(stop + 8 * r1)
+        stop2, stop3 = integer(stop + 8 * r2), integer(stop + 8 * r3)
+        for low in range(integer(start + 8 * r0), stop3, 3):
+            x, y, z = given + low * ROW, given + min(low + 1, stop3 - 1) * ROW, given + min(low + 2, stop3 - 1) * ROW
+            g0, g1, g2, g3 = of + r0 * ROW, of + r1 * ROW, of + r2 * ROW, of + r3 * ROW
+            x0, x1, x2, x3 = splat_few(0.0), splat_few(0.0), splat_few(0.0), splat_few(0.0)
+            y0, y1, y2, y3 = splat_few(0.0), splat_few(0.0), splat_few(0.0), splat_few(0.0)
+            z0, z1, z2, z3 = splat_few(0.0), splat_few(0.0), splat_few(0.0), splat_few(0.0)
+            for _ in range(groups):
+                for sample in range(0, ROW, 4 * FEW):
+                    a, b, c = load_few(x + sample), load_few(y + sample), load_few(z + sample)
+                    g = load_few(g0 + sample)
+                    x0, y0, z0, g = x0 + g * a, y0 + g * b, z0 + g * c, load_few(g1 + sample)
+                    x1, y1, z1, g = x1 + g * a, y1 + g * b, z1 + g * c, load_few(g2 + sample)
+                    x2, y2, z2, g = x2 + g * a, y2 + g * b, z2 + g * c, load_few(g3 + sample)
+                    x3, y3, z3 = x3 + g * a, y3 + g * b, z3 + g * c
+                x, y, z = x + given_size, y + given_size, z + given_size
+                g0, g1, g2, g3 = g0 + of_size, g1 + of_size, g2 + of_size, g3 + of_size
+            _put(line0, column_order, low, stop0, x0, y0, z0)
+            _put(line1, column_order, low, stop1, x1, y1, z1)
+            _put(line2, column_order, low, stop2, x2, y2, z2)
+            _put(line3, column_order, low, stop3, x3, y3, z3)
 
 
 @jit(void(*(int64,) * 10))
-def correlate(out, width, row_order, column_order, of, given, columns, rows, start, stop):
-    """out[row_order[r], column_order[c]] = of[r] · given[c], summed over the samples, where the mask has a one."""
-    step = 4 * columns
-    for row in range(0, rows, 4):
-        r1, r2, r3 = min(row + 1, rows - 1), min(row + 2, rows - 1), min(row + 3, rows - 1)
-        g0, g1, g2, g3 = of + row * step, of + r1 * step, of + r2 * step, of + r3 * step
-        high = integer(stop + 8 * r3)
-        for low in range(integer(start + 8 * row), high, 2):
-            next_low = min(low + 1, high - 1)
-            a, b = given + low * step, given + next_low * step
-            a0, a1, a2, a3 = splat(0.0), splat(0.0), splat(0.0), splat(0.0)
-            b0, b1, b2, b3 = splat(0.0), splat(0.0), splat(0.0), splat(0.0)
-            for sample in range(0, step, 4 * LANES):
-                x, y, g = load(a + sample), load(b + sample), load(g0 + sample)
-                a0, b0, g = a0 + g * x, b0 + g * y, load(g1 + sample)
-                a1, b1, g = a1 + g * x, b1 + g * y, load(g2 + sample)
-                a2, b2, g = a2 + g * x, b2 + g * y, load(g3 + sample)
-                a3, b3 = a3 + g * x, b3 + g * y
-            _put(out, width, row_order, column_order, stop, row, low, next_low, a0, b0)
-            _put(out, width, row_order, column_order, stop, r1, low, next_low, a1, b1)
-            _put(out, width, row_order, column_order, stop, r2, low, next_low, a2, b2)
-            _put(out, width, row_order, column_order, stop, r3, low, next_low, a3, b3)
+def of_parameters(products, count, out, grads, grads_size, work, size, given, given_size, groups):
+    """The gradients of a layer's weights and biases at ``out``: as many products as ``count``, each of ``gradients.Product``."""
+    for product in range(products, products + 80 * count, 80):
+        of, with_ = grads + integer(product + 32), integer(product + 48)
+        kept = integer(product + 40)
+        _correlate(
+            out + integer(product), integer(product + 8), integer(product + 16), integer(product + 24),
+            of, grads_size, (work if kept else given) + with_, size if kept else given_size, groups,
+            integer(product + 56), integer(product + 64), integer(product + 72),
+        )  # fmt: skip

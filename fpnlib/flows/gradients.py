@@ -3,6 +3,7 @@
 The weights of all layers are gathered into the kernels' order at once (masked entries from a zero), the backward pass
 goes through the same ranges with transposed weights, and the gradients of the weights, products of what flows back
 into a layer's rows with what its inputs were, are summed only where the masks are one and put where nflows has them.
+Threads share the samples in pieces, which depend on how many there are and on nothing else: so do the gradients' bits.
 """
 
 from __future__ import annotations
@@ -14,11 +15,14 @@ import torch
 from nflows.transforms import MaskedAffineAutoregressiveTransform
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+from torch.nn.functional import pad
 
-from fpnlib.flows import autoregressive_kernels, gradient_kernels
-from fpnlib.flows.autoregressive_weights import layout, odd_columns, weights_and_biases
+from fpnlib.flows import gradient_kernels
+from fpnlib.flows.autoregressive_weights import layout, weights_and_biases
 from fpnlib.flows.threads import alone
 from fpnlib.flows.vectors import LANES
+
+PIECE, PIECES = 8, 16  # groups of samples that are worth a piece of their own, and how many pieces there are at most
 
 
 def noise_and_log_det(
@@ -34,24 +38,39 @@ def noise_and_log_det(
     return _Flow.apply(orders, inputs, context, *(p for _, layer in layers for p in weights_and_biases(layer)))
 
 
+class Product(NamedTuple):
+    """A parameter's gradient as the kernel takes it: rows of ``of`` times rows of ``given``, addresses and bytes."""
+
+    out: int
+    width: int
+    row_order: int
+    column_order: int
+    of: int
+    kept: bool  # whether ``given`` is among what the pass kept, or of the context
+    given: int
+    rows: int
+    start: int
+    stop: int
+
+
 class Gather(NamedTuple):
     """Where in a layer's concatenated parameters, followed by a zero and a one, the kernels' memory comes from."""
 
     shapes: list[torch.Size]
-    offsets: list[int]
+    total: int  # of a layer's parameters
     weights: Tensor  # as Net.flat's
     biases: Tensor  # (1 + B) * H
-    context: Tensor  # (1 + B) * H * (C + 1): weight and bias
-    bias_to: Tensor  # where each bias' gradient goes, and bias_from: which row of the gradients it is the sum of
-    bias_from: Tensor
+    contexts: Tensor  # (1 + B) * H * (C + 1): weight and bias
+    back: Tensor  # final, outer, inner and initial weights with rows for columns
     plan: Tensor  # after the order, as Net.flat's
     back_ranges: Tensor
-    sort: Tensor  # (H,)
-    count: Tensor  # 0, 1, …, for rows and columns in nflows' own order
-    context_ranges: Tensor  # (2, H): 0 and C
+    everything: Tensor  # (2, (1 + B) * H): 0 and C + 1
+    products: Tensor  # (…, 10)
+    orders: tuple[Tensor, ...]  # that the products have the addresses of
 
 
 @lru_cache(maxsize=16)
+@torch.inference_mode(mode=False)  # what is kept must serve in training too
 def _gather(features: int, units: int, blocks: int, context: int) -> Gather:
     shape = layout(features, units)
     square = torch.Size((units, units))
@@ -84,127 +103,152 @@ def _gather(features: int, units: int, blocks: int, context: int) -> Gather:
         torch.cat([w[shape.sort], b[shape.sort, None]], 1)
         for w, b in zip(weight[number:], bias[number:], strict=True)
     ])  # fmt: skip
-    row = 2 * features + torch.arange((2 * blocks + 2) * units)  # rows of what ``backpropagate`` leaves
-    stream, inside, stream_gated = row.split([(blocks + 1) * units, blocks * units, units])
-    stream = stream.view(blocks + 1, units)
+    back = [final.T, outer.mT, inner.mT, initial.T]
+    everything = torch.stack([torch.zeros((1 + blocks) * units), torch.full(((1 + blocks) * units,), context + 1)]).long()
+    plan, natural = torch.cat([shape.known, *shape.forward]), torch.arange(max(2 * features, units, context))
+    ones = torch.stack([torch.zeros(max(2 * features, units)), torch.ones(max(2 * features, units))]).long()
+    wide = torch.stack([torch.zeros(units), torch.full((units,), context)]).long()
+    orders = shape.sort, natural, plan, ones, wide
     return Gather(
         shapes,
-        offsets,
+        total,
         torch.cat([part.flatten() for part in ahead]),
         sorted_bias[: 1 + blocks].flatten(),
         contexts.flatten(),
-        torch.cat(
-            [index[shape.sort] for index in bias[: number - 1]]
-            + [bias[number - 1]]
-            + [index[shape.sort] for index in bias[number:]]
-        ),
-        torch.cat([stream[0], inside, stream[1:].flatten(), torch.arange(2 * features), stream_gated, inside]),
-        torch.cat([shape.known, *shape.forward]),
+        torch.cat([part.flatten() for part in back]),
+        plan,
         torch.cat(shape.backward),
-        shape.sort,
-        torch.arange(max(2 * features, units, context + 1)),
-        torch.stack([torch.zeros(units), torch.full((units,), context)]).long(),
+        everything,
+        torch.tensor(_products(offsets, features, units, blocks, context, *orders)),
+        orders,
     )
+
+
+def _products(
+    offsets: list[int], features: int, units: int, blocks: int, context: int,
+    sort: Tensor, natural: Tensor, plan: Tensor, ones: Tensor, wide: Tensor,
+) -> list[Product]:  # fmt: skip
+    """Of each parameter in turn, all in the order of ``weights_and_biases``."""
+    by_degree, as_is, row = sort.data_ptr(), natural.data_ptr(), 4 * LANES
+    ranges = plan.data_ptr() + 8 * (features + 1)
+    of_inputs, of_units, of_outputs = ranges, ranges + 16 * units, ranges + 32 * units
+    hidden = units * row
+    stream = [2 * features * row + block * hidden for block in range(blocks + 1)]
+    gate, *inside = (stream[-1] + (1 + block) * hidden for block in range(blocks + 1))
+    kept_stream = features * row
+    kept_before = [kept_stream + (1 + block) * hidden for block in range(blocks)]
+    kept_inside = [kept_stream + (1 + blocks + block) * hidden for block in range(blocks)]
+    every, whole = (wide.data_ptr(), wide.data_ptr() + 8 * units), (ones.data_ptr(), ones.data_ptr() + 8 * ones.shape[1])
+    # width, order of rows, order of columns, gradients, inputs (None: the context), number of rows, ranges
+    weights = [(features, by_degree, as_is, stream[0], 0, units, (of_inputs, of_inputs + 8 * units))]
+    squares = zip(inside + stream[1:], kept_before + kept_inside, strict=True)
+    weights += [(units, by_degree, by_degree, of, at, units, (of_units, of_units + 8 * units)) for of, at in squares]
+    weights += [(units, as_is, by_degree, 0, kept_stream, 2 * features, (of_outputs, of_outputs + 16 * features))]
+    weights += [(context, by_degree, as_is, of, None, units, every) for of in (gate, *inside)]
+    one = context * row  # the last row of the context
+    biases = [(1, order, as_is, of, one, rows, whole) for _, order, _, of, _, rows, _ in weights]
+    return [
+        Product(4 * offset, 4 * width, order, columns, of, at is not None and k < len(weights), at or 0, rows, *range_)
+        for k, (offset, (width, order, columns, of, at, rows, range_)) in enumerate(
+            zip(offsets, weights + biases, strict=False)
+        )
+    ]
 
 
 class _Flow(torch.autograd.Function):
     @staticmethod
-    @alone()
     def forward(ctx, orders, inputs, context, *parameters):
         n, features = inputs.shape
-        layers, each = len(orders), len(parameters) // len(orders)
+        each = len(parameters) // len(orders)
         units, blocks = len(parameters[0]), (each // 2 - 3) // 3
-        where = _gather(features, units, blocks, context.shape[1])
-        flat = torch.cat([
-            torch.cat([*(p.flatten() for p in parameters[k : k + each]), inputs.new_tensor([0, 1])])
-            for k in range(0, len(parameters), each)
-        ]).view(layers, -1)  # fmt: skip
-        weights, biases = flat.index_select(1, where.weights), flat.index_select(1, where.biases)
-        plans = [torch.cat([order, where.plan]) for order in orders]
+        with alone() as each_piece:
+            where = _gather(features, units, blocks, context.shape[1])
+            flat = torch.cat([
+                torch.cat([*(p.flatten() for p in parameters[k : k + each]), inputs.new_tensor([0, 1])])
+                for k in range(0, len(parameters), each)
+            ]).view(len(orders), -1)  # fmt: skip
+            weights, biases, contexts = (
+                flat.index_select(1, part) for part in (where.weights, where.biases, where.contexts)
+            )
+            plans = [torch.cat([order, where.plan]) for order in orders]
+            values, given = _groups(inputs), _groups(torch.cat([context, context.new_ones(n, 1)], 1))
+            logs = values.new_zeros(len(values), LANES)
+            rows = 3 * features + (2 + 2 * blocks) * units | 1  # an odd number: else groups would share cache lines
+            pieces = _pieces(len(values))
+            sizes = [len(orders) * ((piece.stop - piece.start) * rows + blocks * units) for piece in pieces]
+            kept = values.new_empty(sum(sizes), LANES).split(sizes)  # in one: else the heap is given back at each step
 
-        columns = odd_columns(n, LANES)
-        values, logs = inputs.new_zeros(features, columns), inputs.new_zeros(columns)
-        values[:, :n] = inputs.T
-        given = context.new_zeros(context.shape[1] + 1, columns)
-        given[:-1, :n], given[-1, :n] = context.T, 1
-        by_context = flat.index_select(1, where.context).view(-1, len(given))
-        extra = (by_context @ given).view(layers, 1 + blocks, units, columns)
-        extra[:, 0].relu_()
-        work = values.new_empty(layers, 3 * features + (1 + 2 * blocks) * units, columns)
-        for k in range(layers):
-            autoregressive_kernels.evaluate(
-                values.data_ptr(), columns, logs.data_ptr(), weights[k].data_ptr(), plans[k].data_ptr(),
-                biases[k].data_ptr(), extra[k].data_ptr(), work[k].data_ptr(), 1, features, units, blocks,
-            )  # fmt: skip
-        ctx.shape = n, features, units, blocks, layers, columns
-        ctx.kept = where, weights, plans, given, by_context, extra, work
-        return values[:, :n].T, logs[:n]
+            def run(job: tuple[slice, Tensor]) -> None:
+                piece, work = job
+                some, work = (values[piece], given[piece], logs[piece]), work.view(len(orders), -1, LANES)
+                groups = len(some[0])
+                for k, plan in enumerate(plans):
+                    gradient_kernels.evaluate_and_keep(
+                        some[0].data_ptr(), groups, some[2].data_ptr(), weights[k].data_ptr(), plan.data_ptr(),
+                        biases[k].data_ptr(), contexts[k].data_ptr(), where.everything.data_ptr(), some[1].data_ptr(),
+                        given.shape[1], work[k].data_ptr(), 4 * LANES * rows, features, units, blocks,
+                    )  # fmt: skip
+
+            jobs = list(zip(pieces, kept, strict=True))
+            each_piece(run, jobs)
+            ctx.shape = n, features, units, blocks, rows
+            ctx.kept = where, flat, plans, given, contexts, jobs
+            return _ungrouped(values, n), logs.flatten()[:n]
 
     @staticmethod
     @once_differentiable
-    @alone()
     def backward(ctx, grad_noise, grad_log_det):
-        n, features, units, blocks, layers, columns = ctx.shape
-        where, weights, plans, given, by_context, extra, work = ctx.kept
-        values, logs = grad_noise.new_zeros(features, columns), grad_noise.new_zeros(columns)
-        values[:, :n], logs[:n] = grad_noise.T, grad_log_det
-        gradient = values.new_zeros(layers, where.offsets[-1])
-        grads = values.new_empty(3 * features + (2 * blocks + 2) * units, columns)
-        stream, inside, gated, _ = grads[2 * features :].split([(blocks + 1) * units, blocks * units, units, features])
-        grad_given = torch.zeros_like(given) if ctx.needs_input_grad[2] else None
-        for k in reversed(range(layers)):
-            back = _transposed(weights[k], features, units, blocks)
-            gradient_kernels.backpropagate(
-                values.data_ptr(), columns, logs.data_ptr(), weights[k].data_ptr(), plans[k].data_ptr(),
-                back.data_ptr(), where.back_ranges.data_ptr(), work[k].data_ptr(), grads.data_ptr(),
-                features, units, blocks,
+        n, features, units, blocks, rows = ctx.shape
+        where, flat, plans, given, contexts, jobs = ctx.kept
+        with alone() as each_piece:
+            back = flat.index_select(1, where.back)
+            values, logs = _groups(grad_noise), _groups(grad_log_det[:, None])
+            grad_given = torch.zeros_like(given) if ctx.needs_input_grad[2] else None
+            left = 2 * features + (2 + 2 * blocks) * units | 1
+
+            def run(job: tuple[slice, Tensor]) -> Tensor:
+                piece, work = job
+                some, work = (values[piece], given[piece], logs[piece]), work.view(len(plans), -1, LANES)
+                groups = len(some[0])
+                gradient = values.new_zeros(len(plans), where.total)
+                grads = values.new_empty(groups * left + units + features, LANES)
+                for k in reversed(range(len(plans))):
+                    gradient_kernels.backpropagate(
+                        some[0].data_ptr(), groups, some[2].data_ptr(), plans[k].data_ptr(), back[k].data_ptr(),
+                        where.back_ranges.data_ptr(), work[k].data_ptr(), 4 * LANES * rows, grads.data_ptr(),
+                        4 * LANES * left, features, units, blocks,
+                    )  # fmt: skip
+                    gradient_kernels.of_parameters(
+                        where.products.data_ptr(), len(where.products), gradient[k].data_ptr(), grads.data_ptr(),
+                        4 * LANES * left, work[k].data_ptr(), 4 * LANES * rows, some[1].data_ptr(),
+                        4 * LANES * given.shape[1], groups,
+                    )  # fmt: skip
+                    if grad_given is not None:
+                        of = grads[: groups * left].view(groups, left, LANES)[:, 2 * features + (1 + blocks) * units :]
+                        grad_given[piece] += contexts[k].view(-1, given.shape[1]).T @ of[:, : (1 + blocks) * units]
+                return gradient
+
+            first, *more = each_piece(run, jobs)
+            for gradient in more:
+                first += gradient
+            sizes = [size.numel() for size in where.shapes]
+            parts = [part.view(size) for row in first for part, size in zip(row.split(sizes), where.shapes, strict=True)]
+            return (
+                None, _ungrouped(values, n), None if grad_given is None else _ungrouped(grad_given, n)[:, :-1], *parts
             )  # fmt: skip
-            torch.mul(stream[:units], extra[k, 0] > 0, out=gated)
-            _of_weights(gradient[k], where, grads, work[k], given, features, units, blocks)
-            gradient[k].index_copy_(0, where.bias_to, grads.sum(1).index_select(0, where.bias_from))
-            if grad_given is not None:
-                grad_given += by_context.view(layers, -1, len(given))[k].T @ torch.cat([gated, inside])
-        sizes = [size.numel() for size in where.shapes]
-        parts = [part.view(size) for row in gradient for part, size in zip(row.split(sizes), where.shapes, strict=True)]
-        return None, values[:, :n].T, None if grad_given is None else grad_given[:-1, :n].T, *parts
 
 
-def _transposed(weights: Tensor, features: int, units: int, blocks: int) -> Tensor:
-    """Final, outer, inner and initial weights with rows for columns."""
-    sizes = [units * features, blocks * units * units, blocks * units * units, blocks * units, 2 * features * units]
-    initial, inner, outer, _, final = weights[: sum(sizes)].split(sizes)
-    squares = (part.view(blocks, units, units).mT.flatten() for part in (outer, inner))
-    return torch.cat([final.view(-1, units).T.flatten(), *squares, initial.view(units, -1).T.flatten()])
+def _groups(rows: Tensor) -> Tensor:
+    """(groups, W, LANES) of rows (n, W), with zeros for what the last group lacks."""
+    padded = pad(rows, (0, 0, 0, -len(rows) % LANES))
+    return padded.view(-1, LANES, rows.shape[1]).transpose(1, 2).contiguous()
 
 
-def _of_weights(
-    gradient: Tensor, where: Gather, grads: Tensor, work: Tensor, given: Tensor, features: int, units: int, blocks: int
-) -> None:
-    """Fills in the weights' part of ``gradient``, a layer's concatenated parameters, in nflows' order of units."""
-    columns, row = grads.shape[1], 4 * grads.shape[1]
-    sort, count, to = where.sort.data_ptr(), where.count.data_ptr(), gradient.data_ptr()
-    inputs = where.plan.data_ptr() + 8 * (features + 1)
-    square, outputs = inputs + 16 * units, inputs + 32 * units
-    stream = grads.data_ptr() + 2 * features * row
-    inside = stream + (blocks + 1) * units * row
-    gated = inside + blocks * units * row
-    kept_stream = work.data_ptr() + features * row
-    kept_before = kept_stream + units * row
-    kept_inside = kept_before + blocks * units * row
+def _ungrouped(groups: Tensor, n: int) -> Tensor:
+    """The n rows that ``_groups`` was given."""
+    return groups.transpose(1, 2).reshape(-1, groups.shape[1])[:n]
 
-    def correlate(part, width, row_order, column_order, of, with_, rows, start, stop):
-        at = to + 4 * where.offsets[part]
-        gradient_kernels.correlate(at, width, row_order, column_order, of, with_, columns, rows, start, stop)
 
-    correlate(0, features, sort, count, stream, work.data_ptr(), units, inputs, inputs + 8 * units)
-    for block in range(blocks):
-        skip, stop = block * units * row, square + 8 * units
-        correlate(1 + block, units, sort, sort, inside + skip, kept_before + skip, units, square, stop)
-        of = stream + skip + units * row
-        correlate(1 + blocks + block, units, sort, sort, of, kept_inside + skip, units, square, stop)
-    stop, final = outputs + 16 * features, 1 + 2 * blocks
-    correlate(final, units, count, sort, grads.data_ptr(), kept_stream, 2 * features, outputs, stop)
-    wide, everything = len(given) - 1, where.context_ranges.data_ptr()
-    for block in range(blocks + 1):
-        of = inside + (block - 1) * units * row if block else gated
-        correlate(final + 1 + block, wide, sort, count, of, given.data_ptr(), units, everything, everything + 8 * units)
+def _pieces(groups: int) -> list[slice]:
+    size = max(PIECE, -(-groups // PIECES))
+    return [slice(start, min(start + size, groups)) for start in range(0, groups, size)]

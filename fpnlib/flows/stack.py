@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Callable
+from itertools import chain
 from typing import Any, NamedTuple
 
 import torch
@@ -146,7 +147,7 @@ class Stack(CompositeTransform):
         return getattr(compiled(module), name, None)
 
     def _differentiates(self, *tensors: Tensor) -> bool:
-        return torch.is_grad_enabled() and any(t.requires_grad for t in (*tensors, *self.parameters()))
+        return torch.is_grad_enabled() and any(t.requires_grad for t in chain(tensors, self.parameters()))
 
     def _has_plain_networks(self, layers: list[Layer]) -> bool:
         """No batch norm anywhere, and no dropout at work."""

@@ -14,8 +14,10 @@ from llvmlite import binding, ir
 from numba import __version__, config, njit, types
 from numba.extending import intrinsic, models, overload, register_model
 
+HAS = binding.get_host_cpu_features().get
 LANES = 32
-ROWS = 4 if binding.get_host_cpu_features().get("avx512f") else 2  # of sums, all in registers: a vector takes 2, or 4
+FEW = 16 if HAS("avx512f") else 8 if HAS("avx") else 4  # lanes in one register
+ROWS = 4 if HAS("avx512f") else 2  # of sums, all in registers: a vector takes 2, or 4
 FLOAT = ir.FloatType()
 VECTOR = ir.VectorType(FLOAT, LANES)
 BITS = ir.VectorType(ir.IntType(32), LANES)
@@ -52,22 +54,23 @@ inlined = njit(fastmath={"contract"}, nogil=True, error_model="numpy", forceinli
 
 
 class VecType(types.Type):
-    def __init__(self) -> None:
-        super().__init__(name=f"Vec{LANES}")
+    def __init__(self, lanes: int) -> None:
+        super().__init__(name=f"Vec{lanes}")
+        self.llvm = ir.VectorType(FLOAT, lanes)
 
 
-vec = VecType()
+vec, few = VecType(LANES), VecType(FEW)
 
 
 @register_model(VecType)
 class VecModel(models.PrimitiveModel):
     def __init__(self, dmm, fe_type):
-        super().__init__(dmm, fe_type, VECTOR)
+        super().__init__(dmm, fe_type, fe_type.llvm)
 
 
 def _splat(builder, number, kind=VECTOR):
     first = builder.insert_element(ir.Constant(kind, ir.Undefined), number, ir.Constant(ir.IntType(32), 0))
-    lanes = ir.Constant(ir.VectorType(ir.IntType(32), LANES), [0] * LANES)
+    lanes = ir.Constant(ir.VectorType(ir.IntType(32), kind.count), [0] * kind.count)
     return builder.shuffle_vector(first, ir.Constant(kind, ir.Undefined), lanes)
 
 
@@ -75,16 +78,22 @@ def _constant(value, kind=VECTOR):
     return ir.Constant(kind, [value] * LANES)
 
 
-@intrinsic
-def load(typing, address):
-    """The LANES floats from this address on."""
+def _load(kind: VecType) -> Callable:
+    @intrinsic
+    def load(typing, address):
+        """The floats from this address on, one in each lane."""
 
-    def generate(context, builder, signature, args):
-        value = builder.load(builder.inttoptr(args[0], VECTOR.as_pointer()))
-        value.align = 4
-        return value
+        def generate(context, builder, signature, args):
+            value = builder.load(builder.inttoptr(args[0], kind.llvm.as_pointer()))
+            value.align = 4
+            return value
 
-    return vec(types.int64), generate
+        return kind(types.int64), generate
+
+    return load
+
+
+load, load_few = _load(vec), _load(few)
 
 
 @intrinsic
@@ -118,14 +127,20 @@ def integer(typing, address):
     return types.int64(types.int64), generate
 
 
-@intrinsic
-def splat(typing, number):
-    """The number in every lane."""
+def _splat_as(kind: VecType) -> Callable:
+    @intrinsic
+    def splat(typing, number):
+        """The number in every lane."""
 
-    def generate(context, builder, signature, args):
-        return _splat(builder, args[0])
+        def generate(context, builder, signature, args):
+            return _splat(builder, args[0], kind.llvm)
 
-    return vec(types.float32), generate
+        return kind(types.float32), generate
+
+    return splat
+
+
+splat, splat_few = _splat_as(vec), _splat_as(few)
 
 
 @intrinsic
@@ -144,7 +159,7 @@ def store_total(typing, address, value):
     """The float at this address becomes the sum over the lanes."""
 
     def generate(context, builder, signature, args):
-        total, lanes = args[1], LANES
+        total, lanes = args[1], value.llvm.count
         while lanes > 1:
             lanes //= 2
             halves = (
@@ -156,7 +171,7 @@ def store_total(typing, address, value):
         builder.store(total, builder.inttoptr(args[0], FLOAT.as_pointer()))
         return context.get_dummy_value()
 
-    return types.void(types.int64, vec), generate
+    return types.void(types.int64, value), generate
 
 
 def _lanewise(instruction):
@@ -165,7 +180,7 @@ def _lanewise(instruction):
         def generate(context, builder, signature, args):
             return getattr(builder, instruction)(*args, flags=("contract",))
 
-        return vec(vec, vec), generate
+        return a(a, a), generate
 
     return of_two
 
