@@ -2,7 +2,10 @@
 
 Memory holds a row for each feature or unit and a column for each sample, as ``autoregressive_weights.Net`` lays it out. Units are
 sorted by degree, so that the inputs that a mask lets through to a row are one range, ``start[row] … stop[row]``.
-The working rows of a layer are inputs (D), stream (H), before (B·H) and inside (B·H) the blocks, and outputs (2 D).
+The working rows of a layer are inputs (D), stream (H), before (B·H) and inside (B·H) the blocks, outputs (2 D), and
+what each sample's own context adds, if it has one: to the initial layer and to each block's inner one ((1 + B)·H).
+Contexts lie in groups of 32 samples, a group's rows one behind the other, the last of ones: a group stays in the
+nearest cache, where rows of all samples would lie a page apart.
 """
 
 from numba import int64, void
@@ -23,6 +26,8 @@ from fpnlib.flows.vectors import (
     splat,
     store,
 )
+
+ROW = 4 * LANES  # bytes
 
 
 @inlined
@@ -61,19 +66,25 @@ def addresses(net, plan, work, features, units, blocks, row):
 
 
 @inlined
-def _hidden(net, plan, bias, extra, after, extra_step, work, row, column, features, units, blocks, begin, end):
-    """The hidden layers for the units begin … end, whose inputs are known; ``extra`` and ``after`` as in ``solve``."""
+def _by_context(net, given, context, out, units, blocks):
+    """What the contexts of 32 samples add, with the last row's biases, at ``out``; relu of it to the initial layer."""
+    affine(out, ROW, net, context, 0, 0, 0, given, ROW, 0, units, 0, 0, False, True)
+    affine(out, ROW, net, context, 0, 0, 0, given, ROW, units, (1 + blocks) * units, 0, 0, False, False)
+
+
+@inlined
+def _hidden(net, plan, bias, extra, after, extra_step, work, row, features, units, blocks, begin, end):
+    """The hidden layers for the units begin … end, whose inputs are known; ``extra`` and ``after`` as in ``step``."""
     inner, outer, outer_bias, _, _, scale, shift, _, _, ranges, stream, before, inside, _ = addresses(
         net, plan, work, features, units, blocks, row
     )
     square = 4 * units * units
     unit_start, unit_stop = ranges + 16 * units, ranges + 24 * units
-    inputs, stream = work + column, stream + column
     affine(
-        stream, row, net, features, bias, extra, extra_step, inputs, row, begin, end, ranges, ranges + 8 * units, False, False
+        stream, row, net, features, bias, extra, extra_step, work, row, begin, end, ranges, ranges + 8 * units, False, False
     )
     for block in range(blocks):
-        skip = block * units * row + column
+        skip = block * units * row
         for unit in range(begin, end):
             value = load(stream + unit * row) * number(scale + 4 * (block * units + unit))
             store(before + skip + unit * row, relu(value + number(shift + 4 * (block * units + unit))))
@@ -90,79 +101,107 @@ def _hidden(net, plan, bias, extra, after, extra_step, work, row, column, featur
         )  # fmt: skip
 
 
-@jit(void(*(int64,) * 16))
-def solve(values, columns, count, logs, net, plan, bias, extra, after, work, features, units, blocks, keep, begin, end):
-    """Noise → data for the features begin … end, one after the other; adds up the logs of the scales.
-
-    Of rows of ``columns`` samples the first ``count`` are done. Without ``keep`` noise and data are ``values``. With it
-    they are rows as ``incremental.Rows`` has them, and all that lies before the plan's ranges is added up already.
-    """
-    step = 4 * columns
-    row = step if keep else 4 * LANES
+@inlined
+def _find(
+    values, step, logs, net, plan, bias, extra, after, extra_step, work, row, features, units, blocks, add, begin, end
+):
+    """Noise → data for the features begin … end of 32 samples, one after the other; adds the logs of their scales."""
     _, _, _, final, final_bias, _, _, gain, known, ranges, stream, _, _, outputs = addresses(
         net, plan, work, features, units, blocks, row
     )
     output_start, output_stop = ranges + 32 * units, ranges + 32 * units + 16 * features
-    for sample in range(0, 4 * count, 4 * LANES):
-        column = sample if keep else 0
-        own, later = extra + sample if extra else 0, after + sample if after else 0
-        if not keep:
-            for i in range(features):
-                store(work + i * row, load(values + i * step + sample))
-        product, exponents = splat(1.0), splat(0.0)
-        for i in range(begin, end):
-            low, high = integer(known + 8 * i), integer(known + 8 * i + 8)
-            if low < high:
-                _hidden(net, plan, bias, own, later, step, work, row, column, features, units, blocks, low, high)
-            affine(
-                outputs + column, row, final, units, final_bias, 0, 0, stream + column, row,
-                2 * i, 2 * i + 2, output_start, output_stop, keep, False,
-            )  # fmt: skip
-            scale = softplus(load(outputs + 2 * i * row + column))[0] + EPSILON
-            u = (load(work + i * row + column) - number(gain + 4 * (features + i))) / number(gain + 4 * i)
-            x = (u - load(outputs + (2 * i + 1) * row + column)) / scale
-            store(work + i * row + column, x)
-            store(values + integer(plan + 8 * i) * step + sample, x)
-            product, exponents = multiply(product, exponents, scale)
-        total = log_of_mantissa(product) + exponents * 0.69314718
-        store(logs + sample, load(logs + sample) + total)
-
-
-@jit(void(*(int64,) * 15))
-def step(values, columns, count, logs, net, plan, bias, extra, after, work, features, units, blocks, begin, end):
-    """``solve`` with ``keep``, each feature for all samples before the next: neighbours in memory follow each other."""
+    product, exponents = splat(1.0), splat(0.0)
     for i in range(begin, end):
-        solve(values, columns, count, logs, net, plan, bias, extra, after, work, features, units, blocks, 1, i, i + 1)
+        low, high = integer(known + 8 * i), integer(known + 8 * i + 8)
+        if low < high:
+            _hidden(net, plan, bias, extra, after, extra_step, work, row, features, units, blocks, low, high)
+        affine(
+            outputs, row, final, units, final_bias, 0, 0, stream, row,
+            2 * i, 2 * i + 2, output_start, output_stop, add, False,
+        )  # fmt: skip
+        scale = softplus(load(outputs + 2 * i * row))[0] + EPSILON
+        u = (load(work + i * row) - number(gain + 4 * (features + i))) / number(gain + 4 * i)
+        x = (u - load(outputs + (2 * i + 1) * row)) / scale
+        store(work + i * row, x)
+        store(values + integer(plan + 8 * i) * step, x)
+        product, exponents = multiply(product, exponents, scale)
+    store(logs, load(logs) + log_of_mantissa(product) + exponents * 0.69314718)
 
 
 @inlined
-def evaluate_some(values, step, logs, net, plan, bias, extra, extra_step, work, features, units, blocks):
-    """Data → noise in place for the 32 samples that begin at these addresses; adds the logs of their scales."""
-    row = 4 * LANES
+def _transform(values, step, logs, net, plan, bias, extra, work, features, units, blocks):
+    """Data → noise in place for 32 samples; adds the logs of their scales."""
     _, _, _, final, final_bias, _, _, gain, _, ranges, stream, _, _, outputs = addresses(
-        net, plan, work, features, units, blocks, row
+        net, plan, work, features, units, blocks, ROW
     )
     output_start, output_stop = ranges + 32 * units, ranges + 32 * units + 16 * features
     for i in range(features):
-        store(work + i * row, load(values + integer(plan + 8 * i) * step))
-    _hidden(net, plan, bias, extra, 0, extra_step, work, row, 0, features, units, blocks, 0, units)
+        store(work + i * ROW, load(values + integer(plan + 8 * i) * step))
+    _hidden(net, plan, bias, extra, 0, ROW, work, ROW, features, units, blocks, 0, units)
     affine(
-        outputs, row, final, units, final_bias, 0, 0, stream, row,
+        outputs, ROW, final, units, final_bias, 0, 0, stream, ROW,
         0, 2 * features, output_start, output_stop, False, False,
     )  # fmt: skip
     product, exponents = splat(1.0), splat(0.0)
     for i in range(features):
-        scale = softplus(load(outputs + 2 * i * row))[0] + EPSILON
-        y = scale * load(work + i * row) + load(outputs + (2 * i + 1) * row)
+        scale = softplus(load(outputs + 2 * i * ROW))[0] + EPSILON
+        y = scale * load(work + i * ROW) + load(outputs + (2 * i + 1) * ROW)
         store(values + i * step, y * number(gain + 4 * i) + number(gain + 4 * (features + i)))
         product, exponents = multiply(product, exponents, scale)
     store(logs, load(logs) + log_of_mantissa(product) + exponents * 0.69314718)
 
 
-@jit(void(*(int64,) * 11))
-def evaluate(values, columns, logs, net, plan, bias, extra, work, features, units, blocks):
-    """Data → noise in place; adds up the logs of the scales."""
+@jit(void(*(int64,) * 13))
+def solve(values, columns, logs, net, plan, bias, by_context, given, context, work, features, units, blocks):
+    """Noise → data in place; adds up the logs of the scales.
+
+    ``given`` are ``context`` rows of each sample's own context, to be multiplied with the weights ``by_context``; 0
+    where all samples have one, which is in ``bias``.
+    """
     step = 4 * columns
-    for sample in range(0, step, 4 * LANES):
-        own = extra + sample if extra else 0
-        evaluate_some(values + sample, step, logs + sample, net, plan, bias, own, step, work, features, units, blocks)
+    extra = work + (3 * features + (1 + 2 * blocks) * units) * ROW if given else 0
+    for sample in range(0, step, ROW):
+        if given:
+            _by_context(by_context, given + sample * context, context, extra, units, blocks)
+        for i in range(features):
+            store(work + i * ROW, load(values + i * step + sample))
+        _find(
+            values + sample, step, logs + sample, net, plan, bias, extra, 0, ROW, work, ROW,
+            features, units, blocks, False, 0, features,
+        )  # fmt: skip
+
+
+@jit(void(*(int64,) * 15))
+def step(values, columns, count, logs, net, plan, bias, extra, after, work, features, units, blocks, begin, end):
+    """``solve`` for the features begin … end of the first ``count`` samples; what lies before the plan's ranges is added up.
+
+    The rows are ``incremental.Rows``. Each feature comes for all samples before the next one, for neighbours in memory
+    to follow each other.
+    """
+    row = 4 * columns
+    for i in range(begin, end):
+        for sample in range(0, 4 * count, ROW):
+            _find(
+                values + sample, row, logs + sample, net, plan, bias, extra + sample, after + sample, row, work + sample,
+                row, features, units, blocks, True, i, i + 1,
+            )  # fmt: skip
+
+
+@jit(void(*(int64,) * 16))
+def evaluate(
+    values, step, next_values, groups, logs, net, plan, bias, by_context, given, context, work, next_work, features, units, blocks
+):
+    """Data → noise in place; adds up the logs of the scales; ``given`` as in ``solve``.
+
+    ``step`` bytes lie between the rows of the values, ``next_values`` and ``next_work`` between those of one group of
+    samples and of the next. Where the latter is 0 each group overwrites the working rows. Where it is not, they are kept
+    for the gradients, but for what the context gives a block's inner layer: there the next group's begin.
+    """
+    rest = work + (3 * features + (1 + 2 * blocks) * units) * ROW
+    for group in range(groups):
+        own, extra = work + group * next_work, rest + group * next_work if given else 0
+        if given:
+            _by_context(by_context, given + group * context * ROW, context, extra, units, blocks)
+        _transform(
+            values + group * next_values, step, logs + group * ROW, net, plan, bias, extra, own, features, units, blocks
+        )

@@ -113,6 +113,12 @@ class Context(NamedTuple):
         added[0].add_(self.bias[:, None]).relu_()
         return added
 
+    def flat(self) -> Tensor:
+        """((1 + B)·H, C + 1), the kernels' memory: the weights, then the bias of the first H, which are for a relu."""
+        bias = self.weight.new_zeros(self.weight.shape[:2])
+        bias[0] = self.bias
+        return torch.cat([self.weight, bias[..., None]], 2).flatten(0, 1)
+
 
 def packable(transform: MaskedAffineAutoregressiveTransform) -> bool:
     """Whether this is the network that is known here: residual blocks, relu, a context."""

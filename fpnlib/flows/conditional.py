@@ -1,6 +1,7 @@
 """An nflows ``Flow`` that also goes from given noise to data, and gives the density under every context at once."""
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from nflows.distributions import StandardNormal
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 
 from fpnlib import checks
 from fpnlib.flows.settings import check_rows
-from fpnlib.flows.threads import alone
+from fpnlib.flows.threads import alone, in_turn
 
 CHUNK = 8192  # rows that go through the flow together: bounds the memory of large batches
 MANY = 256  # rows of a class from which on it pays to sort them by class
@@ -68,8 +69,7 @@ class ConditionalFlow(Flow):
         if every_kind is not None and (found := every_kind(inputs, self._embedding_net(contexts))) is not None:
             squares, logabsdet = found
             return logabsdet - squares / 2 - self._distribution._log_z.to(squares.dtype)
-        chunks = inputs.split(max(1, CHUNK // len(contexts)))
-        return torch.cat([self._class_log_prob(rows, contexts) for rows in chunks])
+        return in_turn(partial(self._class_log_prob, contexts=contexts), max(1, CHUNK // len(contexts)), inputs)
 
     def _class_log_prob(self, inputs: Tensor, contexts: Tensor) -> Tensor:
         repeated, tiled = inputs.repeat_interleave(len(contexts), 0), contexts.repeat(len(inputs), 1)
@@ -88,7 +88,7 @@ class ConditionalFlow(Flow):
         """``run(inputs, context)``, in parts where no gradient is wanted and, as in eval mode, rows don't see each other."""
         if self.training or (torch.is_grad_enabled() and any(t.requires_grad for t in (inputs, *self.parameters()))):
             return run(inputs, context)
-        return torch.cat([run(*rows) for rows in zip(inputs.split(CHUNK), context.split(CHUNK), strict=True)])
+        return in_turn(run, CHUNK, inputs, context)
 
     def sample(self, num_samples: int, context: Tensor, batch_size: int | None = None) -> Tensor:
         """Samples (K, num_samples, D) for contexts (K, C), of each context at most ``batch_size`` at a time.

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from fpnlib.flows.coupling_kernels import couple
 from fpnlib.flows.coupling_weights import Coupling, Gates
-from fpnlib.flows.engine import Engine
+from fpnlib.flows.engine import Engine, place
 from fpnlib.flows.vectors import LANES
 
 
@@ -17,20 +17,20 @@ class CouplingEngine(Engine):
         super().__init__(layers)
         self.moved = [len(net.moved) for net, _ in layers]
 
-    def _solve(self, values: Tensor, logs: Tensor, biases: list[Tensor], context: Tensor | None) -> None:
+    def _solve(self, values: Tensor, logs: Tensor, biases: list[Tensor], given: Tensor | None) -> None:
         for layer in reversed(range(len(self.nets))):
-            self._couple(1, layer, values, logs, biases, context)
+            self._couple(1, layer, values, logs, biases, given)
 
-    def _evaluate(self, values: Tensor, logs: Tensor, biases: list[Tensor], context: Tensor | None) -> None:
+    def _evaluate(self, values: Tensor, logs: Tensor, biases: list[Tensor], given: Tensor | None) -> None:
         for layer in range(len(self.nets)):
-            self._couple(0, layer, values, logs, biases, context)
+            self._couple(0, layer, values, logs, biases, given)
 
-    def _couple(self, inverts, layer, values, logs, biases, context) -> None:
+    def _couple(self, inverts, layer, values, logs, biases, given) -> None:
         (weights, plan, _), moved = self.nets[layer], self.moved[layer]
-        given = self.features - moved
-        work = values.new_empty(given + 3 * self.units + 2 * moved, LANES)
-        extra = self._extra(layer, context)
+        read = self.features - moved
+        work = values.new_empty(read + (4 + self.blocks) * self.units + 2 * moved, LANES)
         couple(
             values.data_ptr(), values.shape[1], logs.data_ptr(), weights.data_ptr(), plan.data_ptr(),
-            biases[layer].data_ptr(), extra.data_ptr(), work.data_ptr(), inverts, given, self.units, self.blocks, moved,
+            biases[layer].data_ptr(), self.by_context[layer].data_ptr(), *place(given), work.data_ptr(),
+            inverts, read, self.units, self.blocks, moved,
         )  # fmt: skip

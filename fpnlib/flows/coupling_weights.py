@@ -35,11 +35,9 @@ class Coupling(NamedTuple):
     def flat(self) -> tuple[Tensor, Tensor, Tensor]:
         """The kernels' memory: weights, plan and biases, each in one piece."""
         parts = self.initial, self.inner, self.inner_bias, self.outer, self.outer_bias, self.final, self.final_bias
-        units, rows = len(self.initial), max(len(self.initial), len(self.final))
-        stops = torch.full((units,), len(self.given)), torch.full((rows,), units)
         return (
             torch.cat([part.flatten() for part in (*parts, self.scale, self.shift, self.gain, self.offset)]),
-            torch.cat([self.given, self.moved, torch.zeros(rows, dtype=torch.long), *stops]),
+            torch.cat([self.given, self.moved]),
             torch.cat([self.initial_bias[None], torch.zeros_like(self.inner_bias)]),
         )
 
@@ -55,6 +53,11 @@ class Gates(NamedTuple):
         added = self.weight @ context.T
         added[1:] = (added[1:] + self.bias[:, :, None]).sigmoid()
         return added
+
+    def flat(self) -> Tensor:
+        """((1 + B)·H, C + 1), the kernels' memory: weights and biases; all but the first H are for a sigmoid."""
+        bias = torch.cat([torch.zeros_like(self.bias[:1]), self.bias])
+        return torch.cat([self.weight, bias[..., None]], 2).flatten(0, 1)
 
 
 def packable(transform: AffineCouplingTransform) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cached_property
 from itertools import accumulate
 from math import ceil
 from typing import Any
@@ -14,7 +15,6 @@ from torch.nn.functional import pad
 from fpnlib.flows.threads import alone, in_pieces
 from fpnlib.flows.vectors import LANES
 
-OWN = 33 * LANES  # samples in one call whose contexts differ, for what a layer makes of those must fit in the cache
 SHARE = 1 << 27  # weights times samples: less than this is not worth a second thread
 
 
@@ -30,6 +30,10 @@ class Engine:
         self.features = len(layers[0][0].gain)
         self.units, self.blocks = len(layers[0][0].initial), len(layers[0][0].inner)
         self.constant = sum(net.gain.log().sum() for net, _ in layers)  # the part of log|det| that no input changes
+
+    @cached_property
+    def by_context(self) -> list[Tensor]:
+        return [context.flat() for context in self.contexts]
 
     def forward(self, data: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:
         """(noise (n, D), log|det| (n,)) of data (n, D), each row with its own context (n, C)."""
@@ -97,7 +101,7 @@ class Engine:
         def part(values: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:
             columns = _columns(values)
             logs = columns.new_zeros(columns.shape[1])
-            run(columns, logs, biases, pad(context, (0, 0, 0, len(logs) - len(context))))
+            run(columns, logs, biases, self._given(context))
             return columns[:, : len(values)].T, logs[: len(values)]
 
         return in_pieces(part, self._at_once(len(values)), values, context)
@@ -105,7 +109,11 @@ class Engine:
     def _at_once(self, samples: int) -> int:
         """How many of the samples one call takes, each with a context of its own: work for each thread, where it pays."""
         worth = SHARE / sum(len(weights) for weights, _, _ in self.nets)
-        return min(OWN, LANES * ceil(max(samples / torch.get_num_threads(), worth) / LANES))
+        return min(self.size, LANES * ceil(max(samples / torch.get_num_threads(), worth) / LANES))
+
+    def _given(self, context: Tensor) -> Tensor:
+        """The contexts (n, C), each one sample's, as ``_solve`` and ``_evaluate`` take them."""
+        return groups(torch.cat([context, context.new_ones(len(context), 1)], 1))
 
     def _biases(self, contexts: Tensor) -> list[Tensor]:
         """For each layer (K, 1 + B, H): the biases with each context's part added."""
@@ -114,18 +122,14 @@ class Engine:
             for layer, (_, _, bias) in zip(self.contexts, self.nets, strict=True)
         ]
 
-    def _extra(self, layer: int, context: Tensor | None) -> Tensor:
-        """What the layer makes of each column's context; empty, so at address 0, where there is none."""
-        return self.nets[layer][2].new_empty(0) if context is None else self.contexts[layer].of(context)
-
-    def _solve(self, values: Tensor, logs: Tensor, biases: list[Tensor], context: Tensor | None) -> None:
+    def _solve(self, values: Tensor, logs: Tensor, biases: list[Tensor], given: Tensor | None) -> None:
         """Noise → data in columns, in place; adds up the logs of the scales.
 
-        ``biases`` are each layer's; ``context`` (n, C) is each column's, or None where the biases have its part in them.
+        ``biases`` are each layer's; ``given`` is each column's context, or None where the biases have its part in them.
         """
         raise NotImplementedError
 
-    def _evaluate(self, values: Tensor, logs: Tensor, biases: list[Tensor], context: Tensor | None) -> None:
+    def _evaluate(self, values: Tensor, logs: Tensor, biases: list[Tensor], given: Tensor | None) -> None:
         """Data → noise, as ``_solve``."""
         raise NotImplementedError
 
@@ -135,6 +139,22 @@ def _columns(values: Tensor) -> Tensor:
     columns = values.new_zeros(values.shape[1], -(-len(values) // LANES) * LANES)
     columns[:, : len(values)] = values.T
     return columns
+
+
+def groups(rows: Tensor) -> Tensor:
+    """(G, W, LANES) of rows (n, W), with zeros for what the last group lacks."""
+    padded = pad(rows, (0, 0, 0, -len(rows) % LANES))
+    return padded.view(-1, LANES, rows.shape[1]).transpose(1, 2).contiguous()
+
+
+def ungrouped(given: Tensor, n: int) -> Tensor:
+    """The n rows that ``groups`` was given."""
+    return given.transpose(1, 2).reshape(-1, given.shape[1])[:n]
+
+
+def place(given: Tensor | None) -> tuple[int, int]:
+    """Address and width of groups; 0 where there are none."""
+    return (0, 0) if given is None else (given.data_ptr(), given.shape[1])
 
 
 def pieces(begin: int, end: int, size: int) -> list[tuple[int, int]]:

@@ -1,20 +1,17 @@
-"""The gradients of the masked autoregressive layer in numba: what a pass keeps for them, and the way back.
+"""The gradients of the masked autoregressive layer in numba, from what ``autoregressive_kernels.evaluate`` kept.
 
-All memory is in groups of 32 samples, a group's rows one behind the other: that way a group stays in the nearest cache,
-where rows of all samples would lie a page apart. A pass keeps the working rows of ``autoregressive_kernels`` and, behind
-them, the gate (H) that the context is for the first hidden layer. The way back leaves the gradients at the outputs
-(2 D), in the stream from its beginning to its end (B + 1 times H), at the gate (H) and inside the blocks (B·H).
-Either needs a few rows more while it is at a group; those lie where the next group's will come.
+All memory is in groups of 32 samples, as ``evaluate`` keeps it, of each sample's own context what that adds to the
+initial layer (H). The way back leaves the gradients at the outputs (2 D), in the stream from its beginning to its end
+(B + 1 times H), at what the context adds to the initial layer (H) and inside the blocks (B·H).
 """
 
 from numba import int64, void
 
 from fpnlib.flows.affine_kernel import affine
-from fpnlib.flows.autoregressive_kernels import addresses, evaluate_some
+from fpnlib.flows.autoregressive_kernels import ROW, addresses
 from fpnlib.flows.settings import EPSILON
 from fpnlib.flows.vectors import (
     FEW,
-    LANES,
     inlined,
     integer,
     jit,
@@ -28,33 +25,6 @@ from fpnlib.flows.vectors import (
     where_positive,
 )
 
-ROW = 4 * LANES
-
-
-@jit(void(*(int64,) * 15))
-def evaluate_and_keep(
-    values, groups, logs, net, plan, bias, by_context, everything, given, context, work, size, features, units, blocks
-):
-    """Data → noise in place; adds up the logs of the scales; ``size`` bytes for each group are kept at ``work``.
-
-    ``by_context`` (rows of the gate and of each block, ``context`` columns) is multiplied with ``given``; the ranges
-    ``everything`` let it all through.
-    """
-    gate = work + (3 * features + (1 + 2 * blocks) * units) * ROW
-    stop = everything + 8 * (1 + blocks) * units
-    for _ in range(groups):
-        affine(gate, ROW, by_context, context, 0, 0, 0, given, ROW, 0, units, everything, stop, False, True)
-        affine(
-            gate, ROW, by_context, context, 0, 0, 0, given, ROW,
-            units, (1 + blocks) * units, everything, stop, False, False,
-        )  # fmt: skip
-        evaluate_some(values, ROW, logs, net, plan, bias, gate, ROW, work, features, units, blocks)
-        values += features * ROW
-        given += context * ROW
-        logs += ROW
-        work += size
-        gate += size
-
 
 @inlined
 def _gate(activation, gradient):
@@ -65,10 +35,11 @@ def _gate(activation, gradient):
 def backpropagate(
     grad_values, groups, grad_logs, plan, back, back_ranges, work, size, grads, grads_size, features, units, blocks
 ):
-    """Gradient at the noise → at the data, in place; ``work`` is what ``evaluate_and_keep`` left there.
+    """Gradient at the noise → at the data, in place; ``work`` is what ``evaluate`` kept there.
 
     ``back`` has the transposed weights (final, outer, inner, initial) and ``back_ranges`` what their masks let through.
-    ``grads`` takes, ``grads_size`` bytes for each group, the gradients at what is inside.
+    ``grads`` takes, ``grads_size`` bytes for each group, the gradients at what is inside; what else it needs for a group
+    lies where the next group's will come.
     """
     _, _, _, _, _, _, _, _, _, _, _, before, inside, outputs = addresses(0, 0, work, features, units, blocks, ROW)
     gate = outputs + 2 * features * ROW

@@ -15,10 +15,10 @@ import torch
 from nflows.transforms import MaskedAffineAutoregressiveTransform
 from torch import Tensor
 from torch.autograd.function import once_differentiable
-from torch.nn.functional import pad
 
-from fpnlib.flows import gradient_kernels
+from fpnlib.flows import autoregressive_kernels, gradient_kernels
 from fpnlib.flows.autoregressive_weights import layout, weights_and_biases
+from fpnlib.flows.engine import groups, place, ungrouped
 from fpnlib.flows.threads import alone
 from fpnlib.flows.vectors import LANES
 
@@ -64,7 +64,6 @@ class Gather(NamedTuple):
     back: Tensor  # final, outer, inner and initial weights with rows for columns
     plan: Tensor  # after the order, as Net.flat's
     back_ranges: Tensor
-    everything: Tensor  # (2, (1 + B) * H): 0 and C + 1
     products: Tensor  # (…, 10)
     orders: tuple[Tensor, ...]  # that the products have the addresses of
 
@@ -104,7 +103,6 @@ def _gather(features: int, units: int, blocks: int, context: int) -> Gather:
         for w, b in zip(weight[number:], bias[number:], strict=True)
     ])  # fmt: skip
     back = [final.T, outer.mT, inner.mT, initial.T]
-    everything = torch.stack([torch.zeros((1 + blocks) * units), torch.full(((1 + blocks) * units,), context + 1)]).long()
     plan, natural = torch.cat([shape.known, *shape.forward]), torch.arange(max(2 * features, units, context))
     ones = torch.stack([torch.zeros(max(2 * features, units)), torch.ones(max(2 * features, units))]).long()
     wide = torch.stack([torch.zeros(units), torch.full((units,), context)]).long()
@@ -118,7 +116,6 @@ def _gather(features: int, units: int, blocks: int, context: int) -> Gather:
         torch.cat([part.flatten() for part in back]),
         plan,
         torch.cat(shape.backward),
-        everything,
         torch.tensor(_products(offsets, features, units, blocks, context, *orders)),
         orders,
     )
@@ -171,7 +168,7 @@ class _Flow(torch.autograd.Function):
                 flat.index_select(1, part) for part in (where.weights, where.biases, where.contexts)
             )
             plans = [torch.cat([order, where.plan]) for order in orders]
-            values, given = _groups(inputs), _groups(torch.cat([context, context.new_ones(n, 1)], 1))
+            values, given = groups(inputs), groups(torch.cat([context, context.new_ones(n, 1)], 1))
             logs = values.new_zeros(len(values), LANES)
             rows = 3 * features + (2 + 2 * blocks) * units | 1  # an odd number: else groups would share cache lines
             pieces = _pieces(len(values))
@@ -181,19 +178,18 @@ class _Flow(torch.autograd.Function):
             def run(job: tuple[slice, Tensor]) -> None:
                 piece, work = job
                 some, work = (values[piece], given[piece], logs[piece]), work.view(len(orders), -1, LANES)
-                groups = len(some[0])
                 for k, plan in enumerate(plans):
-                    gradient_kernels.evaluate_and_keep(
-                        some[0].data_ptr(), groups, some[2].data_ptr(), weights[k].data_ptr(), plan.data_ptr(),
-                        biases[k].data_ptr(), contexts[k].data_ptr(), where.everything.data_ptr(), some[1].data_ptr(),
-                        given.shape[1], work[k].data_ptr(), 4 * LANES * rows, features, units, blocks,
+                    autoregressive_kernels.evaluate(
+                        some[0].data_ptr(), 4 * LANES, 4 * LANES * features, len(some[0]), some[2].data_ptr(),
+                        weights[k].data_ptr(), plan.data_ptr(), biases[k].data_ptr(), contexts[k].data_ptr(),
+                        *place(some[1]), work[k].data_ptr(), 4 * LANES * rows, features, units, blocks,
                     )  # fmt: skip
 
             jobs = list(zip(pieces, kept, strict=True))
             each_piece(run, jobs)
             ctx.shape = n, features, units, blocks, rows
             ctx.kept = where, flat, plans, given, contexts, jobs
-            return _ungrouped(values, n), logs.flatten()[:n]
+            return ungrouped(values, n), logs.flatten()[:n]
 
     @staticmethod
     @once_differentiable
@@ -202,7 +198,7 @@ class _Flow(torch.autograd.Function):
         where, flat, plans, given, contexts, jobs = ctx.kept
         with alone() as each_piece:
             back = flat.index_select(1, where.back)
-            values, logs = _groups(grad_noise), _groups(grad_log_det[:, None])
+            values, logs = groups(grad_noise), groups(grad_log_det[:, None])
             grad_given = torch.zeros_like(given) if ctx.needs_input_grad[2] else None
             left = 2 * features + (2 + 2 * blocks) * units | 1
 
@@ -234,19 +230,8 @@ class _Flow(torch.autograd.Function):
             sizes = [size.numel() for size in where.shapes]
             parts = [part.view(size) for row in first for part, size in zip(row.split(sizes), where.shapes, strict=True)]
             return (
-                None, _ungrouped(values, n), None if grad_given is None else _ungrouped(grad_given, n)[:, :-1], *parts
+                None, ungrouped(values, n), None if grad_given is None else ungrouped(grad_given, n)[:, :-1], *parts
             )  # fmt: skip
-
-
-def _groups(rows: Tensor) -> Tensor:
-    """(groups, W, LANES) of rows (n, W), with zeros for what the last group lacks."""
-    padded = pad(rows, (0, 0, 0, -len(rows) % LANES))
-    return padded.view(-1, LANES, rows.shape[1]).transpose(1, 2).contiguous()
-
-
-def _ungrouped(groups: Tensor, n: int) -> Tensor:
-    """The n rows that ``_groups`` was given."""
-    return groups.transpose(1, 2).reshape(-1, groups.shape[1])[:n]
 
 
 def _pieces(groups: int) -> list[slice]:

@@ -47,6 +47,23 @@ def in_pieces(run: Callable[..., tuple[Tensor, ...]], size: int, *rows: Tensor) 
         return parts[0] if len(parts) == 1 else tuple(map(torch.cat, zip(*parts, strict=True)))
 
 
+def in_turn(run: Callable[..., Tensor], size: int, *rows: Tensor) -> Tensor:
+    """What ``run`` gives for all rows of some tensors, joined: called with at most ``size`` of them, one call after the other.
+
+    A result goes to its place at once: kept by themselves they would lie between what the calls take, which then finds
+    no room where it was before, and the memory would grow with the number of calls.
+    """
+    first, *more = zip(*(tensor.split(size) for tensor in rows), strict=True)
+    result = run(*first)
+    if not more:
+        return result
+    joined = result.new_empty(len(rows[0]), *result.shape[1:])
+    joined[:size] = result
+    for k, piece in enumerate(more, 1):
+        joined[k * size : (k + 1) * size] = run(*piece)
+    return joined
+
+
 @lru_cache(maxsize=4)
 def _pool(threads: int, process: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(threads)

@@ -45,14 +45,19 @@ class WideEngine(AutoregressiveEngine):
     def _at_once(self, samples: int) -> int:
         return self.size  # for any number of threads: torch's products round by the number of columns
 
+    def _given(self, context: Tensor) -> Tensor:
+        return pad(context, (0, 0, 0, -len(context) % LANES))
+
     def _kinds(self, columns: int) -> int:
         return max(1, self.size // columns)
 
-    def _evaluate(self, values: Tensor, logs: Tensor, biases: list[Tensor], context: Tensor | None) -> None:
+    def _evaluate(self, values: Tensor, logs: Tensor, biases: list[Tensor], given: Tensor | None) -> None:
         rows = values.new_empty(3, self.units, odd_columns(values.shape[1]))
         stream, before, inside = rows[..., : values.shape[1]]
         for layer, (net, initial, inner, outer, final) in enumerate(self.layers):
-            bias, extra = biases[layer].view(-1, 1 + self.blocks, self.units), self._extra(layer, context)
+            bias, extra = biases[layer].view(-1, 1 + self.blocks, self.units), values.new_empty(0)
+            if given is not None:
+                extra = self.contexts[layer].of(given)
             inputs = values[net.order]
             add_product(initial, inputs, _begin(stream, bias[:, 0], extra[:1]))
             for k in range(self.blocks):
