@@ -20,7 +20,7 @@ from nflows.transforms import (
 from safetensors.torch import load_file
 
 import fpnlib.flows
-from fpnlib.flows import ConditionalFlow, build_flow, conditional
+from fpnlib.flows import ConditionalFlow, build_flow
 from fpnlib.flows.autoregressive import AutoregressiveStack
 from fpnlib.flows.compiled import compiled
 
@@ -470,20 +470,6 @@ def test_a_scale_that_is_infinite_or_nan_has_such_a_logarithm(name):
         ours, right = flow._transform(z, context)[1], theirs._transform(z, context)[1]
         torch.testing.assert_close(ours, right, atol=1e-4, rtol=1e-4, equal_nan=True)
         assert not right.isfinite().any() or name == "realnvp"  # whose scales are sigmoids
-
-
-@torch.no_grad()
-def test_rows_are_sorted_by_class_where_each_class_has_many(monkeypatch):
-    flow = build("maf", num_layers=1)
-    sort, asked = flow._transform.inverse_by_kind, []
-    monkeypatch.setattr(flow._transform, "inverse_by_kind", lambda *args: asked.append(len(args[0])) or sort(*args))
-    many = conditional.MANY
-    for classes, n, sorts in ((4, many, False), (4, 4 * many, True), (1, many, True), (1, many - 1, False)):
-        noise, context = torch.randn(n, 9), torch.eye(4)[torch.arange(n) % classes]
-        data = flow.transform_from_noise(noise, context)
-        assert bool(asked) == sorts
-        torch.testing.assert_close(flow.transform_to_noise(data, context), noise, atol=1e-4, rtol=1e-4)
-        asked.clear()
 
 
 def test_learning_recovers_conditional_means():

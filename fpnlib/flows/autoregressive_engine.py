@@ -12,22 +12,22 @@ from fpnlib.flows.vectors import LANES
 class AutoregressiveEngine(Engine):
     """The engine for layers of ``autoregressive_weights``."""
 
-    def _solve(self, values: Tensor, logs: Tensor, biases: list[Tensor], given: Tensor | None) -> None:
+    def _solve(self, values: Tensor, logs: Tensor, given: Tensor) -> None:
         work = self._work(values)
-        for layer in reversed(range(len(self.nets))):
-            weights, plan, _ = self.nets[layer]
+        for (weights, plan, bias), by_context in reversed([*zip(self.nets, self.by_context, strict=True)]):
             autoregressive_kernels.solve(
                 values.data_ptr(), values.shape[1], logs.data_ptr(), weights.data_ptr(), plan.data_ptr(),
-                biases[layer].data_ptr(), self.by_context[layer].data_ptr(), *place(given), work.data_ptr(),
+                bias.data_ptr(), by_context.data_ptr(), *place(given), work.data_ptr(),
                 self.features, self.units, self.blocks,
             )  # fmt: skip
 
-    def _evaluate(self, values: Tensor, logs: Tensor, biases: list[Tensor], given: Tensor | None) -> None:
+    def _evaluate(self, values: Tensor, logs: Tensor, given: Tensor | None, biases: list[Tensor] | None = None) -> None:
         work, columns = self._work(values), values.shape[1]
-        for layer, (weights, plan, _) in enumerate(self.nets):
+        layers = zip(self.nets, biases or self.biases, self.by_context, strict=True)
+        for (weights, plan, _), bias, by_context in layers:
             autoregressive_kernels.evaluate(
                 values.data_ptr(), 4 * columns, 4 * LANES, columns // LANES, logs.data_ptr(), weights.data_ptr(),
-                plan.data_ptr(), biases[layer].data_ptr(), self.by_context[layer].data_ptr(), *place(given),
+                plan.data_ptr(), bias.data_ptr(), by_context.data_ptr(), *place(given),
                 work.data_ptr(), 0, self.features, self.units, self.blocks,
             )  # fmt: skip
 

@@ -155,14 +155,12 @@ def _transform(values, step, logs, net, plan, bias, extra, work, features, units
 def solve(values, columns, logs, net, plan, bias, by_context, given, context, work, features, units, blocks):
     """Noise → data in place; adds up the logs of the scales.
 
-    ``given`` are ``context`` rows of each sample's own context, to be multiplied with the weights ``by_context``; 0
-    where all samples have one, which is in ``bias``.
+    ``given`` are ``context`` rows of each sample's own context, to be multiplied with the weights ``by_context``.
     """
     step = 4 * columns
-    extra = work + (3 * features + (1 + 2 * blocks) * units) * ROW if given else 0
+    extra = work + (3 * features + (1 + 2 * blocks) * units) * ROW
     for sample in range(0, step, ROW):
-        if given:
-            _by_context(by_context, given + sample * context, context, extra, units, blocks)
+        _by_context(by_context, given + sample * context, context, extra, units, blocks)
         for i in range(features):
             store(work + i * ROW, load(values + i * step + sample))
         _find(
@@ -191,7 +189,7 @@ def step(values, columns, count, logs, net, plan, bias, extra, after, work, feat
 def evaluate(
     values, step, next_values, groups, logs, net, plan, bias, by_context, given, context, work, next_work, features, units, blocks
 ):
-    """Data → noise in place; adds up the logs of the scales; ``given`` as in ``solve``.
+    """Data → noise in place; adds up the logs of the scales; ``given`` as in ``solve``, or 0: then ``bias`` has it all.
 
     ``step`` bytes lie between the rows of the values, ``next_values`` and ``next_work`` between those of one group of
     samples and of the next. Where the latter is 0 each group overwrites the working rows. Where it is not, they are kept

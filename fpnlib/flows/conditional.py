@@ -11,10 +11,9 @@ from torch import Tensor, nn
 
 from fpnlib import checks
 from fpnlib.flows.settings import check_rows
-from fpnlib.flows.threads import alone, in_turn
+from fpnlib.flows.threads import in_turn
 
 CHUNK = 8192  # rows that go through the flow together: bounds the memory of large batches
-MANY = 256  # rows of a class from which on it pays to sort them by class
 
 
 class ConditionalFlow(Flow):
@@ -46,10 +45,6 @@ class ConditionalFlow(Flow):
             ValueError: another width, or another number of contexts than of rows.
         """
         self._check(noise, context, "noise")
-        if len(noise) >= MANY and hasattr(self._transform, "sorts"):
-            contexts = self._embedding_net(torch.eye(self.context_features, dtype=context.dtype, device=context.device))
-            if self._transform.sorts(noise, contexts) and (kind := _classes(context)) is not None:
-                return self._transform.inverse_by_kind(noise, contexts, kind)
         return self._in_chunks(self._inverse, noise, context)
 
     def _inverse(self, noise: Tensor, context: Tensor) -> Tensor:
@@ -132,11 +127,3 @@ class ConditionalFlow(Flow):
         check_rows("context", context, self.context_features)
         if rows and inputs is not None:
             checks.same_length(inputs, context, (name, "context"))
-
-
-def _classes(context: Tensor) -> Tensor | None:
-    """Which entry of each row is 1 where all others are 0; None where that is not so, or of most classes there are few."""
-    with alone():
-        kind = context.argmax(1)
-        one_hot = (context.count_nonzero(1) == 1).all() and (context.gather(1, kind[:, None]) == 1).all()
-        return kind if one_hot and len(kind) >= MANY * kind.bincount().count_nonzero() else None

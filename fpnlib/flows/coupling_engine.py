@@ -17,20 +17,20 @@ class CouplingEngine(Engine):
         super().__init__(layers)
         self.moved = [len(net.moved) for net, _ in layers]
 
-    def _solve(self, values: Tensor, logs: Tensor, biases: list[Tensor], given: Tensor | None) -> None:
+    def _solve(self, values: Tensor, logs: Tensor, given: Tensor) -> None:
         for layer in reversed(range(len(self.nets))):
-            self._couple(1, layer, values, logs, biases, given)
+            self._couple(1, layer, values, logs, given, self.biases[layer])
 
-    def _evaluate(self, values: Tensor, logs: Tensor, biases: list[Tensor], given: Tensor | None) -> None:
-        for layer in range(len(self.nets)):
-            self._couple(0, layer, values, logs, biases, given)
+    def _evaluate(self, values: Tensor, logs: Tensor, given: Tensor | None, biases: list[Tensor] | None = None) -> None:
+        for layer, bias in enumerate(biases or self.biases):
+            self._couple(0, layer, values, logs, given, bias)
 
-    def _couple(self, inverts, layer, values, logs, biases, given) -> None:
+    def _couple(self, inverts, layer, values, logs, given, bias) -> None:
         (weights, plan, _), moved = self.nets[layer], self.moved[layer]
         read = self.features - moved
         work = values.new_empty(read + (4 + self.blocks) * self.units + 2 * moved, LANES)
         couple(
             values.data_ptr(), values.shape[1], logs.data_ptr(), weights.data_ptr(), plan.data_ptr(),
-            biases[layer].data_ptr(), self.by_context[layer].data_ptr(), *place(given), work.data_ptr(),
+            bias.data_ptr(), self.by_context[layer].data_ptr(), *place(given), work.data_ptr(),
             inverts, read, self.units, self.blocks, moved,
         )  # fmt: skip

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cached_property
-from itertools import accumulate
 from math import ceil
 from typing import Any
 
@@ -21,11 +20,11 @@ SHARE = 1 << 27  # weights times samples: less than this is not worth a second t
 class Engine:
     """A flow of packed layers, each a pair of weights and what it makes of the context, on the CPU in float32."""
 
-    sorts = True  # samples that share their contexts are cheaper together
     size = 65 * LANES  # samples that one call of a kernel takes; an odd number, as in ``odd_columns``
 
     def __init__(self, layers: list[tuple[Any, Any]]):
         self.nets = [net.flat() for net, _ in layers]
+        self.biases = [bias for _, _, bias in self.nets]
         self.contexts = [context for _, context in layers]
         self.features = len(layers[0][0].gain)
         self.units, self.blocks = len(layers[0][0].initial), len(layers[0][0].inner)
@@ -37,39 +36,13 @@ class Engine:
 
     def forward(self, data: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:
         """(noise (n, D), log|det| (n,)) of data (n, D), each row with its own context (n, C)."""
-        noise, logs = self._own(data, context, self._evaluate)
+        noise, logs = self._own(self._evaluate, data, context)
         return noise, logs + self.constant
 
     def inverse(self, noise: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:
         """(data (n, D), log|det| (n,)) of noise (n, D), each row with its own context (n, C)."""
-        data, logs = self._own(noise, context, self._solve)
+        data, logs = self._own(self._solve, noise, context)
         return data, -logs - self.constant
-
-    def inverse_by_kind(self, noise: Tensor, contexts: Tensor, kind: Tensor) -> Tensor:
-        """Data from noise (n, D) where row i has the context contexts[kind[i]].
-
-        Samples of one kind that fill whole vectors share what the context adds; what is left over goes as in ``inverse``.
-        """
-        with alone() as each:
-            counts = torch.bincount(kind, minlength=len(contexts)).tolist()
-            whole = [count // LANES * LANES for count in counts]
-            by_kind = kind.argsort(stable=True).split(counts)
-            halves = [rows.tensor_split([size]) for rows, size in zip(by_kind, whole, strict=True)]
-            order = torch.cat([half for both in zip(*halves, strict=True) for half in both])
-            rows, biases = noise.index_select(0, order), self._biases(contexts)
-
-            def run(job: tuple[int, int, int]) -> None:
-                k, begin, end = job
-                piece = rows[begin:end].T.contiguous()
-                self._solve(piece, piece.new_zeros(end - begin), [layer[k] for layer in biases], None)
-                rows[begin:end] = piece.T
-
-            ends = accumulate(whole)
-            each(run, [(k, *piece) for k, end in enumerate(ends) for piece in pieces(end - whole[k], end, self.size)])
-        left = slice(sum(whole), len(order))
-        if left.start < left.stop:
-            rows[left] = self._own(rows[left], contexts[kind[order[left]]], self._solve)[0]
-        return rows.index_select(0, order.argsort())
 
     def every_kind(self, data: Tensor, contexts: Tensor) -> tuple[Tensor, Tensor]:
         """(squared length of the noise (n, K), log|det| (n, K)) of data (n, D) under every context (K, C)."""
@@ -82,7 +55,7 @@ class Engine:
                 kinds, part = job
                 piece = columns[:, part].repeat(1, len(contexts[kinds]))
                 sums = piece.new_zeros(piece.shape[1])
-                self._evaluate(piece, sums, [layer[kinds] for layer in biases], None)
+                self._evaluate(piece, sums, None, [layer[kinds] for layer in biases])
                 squares[kinds, part] = piece.square_().sum(0).view(-1, part.stop - part.start)
                 logs[kinds, part] = sums.view(-1, part.stop - part.start)
 
@@ -94,14 +67,13 @@ class Engine:
         """How many contexts are looked at together, side by side, each with as many columns."""
         return 1
 
-    def _own(self, values: Tensor, context: Tensor, run: Callable) -> tuple[Tensor, Tensor]:
+    def _own(self, run: Callable, values: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:
         """What ``run`` makes of the values, and the sums of the logs of the scales."""
-        biases = [bias for _, _, bias in self.nets]
 
         def part(values: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:
             columns = _columns(values)
             logs = columns.new_zeros(columns.shape[1])
-            run(columns, logs, biases, self._given(context))
+            run(columns, logs, self._given(context))
             return columns[:, : len(values)].T, logs[: len(values)]
 
         return in_pieces(part, self._at_once(len(values)), values, context)
@@ -119,18 +91,15 @@ class Engine:
         """For each layer (K, 1 + B, H): the biases with each context's part added."""
         return [
             (layer.of(contexts).permute(2, 0, 1) + bias).contiguous()
-            for layer, (_, _, bias) in zip(self.contexts, self.nets, strict=True)
+            for layer, bias in zip(self.contexts, self.biases, strict=True)
         ]
 
-    def _solve(self, values: Tensor, logs: Tensor, biases: list[Tensor], given: Tensor | None) -> None:
-        """Noise → data in columns, in place; adds up the logs of the scales.
-
-        ``biases`` are each layer's; ``given`` is each column's context, or None where the biases have its part in them.
-        """
+    def _solve(self, values: Tensor, logs: Tensor, given: Tensor) -> None:
+        """Noise → data in columns, in place; adds up the logs of the scales. ``given`` is each column's context."""
         raise NotImplementedError
 
-    def _evaluate(self, values: Tensor, logs: Tensor, biases: list[Tensor], given: Tensor | None) -> None:
-        """Data → noise, as ``_solve``."""
+    def _evaluate(self, values: Tensor, logs: Tensor, given: Tensor | None, biases: list[Tensor] | None = None) -> None:
+        """Data → noise, as ``_solve``; or with the layers' ``biases`` (K, 1 + B, H), which have K contexts' part in them."""
         raise NotImplementedError
 
 

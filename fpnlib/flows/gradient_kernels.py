@@ -95,28 +95,33 @@ def backpropagate(
 
 
 @inlined
-def _put(line, column_order, low, stop, a, b, c):
-    if low < stop:
-        store_total(line + 4 * integer(column_order + 8 * low), a)
-    if low + 1 < stop:
-        store_total(line + 4 * integer(column_order + 8 * low + 8), b)
-    if low + 2 < stop:
-        store_total(line + 4 * integer(column_order + 8 * low + 16), c)
+def _at(order, index):
+    return integer(order + 8 * index) if order else index
 
 
 @inlined
-def _correlate(out, width, row_order, column_order, of, of_size, given, given_size, groups, rows, start, stop):
-    """out[row_order[r], column_order[c]] = of[r] · given[c], summed over the samples, where the mask has a one.
+def _put(line, column_order, low, stop, a, b, c):
+    if low < stop:
+        store_total(line + 4 * _at(column_order, low), a)
+    if low + 1 < stop:
+        store_total(line + 4 * _at(column_order, low + 1), b)
+    if low + 2 < stop:
+        store_total(line + 4 * _at(column_order, low + 2), c)
+
+
+@inlined
+def _correlate(out, width, row_order, column_order, of, of_size, given, given_size, groups, rows, stop):
+    """out[row_order[r], column_order[c]] = of[r] · given[c], summed over the samples, for c < stop[r].
 
     Twelve sums at a time: with what they are made of they fit in sixteen registers.
     """
     for r0 in range(0, rows, 4):
         r1, r2, r3 = min(r0 + 1, rows - 1), min(r0 + 2, rows - 1), min(r0 + 3, rows - 1)
-        line0, line1 = out + width * integer(row_order + 8 * r0), out + width * integer(row_order + 8 * r1)
-        line2, line3 = out + width * integer(row_order + 8 * r2), out + width * integer(row_order + 8 * r3)
-        stop0, stop1 = integer(stop + 8 * r0), integer(stop + 8 * r1)
-        stop2, stop3 = integer(stop + 8 * r2), integer(stop + 8 * r3)
-        for low in range(integer(start + 8 * r0), stop3, 3):
+        line0, line1 = out + 4 * width * _at(row_order, r0), out + 4 * width * _at(row_order, r1)
+        line2, line3 = out + 4 * width * _at(row_order, r2), out + 4 * width * _at(row_order, r3)
+        stop0, stop1 = _at(stop, r0) if stop else width, _at(stop, r1) if stop else width
+        stop2, stop3 = _at(stop, r2) if stop else width, _at(stop, r3) if stop else width
+        for low in range(0, stop3, 3):
             x, y, z = given + low * ROW, given + min(low + 1, stop3 - 1) * ROW, given + min(low + 2, stop3 - 1) * ROW
             g0, g1, g2, g3 = of + r0 * ROW, of + r1 * ROW, of + r2 * ROW, of + r3 * ROW
             x0, x1, x2, x3 = splat_few(0.0), splat_few(0.0), splat_few(0.0), splat_few(0.0)
@@ -140,12 +145,13 @@ def _correlate(out, width, row_order, column_order, of, of_size, given, given_si
 
 @jit(void(*(int64,) * 10))
 def of_parameters(products, count, out, grads, grads_size, work, size, given, given_size, groups):
-    """The gradients of a layer's weights and biases at ``out``: as many products as ``count``, each of ``gradients.Product``."""
-    for product in range(products, products + 80 * count, 80):
-        of, with_ = grads + integer(product + 32), integer(product + 48)
-        kept = integer(product + 40)
+    """The gradients of a layer's weights and biases at ``out``: ``count`` products, as ``gradients.Product`` has them."""
+    for at in range(products, products + 72 * count, 72):
+        place, width, row_order, column_order = integer(at), integer(at + 8), integer(at + 16), integer(at + 24)
+        of, kept, with_, rows, stop = (
+            integer(at + 32), integer(at + 40), integer(at + 48), integer(at + 56), integer(at + 64)
+        )  # fmt: skip
         _correlate(
-            out + integer(product), integer(product + 8), integer(product + 16), integer(product + 24),
-            of, grads_size, (work if kept else given) + with_, size if kept else given_size, groups,
-            integer(product + 56), integer(product + 64), integer(product + 72),
+            out + place, width, row_order, column_order, grads + of, grads_size, (work if kept else given) + with_,
+            size if kept else given_size, groups, rows, stop,
         )  # fmt: skip

@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from fpnlib.flows import autoregressive_kernels, gradient_kernels
+from fpnlib.flows.autoregressive_kernels import ROW
 from fpnlib.flows.autoregressive_weights import layout, weights_and_biases
 from fpnlib.flows.engine import groups, place, ungrouped
 from fpnlib.flows.threads import alone
@@ -39,18 +40,17 @@ def noise_and_log_det(
 
 
 class Product(NamedTuple):
-    """A parameter's gradient as the kernel takes it: rows of ``of`` times rows of ``given``, addresses and bytes."""
+    """A parameter's gradient as the kernel takes it: the rows of ``of`` times the rows of ``given``; all in bytes, or counted."""
 
     out: int
-    width: int
-    row_order: int
+    width: int  # how many columns it has
+    row_order: int  # address of the places of its rows and of its columns, by degree; 0: as they come
     column_order: int
     of: int
     kept: bool  # whether ``given`` is among what the pass kept, or of the context
     given: int
     rows: int
-    start: int
-    stop: int
+    stop: int  # address of how many columns the mask lets each row have; 0: all
 
 
 class Gather(NamedTuple):
@@ -64,8 +64,8 @@ class Gather(NamedTuple):
     back: Tensor  # final, outer, inner and initial weights with rows for columns
     plan: Tensor  # after the order, as Net.flat's
     back_ranges: Tensor
-    products: Tensor  # (…, 10)
-    orders: tuple[Tensor, ...]  # that the products have the addresses of
+    products: Tensor  # (number of parameters, 9): of each its ``Product``
+    sort: Tensor  # (H,): its address, and the plan's, is in the products
 
 
 @lru_cache(maxsize=16)
@@ -103,10 +103,7 @@ def _gather(features: int, units: int, blocks: int, context: int) -> Gather:
         for w, b in zip(weight[number:], bias[number:], strict=True)
     ])  # fmt: skip
     back = [final.T, outer.mT, inner.mT, initial.T]
-    plan, natural = torch.cat([shape.known, *shape.forward]), torch.arange(max(2 * features, units, context))
-    ones = torch.stack([torch.zeros(max(2 * features, units)), torch.ones(max(2 * features, units))]).long()
-    wide = torch.stack([torch.zeros(units), torch.full((units,), context)]).long()
-    orders = shape.sort, natural, plan, ones, wide
+    plan = torch.cat([shape.known, *shape.forward])
     return Gather(
         shapes,
         total,
@@ -116,54 +113,48 @@ def _gather(features: int, units: int, blocks: int, context: int) -> Gather:
         torch.cat([part.flatten() for part in back]),
         plan,
         torch.cat(shape.backward),
-        torch.tensor(_products(offsets, features, units, blocks, context, *orders)),
-        orders,
+        torch.tensor(_products(offsets, features, units, blocks, context, shape.sort.data_ptr(), plan.data_ptr())),
+        shape.sort,
     )
 
 
 def _products(
-    offsets: list[int], features: int, units: int, blocks: int, context: int,
-    sort: Tensor, natural: Tensor, plan: Tensor, ones: Tensor, wide: Tensor,
-) -> list[Product]:  # fmt: skip
-    """Of each parameter in turn, all in the order of ``weights_and_biases``."""
-    by_degree, as_is, row = sort.data_ptr(), natural.data_ptr(), 4 * LANES
-    ranges = plan.data_ptr() + 8 * (features + 1)
-    of_inputs, of_units, of_outputs = ranges, ranges + 16 * units, ranges + 32 * units
-    hidden = units * row
-    stream = [2 * features * row + block * hidden for block in range(blocks + 1)]
+    offsets: list[int], features: int, units: int, blocks: int, context: int, sort: int, plan: int
+) -> list[Product]:
+    """In the order of ``weights_and_biases``, which begin at the offsets."""
+    ranges, hidden = plan + 8 * (features + 1), ROW * units
+    of_inputs, of_units, of_outputs = (ranges + 8 * at for at in (units, 3 * units, 4 * units + 2 * features))
+    stream = [2 * features * ROW + block * hidden for block in range(blocks + 1)]
     gate, *inside = (stream[-1] + (1 + block) * hidden for block in range(blocks + 1))
-    kept_stream = features * row
-    kept_before = [kept_stream + (1 + block) * hidden for block in range(blocks)]
-    kept_inside = [kept_stream + (1 + blocks + block) * hidden for block in range(blocks)]
-    every, whole = (wide.data_ptr(), wide.data_ptr() + 8 * units), (ones.data_ptr(), ones.data_ptr() + 8 * ones.shape[1])
-    # width, order of rows, order of columns, gradients, inputs (None: the context), number of rows, ranges
-    weights = [(features, by_degree, as_is, stream[0], 0, units, (of_inputs, of_inputs + 8 * units))]
-    squares = zip(inside + stream[1:], kept_before + kept_inside, strict=True)
-    weights += [(units, by_degree, by_degree, of, at, units, (of_units, of_units + 8 * units)) for of, at in squares]
-    weights += [(units, as_is, by_degree, 0, kept_stream, 2 * features, (of_outputs, of_outputs + 16 * features))]
-    weights += [(context, by_degree, as_is, of, None, units, every) for of in (gate, *inside)]
-    one = context * row  # the last row of the context
-    biases = [(1, order, as_is, of, one, rows, whole) for _, order, _, of, _, rows, _ in weights]
-    return [
-        Product(4 * offset, 4 * width, order, columns, of, at is not None and k < len(weights), at or 0, rows, *range_)
-        for k, (offset, (width, order, columns, of, at, rows, range_)) in enumerate(
-            zip(offsets, weights + biases, strict=False)
-        )
-    ]
+    kept_stream, *kept = (features * ROW + at * hidden for at in range(1 + 2 * blocks))  # before and inside the blocks
+    weights = [(features, sort, 0, stream[0], True, 0, units, of_inputs)]
+    weights += [(units, sort, sort, of, True, at, units, of_units) for of, at in zip(inside + stream[1:], kept, strict=True)]
+    weights += [(units, 0, sort, 0, True, kept_stream, 2 * features, of_outputs)]
+    weights += [(context, sort, 0, of, False, 0, units, 0) for of in (gate, *inside)]
+    ones = context * ROW  # the context's last row
+    biases = [(1, order, 0, of, False, ones, rows, 0) for _, order, _, of, *_, rows, _ in weights]
+    return [Product(4 * offset, *rest) for offset, rest in zip(offsets, weights + biases, strict=False)]
+
+
+class Piece(NamedTuple):
+    """Some groups of samples, and every layer's working rows of them (layers, rows, LANES)."""
+
+    part: slice
+    work: Tensor
 
 
 class _Flow(torch.autograd.Function):
     @staticmethod
     def forward(ctx, orders, inputs, context, *parameters):
         n, features = inputs.shape
-        each = len(parameters) // len(orders)
+        layers, each = len(orders), len(parameters) // len(orders)
         units, blocks = len(parameters[0]), (each // 2 - 3) // 3
-        with alone() as each_piece:
+        with alone() as share:
             where = _gather(features, units, blocks, context.shape[1])
             flat = torch.cat([
                 torch.cat([*(p.flatten() for p in parameters[k : k + each]), inputs.new_tensor([0, 1])])
                 for k in range(0, len(parameters), each)
-            ]).view(len(orders), -1)  # fmt: skip
+            ]).view(layers, -1)  # fmt: skip
             weights, biases, contexts = (
                 flat.index_select(1, part) for part in (where.weights, where.biases, where.contexts)
             )
@@ -171,69 +162,63 @@ class _Flow(torch.autograd.Function):
             values, given = groups(inputs), groups(torch.cat([context, context.new_ones(n, 1)], 1))
             logs = values.new_zeros(len(values), LANES)
             rows = 3 * features + (2 + 2 * blocks) * units | 1  # an odd number: else groups would share cache lines
-            pieces = _pieces(len(values))
-            sizes = [len(orders) * ((piece.stop - piece.start) * rows + blocks * units) for piece in pieces]
+            parts = _parts(len(values))
+            sizes = [layers * ((part.stop - part.start) * rows + blocks * units) for part in parts]
             kept = values.new_empty(sum(sizes), LANES).split(sizes)  # in one: else the heap is given back at each step
+            pieces = [Piece(part, work.view(layers, -1, LANES)) for part, work in zip(parts, kept, strict=True)]
 
-            def run(job: tuple[slice, Tensor]) -> None:
-                piece, work = job
-                some, work = (values[piece], given[piece], logs[piece]), work.view(len(orders), -1, LANES)
+            def run(piece: Piece) -> None:
+                some, own, sums = values[piece.part], given[piece.part], logs[piece.part]
                 for k, plan in enumerate(plans):
                     autoregressive_kernels.evaluate(
-                        some[0].data_ptr(), 4 * LANES, 4 * LANES * features, len(some[0]), some[2].data_ptr(),
-                        weights[k].data_ptr(), plan.data_ptr(), biases[k].data_ptr(), contexts[k].data_ptr(),
-                        *place(some[1]), work[k].data_ptr(), 4 * LANES * rows, features, units, blocks,
+                        some.data_ptr(), ROW, ROW * features, len(some), sums.data_ptr(), weights[k].data_ptr(),
+                        plan.data_ptr(), biases[k].data_ptr(), contexts[k].data_ptr(), *place(own),
+                        piece.work[k].data_ptr(), ROW * rows, features, units, blocks,
                     )  # fmt: skip
 
-            jobs = list(zip(pieces, kept, strict=True))
-            each_piece(run, jobs)
-            ctx.shape = n, features, units, blocks, rows
-            ctx.kept = where, flat, plans, given, contexts, jobs
-            return ungrouped(values, n), logs.flatten()[:n]
+            share(run, pieces)
+        ctx.shape = n, features, units, blocks, rows
+        ctx.kept = where, flat, plans, given, contexts, pieces
+        return ungrouped(values, n), logs.flatten()[:n]
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad_noise, grad_log_det):
         n, features, units, blocks, rows = ctx.shape
-        where, flat, plans, given, contexts, jobs = ctx.kept
-        with alone() as each_piece:
+        where, flat, plans, given, contexts, pieces = ctx.kept
+        with alone() as share:
             back = flat.index_select(1, where.back)
             values, logs = groups(grad_noise), groups(grad_log_det[:, None])
             grad_given = torch.zeros_like(given) if ctx.needs_input_grad[2] else None
-            left = 2 * features + (2 + 2 * blocks) * units | 1
+            left, begin = 2 * features + (2 + 2 * blocks) * units | 1, 2 * features + (1 + blocks) * units
 
-            def run(job: tuple[slice, Tensor]) -> Tensor:
-                piece, work = job
-                some, work = (values[piece], given[piece], logs[piece]), work.view(len(plans), -1, LANES)
-                groups = len(some[0])
+            def run(piece: Piece) -> Tensor:
+                some, own, sums = values[piece.part], given[piece.part], logs[piece.part]
                 gradient = values.new_zeros(len(plans), where.total)
-                grads = values.new_empty(groups * left + units + features, LANES)
+                grads = values.new_empty(len(some) * left + units + features, LANES)
                 for k in reversed(range(len(plans))):
                     gradient_kernels.backpropagate(
-                        some[0].data_ptr(), groups, some[2].data_ptr(), plans[k].data_ptr(), back[k].data_ptr(),
-                        where.back_ranges.data_ptr(), work[k].data_ptr(), 4 * LANES * rows, grads.data_ptr(),
-                        4 * LANES * left, features, units, blocks,
+                        some.data_ptr(), len(some), sums.data_ptr(), plans[k].data_ptr(), back[k].data_ptr(),
+                        where.back_ranges.data_ptr(), piece.work[k].data_ptr(), ROW * rows, grads.data_ptr(),
+                        ROW * left, features, units, blocks,
                     )  # fmt: skip
                     gradient_kernels.of_parameters(
                         where.products.data_ptr(), len(where.products), gradient[k].data_ptr(), grads.data_ptr(),
-                        4 * LANES * left, work[k].data_ptr(), 4 * LANES * rows, some[1].data_ptr(),
-                        4 * LANES * given.shape[1], groups,
+                        ROW * left, piece.work[k].data_ptr(), ROW * rows, own.data_ptr(), ROW * own.shape[1], len(some),
                     )  # fmt: skip
                     if grad_given is not None:
-                        of = grads[: groups * left].view(groups, left, LANES)[:, 2 * features + (1 + blocks) * units :]
-                        grad_given[piece] += contexts[k].view(-1, given.shape[1]).T @ of[:, : (1 + blocks) * units]
+                        of_context = grads[: len(some) * left].view(-1, left, LANES)[:, begin : begin + (1 + blocks) * units]
+                        grad_given[piece.part] += contexts[k].view(-1, own.shape[1]).T @ of_context
                 return gradient
 
-            first, *more = each_piece(run, jobs)
+            total, *more = share(run, pieces)
             for gradient in more:
-                first += gradient
-            sizes = [size.numel() for size in where.shapes]
-            parts = [part.view(size) for row in first for part, size in zip(row.split(sizes), where.shapes, strict=True)]
-            return (
-                None, ungrouped(values, n), None if grad_given is None else ungrouped(grad_given, n)[:, :-1], *parts
-            )  # fmt: skip
+                total += gradient
+        sizes = [size.numel() for size in where.shapes]
+        found = [part.view(size) for row in total for part, size in zip(row.split(sizes), where.shapes, strict=True)]
+        return None, ungrouped(values, n), None if grad_given is None else ungrouped(grad_given, n)[:, :-1], *found
 
 
-def _pieces(groups: int) -> list[slice]:
+def _parts(groups: int) -> list[slice]:
     size = max(PIECE, -(-groups // PIECES))
     return [slice(start, min(start + size, groups)) for start in range(0, groups, size)]

@@ -88,16 +88,6 @@ class Stack(CompositeTransform):
             return in_pieces(super().inverse, _rows(inputs), inputs, context)
         return self._engine(make, layers).inverse(inputs, context)
 
-    def sorts(self, inputs: Tensor, contexts: Tensor) -> bool:
-        """Whether ``inverse_by_kind`` is a shorter way than ``inverse`` where many inputs share few contexts."""
-        make = self._compiled(self._known(inputs, contexts, paired=False), inputs, contexts)
-        return make is not None and make.sorts
-
-    def inverse_by_kind(self, noise: Tensor, contexts: Tensor, kind: Tensor) -> Tensor:
-        """Data of noise (n, D) where row i has the embedded context contexts[kind[i]]; where it ``sorts`` such."""
-        layers = self._known(noise, contexts, paired=False)
-        return self._engine(self._compiled(layers, noise, contexts), layers).inverse_by_kind(noise, contexts, kind)
-
     def every_kind(self, inputs: Tensor, contexts: Tensor) -> tuple[Tensor, Tensor] | None:
         """(|noise|² (n, K), log|det| (n, K)) of every input under every embedded context; None: no shorter way."""
         layers = self._known(inputs, contexts, paired=False)

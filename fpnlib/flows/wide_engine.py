@@ -18,7 +18,6 @@ from fpnlib.flows.vectors import LANES
 class WideEngine(AutoregressiveEngine):
     """The engine that multiplies by rectangles of the masked weights; its inverse is ``Incremental``."""
 
-    sorts = False  # the context's part is too little of the work
     size = 17 * LANES  # with which torch's products are near their best
 
     def __init__(self, layers: list[tuple[Net, Context]]):
@@ -51,11 +50,11 @@ class WideEngine(AutoregressiveEngine):
     def _kinds(self, columns: int) -> int:
         return max(1, self.size // columns)
 
-    def _evaluate(self, values: Tensor, logs: Tensor, biases: list[Tensor], given: Tensor | None) -> None:
+    def _evaluate(self, values: Tensor, logs: Tensor, given: Tensor | None, biases: list[Tensor] | None = None) -> None:
         rows = values.new_empty(3, self.units, odd_columns(values.shape[1]))
         stream, before, inside = rows[..., : values.shape[1]]
         for layer, (net, initial, inner, outer, final) in enumerate(self.layers):
-            bias, extra = biases[layer].view(-1, 1 + self.blocks, self.units), values.new_empty(0)
+            bias, extra = (biases or self.biases)[layer].view(-1, 1 + self.blocks, self.units), values.new_empty(0)
             if given is not None:
                 extra = self.contexts[layer].of(given)
             inputs = values[net.order]
