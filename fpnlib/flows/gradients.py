@@ -19,7 +19,7 @@ from torch.autograd.function import once_differentiable
 from fpnlib.flows import autoregressive_kernels, gradient_kernels
 from fpnlib.flows.autoregressive_kernels import ROW
 from fpnlib.flows.autoregressive_weights import layout, weights_and_biases
-from fpnlib.flows.engine import groups, place, ungrouped
+from fpnlib.flows.engine import SHARE, groups, place, ungrouped
 from fpnlib.flows.threads import alone
 from fpnlib.flows.vectors import LANES
 
@@ -176,15 +176,16 @@ class _Flow(torch.autograd.Function):
                         piece.work[k].data_ptr(), ROW * rows, features, units, blocks,
                     )  # fmt: skip
 
-            share(run, pieces)
-        ctx.shape = n, features, units, blocks, rows
+            worth = max(1, flat.numel() * n // SHARE)
+            share(run, pieces, worth)
+        ctx.shape = n, features, units, blocks, rows, worth
         ctx.kept = where, flat, plans, given, contexts, pieces
         return ungrouped(values, n), logs.flatten()[:n]
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad_noise, grad_log_det):
-        n, features, units, blocks, rows = ctx.shape
+        n, features, units, blocks, rows, worth = ctx.shape
         where, flat, plans, given, contexts, pieces = ctx.kept
         with alone() as share:
             back = flat.index_select(1, where.back)
@@ -211,7 +212,7 @@ class _Flow(torch.autograd.Function):
                         grad_given[piece.part] += contexts[k].view(-1, own.shape[1]).T @ of_context
                 return gradient
 
-            total, *more = share(run, pieces)
+            total, *more = share(run, pieces, worth)
             for gradient in more:
                 total += gradient
         sizes = [size.numel() for size in where.shapes]

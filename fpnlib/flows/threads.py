@@ -17,17 +17,26 @@ def alone() -> Iterator[Callable[[Callable, Sequence], list]]:
     """Torch takes one thread; what it had is for calling a function on each of some jobs, which is what this yields.
 
     Were torch to share out each operation on such small pieces, its threads would mostly wait for each other. The jobs
-    run without gradients.
+    run without gradients, on as many threads as are worth it (``most``; None: all that there are).
     """
     threads, inference = torch.get_num_threads(), torch.is_inference_mode_enabled()
 
-    def each(run: Callable, jobs: Sequence) -> list:
-        def quietly(job: object) -> object:  # a thread of the pool has modes of its own
-            with torch.inference_mode(inference), torch.no_grad():
-                return run(job)
+    def each(run: Callable, jobs: Sequence, most: int | None = None) -> list:
+        results, left = [None] * len(jobs), enumerate(jobs)
 
-        several = min(threads, len(jobs)) > 1
-        return list(_pool(threads, os.getpid()).map(quietly, jobs) if several else map(quietly, jobs))
+        def work() -> None:
+            with torch.inference_mode(inference), torch.no_grad():  # a thread of the pool has modes of its own
+                for k, job in left:
+                    results[k] = run(job)
+
+        helpers = [_pool(threads, os.getpid()).submit(work) for _ in range(min(threads, most or threads, len(jobs)) - 1)]
+        try:
+            work()
+        finally:
+            for helper in helpers:
+                if not helper.cancel():  # who has not begun by now is not waited for
+                    helper.result()
+        return results
 
     torch.set_num_threads(1)
     try:
