@@ -1,8 +1,9 @@
 """Vectors of samples in registers, for numba: the same number of 32 neighbouring samples, in as few instructions as fit.
 
 A ``Vec`` is LLVM's own vector of ``LANES`` float32; ``load`` and ``store`` move it from and to memory, ``+ - * /`` work
-lane by lane, and ``fma(w, x, acc)`` is acc + w·x for the number at address w. All else is made of these. Memory is
-addressed by plain integers (``tensor.data_ptr()`` plus bytes): numba's array arguments would cost more than the sums.
+lane by lane, and ``fma(w, x, acc)`` is acc + w·x for the number at address w. All else is made of these. Where many sums
+must stay in registers at once, ``load_few`` and ``splat_few`` make vectors of ``FEW``, which take one each. Memory is addressed
+by plain integers (``tensor.data_ptr()`` plus bytes): numba's array arguments would cost more than the sums.
 """
 
 import hashlib
