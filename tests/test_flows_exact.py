@@ -354,6 +354,18 @@ def test_whatever_kernels_fail_torch_gives_the_same_numbers(kernels, users, vari
         compiled.cache_clear()
 
 
+@pytest.mark.parametrize("n", [64, 70])  # whole groups of samples, and not
+def test_training_changes_nothing_of_the_callers_and_gives_the_same_twice(n):
+    flow = build("maf", features=1).train()
+    z, context = batch(flow, n)
+    z_before, upstream = z.clone(), (torch.ones(n, 1), torch.linspace(-1, 1, n))
+    upstream_before = [tensor.clone() for tensor in upstream]
+    outputs = flow._transform(z, context)
+    one, two = (torch.autograd.grad(outputs, list(flow.parameters()), upstream, retain_graph=True) for _ in range(2))
+    assert torch.equal(z, z_before) and all(map(torch.equal, upstream, upstream_before))
+    assert all(map(torch.equal, one, two))
+
+
 def test_threads_change_nothing_in_training():
     before = torch.get_num_threads()
     try:

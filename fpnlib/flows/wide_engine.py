@@ -54,9 +54,8 @@ class WideEngine(AutoregressiveEngine):
         rows = values.new_empty(3, self.units, odd_columns(values.shape[1]))
         stream, before, inside = rows[..., : values.shape[1]]
         for layer, (net, initial, inner, outer, final) in enumerate(self.layers):
-            bias, extra = (biases or self.biases)[layer].view(-1, 1 + self.blocks, self.units), values.new_empty(0)
-            if given is not None:
-                extra = self.contexts[layer].of(given)
+            bias = (biases or self.biases)[layer].view(-1, 1 + self.blocks, self.units)
+            extra = values.new_empty(0) if given is None else self.contexts[layer].of(given)
             inputs = values[net.order]
             add_product(initial, inputs, _begin(stream, bias[:, 0], extra[:1]))
             for k in range(self.blocks):
