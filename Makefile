@@ -26,7 +26,7 @@ verify: $(VENV)/.runtime  ## the runs' files against their manifests, and some n
 	$(PY) -m fpnlib verify $(ARGS)
 
 test: $(VENV)/.test  ## the tests
-	$(PY) -m ruff check fpnlib tests benchmarks
+	$(PY) -m ruff check fpnlib tests
 	$(PY) -m pytest -n logical --maxprocesses 4 --dist worksteal $(ARGS)
 
 test-faults: $(VENV)/.test  ## runs killed at thirty random moments, full disks, damaged files
@@ -45,10 +45,10 @@ app: $(VENV)/.runtime  ## the sliders as a page of their own
 	$(PY) -m voila notebooks/app/sliders.ipynb $(ARGS)
 
 bench: $(VENV)/.test  ## the flows beside nflows and zuko, on a GPU too; decoding a cloud, editing a face
-	$(PY) benchmarks/flows.py $(ARGS)
-	$(PY) benchmarks/flows_gpu.py
-	$(PY) benchmarks/decoding.py
-	$(PY) benchmarks/edit_latency.py
+	$(PY) tests/benchmarks/flows.py $(ARGS)
+	$(PY) tests/benchmarks/flows_gpu.py
+	$(PY) tests/benchmarks/decoding.py
+	$(PY) tests/benchmarks/edit_latency.py
 
 clean:  ## remove the environment, caches and the demo's outputs
 	rm -rf $(VENV) outputs/demo .pytest_cache .ruff_cache *.egg-info

@@ -50,13 +50,19 @@ def images(x: object, channels: int, size: int, name: str = "x") -> Tensor:
         ValueError: another shape, values outside [0, 1], or NaN or infinite entries.
     """
     if isinstance(x, Tensor) and not x.is_floating_point():
-        raise TypeError(f"{name} must hold floats in [0, 1], got {x.dtype}; for bytes 0…255 pass {name}.float() / 255")
+        raise TypeError(
+            f"{name} must hold floats in [0, 1], got {x.dtype}; for bytes 0…255 pass {name}.float() / 255"
+        )
     x = _floats(x, name)
     if x.ndim != 4 or tuple(x.shape[1:]) != (channels, size, size):
-        raise ValueError(f"{name} must have shape (n, {channels}, {size}, {size}), got {tuple(x.shape)}")
+        raise ValueError(
+            f"{name} must have shape (n, {channels}, {size}, {size}), got {tuple(x.shape)}"
+        )
     _finite(x, name)
     if x.numel() and (x.min() < 0 or x.max() > 1):
-        raise ValueError(f"{name} must lie in [0, 1], got values from {x.min():.4g} to {x.max():.4g}")
+        raise ValueError(
+            f"{name} must lie in [0, 1], got values from {x.min():.4g} to {x.max():.4g}"
+        )
     return x
 
 
@@ -73,21 +79,27 @@ def clouds(x: object, name: str = "x") -> Tensor:
     _finite(x, name)
     degenerate = (x == x[:, :1]).all(-1).all(-1)
     if degenerate.any():
-        raise ValueError(f"{name}[{int(degenerate.nonzero()[0])}] is degenerate: all its points are equal")
+        raise ValueError(
+            f"{name}[{int(degenerate.nonzero()[0])}] is degenerate: all its points are equal"
+        )
     return x
 
 
 def same_length(a: Tensor, b: Tensor, names: tuple[str, str] = ("z", "y")) -> None:
     """Raises ValueError unless both have the same number of rows."""
     if len(a) != len(b):
-        raise ValueError(f"{names[0]} and {names[1]} must have the same length, got {len(a)} and {len(b)}")
+        raise ValueError(
+            f"{names[0]} and {names[1]} must have the same length, got {len(a)} and {len(b)}"
+        )
 
 
 def _floats(values: object, name: str) -> Tensor:
     try:
         tensor = torch.as_tensor(values)
     except (TypeError, ValueError, RuntimeError):
-        raise TypeError(f"{name} must be a tensor or an array of numbers, got {type(values).__name__}") from None
+        raise TypeError(
+            f"{name} must be a tensor or an array of numbers, got {type(values).__name__}"
+        ) from None
     if tensor.is_complex() or tensor.dtype == torch.bool:
         raise TypeError(f"{name} must hold real numbers, got {tensor.dtype}")
     return tensor if tensor.is_floating_point() else tensor.float()
@@ -96,4 +108,6 @@ def _floats(values: object, name: str) -> Tensor:
 def _finite(tensor: Tensor, name: str) -> None:
     bad = tensor.numel() - int(torch.isfinite(tensor).sum())
     if bad:
-        raise ValueError(f"{name} has {bad:,} NaN or infinite entries of {tensor.numel():,}; expected finite numbers")
+        raise ValueError(
+            f"{name} has {bad:,} NaN or infinite entries of {tensor.numel():,}; expected finite numbers"
+        )

@@ -24,7 +24,12 @@ GRID = (0.01, 0.1, 1.0, 10.0, 100.0)  # the authors' values of C
 LEARNERS = {
     "kneighbor": {"n_neighbors": 5},
     "lgbm": {"n_estimators": 100, "num_leaves": 31, "min_child_samples": 20, "learning_rate": 0.1},
-    "extra_tree": {"n_estimators": 100, "max_features": 0.16, "max_leaves": 1_000, "criterion": "gini"},
+    "extra_tree": {
+        "n_estimators": 100,
+        "max_features": 0.16,
+        "max_leaves": 1_000,
+        "criterion": "gini",
+    },
     "mlp": {"hidden_layer_sizes": 100, "alpha": 1e-4, "learning_rate_init": 1e-3},
 }
 AUTOML_NEEDS = 10
@@ -50,15 +55,21 @@ class Scores:
 
 def accuracies(y: np.ndarray, predicted: np.ndarray) -> tuple[float, float]:
     """Share of right predictions (n,), over all and averaged over the classes that ``y`` has."""
-    return float(np.mean(predicted == y)), float(recall_score(y, predicted, labels=np.unique(y), average="macro"))
+    return float(np.mean(predicted == y)), float(
+        recall_score(y, predicted, labels=np.unique(y), average="macro")
+    )
 
 
-def logistic_regression(z: Latents, y: Latents, z_test: Latents, y_test: Latents, seed: int = 0, **search) -> Scores:
+def logistic_regression(
+    z: Latents, y: Latents, z_test: Latents, y_test: Latents, seed: int = 0, **search
+) -> Scores:
     """Multinomial logistic regression, C by cross-validation. Arguments and errors: :func:`grid_search`."""
     return grid_search("logistic regression", _logistic, z, y, z_test, y_test, seed, **search)
 
 
-def linear_svm(z: Latents, y: Latents, z_test: Latents, y_test: Latents, seed: int = 0, **search) -> Scores:
+def linear_svm(
+    z: Latents, y: Latents, z_test: Latents, y_test: Latents, seed: int = 0, **search
+) -> Scores:
     """Linear support vector machines, C by cross-validation. Arguments and errors: :func:`grid_search`.
 
     One against one as in ``SVC(kernel="linear")``, but with liblinear's squared hinge: on 10,000 of MNIST's latents as
@@ -68,13 +79,21 @@ def linear_svm(z: Latents, y: Latents, z_test: Latents, y_test: Latents, seed: i
 
 
 def rbf_svm(
-    z: Latents, y: Latents, z_test: Latents, y_test: Latents, seed: int = 0, max_search: int | None = 20_000, **search
+    z: Latents,
+    y: Latents,
+    z_test: Latents,
+    y_test: Latents,
+    seed: int = 0,
+    max_search: int | None = 20_000,
+    **search,
 ) -> Scores:
     """Support vector machines with the RBF kernel, C by cross-validation. Arguments and errors: :func:`grid_search`.
 
     Their time grows with the square of n, so C is chosen on 20,000 samples and the final fit made on all.
     """
-    return grid_search("RBF SVM", _rbf_svm, z, y, z_test, y_test, seed, max_search=max_search, **search)
+    return grid_search(
+        "RBF SVM", _rbf_svm, z, y, z_test, y_test, seed, max_search=max_search, **search
+    )
 
 
 def grid_search(
@@ -115,12 +134,17 @@ def grid_search(
     splits = [(sample[train], sample[held_out]) for train, held_out in folded]
     # Threads serve: libsvm and liblinear let go of Python's lock.
     parallel = Parallel(n_jobs=n_jobs, prefer="threads", return_as="generator")
-    fits = parallel(delayed(_fold_accuracy)(make(c), z, y, *split) for c in grid for split in splits)
+    fits = parallel(
+        delayed(_fold_accuracy)(make(c), z, y, *split) for c in grid for split in splits
+    )
     by_fold = list(tqdm(fits, desc=name, total=len(grid) * folds, unit="fit", dynamic_ncols=True))
     means = np.reshape(by_fold, (len(grid), folds)).mean(1)
     best = grid[int(means.argmax())]
     final = make(best).fit(z, y)
-    scores = [accuracies(labels, _predict(parallel, final, part)) for part, labels in ((z, y), (z_test, y_test))]
+    scores = [
+        accuracies(labels, _predict(parallel, final, part))
+        for part, labels in ((z, y), (z_test, y_test))
+    ]
     by_c = {str(c): float(mean) for c, mean in zip(grid, means)}
     settings = {"C": best, "folds": folds, "searched_on": len(sample), "accuracy_by_C": by_c}
     return _scores(name, scores, time.perf_counter() - started, settings)
@@ -156,7 +180,10 @@ def automl(
 
     z, y, z_test, y_test = _arrays(z, y, z_test, y_test, at_least=AUTOML_NEEDS)
     started = time.perf_counter()
-    with tqdm(desc="AutoML", total=max_trials, unit="trial", dynamic_ncols=True) as progress, warnings.catch_warnings():
+    with (
+        tqdm(desc="AutoML", total=max_trials, unit="trial", dynamic_ncols=True) as progress,
+        warnings.catch_warnings(),
+    ):
         warnings.simplefilter("ignore")  # learners' notes on feature names and iterations
 
         def error(z_held_out, y_held_out, learner, *_):
@@ -182,11 +209,16 @@ def automl(
             n_jobs=cpu_count() if n_jobs == -1 else n_jobs,
             verbose=0,
         )
-        scores = [accuracies(labels, search.predict(part)) for part, labels in ((z, y), (z_test, y_test))]
+        scores = [
+            accuracies(labels, search.predict(part)) for part, labels in ((z, y), (z_test, y_test))
+        ]
         trials = max(progress.n, 1)  # a single one is not scored
     settings = {
         "learner": search.best_estimator,
-        **{key: value.item() if isinstance(value, np.generic) else value for key, value in search.best_config.items()},
+        **{
+            key: value.item() if isinstance(value, np.generic) else value
+            for key, value in search.best_config.items()
+        },
         "trials": trials,
         "bound": f"{max_trials} trials" if trials >= max_trials else f"{seconds:g} seconds",
     }
@@ -219,7 +251,9 @@ def _multilayer_perceptron(seed: int) -> type:
     from flaml.automl.model import SKLearnEstimator
 
     class MultilayerPerceptron(SKLearnEstimator):
-        def __init__(self, task="multiclass", n_jobs=None, **config):  # scikit-learn's takes no n_jobs
+        def __init__(
+            self, task="multiclass", n_jobs=None, **config
+        ):  # scikit-learn's takes no n_jobs
             super().__init__(task, **config)
             self.estimator_class = MLPClassifier
 
@@ -232,7 +266,11 @@ def _multilayer_perceptron(seed: int) -> type:
             }
 
         def config2params(self, config):
-            return super().config2params(config) | {"early_stopping": True, "max_iter": 100, "random_state": seed}
+            return super().config2params(config) | {
+                "early_stopping": True,
+                "max_iter": 100,
+                "random_state": seed,
+            }
 
     return MultilayerPerceptron
 
@@ -248,11 +286,19 @@ def _predict(parallel: Parallel, classifier: ClassifierMixin, z: np.ndarray) -> 
     return np.concatenate(list(parallel(delayed(classifier.predict)(part) for part in slices)))
 
 
-def _fold_accuracy(classifier: ClassifierMixin, z: np.ndarray, y: np.ndarray, train: np.ndarray, held_out: np.ndarray):
+def _fold_accuracy(
+    classifier: ClassifierMixin,
+    z: np.ndarray,
+    y: np.ndarray,
+    train: np.ndarray,
+    held_out: np.ndarray,
+):
     return classifier.fit(z[train], y[train]).score(z[held_out], y[held_out])
 
 
-def _arrays(z: Latents, y: Latents, z_test: Latents, y_test: Latents, at_least: int) -> tuple[np.ndarray, ...]:
+def _arrays(
+    z: Latents, y: Latents, z_test: Latents, y_test: Latents, at_least: int
+) -> tuple[np.ndarray, ...]:
     z = checks.latents(z)
     z_test = checks.latents(z_test, z.shape[1], "z_test")
     checks.same_length(z, y)

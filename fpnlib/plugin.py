@@ -18,8 +18,8 @@ from nflows.transforms import BatchNorm
 from torch import Tensor, nn
 
 from fpnlib import checks
-from fpnlib.attributes import Attributes, Classes
 from fpnlib.base_models import Autoencoder
+from fpnlib.conditions import Attributes, Classes
 from fpnlib.flows import ConditionalFlow, build_flow
 from fpnlib.training import History, batch_size_for, fit
 
@@ -37,7 +37,9 @@ def _inference(method: Callable) -> Callable:
 
     @functools.wraps(method)
     def inferred(self: FlowPlugin, *args: Any, **kwargs: Any) -> Any:
-        at_work = self.training or self.flow.training  # in eval mode the tree, of a thousand modules, is not walked
+        at_work = (
+            self.training or self.flow.training
+        )  # in eval mode the tree, of a thousand modules, is not walked
         training = [module for module in self.modules() if module.training] if at_work else []
         for module in training:
             module.training = False
@@ -100,7 +102,11 @@ class FlowPlugin(nn.Module):
             raise ValueError(f"spread must be above 0 and finite, got {spread}")
         self.spread = float(spread)
         widths = latent_dim, attributes.context_dim
-        self.flow = _conditional(flow, *widths) if isinstance(flow, Flow) else build_flow(flow, *widths, **settings)
+        self.flow = (
+            _conditional(flow, *widths)
+            if isinstance(flow, Flow)
+            else build_flow(flow, *widths, **settings)
+        )
         self.config = {
             "latent_dim": latent_dim,
             "attributes": repr(attributes),
@@ -114,7 +120,9 @@ class FlowPlugin(nn.Module):
         self.register_buffer("scale_", torch.ones(latent_dim))
         self.register_buffer("low_", torch.full((latent_dim,), -torch.inf))
         self.register_buffer("high_", torch.full((latent_dim,), torch.inf))
-        self.register_buffer("log_prior_", torch.full((len(attributes),), 1 / len(attributes)).log())
+        self.register_buffer(
+            "log_prior_", torch.full((len(attributes),), 1 / len(attributes)).log()
+        )
         self.history_ = History()
         self.overflows_ = 0
         if isinstance(flow, Flow):
@@ -159,8 +167,12 @@ class FlowPlugin(nn.Module):
                 raise ValueError(
                     f"validation is a tenth of z, for which {len(z)} latents are too few; pass validation=(z, y), or ten or more"
                 )
-            order = torch.randperm(len(z), generator=torch.Generator().manual_seed(seed)).to(z.device)
-            kept_back = torch.isin(order, torch.cat([context.argmax(0), context.argmin(0)]))  # a rare class is to be learned
+            order = torch.randperm(len(z), generator=torch.Generator().manual_seed(seed)).to(
+                z.device
+            )
+            kept_back = torch.isin(
+                order, torch.cat([context.argmax(0), context.argmin(0)])
+            )  # a rare class is to be learned
             order = order[kept_back.to(torch.uint8).argsort(stable=True)]
             held_out, kept = order.split([len(z) // 10, len(z) - len(z) // 10])
             z_validation, context_validation = z[held_out], context[held_out]
@@ -179,7 +191,8 @@ class FlowPlugin(nn.Module):
             drawn = (
                 z
                 if std is None
-                else z + std * torch.randn(z.shape, generator=generator, device=z.device, dtype=z.dtype)
+                else z
+                + std * torch.randn(z.shape, generator=generator, device=z.device, dtype=z.dtype)
             )
             return (drawn - self.loc_) / self.scale_, context
 
@@ -219,7 +232,9 @@ class FlowPlugin(nn.Module):
         return self._clamp(z, self._overflowed(z))
 
     @_inference
-    def sample(self, y: object, n: int = 1, *, temperature: float = 1.0, seed: int | None = None) -> Tensor:
+    def sample(
+        self, y: object, n: int = 1, *, temperature: float = 1.0, seed: int | None = None
+    ) -> Tensor:
         """Latents z ~ p(z | y) (section 3.3): ``n`` for each of m labels, label after label, (m·n, latent_dim).
 
         Args:
@@ -235,7 +250,9 @@ class FlowPlugin(nn.Module):
             raise ValueError(f"temperature must be 0 or more and finite, got {temperature}")
         context = self.attributes.encode(y).to(self.loc_).repeat_interleave(n, 0)
         generator = None if seed is None else torch.Generator(self.loc_.device).manual_seed(seed)
-        z = self._inverse(temperature * _normal(self.loc_.expand(len(context), -1), generator), context)
+        z = self._inverse(
+            temperature * _normal(self.loc_.expand(len(context), -1), generator), context
+        )
         bad = again = self._overflowed(z)
         for _ in range(REDRAWS):
             if not again.any():
@@ -257,10 +274,14 @@ class FlowPlugin(nn.Module):
             TypeError: a plugin for attributes; only classes exclude each other.
         """
         if not isinstance(self.attributes, Classes):
-            raise TypeError(f"Bayes' rule chooses among Classes; this plugin is for {len(self.attributes)} attributes")
+            raise TypeError(
+                f"Bayes' rule chooses among Classes; this plugin is for {len(self.attributes)} attributes"
+            )
         z = checks.latents(z, self.latent_dim).to(self.loc_)
         contexts = self.attributes.encode(range(len(self.attributes))).to(self.loc_)
-        joint = self.flow.class_log_prob((z - self.loc_) / self.scale_, contexts) + self._log_prior(prior)
+        joint = self.flow.class_log_prob((z - self.loc_) / self.scale_, contexts) + self._log_prior(
+            prior
+        )
         return joint.log_softmax(-1)
 
     def predict(self, z: Tensor, prior: str | Tensor = "flat") -> Tensor:
@@ -282,8 +303,14 @@ class FlowPlugin(nn.Module):
                 raise checks.unknown("prior", prior, priors)
             return priors[prior]
         prior = torch.as_tensor(prior).to(self.loc_)
-        if prior.shape != self.log_prior_.shape or not (prior >= 0).all() or not 0.999 < prior.sum() < 1.001:
-            raise ValueError(f"prior must be {len(self.attributes)} probabilities that sum to 1, got {prior.tolist()}")
+        if (
+            prior.shape != self.log_prior_.shape
+            or not (prior >= 0).all()
+            or not 0.999 < prior.sum() < 1.001
+        ):
+            raise ValueError(
+                f"prior must be {len(self.attributes)} probabilities that sum to 1, got {prior.tolist()}"
+            )
         return prior.log()
 
     def _standardise(self, z: Tensor, std: Tensor) -> None:
@@ -306,7 +333,9 @@ class FlowPlugin(nn.Module):
             return z
         count = int(overflowed.sum())
         if self.low_.isinf().any():
-            raise FloatingPointError(f"{count:,} of {len(z):,} latents overflowed; fit the plugin before it samples")
+            raise FloatingPointError(
+                f"{count:,} of {len(z):,} latents overflowed; fit the plugin before it samples"
+            )
         self._count(count, len(z), "clamped to the range of the training latents")
         z = torch.where(z.isnan(), self.loc_, z)
         return z.clamp(self.low_, self.high_)
@@ -349,7 +378,9 @@ class FlowPluginNetwork(nn.Module):
                     f"a base model needs encode, decode and latent_dim; {type(base).__name__} has no {name}"
                 )
         if base.latent_dim != plugin.latent_dim:
-            raise ValueError(f"base and plugin must share latent_dim, got {base.latent_dim} and {plugin.latent_dim}")
+            raise ValueError(
+                f"base and plugin must share latent_dim, got {base.latent_dim} and {plugin.latent_dim}"
+            )
         self.base, self.plugin = base, plugin
         if isinstance(base, nn.Module):
             base.requires_grad_(False).eval()
@@ -361,9 +392,13 @@ class FlowPluginNetwork(nn.Module):
             self.base.eval()
         return self
 
-    def generate(self, y: object, n: int = 1, *, temperature: float = 1.0, seed: int | None = None) -> Tensor:
+    def generate(
+        self, y: object, n: int = 1, *, temperature: float = 1.0, seed: int | None = None
+    ) -> Tensor:
         """``n`` new objects for each label (section 3.3), as :meth:`FlowPlugin.sample` orders and checks them."""
-        return self._batched(self.base.decode, self.plugin.sample(y, n, temperature=temperature, seed=seed))
+        return self._batched(
+            self.base.decode, self.plugin.sample(y, n, temperature=temperature, seed=seed)
+        )
 
     def classify(self, x: Tensor, prior: str | Tensor = "flat") -> Tensor:
         """The most probable class (n,) of each object (eq. 17)."""
@@ -381,7 +416,9 @@ class FlowPluginNetwork(nn.Module):
                 (``"Smiling=0.5"``, ``{"Smiling": 0.5}``), or the values that all are to have.
         """
         noise = self.plugin.to_noise(self._batched(self.base.encode, x), y)
-        return self._batched(self.base.decode, self.plugin.from_noise(noise, self.plugin.attributes.edited(y, to)))
+        return self._batched(
+            self.base.decode, self.plugin.from_noise(noise, self.plugin.attributes.edited(y, to))
+        )
 
     @torch.no_grad()
     def _batched(self, function: Callable[[Tensor], Tensor], x: Tensor, size: int = 1024) -> Tensor:
@@ -405,8 +442,12 @@ def _conditional(flow: Flow, latent_dim: int, context_dim: int) -> ConditionalFl
     if isinstance(flow, ConditionalFlow):
         return flow
     if not isinstance(flow._distribution, StandardNormal):
-        raise TypeError(f"flow must have a StandardNormal distribution, got {type(flow._distribution).__name__}")
-    return ConditionalFlow(flow._transform, latent_dim, context_dim, flow._embedding_net).train(flow.training)
+        raise TypeError(
+            f"flow must have a StandardNormal distribution, got {type(flow._distribution).__name__}"
+        )
+    return ConditionalFlow(flow._transform, latent_dim, context_dim, flow._embedding_net).train(
+        flow.training
+    )
 
 
 def _prepare(flow: Flow) -> None:
@@ -417,7 +458,9 @@ def _prepare(flow: Flow) -> None:
             module._non_persistent_buffers_set |= masks
             module.register_load_state_dict_pre_hook(_take_masks)
         if isinstance(module, BatchNorm):
-            module.running_var.fill_(1)  # nflows starts at 0: in eval mode after few steps the flow would overflow
+            module.running_var.fill_(
+                1
+            )  # nflows starts at 0: in eval mode after few steps the flow would overflow
 
 
 def _take_masks(module: nn.Module, tensors: dict[str, Tensor], prefix: str, *rest: Any) -> None:
@@ -426,7 +469,9 @@ def _take_masks(module: nn.Module, tensors: dict[str, Tensor], prefix: str, *res
     for name in ("mask", "degrees"):
         mask, own = tensors.pop(prefix + name, None), module._buffers.get(name)
         if mask is not None and own is not None and not torch.equal(mask.to(own), own):
-            errors.append(f"{prefix}{name} is of other widths, or drawn at random; expected the sequential one")
+            errors.append(
+                f"{prefix}{name} is of other widths, or drawn at random; expected the sequential one"
+            )
 
 
 def _frames_here() -> int:

@@ -23,7 +23,7 @@ GAVE_UP = ("underflow in dt", "non-finite values in state", "max_num_steps excee
 
 
 class CheckpointStore(Protocol):
-    """Where a fit keeps its state between epochs; ``artifacts.Checkpoint`` is one."""
+    """Where a fit keeps its state between epochs; ``store.Checkpoint`` is one."""
 
     def load(self) -> tuple[dict[str, Tensor], dict] | None: ...
     def save(self, tensors: dict[str, Tensor], meta: dict) -> None: ...
@@ -90,7 +90,9 @@ def fit(
     device = next(module.parameters()).device
     n = len(draw(_generator(seed, 0, device))[0])
     if not n or not len(validation[0]):
-        raise ValueError(f"fit needs data, got {n} training and {len(validation[0])} validation samples")
+        raise ValueError(
+            f"fit needs data, got {n} training and {len(validation[0])} validation samples"
+        )
 
     parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
     optimizer = _AdamW(parameters, lr=learning_rate, weight_decay=weight_decay, fused=True)
@@ -104,10 +106,14 @@ def fit(
             history, best = _restore(*state, module, optimizer, schedule, device)
         except (RuntimeError, ValueError, KeyError, TypeError):
             where = getattr(checkpoint, "path", "the checkpoint")
-            raise ValueError(f"{where} is of another module or other settings; delete it to start over") from None
+            raise ValueError(
+                f"{where} is of another module or other settings; delete it to start over"
+            ) from None
 
     helps = f"a smaller learning_rate than {learning_rate:g} or clip_norm helps"
-    progress = trange(len(history.epochs), epochs, desc=description, unit="epoch", dynamic_ncols=True)
+    progress = trange(
+        len(history.epochs), epochs, desc=description, unit="epoch", dynamic_ncols=True
+    )
     for epoch in progress:
         if history.stopped_early:
             break
@@ -127,14 +133,23 @@ def fit(
                     if clip_norm is not None:
                         nn.utils.clip_grad_norm_(parameters, clip_norm)
                     optimizer.step()
-                    increment_version(parameters)  # fused optimizers don't, and who caches by version would not notice
+                    increment_version(
+                        parameters
+                    )  # fused optimizers don't, and who caches by version would not notice
                     if schedule is not None:
                         schedule.step()
                     total += value.detach() * len(rows)
-                torch.manual_seed(_mix(seed, -1))  # the same draws for every epoch: their validation losses compare
-                row = {"train": float(total) / n, "validation": evaluate(module, loss, validation, batch_size)}
+                torch.manual_seed(
+                    _mix(seed, -1)
+                )  # the same draws for every epoch: their validation losses compare
+                row = {
+                    "train": float(total) / n,
+                    "validation": evaluate(module, loss, validation, batch_size),
+                }
             if not all(map(math.isfinite, row.values())):
-                raise FloatingPointError("the loss is {train}, on validation {validation}; {}".format(helps, **row))
+                raise FloatingPointError(
+                    "the loss is {train}, on validation {validation}; {}".format(helps, **row)
+                )
         except (FloatingPointError, AssertionError) as error:
             if (said := _said(error, helps)) is None:
                 raise
@@ -144,7 +159,9 @@ def fit(
             raise FloatingPointError(said) from None
         if row["validation"] < history.best_validation:
             history.best_epoch, best = epoch + 1, _copy(module)
-        history.epochs.append({"epoch": epoch + 1, **row, "learning_rate": optimizer.param_groups[0]["lr"]})
+        history.epochs.append(
+            {"epoch": epoch + 1, **row, "learning_rate": optimizer.param_groups[0]["lr"]}
+        )
         history.stopped_early = patience is not None and epoch + 1 - history.best_epoch >= patience
         history.seconds += time.perf_counter() - started
         progress.set_postfix({key: f"{value:.4g}" for key, value in row.items()})
@@ -171,11 +188,16 @@ def batch_size_for(n: int, most: int = 512) -> int:
 
 
 @torch.no_grad()
-def evaluate(module: nn.Module, loss: Callable[..., Tensor], tensors: Batch, batch_size: int) -> float:
+def evaluate(
+    module: nn.Module, loss: Callable[..., Tensor], tensors: Batch, batch_size: int
+) -> float:
     """Mean of ``loss`` over ``tensors`` in eval mode; the module's mode is put back."""
     was_training = module.training
     module.eval()
-    total = sum(float(loss(*batch)) * len(batch[0]) for batch in zip(*(tensor.split(batch_size) for tensor in tensors)))
+    total = sum(
+        float(loss(*batch)) * len(batch[0])
+        for batch in zip(*(tensor.split(batch_size) for tensor in tensors))
+    )
     module.train(was_training)
     return total / len(tensors[0])
 
@@ -210,7 +232,9 @@ def _copy(module: nn.Module) -> dict[str, Tensor]:
     return {key: tensor.detach().clone() for key, tensor in module.state_dict().items()}
 
 
-def _state(history: History, best: dict[str, Tensor], module, optimizer, schedule) -> tuple[dict[str, Tensor], dict]:
+def _state(
+    history: History, best: dict[str, Tensor], module, optimizer, schedule
+) -> tuple[dict[str, Tensor], dict]:
     """Everything that the next epoch depends on, as flat tensors and JSON-able values."""
     tensors = {f"module.{key}": value for key, value in module.state_dict().items()}
     tensors |= {f"best.{key}": value for key, value in best.items()}
@@ -221,9 +245,15 @@ def _state(history: History, best: dict[str, Tensor], module, optimizer, schedul
     return tensors, meta | {"schedule": schedule.state_dict() if schedule is not None else None}
 
 
-def _restore(tensors, meta, module, optimizer, schedule, device) -> tuple[History, dict[str, Tensor]]:
+def _restore(
+    tensors, meta, module, optimizer, schedule, device
+) -> tuple[History, dict[str, Tensor]]:
     def under(prefix: str) -> dict[str, Tensor]:
-        return {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
+        return {
+            key.removeprefix(prefix): value
+            for key, value in tensors.items()
+            if key.startswith(prefix)
+        }
 
     module.load_state_dict(under("module."))
     moments: dict[int, dict[str, Tensor]] = {}
@@ -231,8 +261,21 @@ def _restore(tensors, meta, module, optimizer, schedule, device) -> tuple[Histor
         index, name = key.split(".")
         moments.setdefault(int(index), {})[name] = value
     optimizer.load_state_dict({"state": moments, "param_groups": meta["param_groups"]})
-    for parameter, kept in optimizer.state.items():  # a fused step takes it that all lie in memory as the parameter does
-        kept.update({key: torch.empty_like(parameter).copy_(value) for key, value in kept.items() if key != "step"})
+    for (
+        parameter,
+        kept,
+    ) in (
+        optimizer.state.items()
+    ):  # a fused step takes it that all lie in memory as the parameter does
+        kept.update(
+            {
+                key: torch.empty_like(parameter).copy_(value)
+                for key, value in kept.items()
+                if key != "step"
+            }
+        )
     if schedule is not None:
         schedule.load_state_dict(meta["schedule"])
-    return History(**meta["history"]), {key: value.to(device) for key, value in under("best.").items()}
+    return History(**meta["history"]), {
+        key: value.to(device) for key, value in under("best.").items()
+    }

@@ -21,7 +21,7 @@ from PIL import Image
 from torch import Tensor
 
 from fpnlib import checks
-from fpnlib.attributes import Attributes, Classes
+from fpnlib.conditions import Attributes, Classes
 from fpnlib.plots import turntable
 from fpnlib.plugin import FlowPluginNetwork
 
@@ -49,7 +49,9 @@ class AttributeEditor(widgets.VBox):
     def __init__(self, network: FlowPluginNetwork, x: Tensor, y: Tensor):
         attributes = network.plugin.attributes
         if not isinstance(attributes, Attributes):
-            raise TypeError(f"the editor needs a plugin for Attributes, got one for {type(attributes).__name__}")
+            raise TypeError(
+                f"the editor needs a plugin for Attributes, got one for {type(attributes).__name__}"
+            )
         checks.same_length(x, y, ("x", "y"))
         self.network, self.attributes = network, attributes
         self.x, self.y = x, attributes.encode(y)
@@ -59,8 +61,12 @@ class AttributeEditor(widgets.VBox):
         self.face = widgets.BoundedIntText(0, min=0, max=len(x) - 1, description="face")
         self.random = widgets.Button(description="another face", icon="random")
         self.reset = widgets.Button(description="reset", icon="undo")
-        self.edits = widgets.Text(placeholder="+Smiling -Eyeglasses", description="edits", continuous_update=False)
-        self.sliders = {name: _slider(name.replace("_", " "), *RANGE, 0.0) for name in attributes.names}
+        self.edits = widgets.Text(
+            placeholder="+Smiling -Eyeglasses", description="edits", continuous_update=False
+        )
+        self.sliders = {
+            name: _slider(name.replace("_", " "), *RANGE, 0.0) for name in attributes.names
+        }
         self.original, self.edited, self.message = _image(), _image(), _message()
         self._show, self._held, self._moving = _Gathered(self.show), False, None
         for name, slider in self.sliders.items():
@@ -70,11 +76,18 @@ class AttributeEditor(widgets.VBox):
         self.random.on_click(lambda button: setattr(self.face, "value", random.randrange(len(x))))
         self.reset.on_click(lambda button: self.start())
         columns = widgets.GridBox(
-            list(self.sliders.values()), layout=widgets.Layout(grid_template_columns="repeat(2, 330px)")
+            list(self.sliders.values()),
+            layout=widgets.Layout(grid_template_columns="repeat(2, 330px)"),
         )
-        pictures = widgets.HBox([_titled("original", self.original), _titled("edited", self.edited)])
-        left = widgets.VBox([pictures, widgets.HBox([self.face, self.random, self.reset]), self.edits, self.message])
-        super().__init__([widgets.HBox([left, columns], layout=widgets.Layout(flex_flow="row wrap"))])
+        pictures = widgets.HBox(
+            [_titled("original", self.original), _titled("edited", self.edited)]
+        )
+        left = widgets.VBox(
+            [pictures, widgets.HBox([self.face, self.random, self.reset]), self.edits, self.message]
+        )
+        super().__init__(
+            [widgets.HBox([left, columns], layout=widgets.Layout(flex_flow="row wrap"))]
+        )
         self.start()
 
     def picture(self, face: int, values: Mapping[str, float]) -> Tensor:
@@ -123,7 +136,9 @@ class AttributeEditor(widgets.VBox):
 
     def _moved(self, name: str, change: Mapping) -> None:
         """A slider was moved by hand: those that it excludes follow, from where they stood when it began to move."""
-        if self._held or abs(change["new"] - change["old"]) < STEP / 2:  # no hand's: a browser's rounding
+        if (
+            self._held or abs(change["new"] - change["old"]) < STEP / 2
+        ):  # no hand's: a browser's rounding
             return
         if name != self._moving:
             self._moving, self._before = name, self._values()
@@ -173,16 +188,22 @@ class DigitExplorer(widgets.VBox):
         self.show()
 
     @torch.no_grad()
-    def picture(self, first: str, second: str, amount: float, temperature: float, seed: int) -> Tensor:
+    def picture(
+        self, first: str, second: str, amount: float, temperature: float, seed: int
+    ) -> Tensor:
         """One image (channels, h, w): the same noise under both classes, and ``amount`` of the way between their latents.
 
         Raises:
             ValueError: an unknown class, an amount outside [0, 1], or a temperature below 0.
         """
         if not 0 <= amount <= 1 or not 0 <= temperature < float("inf"):
-            raise ValueError(f"morph must lie in [0, 1] and temperature be 0 or more, got {amount} and {temperature}")
+            raise ValueError(
+                f"morph must lie in [0, 1] and temperature be 0 or more, got {amount} and {temperature}"
+            )
         plugin = self.network.plugin
-        noise = temperature * torch.randn(1, plugin.latent_dim, generator=torch.Generator().manual_seed(seed))
+        noise = temperature * torch.randn(
+            1, plugin.latent_dim, generator=torch.Generator().manual_seed(seed)
+        )
         start, end = (plugin.from_noise(noise.to(plugin.loc_), name) for name in (first, second))
         return self.network.base.decode(torch.lerp(start, end, amount))[0]
 
@@ -194,7 +215,12 @@ class DigitExplorer(widgets.VBox):
     def show(self) -> None:
         """Bring the picture up to date with the controls."""
         with _reported(self.message):
-            controls = self.first.value, self.second.value, self.amount.value, self.temperature.value
+            controls = (
+                self.first.value,
+                self.second.value,
+                self.amount.value,
+                self.temperature.value,
+            )
             self.image.value = png(self.picture(*controls, self.seed))
 
 
@@ -239,7 +265,9 @@ class ShapeExplorer(widgets.VBox):
     def show(self) -> None:
         """Bring the shape up to date with the controls."""
         with _reported(self.message):
-            self.view.value = self.picture(self.category.value, self.seed.value, self.temperature.value)
+            self.view.value = self.picture(
+                self.category.value, self.seed.value, self.temperature.value
+            )
 
 
 def png(image: Tensor) -> bytes:
@@ -254,7 +282,9 @@ def png(image: Tensor) -> bytes:
 def _class_names(network: FlowPluginNetwork) -> list[str]:
     classes = network.plugin.attributes
     if not isinstance(classes, Classes):
-        raise TypeError(f"the explorer needs a plugin for Classes, got one for {type(classes).__name__}")
+        raise TypeError(
+            f"the explorer needs a plugin for Classes, got one for {type(classes).__name__}"
+        )
     return list(classes.names)
 
 
@@ -294,7 +324,14 @@ def _reported(message: widgets.HTML) -> Iterator[None]:
 def _slider(description: str, low: float, high: float, value: float) -> widgets.FloatSlider:
     layout, style = widgets.Layout(width="320px"), {"description_width": "130px"}
     return widgets.FloatSlider(
-        value, min=low, max=high, step=STEP, description=description, layout=layout, style=style, readout_format=".2f"
+        value,
+        min=low,
+        max=high,
+        step=STEP,
+        description=description,
+        layout=layout,
+        style=style,
+        readout_format=".2f",
     )
 
 

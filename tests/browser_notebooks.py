@@ -7,7 +7,7 @@ from papermill.parameterize import parameterize_notebook
 from small import small
 from test_browser import browser, in_jupyterlab, pytestmark, serve  # noqa: F401 (fixtures)
 
-from fpnlib.artifacts import PROJECT
+from fpnlib.store import PROJECT
 
 NAMES = [path.stem for path in sorted((PROJECT / "notebooks").glob("*.ipynb"))]
 
@@ -25,7 +25,9 @@ def test_it_runs_in_jupyterlab_without_an_edit(browser, serve, tmp_path, name): 
     from selenium.webdriver.support.ui import WebDriverWait
 
     source = PROJECT / "notebooks" / f"{name}.ipynb"
-    notebook = parameterize_notebook(load_notebook_node(str(source)), small(name) | {"out": str(tmp_path / "run")})
+    notebook = parameterize_notebook(
+        load_notebook_node(str(source)), small(name) | {"out": str(tmp_path / "run")}
+    )
     nbformat.write(notebook, tmp_path / f"{name}.ipynb")
     in_jupyterlab(browser, serve, tmp_path / f"{name}.ipynb")
 

@@ -13,5 +13,7 @@ def shared() -> Path:
     """The folder beside the checkout with outputs of the original systems (``reference``) and real data (``data``)."""
     folder = Path(__file__).resolve().parents[2] / "shared"
     if not folder.is_dir():
-        pytest.skip("needs the folder shared/ beside the checkout: outputs of the original systems and real data")
+        pytest.skip(
+            "needs the folder shared/ beside the checkout: outputs of the original systems and real data"
+        )
     return folder

@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import torch
 
-from fpnlib.attributes import Attributes
+from fpnlib.conditions import Attributes
 
 
 class Lamps:

@@ -1,7 +1,7 @@
 """Settings at which the notebooks soon finish; what they give then says nothing."""
 
-from fpnlib import runner
-from fpnlib.artifacts import PROJECT
+from fpnlib import runs
+from fpnlib.store import PROJECT
 
 SMALL = {
     "base_epochs": 1,
@@ -42,5 +42,7 @@ SMALL = {
 
 def small(*names: str) -> dict:
     """Those that the notebooks of these names have."""
-    declared = {key for name in names for key in runner.parameters(PROJECT / "notebooks" / f"{name}.ipynb")}
+    declared = {
+        key for name in names for key in runs.parameters(PROJECT / "notebooks" / f"{name}.ipynb")
+    }
     return {key: value for key, value in SMALL.items() if key in declared}

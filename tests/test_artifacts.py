@@ -12,11 +12,15 @@ import torch
 from torch import nn
 from traps import Code, unpickles
 
-from fpnlib import artifacts
-from fpnlib.artifacts import Checkpoint, Manifest, Results, locks
+from fpnlib import store
+from fpnlib.store import Checkpoint, Manifest, Results, locks
 from fpnlib.training import History
 
-TENSORS = {"weight": torch.arange(6.0).reshape(2, 3), "steps": torch.tensor(7), "flag": torch.tensor([True, False])}
+TENSORS = {
+    "weight": torch.arange(6.0).reshape(2, 3),
+    "steps": torch.tensor(7),
+    "flag": torch.tensor([True, False]),
+}
 
 
 def one_line(caught) -> str:
@@ -26,8 +30,8 @@ def one_line(caught) -> str:
 
 
 def test_tensors_come_back_to_the_bit_with_their_meta(tmp_path):
-    path = artifacts.save_tensors(tmp_path / "deep" / "x.safetensors", TENSORS, {"seed": 3})
-    tensors, meta = artifacts.load_tensors(path)
+    path = store.save_tensors(tmp_path / "deep" / "x.safetensors", TENSORS, {"seed": 3})
+    tensors, meta = store.load_tensors(path)
     assert meta == {"seed": 3}
     assert tensors.keys() == TENSORS.keys()
     for name, tensor in TENSORS.items():
@@ -36,42 +40,45 @@ def test_tensors_come_back_to_the_bit_with_their_meta(tmp_path):
 
 def test_tensors_that_share_memory_or_are_strided_are_kept(tmp_path):
     base = torch.randn(3, 4)
-    path = artifacts.save_tensors(tmp_path / "x.safetensors", {"a": base, "b": base, "c": base.T}, {})
-    tensors, _ = artifacts.load_tensors(path)
+    path = store.save_tensors(tmp_path / "x.safetensors", {"a": base, "b": base, "c": base.T}, {})
+    tensors, _ = store.load_tensors(path)
     assert torch.equal(tensors["b"], base) and torch.equal(tensors["c"], base.T)
 
 
 def test_the_same_content_gives_the_same_bytes(tmp_path):
     for name in ("a", "b"):
-        artifacts.save_tensors(tmp_path / name / "x.safetensors", TENSORS, {"k": 1})
+        store.save_tensors(tmp_path / name / "x.safetensors", TENSORS, {"k": 1})
     for file in ("x.safetensors", "x.json"):
         assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes()
 
 
 @pytest.mark.parametrize("keep", [0, 5, -1], ids=["empty", "header cut", "last byte gone"])
 def test_truncated_tensors_are_refused(tmp_path, keep):
-    path = artifacts.save_tensors(tmp_path / "x.safetensors", TENSORS, {})
+    path = store.save_tensors(tmp_path / "x.safetensors", TENSORS, {})
     path.write_bytes(path.read_bytes()[:keep])
     with pytest.raises(ValueError, match="truncated or damaged") as caught:
-        artifacts.load_tensors(path)
+        store.load_tensors(path)
     assert str(path) in one_line(caught)
 
 
 def test_truncated_json_is_refused(tmp_path):
-    path = artifacts.save_tensors(tmp_path / "x.safetensors", TENSORS, {})
+    path = store.save_tensors(tmp_path / "x.safetensors", TENSORS, {})
     described = path.with_suffix(".json")
     described.write_text(described.read_text()[:20])
     with pytest.raises(ValueError, match="damaged") as caught:
-        artifacts.load_tensors(path)
+        store.load_tensors(path)
     assert str(described) in one_line(caught)
 
 
 @pytest.mark.parametrize("described", ["[]", "{}", '{"meta": 1, "sha256": ""}', '{"meta": {}}'])
 def test_json_that_describes_no_weights_is_refused(tmp_path, described):
-    path = artifacts.save_tensors(tmp_path / "x.safetensors", TENSORS, {"key": "abc"})
-    assert artifacts.read_meta(path) == {"key": "abc"} and artifacts.read_meta(tmp_path / "y.safetensors") is None
+    path = store.save_tensors(tmp_path / "x.safetensors", TENSORS, {"key": "abc"})
+    assert (
+        store.read_meta(path) == {"key": "abc"}
+        and store.read_meta(tmp_path / "y.safetensors") is None
+    )
     path.with_suffix(".json").write_text(described)
-    for read in (artifacts.load_tensors, artifacts.read_meta):
+    for read in (store.load_tensors, store.read_meta):
         with pytest.raises(ValueError, match="x.json is damaged") as caught:
             read(path)
         one_line(caught)
@@ -79,10 +86,10 @@ def test_json_that_describes_no_weights_is_refused(tmp_path, described):
 
 @pytest.mark.parametrize("suffix", [".json", ".safetensors"])
 def test_half_a_pair_is_named(tmp_path, suffix):
-    path = artifacts.save_tensors(tmp_path / "x.safetensors", TENSORS, {})
+    path = store.save_tensors(tmp_path / "x.safetensors", TENSORS, {})
     path.with_suffix(suffix).unlink()
     with pytest.raises(FileNotFoundError, match=f"x{suffix} is missing") as caught:
-        artifacts.load_tensors(path)
+        store.load_tensors(path)
     one_line(caught)
 
 
@@ -94,31 +101,35 @@ def changed(path, at, how=0xFF):
 
 
 def test_whichever_byte_of_a_pair_is_flipped_it_is_refused(tmp_path):
-    path = artifacts.save_tensors(tmp_path / "x.safetensors", TENSORS, {"key": "abc", "losses": [0.5, 0.25]})
+    path = store.save_tensors(
+        tmp_path / "x.safetensors", TENSORS, {"key": "abc", "losses": [0.5, 0.25]}
+    )
     for file in (path, path.with_suffix(".json")):
         whole = file.read_bytes()
         for at in range(0, len(whole), 3):
             changed(file, at)
             with pytest.raises(ValueError, match="damaged") as caught:
-                artifacts.load_tensors(path)
+                store.load_tensors(path)
             one_line(caught)
             file.write_bytes(whole)
 
 
 def test_another_number_in_the_json_is_refused(tmp_path):
-    path = artifacts.save_tensors(tmp_path / "x.safetensors", TENSORS, {"losses": [0.5, 0.25]})
+    path = store.save_tensors(tmp_path / "x.safetensors", TENSORS, {"losses": [0.5, 0.25]})
     described = path.with_suffix(".json")
     described.write_text(described.read_text().replace("0.25", "0.15"))
-    with pytest.raises(ValueError, match="x.json is damaged .its digest is that of another content."):
-        artifacts.read_meta(path)
+    with pytest.raises(
+        ValueError, match="x.json is damaged .its digest is that of another content."
+    ):
+        store.read_meta(path)
 
 
 def test_a_json_of_an_earlier_version_without_a_digest_is_read(tmp_path):
-    path = artifacts.save_tensors(tmp_path / "x.safetensors", TENSORS, {1: (2, 3), "b": 0.1})
+    path = store.save_tensors(tmp_path / "x.safetensors", TENSORS, {1: (2, 3), "b": 0.1})
     described = json.loads(path.with_suffix(".json").read_text())
     assert described.pop("digest")
-    artifacts.write_json(path.with_suffix(".json"), described)
-    assert artifacts.read_meta(path) == {"1": [2, 3], "b": 0.1}
+    store.write_json(path.with_suffix(".json"), described)
+    assert store.read_meta(path) == {"1": [2, 3], "b": 0.1}
 
 
 def stop(at, monkeypatch):
@@ -135,17 +146,17 @@ def stop(at, monkeypatch):
 
 
 def test_a_stop_between_the_two_files_leaves_no_complete_looking_pair(tmp_path, monkeypatch):
-    path = artifacts.save_tensors(tmp_path / "x.safetensors", TENSORS, {"version": 1})
+    path = store.save_tensors(tmp_path / "x.safetensors", TENSORS, {"version": 1})
     stop(1, monkeypatch)
     with pytest.raises(OSError, match="cannot write .*x.json .*No space left"):
-        artifacts.save_tensors(path, {"weight": torch.zeros(2)}, {"version": 2})
+        store.save_tensors(path, {"weight": torch.zeros(2)}, {"version": 2})
     with pytest.raises(FileNotFoundError):
-        artifacts.load_tensors(path)
-    assert artifacts.read_meta(path) is None and os.listdir(tmp_path) == ["x.safetensors"]
+        store.load_tensors(path)
+    assert store.read_meta(path) is None and os.listdir(tmp_path) == ["x.safetensors"]
 
 
 def test_a_disk_that_is_full_spares_the_earlier_pair(tmp_path, monkeypatch):
-    path = artifacts.save_tensors(tmp_path / "x.safetensors", TENSORS, {"version": 1})
+    path = store.save_tensors(tmp_path / "x.safetensors", TENSORS, {"version": 1})
     sync, synced = os.fsync, []
 
     def full(file):
@@ -155,54 +166,59 @@ def test_a_disk_that_is_full_spares_the_earlier_pair(tmp_path, monkeypatch):
 
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(OSError, match="cannot write .*No space left"):
-        artifacts.save_tensors(path, {"weight": torch.zeros(2)}, {"version": 2})
-    kept, meta = artifacts.load_tensors(path)
+        store.save_tensors(path, {"weight": torch.zeros(2)}, {"version": 2})
+    kept, meta = store.load_tensors(path)
     assert meta == {"version": 1} and torch.equal(kept["weight"], TENSORS["weight"])
     assert sorted(os.listdir(tmp_path)) == ["x.json", "x.safetensors"]
 
 
 def test_a_write_that_fails_keeps_the_old_file_and_no_litter(tmp_path, monkeypatch):
-    path = artifacts.write_text(tmp_path / "x.txt", "old")
+    path = store.write_text(tmp_path / "x.txt", "old")
 
     def no_space(*_):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "replace", no_space)
     with pytest.raises(OSError, match="cannot write .*x.txt .*No space left") as caught:
-        artifacts.write_text(path, "new")
+        store.write_text(path, "new")
     one_line(caught)
     assert path.read_text() == "old" and os.listdir(tmp_path) == ["x.txt"]
 
 
 def test_an_unwritable_folder_is_one_line(tmp_path):
-    file = artifacts.write_text(tmp_path / "file", "")
+    file = store.write_text(tmp_path / "file", "")
     for write in (
-        lambda: artifacts.write_text(file / "x.txt", ""),
+        lambda: store.write_text(file / "x.txt", ""),
         lambda: Results(file / "results" / "x.json").record("a", 1),
         lambda: Manifest(file).note("data", {}),
         lambda: Checkpoint(file / "x.safetensors").save({}, {}),
     ):
-        with pytest.raises(OSError, match=f"cannot write {file}.*expected a folder that can be written to") as caught:
+        with pytest.raises(
+            OSError, match=f"cannot write {file}.*expected a folder that can be written to"
+        ) as caught:
             write()
         one_line(caught)
 
 
 def test_json_takes_tensors_and_arrays_but_no_nan(tmp_path):
     values = {"a": torch.tensor([1, 2]), "b": np.float32(0.5), "c": tmp_path, "d": np.arange(2)}
-    path = artifacts.write_json(tmp_path / "x.json", values)
-    assert artifacts.read_json(path) == {"a": [1, 2], "b": 0.5, "c": str(tmp_path), "d": [0, 1]}
+    path = store.write_json(tmp_path / "x.json", values)
+    assert store.read_json(path) == {"a": [1, 2], "b": 0.5, "c": str(tmp_path), "d": [0, 1]}
     with pytest.raises(ValueError, match="finite"):
-        artifacts.write_json(path, {"a": float("nan")})
+        store.write_json(path, {"a": float("nan")})
     with pytest.raises(TypeError, match="object"):
-        artifacts.write_json(path, {"a": object()})
-    assert artifacts.read_json(path)["b"] == 0.5
+        store.write_json(path, {"a": object()})
+    assert store.read_json(path)["b"] == 0.5
 
 
 def test_a_module_comes_back_whole(tmp_path):
-    module, other = nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2)), nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2))
+    module, other = (
+        nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2)),
+        nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2)),
+    )
     module(torch.randn(8, 3))  # moves the running statistics
-    path = artifacts.save_module(tmp_path / "m.safetensors", module, {"epochs": 2})
-    assert artifacts.load_module(path, other) == {"epochs": 2}
+    path = store.save_module(tmp_path / "m.safetensors", module, {"epochs": 2})
+    assert store.load_module(path, other) == {"epochs": 2}
     for name, tensor in module.state_dict().items():
         assert torch.equal(other.state_dict()[name], tensor)
 
@@ -217,10 +233,10 @@ def test_a_module_comes_back_whole(tmp_path):
     ids=["another width", "more in the file", "other names"],
 )
 def test_another_architecture_is_refused_and_nothing_is_loaded(tmp_path, other, said):
-    path = artifacts.save_module(tmp_path / "m.safetensors", nn.Linear(3, 2), {})
+    path = store.save_module(tmp_path / "m.safetensors", nn.Linear(3, 2), {})
     before = {name: tensor.clone() for name, tensor in other.state_dict().items()}
     with pytest.raises(ValueError, match=said) as caught:
-        artifacts.load_module(path, other)
+        store.load_module(path, other)
     assert str(path) in one_line(caught)
     assert all(torch.equal(before[name], tensor) for name, tensor in other.state_dict().items())
 
@@ -232,7 +248,9 @@ def test_half_precision_halves_matrices_that_fit_it_and_nothing_else(tmp_path):
         "bias": torch.randn(30),
         "of": torch.eye(3).long(),
     }
-    kept, _ = artifacts.load_tensors(artifacts.save_tensors(tmp_path / "h.safetensors", artifacts.halved(tensors), {}))
+    kept, _ = store.load_tensors(
+        store.save_tensors(tmp_path / "h.safetensors", store.halved(tensors), {})
+    )
     assert kept["matrix"].dtype == torch.float16
     torch.testing.assert_close(kept["matrix"].float(), tensors["matrix"], rtol=2**-11, atol=1e-7)
     assert all(torch.equal(kept[name], tensors[name]) for name in ("large", "bias", "of"))
@@ -240,7 +258,7 @@ def test_half_precision_halves_matrices_that_fit_it_and_nothing_else(tmp_path):
 
 def test_weights_need_the_right_suffix(tmp_path):
     with pytest.raises(ValueError, match="did you mean 'model.safetensors'"):
-        artifacts.save_tensors(tmp_path / "model.pt", TENSORS, {})
+        store.save_tensors(tmp_path / "model.pt", TENSORS, {})
 
 
 def test_a_checkpoint_is_nothing_then_the_last_state_then_nothing(tmp_path):
@@ -267,7 +285,9 @@ def test_a_truncated_checkpoint_is_one_line(tmp_path, keep):
 
 def test_whichever_byte_of_a_checkpoint_is_flipped_it_is_refused(tmp_path):
     checkpoint = Checkpoint(tmp_path / "c.safetensors")
-    checkpoint.save(TENSORS | {"empty": torch.zeros(0), "half": torch.ones(3).bfloat16()}, {"epoch": 1})
+    checkpoint.save(
+        TENSORS | {"empty": torch.zeros(0), "half": torch.ones(3).bfloat16()}, {"epoch": 1}
+    )
     whole = checkpoint.path.read_bytes()
     for at in range(0, len(whole), 3):
         changed(checkpoint.path, at, 0xFF if at % 2 else 0x01)
@@ -280,13 +300,16 @@ def test_whichever_byte_of_a_checkpoint_is_flipped_it_is_refused(tmp_path):
 
 def test_what_is_kept_under_a_key_comes_back_under_that_key_alone(tmp_path):
     path = tmp_path / "deep" / "x.json"
-    assert artifacts.read_kept(path, "k") is None
-    artifacts.write_kept(path, "k", scores={"accuracy": 0.9638, "settings": {"C": (1, 2)}})
-    assert artifacts.read_kept(path, "k", scores=dict)["scores"] == {"accuracy": 0.9638, "settings": {"C": [1, 2]}}
-    assert artifacts.read_kept(path, "another") is None
+    assert store.read_kept(path, "k") is None
+    store.write_kept(path, "k", scores={"accuracy": 0.9638, "settings": {"C": (1, 2)}})
+    assert store.read_kept(path, "k", scores=dict)["scores"] == {
+        "accuracy": 0.9638,
+        "settings": {"C": [1, 2]},
+    }
+    assert store.read_kept(path, "another") is None
     path.write_text(path.read_text().replace("0.9638", "0.9938"))
     with pytest.raises(ValueError, match="x.json is damaged .its digest") as caught:
-        artifacts.read_kept(path, "k", scores=dict)
+        store.read_kept(path, "k", scores=dict)
     one_line(caught)
 
 
@@ -301,22 +324,24 @@ def test_what_is_kept_under_a_key_comes_back_under_that_key_alone(tmp_path):
     ],
 )
 def test_json_of_another_shape_is_one_line(tmp_path, text, said):
-    path = artifacts.write_text(tmp_path / "x.json", text)
-    with pytest.raises(ValueError, match=f"x.json is damaged .{said}.*delete it and run again") as caught:
-        artifacts.read_kept(path, "k", scores=dict)
+    path = store.write_text(tmp_path / "x.json", text)
+    with pytest.raises(
+        ValueError, match=f"x.json is damaged .{said}.*delete it and run again"
+    ) as caught:
+        store.read_kept(path, "k", scores=dict)
     one_line(caught)
 
 
 def test_fields_that_are_not_a_dataclasss_are_one_line(tmp_path):
-    assert artifacts.rebuilt("x.json", History, {"best_epoch": 3}) == History(best_epoch=3)
+    assert store.rebuilt("x.json", History, {"best_epoch": 3}) == History(best_epoch=3)
     with pytest.raises(ValueError, match="x.json is damaged .it holds no History."):
-        artifacts.rebuilt("x.json", History, {"best": 3})
+        store.rebuilt("x.json", History, {"best": 3})
 
 
 def test_digests_know_content_and_not_order():
-    assert artifacts.digest({"a": 1, "b": [2.5, None]}) == artifacts.digest({"b": [2.5, None], "a": 1})
-    assert artifacts.digest({"a": 1}) != artifacts.digest({"a": 2})
-    assert len(artifacts.digest("x")) == 12
+    assert store.digest({"a": 1, "b": [2.5, None]}) == store.digest({"b": [2.5, None], "a": 1})
+    assert store.digest({"a": 1}) != store.digest({"a": 2})
+    assert len(store.digest("x")) == 12
 
 
 def test_results_stand_beside_the_papers_and_are_the_same_bytes_twice(tmp_path):
@@ -329,10 +354,19 @@ def test_results_stand_beside_the_papers_and_are_the_same_bytes_twice(tmp_path):
     assert written == (tmp_path / "b" / "results" / "08.json").read_bytes()
     assert json.loads(written) == [
         {"quantity": "accuracy", "value": 0.75, "paper": 0.9677, "n": 10, "seed": 0},
-        {"quantity": "loss", "value": 2.0, "paper": None, "n": None, "seed": None, "latents": "means"},
+        {
+            "quantity": "loss",
+            "value": 2.0,
+            "paper": None,
+            "n": None,
+            "seed": None,
+            "latents": "means",
+        },
     ]
-    assert artifacts.read_results(tmp_path / "a" / "results" / "08.json") == json.loads(written)
-    assert Results(tmp_path / "a" / "results" / "08.json").records == []  # a rerun leaves no stale rows
+    assert store.read_results(tmp_path / "a" / "results" / "08.json") == json.loads(written)
+    assert (
+        Results(tmp_path / "a" / "results" / "08.json").records == []
+    )  # a rerun leaves no stale rows
 
 
 def test_a_result_that_is_not_a_number_is_refused(tmp_path):
@@ -340,11 +374,13 @@ def test_a_result_that_is_not_a_number_is_refused(tmp_path):
         Results(tmp_path / "x.json").record("accuracy", float("nan"))
 
 
-@pytest.mark.parametrize("text", ["{}", "[1]", '[{"quantity": "a"}]', '[{"quantity": "a", "value": "1"}]', "[{"])
+@pytest.mark.parametrize(
+    "text", ["{}", "[1]", '[{"quantity": "a"}]', '[{"quantity": "a", "value": "1"}]', "[{"]
+)
 def test_results_of_another_shape_are_one_line(tmp_path, text):
-    path = artifacts.write_text(tmp_path / "x.json", text)
+    path = store.write_text(tmp_path / "x.json", text)
     with pytest.raises(ValueError, match="x.json is damaged") as caught:
-        artifacts.read_results(path)
+        store.read_results(path)
     one_line(caught)
 
 
@@ -354,10 +390,10 @@ def test_the_manifest_gathers_and_vouches_for_files(tmp_path):
     manifest.note("data", {"digits": "abc"})
     manifest.note("data", {"mnist": "def"})
     assert manifest.read() == {"data": {"digits": "abc", "mnist": "def"}}
-    figure = artifacts.write_bytes(manifest.folder / "figures" / "deep" / "a.png", b"1")
-    artifacts.write_bytes(manifest.folder / "models" / ".unfinished.safetensors", b"2")
+    figure = store.write_bytes(manifest.folder / "figures" / "deep" / "a.png", b"1")
+    store.write_bytes(manifest.folder / "models" / ".unfinished.safetensors", b"2")
     manifest.note_files()
-    assert manifest.read()["files"] == {"figures/deep/a.png": artifacts.sha256(figure)}
+    assert manifest.read()["files"] == {"figures/deep/a.png": store.sha256(figure)}
     figure.unlink()
     manifest.note_files()
     assert manifest.read() == {"data": {"digits": "abc", "mnist": "def"}, "files": {}}
@@ -379,7 +415,7 @@ def test_two_processes_lose_none_of_each_others_notes(tmp_path):
 
 
 def test_the_environment_names_commit_versions_and_device():
-    here = artifacts.environment()
+    here = store.environment()
     assert here["versions"]["torch"] == torch.__version__.split("+")[0]
     assert here["cores"] >= 1 and here["device"] and here["processor"]
     assert here["commit"] is None or re.fullmatch("[0-9a-f]{40}", here["commit"])
@@ -387,26 +423,35 @@ def test_the_environment_names_commit_versions_and_device():
 
 def test_a_model_or_checkpoint_with_code_in_it_is_refused_and_the_code_does_not_run(tmp_path):
     path, evidence = tmp_path / "x.safetensors", tmp_path / "evidence"
-    for write in (lambda thing: torch.save(thing, path), lambda thing: path.write_bytes(pickle.dumps(thing))):
+    for write in (
+        lambda thing: torch.save(thing, path),
+        lambda thing: path.write_bytes(pickle.dumps(thing)),
+    ):
         write({"weight": torch.zeros(2), "code": Code(evidence)})
-        artifacts.write_json(path.with_suffix(".json"), {"meta": {}, "sha256": artifacts.sha256(path), "shapes": {}})
+        store.write_json(
+            path.with_suffix(".json"), {"meta": {}, "sha256": store.sha256(path), "shapes": {}}
+        )
         with pytest.raises(ValueError, match="damaged"):
-            artifacts.load_tensors(path)
+            store.load_tensors(path)
         with pytest.raises(ValueError, match="damaged"):
             Checkpoint(path).load()
     assert not evidence.exists()
 
 
-SOURCES = [*(artifacts.PROJECT / "fpnlib").rglob("*.py"), *(artifacts.PROJECT / "benchmarks").glob("*.py")]
-NOTEBOOKS = sorted((artifacts.PROJECT / "notebooks").rglob("*.ipynb"))
+SOURCES = [*(store.PROJECT / "fpnlib").rglob("*.py"), *(store.PROJECT / "benchmarks").glob("*.py")]
+NOTEBOOKS = sorted((store.PROJECT / "notebooks").rglob("*.ipynb"))
 
 
 def test_nothing_is_unpickled():
     """In the library's code, the benchmarks' and the notebooks': nothing that reads pickles, but torch's reader of weights."""
     code = {path: path.read_text() for path in SOURCES}
     for path in NOTEBOOKS:
-        cells = [cell for cell in json.loads(path.read_text())["cells"] if cell["cell_type"] == "code"]
-        code[path] = re.sub(r"^[%!]", "#", "\n".join("".join(cell["source"]) for cell in cells), flags=re.MULTILINE)
+        cells = [
+            cell for cell in json.loads(path.read_text())["cells"] if cell["cell_type"] == "code"
+        ]
+        code[path] = re.sub(
+            r"^[%!]", "#", "\n".join("".join(cell["source"]) for cell in cells), flags=re.MULTILINE
+        )
     assert {path: found for path, source in code.items() if (found := unpickles(source))} == {}
 
 
@@ -435,21 +480,26 @@ def test_what_unpickles_is_found_under_any_name(source):
 
 def test_what_reads_arrays_or_weights_alone_is_let_pass():
     source = "import json, numpy as np, torch\nnp.load(path, mmap_mode='r')\njson.load(file)"
-    assert unpickles(source + "\ntorch.load(path, weights_only=True)\nfrom pickle import UnpicklingError") == []
+    assert (
+        unpickles(
+            source + "\ntorch.load(path, weights_only=True)\nfrom pickle import UnpicklingError"
+        )
+        == []
+    )
 
 
 @pytest.mark.parametrize("name", ["../x", "/etc/passwd", "a/../../x", "", ".", "link/x", "link"])
 def test_names_from_files_lead_nowhere_else(tmp_path, name):
-    folder = artifacts.make_folder(tmp_path / "run")
+    folder = store.make_folder(tmp_path / "run")
     (folder / "link").symlink_to(tmp_path)
     with pytest.raises(ValueError, match="leads out of") as caught:
-        artifacts.inside(folder, name)
+        store.inside(folder, name)
     one_line(caught)
-    assert artifacts.inside(folder, "figures/a..b.png") == folder.resolve() / "figures" / "a..b.png"
+    assert store.inside(folder, "figures/a..b.png") == folder.resolve() / "figures" / "a..b.png"
 
 
 def _hold(folder, held, let_go):
-    with artifacts.claim(folder):
+    with store.claim(folder):
         held.set()
         let_go.wait(60)
 
@@ -460,20 +510,22 @@ def test_a_folder_is_claimed_by_one_and_free_again_when_its_holder_is_killed(tmp
     holder = fork.Process(target=_hold, args=(tmp_path, held, let_go))
     holder.start()
     assert held.wait(60)
-    with pytest.raises(artifacts.FolderInUse, match=f"in use by process {holder.pid} on .*, since 2") as caught:
-        with artifacts.claim(tmp_path):
+    with pytest.raises(
+        store.FolderInUse, match=f"in use by process {holder.pid} on .*, since 2"
+    ) as caught:
+        with store.claim(tmp_path):
             pass
     one_line(caught)
     holder.kill()
     holder.join()
-    with artifacts.claim(tmp_path) as left:
+    with store.claim(tmp_path) as left:
         assert left["process"] == holder.pid
-    with artifacts.claim(tmp_path) as left:
+    with store.claim(tmp_path) as left:
         assert left is None
 
 
 def _hold_alone(path, held, let_go):
-    with artifacts.alone(path):
+    with store.alone(path):
         held.set()
         let_go.wait(60)
 
@@ -494,10 +546,10 @@ def test_who_waits_is_told_for_whom(tmp_path, monkeypatch, capsys):
         acquire(*arguments)
 
     monkeypatch.setattr(locks, "_acquire", counted)
-    with artifacts.alone(tmp_path / "model"):
+    with store.alone(tmp_path / "model"):
         holder.join()
     assert f"model: waiting for process {holder.pid} on " in capsys.readouterr().err
-    with artifacts.alone(tmp_path / "model"):
+    with store.alone(tmp_path / "model"):
         pass
     assert capsys.readouterr().err == "" and os.listdir(tmp_path) == [".model.lock"]
 
@@ -505,15 +557,19 @@ def test_who_waits_is_told_for_whom(tmp_path, monkeypatch, capsys):
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"host": 1}', "\0"])
 def test_a_damaged_card_of_the_holder_hinders_nobody(tmp_path, text):
     (tmp_path / ".run.json").write_text(text)
-    with artifacts.claim(tmp_path) as left:
+    with store.claim(tmp_path) as left:
         assert left is None
 
 
 def test_what_killed_processes_left_is_swept_up_and_what_the_living_write_is_not(tmp_path):
-    names = {"dead": f".x.json.{2**22 + 1}.tmp", "alive": f".x.json.{os.getpid()}.tmp", "not ours": ".x.tmp"}
+    names = {
+        "dead": f".x.json.{2**22 + 1}.tmp",
+        "alive": f".x.json.{os.getpid()}.tmp",
+        "not ours": ".x.tmp",
+    }
     for name in names.values():
         (tmp_path / name).write_text("")
-    artifacts.sweep_up(tmp_path)
+    store.sweep_up(tmp_path)
     assert {path.name for path in tmp_path.iterdir()} == {names["alive"], names["not ours"]}
 
 

@@ -22,7 +22,9 @@ def original(shared):
     """The reference's outputs, and our model with its weights."""
     reference = torch.load(shared / "reference" / "convvae_mnist.pt", weights_only=True)
     base = ConvVAE()
-    base.load_state_dict({k.removeprefix("sd."): v for k, v in reference.items() if k.startswith("sd.")})
+    base.load_state_dict(
+        {k.removeprefix("sd."): v for k, v in reference.items() if k.startswith("sd.")}
+    )
     return reference, base.eval()
 
 
@@ -44,8 +46,15 @@ def test_convvae_agrees_with_the_original(original):
 @torch.no_grad()
 def test_convvae_loss_is_the_originals(original, monkeypatch):
     reference, base = original
-    monkeypatch.setattr(torch, "randn_like", torch.zeros_like)  # the reference decodes the posterior mean
-    assert_close(base.loss(reference["in.x"]), reference["out.loss"] / len(reference["in.x"]), rtol=2e-5, atol=0)
+    monkeypatch.setattr(
+        torch, "randn_like", torch.zeros_like
+    )  # the reference decodes the posterior mean
+    assert_close(
+        base.loss(reference["in.x"]),
+        reference["out.loss"] / len(reference["in.x"]),
+        rtol=2e-5,
+        atol=0,
+    )
 
 
 def test_encode_and_decode_have_the_shapes_they_state(base):
@@ -89,7 +98,10 @@ def test_what_is_no_image_is_refused_in_one_line(base, x, error, said):
     assert "\n" not in str(raised.value)
 
 
-@pytest.mark.parametrize(("z", "said"), [(torch.zeros(2, 9), r"\(n, 8\)"), (torch.full((2, 8), float("inf")), "infinite")])
+@pytest.mark.parametrize(
+    ("z", "said"),
+    [(torch.zeros(2, 9), r"\(n, 8\)"), (torch.full((2, 8), float("inf")), "infinite")],
+)
 def test_what_is_no_latent_is_refused_in_one_line(base, z, said):
     with pytest.raises(ValueError, match=said):
         base.decode(z)
@@ -114,7 +126,9 @@ def test_latent_dim_must_be_positive():
         ConvAE(latent_dim=0)
 
 
-@pytest.mark.parametrize("read", [MSP.from_published, partial(load_released, mean=torch.zeros(3), std=1.0)])
+@pytest.mark.parametrize(
+    "read", [MSP.from_published, partial(load_released, mean=torch.zeros(3), std=1.0)]
+)
 def test_a_released_checkpoint_with_code_in_it_is_refused_and_the_code_does_not_run(read, tmp_path):
     path, evidence = tmp_path / "checkpoint.pt", tmp_path / "evidence"
     for write in (torch.save, lambda thing, path: path.write_bytes(pickle.dumps(thing))):

@@ -15,14 +15,20 @@ import pytest
 from nbformat.v4 import new_code_cell, new_notebook
 from PIL import Image
 
-from fpnlib.artifacts import PROJECT
 from fpnlib.experiments import pretrained, pretrained_faces
+from fpnlib.store import PROJECT
 from fpnlib.widgets import AttributeEditor
 
-webdriver = pytest.importorskip("selenium.webdriver", reason="needs selenium: pip install fpnlib[test]")
-CHROME = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+webdriver = pytest.importorskip(
+    "selenium.webdriver", reason="needs selenium: pip install fpnlib[test]"
+)
+CHROME = next(
+    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
+)
 DRIVER = shutil.which("chromedriver")
-pytestmark = pytest.mark.skipif(not (CHROME and DRIVER), reason="needs a browser: chromium and chromedriver")
+pytestmark = pytest.mark.skipif(
+    not (CHROME and DRIVER), reason="needs a browser: chromium and chromedriver"
+)
 
 PATIENCE = 180  # seconds at most, for a page on a busy machine
 FETCH = """
@@ -79,9 +85,13 @@ def serve(tmp_path):
         }
         path = os.pathsep.join([str(Path(__file__).parent), str(PROJECT)])
         command = [sys.executable, "-m", module, *arguments, "--no-browser", f"--port={port}"]
-        environment = os.environ | folders | {"PYTHONPATH": path, "IPYTHONDIR": str(tmp_path / "ipython")}
+        environment = (
+            os.environ | folders | {"PYTHONPATH": path, "IPYTHONDIR": str(tmp_path / "ipython")}
+        )
         with open(tmp_path / "server.log", "w") as log:
-            started.append(subprocess.Popen(command, env=environment, cwd=tmp_path, stdout=log, stderr=log))
+            started.append(
+                subprocess.Popen(command, env=environment, cwd=tmp_path, stdout=log, stderr=log)
+            )
         return f"http://127.0.0.1:{port}"
 
     yield start
@@ -95,8 +105,12 @@ def page(tmp_path):
     """Writes a notebook of one cell."""
 
     def write(code: str) -> Path:
-        kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
-        nbformat.write(new_notebook(cells=[new_code_cell(code)], metadata=kernel), tmp_path / "page.ipynb")
+        kernel = {
+            "kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}
+        }
+        nbformat.write(
+            new_notebook(cells=[new_code_cell(code)], metadata=kernel), tmp_path / "page.ipynb"
+        )
         return tmp_path / "page.ipynb"
 
     return write
@@ -135,7 +149,9 @@ def drag_and_look(browser, editor, name):
 
     def dragged(driver):
         """The slider has left its place; dragged again where panels below it came late and moved it from under the mouse."""
-        moves = webdriver.ActionChains(driver).click_and_hold(slider.find_element("css selector", ".noUi-handle"))
+        moves = webdriver.ActionChains(driver).click_and_hold(
+            slider.find_element("css selector", ".noUi-handle")
+        )
         for _ in range(8):
             moves = moves.move_by_offset(6, 0)
         moves.release().perform()
@@ -144,7 +160,11 @@ def drag_and_look(browser, editor, name):
     def settled(driver):
         """The slider's value, once the picture is the one that belongs to it; on a busy machine it comes late."""
         value = float(slider.find_element("css selector", ".widget-readout").text)
-        return [value] if np.allclose(picture(driver, 1), shown(editor, {name: value}), atol=0.01) else None
+        return (
+            [value]
+            if np.allclose(picture(driver, 1), shown(editor, {name: value}), atol=0.01)
+            else None
+        )
 
     wait(browser, dragged)
     value = wait(browser, settled)[0]
@@ -155,12 +175,16 @@ def drag_and_look(browser, editor, name):
     np.testing.assert_allclose(picture(browser, 0), before_of(editor), atol=0.01)
     for other in editor.attributes.excluded_by(name):
         says = float(slider_of(browser, other).find_element("css selector", ".widget-readout").text)
-        assert says == pytest.approx(values[editor.attributes.column(other)].item(), abs=0.006), other
+        assert says == pytest.approx(values[editor.attributes.column(other)].item(), abs=0.006), (
+            other
+        )
 
 
 def slider_of(browser, name):
     label = name.replace("_", " ")
-    return browser.find_element("xpath", f"//div[contains(@class,'widget-slider')][label[normalize-space()='{label}']]")
+    return browser.find_element(
+        "xpath", f"//div[contains(@class,'widget-slider')][label[normalize-space()='{label}']]"
+    )
 
 
 def shown(editor, values):
@@ -182,7 +206,9 @@ def test_a_drag_in_jupyterlab_changes_the_face(browser, serve, page, faces):
 
 
 def test_a_drag_in_the_app_changes_the_face_and_the_sliders_that_it_excludes(browser, serve, faces):
-    address = serve("voila", str(PROJECT / "notebooks" / "app" / "sliders.ipynb"), "--Voila.ip=127.0.0.1")
+    address = serve(
+        "voila", str(PROJECT / "notebooks" / "app" / "sliders.ipynb"), "--Voila.ip=127.0.0.1"
+    )
     wait(browser, lambda b: b.get(address) or True)
     drag_and_look(browser, faces, "Bald")
 

@@ -7,13 +7,20 @@ import pytest
 from nbformat import v4, write
 from PIL import Image
 
-from fpnlib import artifacts, report
-from fpnlib.artifacts import Manifest
+from fpnlib import store
+from fpnlib.runs import report
+from fpnlib.store import Manifest
 
-webdriver = pytest.importorskip("selenium.webdriver", reason="needs selenium: pip install fpnlib[test]")
-CHROME = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+webdriver = pytest.importorskip(
+    "selenium.webdriver", reason="needs selenium: pip install fpnlib[test]"
+)
+CHROME = next(
+    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
+)
 DRIVER = shutil.which("chromedriver")
-pytestmark = pytest.mark.skipif(not (CHROME and DRIVER), reason="needs a browser: chromium and chromedriver")
+pytestmark = pytest.mark.skipif(
+    not (CHROME and DRIVER), reason="needs a browser: chromium and chromedriver"
+)
 
 SEEN = """
 document.querySelectorAll("details").forEach(details => details.open = true);
@@ -34,22 +41,34 @@ def page(tmp_path):
     for name, size in (("wide", (2400, 300)), ("tall", (300, 2000))):
         png = io.BytesIO()
         Image.new("L", size, 128).save(png, "png")
-        artifacts.write_bytes(tmp_path / "figures" / f"04_conditional_generation_{name}.png", png.getvalue())
+        store.write_bytes(
+            tmp_path / "figures" / f"04_conditional_generation_{name}.png", png.getvalue()
+        )
     cells = ["a rather long name of a column, " * 2] + [f"{k / 7}" for k in range(30)]
     row = ",".join(f'"{cell}"' for cell in cells)
-    artifacts.write_text(tmp_path / "tables" / "04_conditional_generation_scores.csv", f"{row}\n" * 5)
-    results = artifacts.Results(tmp_path / "results" / "04_conditional_generation.json")
+    store.write_text(tmp_path / "tables" / "04_conditional_generation_scores.csv", f"{row}\n" * 5)
+    results = store.Results(tmp_path / "results" / "04_conditional_generation.json")
     for k in range(20):
-        results.record(f"right class at temperature {k / 10}, ConvVAE + C-MAF, test images", 0.9, paper=0.8, n=10_000)
+        results.record(
+            f"right class at temperature {k / 10}, ConvVAE + C-MAF, test images",
+            0.9,
+            paper=0.8,
+            n=10_000,
+        )
     (tmp_path / "notebooks").mkdir()
     heading = v4.new_markdown_cell("# 04 · Conditional generation: digits on request")
-    write(v4.new_notebook(cells=[heading]), tmp_path / "notebooks" / "04_conditional_generation.ipynb")
+    write(
+        v4.new_notebook(cells=[heading]), tmp_path / "notebooks" / "04_conditional_generation.ipynb"
+    )
     manifest = Manifest(tmp_path)
-    made = {"parameters": {"temperatures": list(range(60)), "data_dir": "/a/very/long" * 20}, "seconds": 81.3}
+    made = {
+        "parameters": {"temperatures": list(range(60)), "data_dir": "/a/very/long" * 20},
+        "seconds": 81.3,
+    }
     manifest.note("notebooks", {"04_conditional_generation": made})
     manifest.note("environment", {"device": "cpu", "processor": "of a long name " * 5, "cores": 2})
     manifest.note_files()
-    artifacts.write_text(tmp_path / "tables" / f"{'not_in_the_manifest' * 6}.csv", "a\n1\n")
+    store.write_text(tmp_path / "tables" / f"{'not_in_the_manifest' * 6}.csv", "a\n1\n")
     return report.write(tmp_path)
 
 

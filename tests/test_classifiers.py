@@ -7,7 +7,15 @@ import numpy as np
 import pytest
 import torch
 
-from fpnlib.classifiers import BASELINES, accuracies, automl, grid_search, linear_svm, logistic_regression, rbf_svm
+from fpnlib.classifiers import (
+    BASELINES,
+    accuracies,
+    automl,
+    grid_search,
+    linear_svm,
+    logistic_regression,
+    rbf_svm,
+)
 
 
 def clumps(n=240, seed=0):
@@ -39,7 +47,9 @@ def test_each_separates_what_is_separable(name):
 def test_chance_is_what_labels_without_meaning_give():
     (z, _), (z_test, _) = shells(), shells(seed=1)
     y = torch.randint(2, (400,), generator=torch.Generator().manual_seed(2))
-    assert logistic_regression(z, y, z_test, y, grid=(1.0,), n_jobs=1).test_accuracy == pytest.approx(0.5, abs=0.1)
+    assert logistic_regression(
+        z, y, z_test, y, grid=(1.0,), n_jobs=1
+    ).test_accuracy == pytest.approx(0.5, abs=0.1)
 
 
 def test_only_the_curved_boundary_separates_shells():
@@ -65,7 +75,9 @@ def test_grid_search_takes_the_best_c_the_smallest_of_equals_without_the_test_se
         def predict(self, z):
             return np.zeros(len(z))
 
-    scores = grid_search("spy", Spy, *clumps(100), *clumps(30), grid=(10.0, 0.1, 1.0), folds=4, n_jobs=1)
+    scores = grid_search(
+        "spy", Spy, *clumps(100), *clumps(30), grid=(10.0, 0.1, 1.0), folds=4, n_jobs=1
+    )
     assert fitted == [(c, 75) for c in (0.1, 1.0, 10.0) for _ in range(4)] + [(1.0, 100)]
     assert scores.settings["C"] == 1.0
     assert scores.settings["accuracy_by_C"] == pytest.approx({"0.1": 0.2, "1.0": 0.8, "10.0": 0.8})
@@ -86,7 +98,10 @@ def test_automl_gives_the_same_numbers_twice_and_says_what_ended_it():
     data = (*shells(), *shells(seed=1))
     first, second = (automl(*data, seed=3, max_trials=5, seconds=300) for _ in range(2))
     assert first.settings == second.settings
-    assert (first.train_accuracy, first.test_accuracy) == (second.train_accuracy, second.test_accuracy)
+    assert (first.train_accuracy, first.test_accuracy) == (
+        second.train_accuracy,
+        second.test_accuracy,
+    )
     assert first.settings["bound"] == "5 trials" and first.settings["trials"] == 5
     assert automl(*data, max_trials=10_000, seconds=0.5).settings["bound"] == "0.5 seconds"
 
@@ -112,7 +127,10 @@ def test_automl_can_choose_the_network():
         (lambda z, y, zt, yt: (z, y[1:], zt, yt), "z and y must have the same length"),
         (lambda z, y, zt, yt: (z, y, zt, yt[1:]), "z_test and y_test"),
         (lambda z, y, zt, yt: (z, y, zt[:, 1:], yt), r"z_test must have shape \(n, 4\)"),
-        (lambda z, y, zt, yt: (z, torch.where(torch.arange(len(y)) < 2, 7, y), zt, yt), "class 7 has 2 samples"),
+        (
+            lambda z, y, zt, yt: (z, torch.where(torch.arange(len(y)) < 2, 7, y), zt, yt),
+            "class 7 has 2 samples",
+        ),
     ],
 )
 def test_bad_input_gets_one_line(name, change, said):

@@ -24,7 +24,9 @@ def write_mnist(root, train=60, test=20):
         labels = bytes(i % 10 for i in range(n))
         sizes = b"".join(size.to_bytes(4, "big") for size in (n, 28, 28))
         (raw / f"{name}-images-idx3-ubyte").write_bytes(b"\x00\x00\x08\x03" + sizes + pixels)
-        (raw / f"{name}-labels-idx1-ubyte").write_bytes(b"\x00\x00\x08\x01" + n.to_bytes(4, "big") + labels)
+        (raw / f"{name}-labels-idx1-ubyte").write_bytes(
+            b"\x00\x00\x08\x01" + n.to_bytes(4, "big") + labels
+        )
     return raw
 
 
@@ -53,10 +55,15 @@ def test_digits_match_their_labels(digits):
 
 def test_splits_are_disjoint_stratified_and_drawn_by_the_seed(digits):
     assert not rows(digits.train) & rows(digits.test)
-    assert not rows(digits.train) & rows(digits.validation) and not rows(digits.validation) & rows(digits.test)
+    assert not rows(digits.train) & rows(digits.validation) and not rows(digits.validation) & rows(
+        digits.test
+    )
     assert digits.test.y.bincount().max() - digits.test.y.bincount().min() <= 2
     again, other = data.load("digits", seed=0), data.load("digits", seed=1)
-    assert torch.equal(again.train.x, digits.train.x) and again.checksum == other.checksum == digits.checksum
+    assert (
+        torch.equal(again.train.x, digits.train.x)
+        and again.checksum == other.checksum == digits.checksum
+    )
     assert rows(other.test) != rows(digits.test)
 
 
@@ -97,7 +104,12 @@ def test_failed_download_names_file_reason_and_remedy(tmp_path, monkeypatch, cap
     with pytest.raises(FileNotFoundError, match="could not be fetched") as raised:
         data.load("mnist", root=tmp_path, download=True)
     said = str(raised.value)
-    assert "train-images-idx3-ubyte" in said and str(tmp_path) in said and "FPN_DATA" in said and "\n" not in said
+    assert (
+        "train-images-idx3-ubyte" in said
+        and str(tmp_path) in said
+        and "FPN_DATA" in said
+        and "\n" not in said
+    )
 
 
 def test_of_several_processes_one_fetches(tmp_path, monkeypatch):
@@ -109,7 +121,9 @@ def test_of_several_processes_one_fetches(tmp_path, monkeypatch):
     monkeypatch.setattr(digits_module, "alone", waiting)
     monkeypatch.setattr(MNIST, "mirrors", [])
     assert len(data.load_mnist(tmp_path, download=True, validation=20).test) == 20
-    monkeypatch.setattr(digits_module, "alone", None)  # nor is a lock, which needs a folder to write in, asked for then
+    monkeypatch.setattr(
+        digits_module, "alone", None
+    )  # nor is a lock, which needs a folder to write in, asked for then
     assert len(data.load_mnist(tmp_path, download=True, validation=20).test) == 20
 
 
@@ -117,7 +131,9 @@ def test_of_several_processes_one_fetches(tmp_path, monkeypatch):
 @pytest.mark.parametrize("left", [0, 3, 30])
 def test_damaged_mnist_is_refused_in_one_line(tmp_path, name, left):
     raw = write_mnist(tmp_path)
-    (raw / name).write_bytes((raw / name).read_bytes()[:left] if left != 30 else (raw / name).read_bytes()[:-7])
+    (raw / name).write_bytes(
+        (raw / name).read_bytes()[:left] if left != 30 else (raw / name).read_bytes()[:-7]
+    )
     with pytest.raises(ValueError, match="damaged") as raised:
         data.load("mnist", root=tmp_path)
     assert "\n" not in str(raised.value)
@@ -125,7 +141,11 @@ def test_damaged_mnist_is_refused_in_one_line(tmp_path, name, left):
 
 def test_real_mnist(shared):
     mnist = data.load("mnist", root=shared / "data")
-    assert [len(split) for split in (mnist.train, mnist.validation, mnist.test)] == [55_000, 5_000, 10_000]
+    assert [len(split) for split in (mnist.train, mnist.validation, mnist.test)] == [
+        55_000,
+        5_000,
+        10_000,
+    ]
     assert mnist.test.y[:5].tolist() == [7, 2, 1, 0, 4]
     share = mnist.train.y.bincount() / 55_000 - mnist.validation.y.bincount() / 5_000
     assert share.abs().max() < 1e-3

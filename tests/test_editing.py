@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from torch.testing import assert_close
 
-from fpnlib.attributes import Attributes
+from fpnlib.conditions import Attributes
 from fpnlib.metrics.attribute_judge import AttributeJudge
 from fpnlib.metrics.editing import (
     accuracy_per_attribute,
@@ -20,7 +20,10 @@ from fpnlib.metrics.editing import (
     success_at,
 )
 
-FOUR = Attributes(["Bald", "Black_Hair", "Blond_Hair", "Smiling"], exclusive=[("Bald", "Black_Hair", "Blond_Hair")])
+FOUR = Attributes(
+    ["Bald", "Black_Hair", "Blond_Hair", "Smiling"],
+    exclusive=[("Bald", "Black_Hair", "Blond_Hair")],
+)
 
 
 class Reader(AttributeJudge):
@@ -61,17 +64,25 @@ def test_a_perfect_edit_and_one_that_does_nothing():
     y = torch.tensor([[0, 1, 0, 0], [0, 0, 1, 1]])
     to = torch.tensor([[0, 1, 0, 1], [1, 0, 0, 1]])
     perfect = scored(faces(y), faces(to), y, to)
-    assert perfect.achieved.tolist() == [1, 1] and perfect.others.tolist() == [0, 0] and (perfect.moved > 0).all()
+    assert (
+        perfect.achieved.tolist() == [1, 1]
+        and perfect.others.tolist() == [0, 0]
+        and (perfect.moved > 0).all()
+    )
     nothing = scored(faces(y), faces(y), y, to)
     assert (
-        nothing.achieved.tolist() == [0, 0] and nothing.others.tolist() == [0, 0] and nothing.moved.tolist() == [0, 0]
+        nothing.achieved.tolist() == [0, 0]
+        and nothing.others.tolist() == [0, 0]
+        and nothing.moved.tolist() == [0, 0]
     )
 
 
 def test_what_else_moves_is_counted_against_the_face_before():
     y = torch.tensor([[0, 1, 0, 0], [0, 0, 1, 1]])
     to = torch.tensor([[0, 1, 0, 1], [0, 0, 1, 0]])
-    after = torch.tensor([[1, 0, 0, 1], [0, 0, 1, 1]])  # done, but two others moved; not done, but nothing else moved
+    after = torch.tensor(
+        [[1, 0, 0, 1], [0, 0, 1, 1]]
+    )  # done, but two others moved; not done, but nothing else moved
     scores = scored(faces(y), faces(after), y, to)
     assert scores.achieved.tolist() == [1, 0]
     assert_close(scores.others, torch.tensor([2 / 3, 0]))
@@ -118,16 +129,22 @@ def test_thresholds_are_put_where_they_tell_most():
     with torch.no_grad():
         judge.head[1].weight.fill_(1 / 128)
         judge.head[1].bias.zero_()
-    y = torch.stack([x[:, 0, 0, 0] > -1.45, torch.arange(31) % 2 == 0, torch.zeros(31, dtype=torch.bool)], 1).long()
+    y = torch.stack(
+        [x[:, 0, 0, 0] > -1.45, torch.arange(31) % 2 == 0, torch.zeros(31, dtype=torch.bool)], 1
+    ).long()
     before = judge.head[1].bias.tolist()
     assert judge.calibrate(x, y) is judge
     assert balanced_accuracy_per_attribute(judge, x, y)[0] == 1
     assert judge.head[1].bias[0].item() == pytest.approx(1.45, abs=0.051)
-    assert balanced_accuracy_per_attribute(judge, x, y)[1] > 0.5 and judge.head[1].bias[2] == before[2]
+    assert (
+        balanced_accuracy_per_attribute(judge, x, y)[1] > 0.5 and judge.head[1].bias[2] == before[2]
+    )
     kept = judge.head[1].bias.tolist()
     assert judge.calibrate(x, y).head[1].bias.tolist() == kept, "what tells most stays"
     upside_down = (x[:, 0, 0, :1] < -2.95).long().expand(-1, 3)
-    assert judge.calibrate(x, upside_down).head[1].bias.isfinite().all(), "no threshold tells more than none"
+    assert judge.calibrate(x, upside_down).head[1].bias.isfinite().all(), (
+        "no threshold tells more than none"
+    )
 
 
 def test_no_edit_is_none():

@@ -13,11 +13,23 @@ import psutil
 import pytest
 import torch
 
-from fpnlib import artifacts
-from fpnlib.experiments import Run, base_model, baseline, digits, encode, flow_plugin, generators, latents, side_by_side
+from fpnlib import store
+from fpnlib.experiments import (
+    Run,
+    base_model,
+    baseline,
+    digits,
+    encode,
+    flow_plugin,
+    generators,
+    latents,
+    side_by_side,
+)
 from fpnlib.training import History, fit
 
-SETTINGS = dict(dataset="digits", base_epochs=1, ae_epochs=1, flow_epochs=1, flow_width=16, judge_epochs=1)
+SETTINGS = dict(
+    dataset="digits", base_epochs=1, ae_epochs=1, flow_epochs=1, flow_width=16, judge_epochs=1
+)
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +41,9 @@ def folder(tmp_path_factory):
 
 
 def same(one, other):
-    return all(torch.equal(value, other.state_dict()[key]) for key, value in one.state_dict().items())
+    return all(
+        torch.equal(value, other.state_dict()[key]) for key, value in one.state_dict().items()
+    )
 
 
 def test_what_is_there_and_fits_is_loaded(folder, capsys):
@@ -57,49 +71,59 @@ def test_a_part_on_another_dataset_adds_its_numbers_to_the_same_file(tmp_path):
     run.record("one", 1, paper=2)
     other = run.on("mnist", judge_epochs=7)
     other.record("two", 2, paper=3)
-    assert other.setting("judge_epochs") == 7 and other.setting("flow_width") == 16 and run.dataset_name == "digits"
+    assert (
+        other.setting("judge_epochs") == 7
+        and other.setting("flow_width") == 16
+        and run.dataset_name == "digits"
+    )
     kept = json.loads((tmp_path / "results" / "08.json").read_text())
     assert [(row["quantity"], row["paper"]) for row in kept] == [("one", None), ("two", 3)]
 
 
 def test_side_by_side_makes_the_same_bits(folder, tmp_path, monkeypatch):
-    monkeypatch.setattr(artifacts, "cores", lambda: 2)
+    monkeypatch.setattr(store, "cores", lambda: 2)
     run = Run("side_by_side", out=tmp_path, **SETTINGS)
     steps = {name: (base_model, name, {}) for name in ("ConvVAE", "ConvAE")}
     side_by_side(run, steps)
     assert {path.stem for path in (tmp_path / "models").glob("*.safetensors")} == set(steps)
-    assert same(base_model(run, "ConvVAE"), base_model(Run("alone", out=folder, **SETTINGS), "ConvVAE"))
+    assert same(
+        base_model(run, "ConvVAE"), base_model(Run("alone", out=folder, **SETTINGS), "ConvVAE")
+    )
 
 
 LONELY = """
 import sys
-from fpnlib import artifacts
+from fpnlib import store
 from fpnlib.experiments import Run, side_by_side
 
 def for_ever(run, name):
-    with artifacts.alone(run.folder / "models" / name):
+    with store.alone(run.folder / "models" / name):
         sys.stderr.write(f"{name} begun\\n")  # at once: print may write the line's end apart, after the other's line
         sys.stderr.flush()
         while True:
             pass
 
-artifacts.cores = lambda: 2
+store.cores = lambda: 2
 side_by_side(Run("lonely", out=sys.argv[1]), {name: (for_ever, name, {}) for name in ("one", "other")})
 """
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="a process does not learn there that its parent is gone")
+@pytest.mark.skipif(
+    sys.platform == "win32", reason="a process does not learn there that its parent is gone"
+)
 def test_what_is_made_side_by_side_does_not_outlive_a_killed_parent(tmp_path):
-    script = artifacts.write_text(tmp_path / "lonely.py", LONELY)
-    env = os.environ | {"PYTHONPATH": str(artifacts.PROJECT), "TQDM_DISABLE": "1"}
+    script = store.write_text(tmp_path / "lonely.py", LONELY)
+    env = os.environ | {"PYTHONPATH": str(store.PROJECT), "TQDM_DISABLE": "1"}
     command = [sys.executable, script, str(tmp_path)]
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=env) as parent:
+    with subprocess.Popen(
+        command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=env
+    ) as parent:
         begun = {parent.stderr.readline(), parent.stderr.readline()}
         workers = psutil.Process(parent.pid).children(recursive=True)
         parent.kill()
     assert begun == {"one begun\n", "other begun\n"}
     assert len(workers) >= 2 and not psutil.wait_procs(workers, timeout=600)[1]
-    with artifacts.alone(tmp_path / "models" / "one"):
+    with store.alone(tmp_path / "models" / "one"):
         pass
 
 
@@ -109,7 +133,9 @@ def test_two_notebooks_that_need_one_model_make_it_once(tmp_path):
     def need(notebook):
         run, module = Run(notebook, out=tmp_path), torch.nn.Linear(2, 2)
         both.wait(60)
-        run.load_or_make("shared", module, {"seed": 0}, lambda checkpoint: made.append(notebook) or History())
+        run.load_or_make(
+            "shared", module, {"seed": 0}, lambda checkpoint: made.append(notebook) or History()
+        )
         return module
 
     with ThreadPoolExecutor(2) as pool:
@@ -123,7 +149,9 @@ def tiny(run, epochs=3, name="tiny", calls=None):
     module, x = torch.nn.Linear(4, 1), torch.randn(40, 4)
 
     def make(checkpoint):
-        loss = lambda x: (module(x) - x.sum(1, keepdim=True) + torch.randn_like(x[:, :1])).square().mean()  # noqa: E731
+        loss = lambda x: (
+            (module(x) - x.sum(1, keepdim=True) + torch.randn_like(x[:, :1])).square().mean()
+        )  # noqa: E731
 
         def counted(x):
             calls.append(1)
@@ -144,9 +172,11 @@ def test_a_run_loads_a_model_once_and_gives_the_same_one_in_eval_mode(tmp_path, 
     assert capsys.readouterr().out.count("tiny: loaded\n") == 1
 
 
-def test_a_model_of_another_version_of_the_library_is_loaded_and_said_to_be(tmp_path, capsys, monkeypatch):
+def test_a_model_of_another_version_of_the_library_is_loaded_and_said_to_be(
+    tmp_path, capsys, monkeypatch
+):
     made = tiny(Run("made", out=tmp_path))
-    monkeypatch.setattr(artifacts, "library_digest", lambda: "another")
+    monkeypatch.setattr(store, "library_digest", lambda: "another")
     assert same(tiny(Run("loaded", out=tmp_path)), made)
     assert "tiny: loaded, made by another version of the library\n" in capsys.readouterr().out
 
@@ -159,7 +189,7 @@ def test_what_was_fitted_is_not_lost_where_it_can_not_be_kept(tmp_path, monkeypa
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(artifacts, fails, full)
+        patch.setattr(store, fails, full)
         with pytest.raises(OSError, match="No space left"):
             tiny(Run("first", out=tmp_path), calls=calls)
     trained = len(calls)
@@ -170,7 +200,7 @@ def test_what_was_fitted_is_not_lost_where_it_can_not_be_kept(tmp_path, monkeypa
 
 
 def test_a_damaged_manifest_comes_after_the_model_is_kept(tmp_path):
-    artifacts.write_text(tmp_path / "manifest.json", "[]")
+    store.write_text(tmp_path / "manifest.json", "[]")
     with pytest.raises(ValueError, match="manifest.json is damaged"):
         tiny(Run("first", out=tmp_path))
     assert (tmp_path / "models" / "tiny.json").is_file()
@@ -180,15 +210,15 @@ def test_the_seconds_of_a_model_count_all_sessions(tmp_path):
     def killed(*_):
         raise KeyboardInterrupt
 
-    run, save = Run("first", out=tmp_path), artifacts.Checkpoint.save
+    run, save = Run("first", out=tmp_path), store.Checkpoint.save
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(artifacts.Checkpoint, "save", lambda *state: save(*state) or killed())
+        patch.setattr(store.Checkpoint, "save", lambda *state: save(*state) or killed())
         with pytest.raises(KeyboardInterrupt):
             tiny(run)
     (path,) = (tmp_path / "models").glob(".tiny-*.safetensors")
-    tensors, meta = artifacts.Checkpoint(path).load()
+    tensors, meta = store.Checkpoint(path).load()
     meta["history"]["seconds"] += 3600
-    artifacts.Checkpoint(path).save(tensors, meta)
+    store.Checkpoint(path).save(tensors, meta)
     tiny(run)
     assert 3600 <= run.seconds("tiny") < 7200 and run.seconds("nothing") is None
     assert "seconds" not in (tmp_path / "models" / "tiny.json").read_text()
@@ -198,10 +228,12 @@ def test_tensors_are_kept_under_their_key_and_shared(tmp_path, monkeypatch):
     made, first, again = [], Run("first", out=tmp_path), Run("again", out=tmp_path)
     make = lambda: made.append(1) or {"z": torch.arange(3.0)}  # noqa: E731
     tensors, digest = first.load_or_make_tensors("latents", {"base": 1}, make)
-    assert first.load_or_make_tensors("latents", {"base": 1}, make)[0] is tensors and digest == artifacts.digest(
-        {"base": 1}
+    assert first.load_or_make_tensors("latents", {"base": 1}, make)[
+        0
+    ] is tensors and digest == store.digest({"base": 1})
+    assert torch.equal(
+        again.load_or_make_tensors("latents", {"base": 1}, make)[0]["z"], tensors["z"]
     )
-    assert torch.equal(again.load_or_make_tensors("latents", {"base": 1}, make)[0]["z"], tensors["z"])
     assert len(made) == 1
     again.load_or_make_tensors("latents", {"base": 2}, make)
     assert len(made) == 2
@@ -218,9 +250,11 @@ def without(*fields):
 
     def change(path):
         described = json.loads(path.read_text())
-        described["meta"] = {name: value for name, value in described["meta"].items() if name not in fields}
+        described["meta"] = {
+            name: value for name, value in described["meta"].items() if name not in fields
+        }
         del described["digest"]
-        artifacts.write_json(path, described)
+        store.write_json(path, described)
 
     return change
 
@@ -229,22 +263,44 @@ def without(*fields):
     ("file", "damage", "said"),
     [
         ("tiny.safetensors", flipped, "tiny.safetensors is truncated or damaged"),
-        ("tiny.safetensors", lambda path: path.write_bytes(path.read_bytes()[:-9]), "is truncated or damaged"),
+        (
+            "tiny.safetensors",
+            lambda path: path.write_bytes(path.read_bytes()[:-9]),
+            "is truncated or damaged",
+        ),
         ("tiny.json", flipped, "tiny.json is damaged"),
-        ("tiny.json", lambda path: path.write_text("[]"), "tiny.json is damaged .expected a mapping"),
+        (
+            "tiny.json",
+            lambda path: path.write_text("[]"),
+            "tiny.json is damaged .expected a mapping",
+        ),
         ("tiny.json", without("key"), "tiny.json is damaged .'key' is missing"),
         ("tiny.json", without("history"), "tiny.json is damaged .'history' is missing"),
-        ("tiny.json", without("key", "made_from", "library", "history"), "tiny.json is damaged .'key' is missing"),
+        (
+            "tiny.json",
+            without("key", "made_from", "library", "history"),
+            "tiny.json is damaged .'key' is missing",
+        ),
         ("latents.safetensors", flipped, "latents.safetensors is truncated or damaged"),
-        ("latents.safetensors", lambda path: path.write_bytes(path.read_bytes()[:-9]), "is truncated or damaged"),
-        ("latents.json", lambda path: path.write_text("{}"), "latents.json is damaged .'meta' is missing"),
+        (
+            "latents.safetensors",
+            lambda path: path.write_bytes(path.read_bytes()[:-9]),
+            "is truncated or damaged",
+        ),
+        (
+            "latents.json",
+            lambda path: path.write_text("{}"),
+            "latents.json is damaged .'meta' is missing",
+        ),
         ("latents.json", without("key"), "latents.json is damaged .'key' is missing"),
     ],
 )
 def test_what_is_damaged_is_named_and_made_again_once_deleted(tmp_path, file, damage, said):
     def both():
         run = Run("damaged", out=tmp_path)
-        return tiny(run), run.load_or_make_tensors("latents", {"base": 1}, lambda: {"z": torch.arange(3.0)})
+        return tiny(run), run.load_or_make_tensors(
+            "latents", {"base": 1}, lambda: {"z": torch.arange(3.0)}
+        )
 
     both()
     files = {path: path.read_bytes() for path in (tmp_path / "models").glob("*.*")}
@@ -312,10 +368,19 @@ def test_numbers_figures_and_tables_go_where_they_belong(tmp_path):
 @pytest.mark.parametrize(
     "call, line",
     [
-        (lambda run: base_model(run, "ConvVEA"), "unknown base model 'ConvVEA'; did you mean 'ConvVAE'?"),
+        (
+            lambda run: base_model(run, "ConvVEA"),
+            "unknown base model 'ConvVEA'; did you mean 'ConvVAE'?",
+        ),
         (lambda run: flow_plugin(run, "ConvVAE", "mfa"), "unknown flow 'mfa'; did you mean 'maf'?"),
-        (lambda run: flow_plugin(run, "ConvVAE", "maf", draws="fersh"), "unknown draws 'fersh'; did you mean 'fresh'?"),
-        (lambda run: Run("x", out=run.folder, dataset="mnits").data, "unknown dataset 'mnits'; did you mean 'mnist'?"),
+        (
+            lambda run: flow_plugin(run, "ConvVAE", "maf", draws="fersh"),
+            "unknown draws 'fersh'; did you mean 'fresh'?",
+        ),
+        (
+            lambda run: Run("x", out=run.folder, dataset="mnits").data,
+            "unknown dataset 'mnits'; did you mean 'mnist'?",
+        ),
         (
             lambda run: base_model(Run("x", out=run.folder, dataset="digits"), "ConvVAE"),
             "needs the setting 'base_epochs'",

@@ -5,11 +5,22 @@ import pandas as pd
 import pytest
 import torch
 
-from fpnlib.experiments import Run, accuracy, base_model, flow_plugin, judge, latents, score_plugin, scorer
+from fpnlib.experiments import (
+    Run,
+    accuracy,
+    base_model,
+    flow_plugin,
+    judge,
+    latents,
+    score_plugin,
+    scorer,
+)
 from fpnlib.experiments.digits import PAPER, kept_baseline, leads, table_1
 from fpnlib.metrics import images
 
-SETTINGS = dict(dataset="digits", base_epochs=1, ae_epochs=1, flow_epochs=2, flow_width=8, judge_epochs=1)
+SETTINGS = dict(
+    dataset="digits", base_epochs=1, ae_epochs=1, flow_epochs=2, flow_width=8, judge_epochs=1
+)
 SMALL = {
     "logistic_regression": {"grid": (1.0,)},
     "automl": {"seconds": 600, "max_trials": 2, "learners": {"kneighbor": {}}},
@@ -38,10 +49,21 @@ def test_table_1_has_every_model_beside_the_paper_on_the_papers_data(run, table,
 
 
 def test_what_was_learned_from_is_not_called_validation(table):
-    parts = [f"{kind}, {split}" for kind in ("draws", "means") for split in ("train", "validation", "test")]
-    missing = {row: [part for part in parts if pd.isna(table.loc[row, part])] for row in table.index}
+    parts = [
+        f"{kind}, {split}"
+        for kind in ("draws", "means")
+        for split in ("train", "validation", "test")
+    ]
+    missing = {
+        row: [part for part in parts if pd.isna(table.loc[row, part])] for row in table.index
+    }
     assert missing["logistic regression"] == ["draws, validation", "means, validation"]
-    assert missing["AutoML"] == ["draws, validation", "means, train", "means, validation", "means, test"]
+    assert missing["AutoML"] == [
+        "draws, validation",
+        "means, train",
+        "means, validation",
+        "means, test",
+    ]
     assert missing["FPN (C-MAF)"] == missing["FPN (C-RNVP)"] == []
 
 
@@ -72,7 +94,9 @@ def test_a_baseline_that_is_unknown_or_damaged_is_named(run, table):
     path = run.folder / "models" / "ConvVAE_logistic_regression_draw.json"
     whole = path.read_text()
     path.write_text(whole.replace('"C": 1', '"C": 2'))
-    with pytest.raises(ValueError, match="ConvVAE_logistic_regression_draw.json is damaged") as caught:
+    with pytest.raises(
+        ValueError, match="ConvVAE_logistic_regression_draw.json is damaged"
+    ) as caught:
         table_1(run, SMALL)
     path.write_text(whole)
     assert "\n" not in str(caught.value)
@@ -82,11 +106,16 @@ def test_a_baseline_that_is_unknown_or_damaged_is_named(run, table):
 
 def test_images_are_scored_beside_the_test_images_whose_features_are_read_once(run, monkeypatch):
     reader, test, seen = judge(run), run.data.test, []
-    monkeypatch.setattr("fpnlib.experiments.digits.features", lambda *given: seen.append(1) or images.features(*given))
+    monkeypatch.setattr(
+        "fpnlib.experiments.digits.features",
+        lambda *given: seen.append(1) or images.features(*given),
+    )
     score = scorer(run, reader)
     itself, darker = score(test.x, test.y), score(0.3 * test.x, test.y)
     assert len(seen) == 3
-    assert itself["diversity"] == 1 and itself["n"] == len(test) and itself["Fréchet distance"] < 1e-3
+    assert (
+        itself["diversity"] == 1 and itself["n"] == len(test) and itself["Fréchet distance"] < 1e-3
+    )
     assert itself["right class"] == images.right_class_rate(reader, test.x, test.y)
     assert darker["diversity"] < 1 and darker["Fréchet distance"] > itself["Fréchet distance"]
     assert torch.equal(test.x, run.data.test.x)
@@ -99,4 +128,6 @@ def test_a_lead_is_over_the_best_baseline_with_the_error_of_a_difference():
     assert table["best baseline"].tolist() == ["RBF SVM"] * 2
     assert table["lead"].tolist() == pytest.approx([0.05, -0.05])
     right = np.random.default_rng(0).binomial(100, [[0.9], [0.95]], (2, 20_000)) / 100
-    assert table["± two standard errors"][0] == pytest.approx(2 * (right[1] - right[0]).std(), rel=0.03)
+    assert table["± two standard errors"][0] == pytest.approx(
+        2 * (right[1] - right[0]).std(), rel=0.03
+    )

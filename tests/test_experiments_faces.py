@@ -10,9 +10,8 @@ import pytest
 import torch
 
 from fpnlib import data, plots
-from fpnlib.artifacts import PROJECT
-from fpnlib.attributes import Attributes
-from fpnlib.data.drawn_faces import ATTRIBUTES, load_drawn_faces
+from fpnlib.conditions import Attributes
+from fpnlib.data.drawn.faces import ATTRIBUTES, load_drawn_faces
 from fpnlib.experiments import (
     Run,
     ahead,
@@ -36,6 +35,7 @@ from fpnlib.experiments import (
 )
 from fpnlib.experiments.faces import EXCLUSIVE, mirrored
 from fpnlib.plugin import FlowPluginNetwork
+from fpnlib.store import PROJECT
 
 SETTINGS = dict(
     dataset="drawn_faces",
@@ -58,7 +58,11 @@ SETTINGS = dict(
 def few():
     """Few drawn faces in the place of many."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(data.DATASETS, "drawn_faces", lambda root, seed, download: load_drawn_faces(seed, 400, 40, 60))
+        patch.setitem(
+            data.DATASETS,
+            "drawn_faces",
+            lambda root, seed, download: load_drawn_faces(seed, 400, 40, 60),
+        )
         yield
 
 
@@ -81,16 +85,22 @@ def test_models_are_made_once_and_loaded_afterwards(run, network, capsys):
     attribute_judge(run)
 
 
-def test_what_is_pretrained_with_the_same_settings_is_taken(run, network, tmp_path, monkeypatch, capsys):
+def test_what_is_pretrained_with_the_same_settings_is_taken(
+    run, network, tmp_path, monkeypatch, capsys
+):
     attribute_judge(run)
     monkeypatch.setattr(pretrained, "FOLDER", tmp_path)
     pretrained.keep(run.folder / "models", "drawn_faces", ["MSP", "MSP_maf", "face_judge"])
     other = Run("other", out=tmp_path / "run", **SETTINGS)
     taken = FlowPluginNetwork(msp(other), attribute_plugin(other))
-    assert capsys.readouterr().out.count("loaded, pretrained") == 2  # MSP once, for itself and for the plugin
+    assert (
+        capsys.readouterr().out.count("loaded, pretrained") == 2
+    )  # MSP once, for itself and for the plugin
     assert not (tmp_path / "run" / "models").exists()
     x, y = run.data.test.x[:4], run.data.test.y[:4]
-    assert torch.equal(taken.reconstruct(x), network.reconstruct(x)), "a run computes with what it keeps"
+    assert torch.equal(taken.reconstruct(x), network.reconstruct(x)), (
+        "a run computes with what it keeps"
+    )
     torch.testing.assert_close(taken.edit(x, y, y), taken.reconstruct(x), atol=1e-3, rtol=0)
     msp(Run("other", out=tmp_path / "run", **SETTINGS | {"msp_features": 12}))
     assert "loaded, pretrained" not in capsys.readouterr().out, "another width is another model"
@@ -115,7 +125,12 @@ def test_edits_are_scored_for_every_editor(run, network):
     nothing = scores[scores["strength"] == 0]
     assert nothing["outside"].max() < 1e-4 and not nothing["others"].any(), "no strength, no change"
     assert (scores[scores["strength"] == 1].groupby("editor")["moved"].mean() > 0.01).all()
-    assert scores[["achieved", "others", "outside", "truth"]].apply(lambda column: column.between(0, 1)).all().all()
+    assert (
+        scores[["achieved", "others", "outside", "truth"]]
+        .apply(lambda column: column.between(0, 1))
+        .all()
+        .all()
+    )
     table = summary(scores, ["editor", "strength"])
     assert len(table) == 6 and table["achieved"].between(0, 1).all()
 
@@ -184,7 +199,11 @@ def test_averages_are_over_groups_of_attributes():
             "achieved": [1.0, 0.0, 1.0, 1.0, 1.0, 0.0],
         }
     )
-    table = averages(scores, {"all": ["Bald", "Young"], "told well": ["Young"], "these too": ["Bald"]}, ["editor"])
+    table = averages(
+        scores,
+        {"all": ["Bald", "Young"], "told well": ["Young"], "these too": ["Bald"]},
+        ["editor"],
+    )
     assert table["group"].tolist() == ["all", "all", "told well", "told well"]
     assert table["attributes"].tolist() == [2, 2, 1, 1] and table["n"].tolist() == [3, 3, 1, 1]
     assert table["achieved"].tolist() == [0.75, 0.5, 1.0, 0.0], "every attribute counts alike"
@@ -208,7 +227,9 @@ def test_faces_in_which_every_edit_changes_something_come_first():
 
 
 def test_equal_cost_needs_the_whole_edit():
-    curve = pd.DataFrame({"editor": ["C-MAF (ours)"], "strength": [0.5], "others": [0.01], "achieved": [0.5]})
+    curve = pd.DataFrame(
+        {"editor": ["C-MAF (ours)"], "strength": [0.5], "others": [0.01], "achieved": [0.5]}
+    )
     with pytest.raises(ValueError, match=r"strengths must have 1, the whole edit.*got \[0.5\]"):
         at_equal_cost(curve, "others")
 
@@ -222,17 +243,27 @@ def test_figures_are_made_of_edits(run, network):
     torch.testing.assert_close(grid[:, 2], network.edit(x, y, "+Smiling"))
     grown = strips(network, x[:1], y[:1], ["Smiling", "Bald"], [0.0, 0.5, 1.0])
     assert grown.shape == (2, 3, 3, 64, 64)
-    torch.testing.assert_close(grown[1, 2], network.edit(x[:1], y[:1], "+Bald")[0], atol=1e-5, rtol=0)
-    torch.testing.assert_close(grown[1, 0], network.edit(x[:1], y[:1], "-Bald")[0], atol=1e-5, rtol=0)
+    torch.testing.assert_close(
+        grown[1, 2], network.edit(x[:1], y[:1], "+Bald")[0], atol=1e-5, rtol=0
+    )
+    torch.testing.assert_close(
+        grown[1, 0], network.edit(x[:1], y[:1], "-Bald")[0], atol=1e-5, rtol=0
+    )
     halfway = network.edit(x[:1], y[:1], attributes(run).set(y[:1], {"Bald": 0.5}))
     torch.testing.assert_close(grown[1, 1], halfway[0], atol=1e-5, rtol=0)
 
 
 def test_samples_are_judged_at_every_temperature(run):
     table = sampled_scores(run, [0.5, 1.0], n=20)
-    assert table["faces"].tolist() == ["test faces", "reconstructions", "new, temperature 0.5", "new, temperature 1"]
+    assert table["faces"].tolist() == [
+        "test faces",
+        "reconstructions",
+        "new, temperature 0.5",
+        "new, temperature 1",
+    ]
     assert (
-        table[["right", "balanced"]].apply(lambda column: column.between(0, 1)).all().all() and (table["n"] == 20).all()
+        table[["right", "balanced"]].apply(lambda column: column.between(0, 1)).all().all()
+        and (table["n"] == 20).all()
     )
 
 
@@ -250,7 +281,9 @@ def test_pictures_of_celeba_are_never_kept(run, network, tmp_path, monkeypatch):
 def test_celeba_is_never_shown_from_within_the_project(run, monkeypatch):
     real = Run("07", out="outputs/demo", show_celeba=True, **SETTINGS)
     monkeypatch.setattr(real, "data", dataclasses.replace(run.data, name="celeba"), raising=False)
-    with pytest.raises(ValueError, match="show_celeba keeps pictures out of the project, got out='.*demo'"):
+    with pytest.raises(
+        ValueError, match="show_celeba keeps pictures out of the project, got out='.*demo'"
+    ):
         may_be_shown(real)
 
 
@@ -258,7 +291,9 @@ def test_every_picture_of_a_face_in_the_notebook_asks_whether_it_may_be_shown():
     """Whatever draws the faces of a run stands in a cell that goes through face_figure or may_be_shown."""
     cells = nbformat.read(PROJECT / "notebooks" / "07_attribute_editing.ipynb", as_version=4).cells
     drawing = [
-        cell.source for cell in cells if re.search(r"face_grid|image_grid|AttributeEditor|imshow|png\(", cell.source)
+        cell.source
+        for cell in cells
+        if re.search(r"face_grid|image_grid|AttributeEditor|imshow|png\(", cell.source)
     ]
     assert len(drawing) >= 5
     for source in drawing:

@@ -8,28 +8,43 @@ import numpy as np
 import pytest
 import torch
 
-from fpnlib import artifacts, data
+from fpnlib import data, store
 from fpnlib.base_models import load_released
 from fpnlib.classifiers import logistic_regression
-from fpnlib.data.drawn_shapes import load_drawn_shapes
+from fpnlib.data.drawn.shapes import load_drawn_shapes
 from fpnlib.data.point_clouds import SYNSETS, load_shapenet
 from fpnlib.experiments import Run, point_clouds, pretrained
 from fpnlib.plugin import FlowPluginNetwork
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*overflowed")  # these flows have hardly been trained
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:.*overflowed"
+)  # these flows have hardly been trained
 
 SETTINGS = dict(
-    point_base="tiny", point_epochs=2, point_seen=24, point_step=16, point_objective="matching", point_checkpoint=""
+    point_base="tiny",
+    point_epochs=2,
+    point_seen=24,
+    point_step=16,
+    point_objective="matching",
+    point_checkpoint="",
 )
-SETTINGS |= dict(point_flow_width=8, point_flow_dropout=0.2, point_flow_epochs=2, point_judge_epochs=1)
-TINY = dict(latent_dim=6, hidden=(8,), encoder_widths=(8, 8, 8, 16), points=24, method="euler", steps=2)
+SETTINGS |= dict(
+    point_flow_width=8, point_flow_dropout=0.2, point_flow_epochs=2, point_judge_epochs=1
+)
+TINY = dict(
+    latent_dim=6, hidden=(8,), encoder_widths=(8, 8, 8, 16), points=24, method="euler", steps=2
+)
 
 
 @pytest.fixture(scope="module", autouse=True)
 def small():
     """A few shapes of few points, and a model to match."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(data.DATASETS, "shapes", lambda root, seed, download: load_drawn_shapes(seed, n=150, points=40))
+        patch.setitem(
+            data.DATASETS,
+            "shapes",
+            lambda root, seed, download: load_drawn_shapes(seed, n=150, points=40),
+        )
         patch.setitem(point_clouds.SIZES, "tiny", TINY)
         patch.setitem(point_clouds.BASE_TRAINING, "tiny", point_clouds.BASE_TRAINING["small"])
         patch.setattr(point_clouds, "JUDGE", {"widths": (8, 8, 8, 16), "head_widths": (8,)})
@@ -49,7 +64,9 @@ def start(folder, name="one", **settings):
 def test_what_was_made_is_loaded(folder, capsys):
     run = start(folder)
     plugin, sets = point_clouds.flow_plugin(run, "maf"), point_clouds.latents(run)
-    assert sets["train"].mean.shape == (len(run.data.train), 6) and torch.equal(sets["test"].y, run.data.test.y)
+    assert sets["train"].mean.shape == (len(run.data.train), 6) and torch.equal(
+        sets["test"].y, run.data.test.y
+    )
     assert plugin.config["num_layers"] == 5 and plugin.config["dropout"] == 0.2
     capsys.readouterr()
     again = point_clouds.flow_plugin(start(folder, "two"), "maf")
@@ -97,24 +114,34 @@ def test_scores_overall_and_by_category(folder):
     run = start(folder)
     test, reader = run.data.test, point_clouds.judge(run)
     rows = point_clouds.first_of_each(test, 3, range(10))
-    assert test.y[rows].tolist() == [k for k in range(10) for _ in range(min(3, int((test.y == k).sum())))]
+    assert test.y[rows].tolist() == [
+        k for k in range(10) for _ in range(min(3, int((test.y == k).sum())))
+    ]
     x, y = test.x[rows], test.y[rows].clone()
     y[:3] = reader(x[:3]).argmax(1)  # whatever it sees: asked for
     scores = point_clouds.score(run, x, test.y[rows], 2, points=20)
     assert scores["category"].tolist() == ["all", *run.classes.names]
-    assert (scores["coverage"] == 1).all() and (scores["mmd"] < 1e-5).all() and (scores["1-nna"] == 0).all()
+    assert (
+        (scores["coverage"] == 1).all()
+        and (scores["mmd"] < 1e-5).all()
+        and (scores["1-nna"] == 0).all()
+    )
     right = reader(x).argmax(1) == test.y[rows]
     by_category = [right[test.y[rows] == k].double().mean().item() for k in range(10)]
     assert scores["right class"].tolist() == pytest.approx([np.mean(by_category), *by_category])
     alone = point_clouds.score(run, x[:3], y[:3])
     assert list(alone.columns) == ["category", "right class"]
-    assert set(alone["right class"].dropna()) == {1.0} and alone["right class"].isna().sum() == 10 - len(
-        set(y[:3].tolist())
-    )
+    assert set(alone["right class"].dropna()) == {1.0} and alone[
+        "right class"
+    ].isna().sum() == 10 - len(set(y[:3].tolist()))
     with pytest.raises(ValueError, match="clouds of 41 points need as many of each, got"):
         point_clouds.score(run, x, test.y[rows], 2, 41)
     both = point_clouds.score(run, x, test.y[rows], 2, 20, ["chamfer", "earth mover's"])
-    assert list(both.columns)[-3:] == ["coverage, earth mover's", "mmd, earth mover's", "1-nna, earth mover's"]
+    assert list(both.columns)[-3:] == [
+        "coverage, earth mover's",
+        "mmd, earth mover's",
+        "1-nna, earth mover's",
+    ]
     assert both[scores.columns].equals(scores) and (both["mmd, earth mover's"] == 0).all()
 
 
@@ -122,12 +149,19 @@ def test_what_is_judged_is_what_its_labels_say(folder):
     """Test shapes, what the base model makes of them, training shapes and generated ones, of as many points each."""
     run = start(folder)
     kinds = point_clouds.judged(run, 4, 12)
-    assert list(kinds) == ["test shapes", "reconstructions of test", "training shapes", *point_clouds.generators(run)]
+    assert list(kinds) == [
+        "test shapes",
+        "reconstructions of test",
+        "training shapes",
+        *point_clouds.generators(run),
+    ]
     rows = point_clouds.first_of_each(run.data.test, 4, range(10))
     assert torch.equal(kinds["test shapes"][0], run.data.test.x[rows, :12])
     for name, (x, y) in kinds.items():
         assert x.shape == (len(y), 12, 3), name
-        assert torch.equal(y, run.data.test.y[rows] if "test" in name else torch.arange(10).repeat_interleave(4)), name
+        assert torch.equal(
+            y, run.data.test.y[rows] if "test" in name else torch.arange(10).repeat_interleave(4)
+        ), name
     z = point_clouds.latents(run)["test"].mean[rows]
     again = point_clouds.decode(point_clouds.base_model(run), z, 12, run.seed)
     assert torch.equal(kinds["reconstructions of test"][0], again)
@@ -152,13 +186,19 @@ def test_training_clouds_of_categories(folder):
     where = [int((run.data.train.x == cloud).all(-1).all(-1).nonzero()) for cloud in x]
     assert run.data.train.y[where].tolist() == y.tolist() and len(set(where)) == 4
     assert not torch.equal(x, point_clouds.training_clouds(run, y, seed=1))
-    assert len(point_clouds.training_clouds(run, torch.full((40,), 9), seed=0)) == 40  # more than there are
+    assert (
+        len(point_clouds.training_clouds(run, torch.full((40,), 9), seed=0)) == 40
+    )  # more than there are
 
 
 def test_table_2(folder):
     run = start(folder)
     table = point_clouds.table_2(run, {"logistic_regression": dict(grid=(1.0,), n_jobs=1)})
-    assert table["model"].tolist() == ["logistic regression", *["FPN (C-MAF)"] * 2, *["FPN (C-RNVP)"] * 2]
+    assert table["model"].tolist() == [
+        "logistic regression",
+        *["FPN (C-MAF)"] * 2,
+        *["FPN (C-RNVP)"] * 2,
+    ]
     assert table["prior"].tolist() == ["–", "flat", "train", "flat", "train"]
     assert table.loc[0, ["paper, train", "paper, test"]].tolist() == [0.9030, 0.8443]
     plugin, sets = point_clouds.flow_plugin(run, "realnvp"), point_clouds.latents(run)
@@ -166,7 +206,10 @@ def test_table_2(folder):
     assert table.loc[4, "test"] == pytest.approx(right.double().mean().item())
     by_category = [right[sets["test"].y == k].double().mean().item() for k in range(10)]
     assert table.loc[4, "test, macro"] == pytest.approx(np.mean(by_category))
-    z, y = (torch.cat([getattr(sets[split], part) for split in ("train", "validation")]) for part in ("mean", "y"))
+    z, y = (
+        torch.cat([getattr(sets[split], part) for split in ("train", "validation")])
+        for part in ("mean", "y")
+    )
     alone = logistic_regression(z, y, sets["test"].mean, sets["test"].y, grid=(1.0,), n_jobs=1)
     assert table.loc[0, ["train", "test"]].tolist() == [alone.train_accuracy, alone.test_accuracy]
 
@@ -185,14 +228,21 @@ def test_the_likelihood_trains_it_too(tmp_path):
 
 def test_a_released_checkpoint_serves_as_it_is(tmp_path, shared):
     """The original's own encoder under ours: its latents, kept anew where the statistics beside it change."""
-    path = Path(shutil.copy(shared / "reference" / "pointflow_ae.ckpt.pt", tmp_path / "checkpoint.pt"))
+    path = Path(
+        shutil.copy(shared / "reference" / "pointflow_ae.ckpt.pt", tmp_path / "checkpoint.pt")
+    )
     sets = []
     for std in (0.5, 0.5, 0.7):
-        np.save(tmp_path / "train_set_mean.npy", np.full(3, 0.1)), np.save(tmp_path / "train_set_std.npy", std)
+        (
+            np.save(tmp_path / "train_set_mean.npy", np.full(3, 0.1)),
+            np.save(tmp_path / "train_set_std.npy", std),
+        )
         run = start(tmp_path, point_checkpoint=str(path))
         sets.append(point_clouds.latents(run)["test"].mean)
         base, x = load_released(path), run.data.test.x
-        assert torch.equal(sets[-1], base.encode(x)) and point_clouds.base_model(run).std_ == base.std_
+        assert (
+            torch.equal(sets[-1], base.encode(x)) and point_clouds.base_model(run).std_ == base.std_
+        )
     assert torch.equal(sets[0], sets[1]) and not torch.equal(sets[1], sets[2])
 
 
@@ -204,44 +254,72 @@ def test_55_categories_imbalanced_as_shapenet_from_end_to_end(tmp_path, capsys):
             folder = tmp_path / "data" / "ShapeNetCore.v2.PC15k" / synset / split
             folder.mkdir(parents=True)
             for i in range(count):
-                shape = rng.normal(size=(32, 3)) * [1 + k % 4, 1 + k // 4 % 4, 1 + k // 16] + [0, k / 10, 0]
+                shape = rng.normal(size=(32, 3)) * [1 + k % 4, 1 + k // 4 % 4, 1 + k // 16] + [
+                    0,
+                    k / 10,
+                    0,
+                ]
                 np.save(folder / f"{i}.npy", shape.astype(np.float32))
-    settings = SETTINGS | dict(point_epochs=4, point_flow_epochs=20, data_dir=str(tmp_path / "data"))
+    settings = SETTINGS | dict(
+        point_epochs=4, point_flow_epochs=20, data_dir=str(tmp_path / "data")
+    )
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(data.DATASETS, "shapenet", lambda root, seed, download: load_shapenet(root, seed, points=32))
+        patch.setitem(
+            data.DATASETS,
+            "shapenet",
+            lambda root, seed, download: load_shapenet(root, seed, points=32),
+        )
         run = Run("55", out=tmp_path / "run", dataset="shapenet", **settings)
         plugin = point_clouds.flow_plugin(run, "maf")
     assert plugin.attributes.context_dim == 55 and run.data.train.y.bincount().min() == 3
     z = point_clouds.latents(run)["test"].mean
-    assert plugin.log_posterior(z, "train").exp().sum(1).tolist() == pytest.approx([1.0] * 55, abs=1e-4)
+    assert plugin.log_posterior(z, "train").exp().sum(1).tolist() == pytest.approx(
+        [1.0] * 55, abs=1e-4
+    )
     assert plugin.log_prior_.exp().sum() == pytest.approx(1) and plugin.log_prior_.argmax() == 0
-    clouds = FlowPluginNetwork(point_clouds.base_model(run), plugin).generate(run.classes.names, n=1, seed=0)
+    clouds = FlowPluginNetwork(point_clouds.base_model(run), plugin).generate(
+        run.classes.names, n=1, seed=0
+    )
     assert clouds.shape == (55, 24, 3) and clouds.isfinite().all()
     figure = point_clouds.grid(run, clouds[:, None], range(55))
     assert figure.axes[0].images[0].get_array().shape == (55 * 100, 100, 3)
     grid = dict(grid=(1.0,), n_jobs=1)
     baselines = {"logistic_regression": grid, "rbf_svm": grid, "automl": dict(max_trials=4)}
     table = point_clouds.table_2(run, baselines)
-    assert "AutoML is left out: it needs 10 shapes of each category, and one has 4" in capsys.readouterr().out
+    assert (
+        "AutoML is left out: it needs 10 shapes of each category, and one has 4"
+        in capsys.readouterr().out
+    )
     assert table.loc[2, "model"] == "AutoML" and table.loc[2, ["train", "test"]].isna().all()
     assert (table["test"].drop(2) > 5 / 55).all()  # by chance one of 55 is right
     for name, (x, y) in point_clouds.judged(run, 1, 24).items():
         scores = point_clouds.score(run, x, y, 1, 24).set_index("category")
         assert y.tolist() == [*range(55)] and scores.notna().all(axis=None), name
-        assert (scores.drop("all")[["right class", "coverage"]].isin([0.0, 1.0])).all(axis=None), name
+        assert (scores.drop("all")[["right class", "coverage"]].isin([0.0, 1.0])).all(axis=None), (
+            name
+        )
 
 
 @pytest.mark.parametrize(
     "call, line",
     [
-        (lambda run: point_clouds.flow_plugin(run(), "mfa"), "unknown flow 'mfa'; did you mean 'maf'?"),
+        (
+            lambda run: point_clouds.flow_plugin(run(), "mfa"),
+            "unknown flow 'mfa'; did you mean 'maf'?",
+        ),
         (
             lambda run: point_clouds.base_model(run(point_base="tinny")),
             "unknown point_base 'tinny'; did you mean 'tiny'",
         ),
-        (lambda run: point_clouds.base_model(run(point_objective="match")), "did you mean 'matching'"),
+        (
+            lambda run: point_clouds.base_model(run(point_objective="match")),
+            "did you mean 'matching'",
+        ),
         (lambda run: point_clouds.base_model(run(point_seen=41)), "40 points; 41 were asked for"),
-        (lambda run: point_clouds.base_model(run(point_step=25)), "point_step is at most point_seen"),
+        (
+            lambda run: point_clouds.base_model(run(point_step=25)),
+            "point_step is at most point_seen",
+        ),
         (
             lambda run: point_clouds.table_2(run(), {"rbf_smv": {}}),
             "unknown baseline 'rbf_smv'; did you mean 'rbf_svm'",
@@ -257,5 +335,13 @@ def test_keys_are_of_what_the_weights_depend_on(folder):
     """The base model's key names data, sizes, training and seed: the pretrained file stands or falls with it."""
     point_clouds.base_model(start(folder))
     described = json.loads((folder / "models" / "PointFlow.json").read_text())["meta"]
-    assert artifacts.digest(described["made_from"]) == described["key"]
-    assert set(described["made_from"]) == {"data", "model", "training", "points", "objective", "whitened", "seed"}
+    assert store.digest(described["made_from"]) == described["key"]
+    assert set(described["made_from"]) == {
+        "data",
+        "model",
+        "training",
+        "points",
+        "objective",
+        "whitened",
+        "seed",
+    }

@@ -5,9 +5,9 @@ import torch
 from PIL import Image
 
 from fpnlib import data
-from fpnlib.attributes import Attributes
-from fpnlib.data import portrait
-from fpnlib.data.drawn_faces import ATTRIBUTES, VARIATION, difference, draw, load_drawn_faces
+from fpnlib.conditions import Attributes
+from fpnlib.data.drawn import portrait
+from fpnlib.data.drawn.faces import ATTRIBUTES, VARIATION, difference, draw, load_drawn_faces
 from fpnlib.data.faces import load_celeba
 from fpnlib.experiments.faces import EXCLUSIVE
 
@@ -43,7 +43,9 @@ def column(name):
 def test_drawn_faces_are_laid_out_as_celeba(drawn):
     assert drawn.classes == ATTRIBUTES and len(ATTRIBUTES) >= 16
     for split, n in ((drawn.train, 400), (drawn.validation, 40), (drawn.test, 60)):
-        assert len(split) == n and split.x.shape == (n, 3, 64, 64) and split.x.dtype == torch.float32
+        assert (
+            len(split) == n and split.x.shape == (n, 3, 64, 64) and split.x.dtype == torch.float32
+        )
         assert split.x.min() >= 0 and split.x.max() <= 1
         assert split.y.shape == (n, len(ATTRIBUTES)) and set(split.y.unique().tolist()) == {0, 1}
     assert torch.equal(drawn.test.first(5).x, drawn.test.x[:5])
@@ -53,7 +55,9 @@ def test_a_seed_gives_the_same_faces_and_another_others(drawn):
     again, other = (load_drawn_faces(seed, 400, 40, 60) for seed in (0, 1))
     assert again.checksum == drawn.checksum != other.checksum
     assert torch.equal(again.test.x, drawn.test.x) and not torch.equal(other.test.x, drawn.test.x)
-    assert not {x.numpy().tobytes() for x in drawn.test.x} & {x.numpy().tobytes() for x in drawn.train.x}
+    assert not {x.numpy().tobytes() for x in drawn.test.x} & {
+        x.numpy().tobytes() for x in drawn.train.x
+    }
 
 
 def test_attributes_hang_together_as_celebas_do():
@@ -64,7 +68,9 @@ def test_attributes_hang_together_as_celebas_do():
     assert torch.corrcoef(torch.stack([male, lipstick]))[0, 1] < -0.4
     assert torch.corrcoef(torch.stack([gray, young]))[0, 1] < -0.3
     assert torch.corrcoef(torch.stack([male, bald]))[0, 1] > 0.15
-    assert (y.mean(0) > 0.04).all() and (y.mean(0) < 0.75).all(), "each occurs often enough to be learned"
+    assert (y.mean(0) > 0.04).all() and (y.mean(0) < 0.75).all(), (
+        "each occurs often enough to be learned"
+    )
     beards = y[:, [column("Mustache"), column("Goatee")]]
     assert 0 < beards[male == 0].mean() < 0.02 and beards[male == 1].mean() > 0.2
     hair = y[:, [column(name) for name in ATTRIBUTES if name.endswith("_Hair")]].sum(1)
@@ -79,7 +85,9 @@ def test_every_attribute_shows_and_only_where_it_should(drawn, name):
     without = with_it.clone()
     without[:, column(name)] = 0
     seen = difference(draw(without, faces.variation), draw(with_it, faces.variation))
-    assert (seen.flatten(1).sum(1) >= 20).all(), "a face with and without it must differ in twenty pixels or more"
+    assert (seen.flatten(1).sum(1) >= 20).all(), (
+        "a face with and without it must differ in twenty pixels or more"
+    )
     (top, bottom), (left, right) = PLACES.get(name, ((0, 64), (0, 64)))
     seen[:, top:bottom, left:right] = False
     assert not seen.any()
@@ -90,7 +98,9 @@ def test_every_variation_shows_in_every_face(drawn, name):
     """Else an edit could not know it: a cap that a face does not wear yet has a colour that it shows already."""
     faces = drawn.test
     ends = [faces.variation.clone() for _ in range(2)]
-    for variation, value in zip(ends, (-0.6, 0.6)):  # of hues, which go round in a circle, not its two equal ends
+    for variation, value in zip(
+        ends, (-0.6, 0.6)
+    ):  # of hues, which go round in a circle, not its two equal ends
         variation[:, VARIATION.index(name)] = value
     assert difference(*(draw(faces.y, variation) for variation in ends)).flatten(1).any(1).all()
 
@@ -142,11 +152,16 @@ def write_celeba(root, n=9, skip=(), rows=None, parts=None):
     names = [f"{i + 1:06d}.jpg" for i in range(n)]
     for i, name in enumerate(names):
         if i not in skip:
-            Image.new("RGB", (178, 218), (25 * i, 100, 200)).save(folder / "img_align_celeba" / name, quality=95)
+            Image.new("RGB", (178, 218), (25 * i, 100, 200)).save(
+                folder / "img_align_celeba" / name, quality=95
+            )
     rows = rows or [
-        f"{name}  {' '.join('1' if (i >> k) % 2 else '-1' for k in range(3))}" for i, name in enumerate(names)
+        f"{name}  {' '.join('1' if (i >> k) % 2 else '-1' for k in range(3))}"
+        for i, name in enumerate(names)
     ]
-    (folder / "list_attr_celeba.txt").write_text("\n".join([str(n), " ".join(NAMES) + " ", *rows]) + "\n")
+    (folder / "list_attr_celeba.txt").write_text(
+        "\n".join([str(n), " ".join(NAMES) + " ", *rows]) + "\n"
+    )
     parts = parts or [f"{name} {i % 3}" for i, name in enumerate(names)]
     (folder / "list_eval_partition.txt").write_text("\n".join(parts) + "\n")
     return folder
@@ -162,20 +177,37 @@ def test_a_partial_copy_is_joined_with_the_lists(tmp_path):
     assert torch.equal(faces.train.mirrored().x, faces.train.x.flip(3)) and torch.equal(
         faces.train.first(1).x, faces.train.x[:1]
     )
-    torch.testing.assert_close(faces.train.x[1, :, 8, 8], torch.tensor([150, 100, 200]) / 255, atol=0.02, rtol=0)
-    assert [len(split) for split in (lambda d: (d.train, d.test))(load_celeba(tmp_path, size=16, limit=1))] == [1, 1]
-    assert faces.checksum == load_celeba(tmp_path, size=16).checksum != load_celeba(tmp_path, size=8).checksum
+    torch.testing.assert_close(
+        faces.train.x[1, :, 8, 8], torch.tensor([150, 100, 200]) / 255, atol=0.02, rtol=0
+    )
+    assert [
+        len(split)
+        for split in (lambda d: (d.train, d.test))(load_celeba(tmp_path, size=16, limit=1))
+    ] == [1, 1]
+    assert (
+        faces.checksum
+        == load_celeba(tmp_path, size=16).checksum
+        != load_celeba(tmp_path, size=8).checksum
+    )
     assert data.load("celeba", root=tmp_path).train.x.shape[-1] == 64
 
 
 def test_a_list_of_chosen_images_makes_a_part_of_celeba_the_same_for_everyone(tmp_path):
     part, whole = write_celeba(tmp_path / "part", skip=(1, 3)), write_celeba(tmp_path / "whole")
     chosen = sorted(path.name for path in (part / "img_align_celeba").iterdir())
-    assert load_celeba(tmp_path / "whole", size=16).checksum != load_celeba(tmp_path / "part", size=16).checksum
+    assert (
+        load_celeba(tmp_path / "whole", size=16).checksum
+        != load_celeba(tmp_path / "part", size=16).checksum
+    )
     (whole / "list_chosen.txt").write_text("\n".join(chosen) + "\n")
-    assert load_celeba(tmp_path / "whole", size=16).checksum == load_celeba(tmp_path / "part", size=16).checksum
+    assert (
+        load_celeba(tmp_path / "whole", size=16).checksum
+        == load_celeba(tmp_path / "part", size=16).checksum
+    )
     (part / "list_chosen.txt").write_text("000001.jpg\n000002.jpg\n")
-    with pytest.raises(FileNotFoundError, match="000002.jpg, which .*list_chosen.txt names, is not in"):
+    with pytest.raises(
+        FileNotFoundError, match="000002.jpg, which .*list_chosen.txt names, is not in"
+    ):
         load_celeba(tmp_path / "part", size=16)
 
 
@@ -232,15 +264,27 @@ def test_what_is_missing_or_damaged_gets_one_line(tmp_path, what, kind, message)
 @pytest.mark.parametrize(
     ("lists", "message"),
     [
-        ({"rows": ["000001.jpg 1 -1 1", "000002.jpg 1 -1", "000003.jpg 1 1 1"]}, "damaged in the row of 000002.jpg"),
+        (
+            {"rows": ["000001.jpg 1 -1 1", "000002.jpg 1 -1", "000003.jpg 1 1 1"]},
+            "damaged in the row of 000002.jpg",
+        ),
         (
             {"rows": ["000001.jpg 1 -1 1", "000002.jpg 1 -1 yes", "000003.jpg 1 1 1"]},
             "damaged in the row of 000002.jpg",
         ),
-        ({"rows": ["000001.jpg 1 -1 1", "000003.jpg 1 1 1"]}, "list_attr_celeba.txt has no row for 000002.jpg"),
+        (
+            {"rows": ["000001.jpg 1 -1 1", "000003.jpg 1 1 1"]},
+            "list_attr_celeba.txt has no row for 000002.jpg",
+        ),
         ({"rows": ["000001.jpg 1 -1 1"] * 2}, "000001.jpg has two rows"),
-        ({"parts": ["000001.jpg 0", "000002.jpg 1", "000003.jpg 5"]}, "list_eval_partition.txt is damaged"),
-        ({"parts": ["000001.jpg 0", "000002.jpg 1"]}, "list_eval_partition.txt has no row for 000003.jpg"),
+        (
+            {"parts": ["000001.jpg 0", "000002.jpg 1", "000003.jpg 5"]},
+            "list_eval_partition.txt is damaged",
+        ),
+        (
+            {"parts": ["000001.jpg 0", "000002.jpg 1"]},
+            "list_eval_partition.txt has no row for 000003.jpg",
+        ),
         ({"parts": ["000001.jpg 0", "000002.jpg 1", "000003.jpg 1"]}, "has no test image"),
     ],
 )
@@ -260,5 +304,9 @@ def test_real_celeba_is_read(shared):
     if not (shared / "data" / "celeba").is_dir():
         pytest.skip("needs images of CelebA under shared/data/celeba")
     faces = load_celeba(shared / "data", size=32, limit=20)
-    assert len(faces.classes) == 40 and faces.classes[0] == "5_o_Clock_Shadow" and faces.classes[-1] == "Young"
+    assert (
+        len(faces.classes) == 40
+        and faces.classes[0] == "5_o_Clock_Shadow"
+        and faces.classes[-1] == "Young"
+    )
     assert faces.train.x.shape == (20, 3, 32, 32) and 0.2 < faces.train.x.mean() < 0.7

@@ -19,7 +19,7 @@ import pytest
 from test_runner import write_notebook
 
 from fpnlib.__main__ import main
-from fpnlib.artifacts import Manifest, read_results
+from fpnlib.store import Manifest, read_results
 
 KILLS = int(os.environ.get("FPN_KILLS", "1"))
 VICTIMS = ("runner", "kernel", "all")
@@ -48,7 +48,10 @@ END = (
     "print('the end')",
 )
 NOTEBOOKS = {
-    "00_first": ("other", "side_by_side(run, {name: (model, name, {}) for name in ('shared', 'other')})"),
+    "00_first": (
+        "other",
+        "side_by_side(run, {name: (model, name, {}) for name in ('shared', 'other')})",
+    ),
     "01_second": ("shared", "first = model(run, 'shared')"),
 }
 
@@ -68,12 +71,31 @@ def notebooks(tmp_path_factory):
     (folder / "profiles").mkdir()
     (folder / "profiles" / "small.yaml").write_text("seed: 4\n")
     for name, (of, make) in NOTEBOOKS.items():
-        write_notebook(folder / f"{name}.ipynb", PARAMETERS, f"NAME, MODEL = '{name}', '{of}'", BEGIN, STEP, make, *END)
+        write_notebook(
+            folder / f"{name}.ipynb",
+            PARAMETERS,
+            f"NAME, MODEL = '{name}', '{of}'",
+            BEGIN,
+            STEP,
+            make,
+            *END,
+        )
     return folder
 
 
 def arguments(notebooks, out, *more):
-    return ["run", "--profile", "small", "--notebooks", str(notebooks), "--out", str(out), "--jobs", "2", *more]
+    return [
+        "run",
+        "--profile",
+        "small",
+        "--notebooks",
+        str(notebooks),
+        "--out",
+        str(out),
+        "--jobs",
+        "2",
+        *more,
+    ]
 
 
 def run(notebooks, out, *more):
@@ -86,7 +108,9 @@ class Command:
 
     def __init__(self, notebooks, out):
         quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-        self.process = psutil.Popen([sys.executable, "-m", "fpnlib", *arguments(notebooks, out)], **quiet)
+        self.process = psutil.Popen(
+            [sys.executable, "-m", "fpnlib", *arguments(notebooks, out)], **quiet
+        )
         self.out, self.changes, self.seen = out, 0, {}
 
     def goes_on(self):
@@ -108,7 +132,9 @@ class Command:
         """
         children = self.process.children(recursive=True)
         kernels = [child for child in children if "ipykernel_launcher" in " ".join(child.cmdline())]
-        victims = {"runner": [self.process], "all": [self.process, *children], "kernel": kernels}[victim]
+        victims = {"runner": [self.process], "all": [self.process, *children], "kernel": kernels}[
+            victim
+        ]
         if not victims:
             return False
         for process in [chance.choice(kernels)] if victim == "kernel" else victims:
@@ -161,7 +187,13 @@ def assert_finished(out, expected):
     assert made(out) == made(expected)
     assert Manifest(out).read()["files"] == Manifest(out).files() and Manifest(out).changed() == []
     for name in NOTEBOOKS:
-        assert nbformat.read(out / "notebooks" / f"{name}.ipynb", as_version=4).cells[-1].outputs[0].text == "the end\n"
+        assert (
+            nbformat.read(out / "notebooks" / f"{name}.ipynb", as_version=4)
+            .cells[-1]
+            .outputs[0]
+            .text
+            == "the end\n"
+        )
     assert not [path for path in out.rglob(".*") if path.suffix in (".tmp", ".ipynb")]
 
 
@@ -182,9 +214,13 @@ def mounted(folder, *options):
     if not shutil.which("mount") or os.geteuid():
         pytest.skip("needs root, to mount a small file system")
     folder.mkdir()
-    done = subprocess.run(["mount", "-t", "tmpfs", "-o", ",".join(options), "tmpfs", folder], capture_output=True)
+    done = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", ",".join(options), "tmpfs", folder], capture_output=True
+    )
     if done.returncode:
-        pytest.skip(f"mounting a small file system is not allowed here: {done.stderr.decode().strip()}")
+        pytest.skip(
+            f"mounting a small file system is not allowed here: {done.stderr.decode().strip()}"
+        )
     try:
         yield folder
     finally:
@@ -200,7 +236,9 @@ def test_a_full_disk_is_one_line_and_spares_what_was_made(notebooks, undisturbed
         out, filler = disk / "out", disk / "filler"
         filler.write_bytes(bytes(shutil.disk_usage(disk).free))
         assert run(notebooks, out) == 2
-        assert re.fullmatch(rf"error: \[Errno 28\] cannot write {out}\S* \(No space left .*", last_line(capsys))
+        assert re.fullmatch(
+            rf"error: \[Errno 28\] cannot write {out}\S* \(No space left .*", last_line(capsys)
+        )
         os.truncate(filler, filler.stat().st_size - 200_000)  # a training's state is larger
         assert run(notebooks, out, "--only", "01") == 1
         said = rf"OSError: \[Errno 28\] cannot write {out}/models/\.shared-\S+ \(No space left .*can be written to"
@@ -216,7 +254,9 @@ def test_a_read_only_folder_is_one_line(notebooks, undisturbed, tmp_path, capsys
         out = shutil.copytree(undisturbed[0], disk / "out")
         subprocess.run(["mount", "-o", "remount,ro", disk], check=True)
         assert run(notebooks, out) == 2
-        assert re.fullmatch(rf"error: .*cannot write {out}\S* \(Read-only file system\);.*", last_line(capsys))
+        assert re.fullmatch(
+            rf"error: .*cannot write {out}\S* \(Read-only file system\);.*", last_line(capsys)
+        )
         assert_finished(out, undisturbed[0])
 
 
@@ -248,14 +288,18 @@ def test_a_damaged_manifest_is_one_line_before_anything_runs(notebooks, finished
 def test_a_damaged_model_and_damaged_latents_are_named_and_made_again_once_deleted(
     notebooks, undisturbed, finished, capsys
 ):
-    model, latents = (finished / "models" / f"{name}.safetensors" for name in ("other", "01_second_latents"))
+    model, latents = (
+        finished / "models" / f"{name}.safetensors" for name in ("other", "01_second_latents")
+    )
     flipped(model)
     shortened(latents)
     assert run(notebooks, finished) == 1
     said = capsys.readouterr().err.splitlines()
     for path in (model, latents):
         (line,) = {
-            line for line in said if line.startswith("ValueError: ") and f"{path} is truncated or damaged" in line
+            line
+            for line in said
+            if line.startswith("ValueError: ") and f"{path} is truncated or damaged" in line
         }
         assert line.endswith("delete it and run again")
     assert said[-1].startswith("ValueError: ")
@@ -267,7 +311,11 @@ def test_a_damaged_model_and_damaged_latents_are_named_and_made_again_once_delet
 
 
 def test_damaged_figures_tables_results_and_copies_are_made_again(notebooks, undisturbed, finished):
-    damaged = ("figures/00_first_latents.png", "tables/00_first_latents.csv", "results/00_first.json")
+    damaged = (
+        "figures/00_first_latents.png",
+        "tables/00_first_latents.csv",
+        "results/00_first.json",
+    )
     for name in (*damaged, "notebooks/00_first.ipynb"):
         flipped(finished / name)
     assert run(notebooks, finished) == 0

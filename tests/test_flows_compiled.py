@@ -36,7 +36,9 @@ assert compiled("checksum_kernel") is compiled("checksum_kernel")
 
 def stderr(script: str, **environment: str) -> str:
     command = [sys.executable, "-c", script]
-    return subprocess.run(command, env=os.environ | environment, check=True, capture_output=True, text=True).stderr
+    return subprocess.run(
+        command, env=os.environ | environment, check=True, capture_output=True, text=True
+    ).stderr
 
 
 def prepare(folder: Path, value: float) -> None:
@@ -49,7 +51,10 @@ def prepare(folder: Path, value: float) -> None:
 def run(folder: Path, processes: int = 1) -> list[list[str]]:
     """What processes say that import the kernel, all at once."""
     command, pipe = [sys.executable, "-c", "import the_kernel"], subprocess.PIPE
-    started = [subprocess.Popen(command, cwd=folder, stdout=pipe, stderr=pipe, text=True) for _ in range(processes)]
+    started = [
+        subprocess.Popen(command, cwd=folder, stdout=pipe, stderr=pipe, text=True)
+        for _ in range(processes)
+    ]
     said = [process.communicate(timeout=300) for process in started]
     assert not any(process.returncode for process in started), said
     return [out.split() for out, _ in said]
@@ -80,14 +85,22 @@ print(vectors.KEPT)
 
     def kept(name: str) -> str:
         command = [sys.executable, "-c", script.format(name=name)]
-        return subprocess.run(command, cwd=tmp_path, check=True, capture_output=True, text=True).stdout
+        return subprocess.run(
+            command, cwd=tmp_path, check=True, capture_output=True, text=True
+        ).stdout
 
     assert kept("old") == kept("old") != kept("new")
 
 
 def test_all_that_a_kernel_may_inline_is_among_the_sources():
     inside = {path.stem for path in vectors.SOURCES}
-    assert {"vectors", "autoregressive_kernels", "gradient_kernels", "coupling_kernels", "triangular_kernels"} < inside
+    assert {
+        "vectors",
+        "autoregressive_kernels",
+        "gradient_kernels",
+        "coupling_kernels",
+        "triangular_kernels",
+    } < inside
     for path in vectors.SOURCES:
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("fpnlib.flows."):
@@ -105,7 +118,9 @@ def test_the_installation_compiles_whatever_holds_a_kernel(monkeypatch):
     monkeypatch.setattr(compiled, "compiled", ready.append)
     compiled.compile_all()
     folder = Path(compiled.__file__).parent
-    assert {path.stem for path in folder.glob("*.py") if "\n@jit(" in path.read_text(encoding="utf-8")} <= set(ready)
+    assert {
+        path.stem for path in folder.glob("*.py") if "\n@jit(" in path.read_text(encoding="utf-8")
+    } <= set(ready)
 
 
 def test_without_numbas_compiler_torch_is_used():

@@ -25,7 +25,11 @@ from fpnlib.flows.autoregressive import AutoregressiveStack
 from fpnlib.flows.compiled import compiled
 
 OUTPUTS = Path(__file__).resolve().parents[1] / "outputs"
-PRETRAINED = [path for name in ("maf", "realnvp") for path in sorted(OUTPUTS.glob(f"pretrained/*_{name}.safetensors"))]
+PRETRAINED = [
+    path
+    for name in ("maf", "realnvp")
+    for path in sorted(OUTPUTS.glob(f"pretrained/*_{name}.safetensors"))
+]
 
 VARIANTS = {
     "plain": ("maf", {}),
@@ -33,10 +37,16 @@ VARIANTS = {
     "one feature": ("maf", {"features": 1}),
     "batch norm": ("maf", {"batch_norm": True, "num_blocks": 3}),
     "wide": ("maf", {"hidden_features": 700, "num_layers": 2, "num_blocks": 3}),
-    "wide, batch norm": ("maf", {"hidden_features": 700, "num_layers": 2, "num_blocks": 1, "batch_norm": True}),
+    "wide, batch norm": (
+        "maf",
+        {"hidden_features": 700, "num_layers": 2, "num_blocks": 1, "batch_norm": True},
+    ),
     "dropout and embedding": ("maf", {"dropout": 0.3, "embedding_features": 5}),
     "coupling": ("realnvp", {}),
-    "coupling, batch norm, odd D": ("realnvp", {"features": 7, "batch_norm": True, "embedding_features": 2}),
+    "coupling, batch norm, odd D": (
+        "realnvp",
+        {"features": 7, "batch_norm": True, "embedding_features": 2},
+    ),
 }
 
 
@@ -45,7 +55,9 @@ def build(name, features=9, seed=0, **settings):
     flow = build_flow(name, features, 4, **{"hidden_features": 22, "num_layers": 3} | settings)
     with torch.no_grad():
         for parameter in flow.parameters():
-            parameter.add_(torch.randn_like(parameter), alpha=min(0.05, 0.25 * parameter.shape[-1] ** -0.5))
+            parameter.add_(
+                torch.randn_like(parameter), alpha=min(0.05, 0.25 * parameter.shape[-1] ** -0.5)
+            )
         for key, buffer in flow.named_buffers():
             if key.endswith(("running_mean", "running_var")):
                 buffer.copy_(torch.rand_like(buffer) + 0.5 * key.endswith("var"))
@@ -62,7 +74,9 @@ def as_nflows(flow):
 
 def batch(flow, n=70, seed=1):
     generator = torch.Generator().manual_seed(seed)
-    context = torch.eye(flow.context_features)[torch.randint(flow.context_features, (n,), generator=generator)]
+    context = torch.eye(flow.context_features)[
+        torch.randint(flow.context_features, (n,), generator=generator)
+    ]
     return torch.randn(n, flow.features, generator=generator), context
 
 
@@ -104,10 +118,14 @@ def assert_as_exact_as_nflows(flow, z, context):
         if isinstance(module, ConditionalFlow):
             yield module.class_log_prob(rows, every.to(dtype))
         else:
-            yield torch.stack([module.log_prob(rows, row.to(dtype).expand(len(rows), -1)) for row in every], 1)
+            yield torch.stack(
+                [module.log_prob(rows, row.to(dtype).expand(len(rows), -1)) for row in every], 1
+            )
 
     rounded = [results(rounding(exact), torch.float64) for _ in range(4)]
-    assert_no_worse(results(flow, z.dtype), results(exact, torch.float64), results(theirs, z.dtype), *rounded)
+    assert_no_worse(
+        results(flow, z.dtype), results(exact, torch.float64), results(theirs, z.dtype), *rounded
+    )
 
 
 def test_all_is_as_near_to_float64_as_nflows_is(flow):
@@ -116,10 +134,25 @@ def test_all_is_as_near_to_float64_as_nflows_is(flow):
 
 def trained(path):
     """The flow of a kept plugin, with its weights."""
-    config = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))["meta"]["made_from"]["flow"]
-    state = {key.removeprefix("flow."): value for key, value in load_file(path).items() if key.startswith("flow.")}
-    names = {"hidden_features", "num_layers", "num_blocks", "batch_norm", "dropout", "embedding_features"}
-    given = min(key for key in state if key.endswith(("_embedding_net.weight", "context_layer.weight")))
+    config = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))["meta"]["made_from"][
+        "flow"
+    ]
+    state = {
+        key.removeprefix("flow."): value
+        for key, value in load_file(path).items()
+        if key.startswith("flow.")
+    }
+    names = {
+        "hidden_features",
+        "num_layers",
+        "num_blocks",
+        "batch_norm",
+        "dropout",
+        "embedding_features",
+    }
+    given = min(
+        key for key in state if key.endswith(("_embedding_net.weight", "context_layer.weight"))
+    )
     settings = {name: config[name] for name in names & config.keys()}
     flow = build_flow(config["flow"], config["latent_dim"], state[given].shape[1], **settings)
     missing, unexpected = flow.load_state_dict(state, strict=False)
@@ -141,7 +174,9 @@ def test_trained_weights_give_the_numbers_of_nflows(path):
 
     # In float64 nflows' forward pass proves the inverse, whose D passes would take long.
     inverse = data, logabsdet = double._transform.inverse(noise.double(), given64)
-    for mine, right in zip(exact._transform(data, given64), (noise.double(), -logabsdet), strict=True):
+    for mine, right in zip(
+        exact._transform(data, given64), (noise.double(), -logabsdet), strict=True
+    ):
         torch.testing.assert_close(mine, right, atol=1e-9, rtol=1e-9)
     near = [rounding(double)._transform.inverse(noise.double(), given64) for _ in range(4)]
     assert_no_worse(flow._transform.inverse(noise, given), inverse, *near)
@@ -156,7 +191,9 @@ def test_trained_weights_give_the_numbers_of_nflows(path):
 @torch.no_grad()
 def test_the_public_methods_agree_with_nflows(flow):
     theirs, (z, context) = as_nflows(flow), batch(flow)
-    torch.testing.assert_close(flow.log_prob(z, context), theirs.log_prob(z, context), atol=1e-4, rtol=1e-5)
+    torch.testing.assert_close(
+        flow.log_prob(z, context), theirs.log_prob(z, context), atol=1e-4, rtol=1e-5
+    )
     noise = theirs.transform_to_noise(z, context)
     torch.testing.assert_close(flow.transform_to_noise(z, context), noise, atol=1e-4, rtol=1e-5)
     torch.testing.assert_close(flow.transform_from_noise(noise, context), z, atol=1e-4, rtol=1e-4)
@@ -181,13 +218,21 @@ def test_gradients_are_those_of_nflows(variant, training):
     theirs, exact = as_nflows(flow), as_nflows(flow).double()
 
     def gradients(module, dtype):
-        rows = batch(flow, n=600 if variant == "plain" else 70)  # of many samples the gradients are found by pieces
+        rows = batch(
+            flow, n=600 if variant == "plain" else 70
+        )  # of many samples the gradients are found by pieces
         z, context = (tensor.to(dtype).requires_grad_() for tensor in rows)
         weights = torch.linspace(-1, 2, len(z), dtype=dtype)
-        loss = (module.log_prob(z, context) * weights).sum() + module.transform_to_noise(z, context).sin().sum()
+        loss = (module.log_prob(z, context) * weights).sum() + module.transform_to_noise(
+            z, context
+        ).sin().sum()
         named = dict(module.named_parameters())
         return dict(
-            zip(["z", "context", *named], torch.autograd.grad(loss, [z, context, *named.values()]), strict=True)
+            zip(
+                ["z", "context", *named],
+                torch.autograd.grad(loss, [z, context, *named.values()]),
+                strict=True,
+            )
         )
 
     ours, nflows = gradients(flow, torch.float32), gradients(theirs, torch.float32)
@@ -206,17 +251,27 @@ def test_wide_layers_with_one_feature_and_with_more_than_units_agree_in_float64(
     theirs, (z, context) = as_nflows(flow), (tensor.double() for tensor in batch(flow, n=3))
     ours, right = (module.log_prob(z, context) for module in (flow, theirs))
     torch.testing.assert_close(ours, right, atol=1e-9, rtol=1e-12)
-    found = (torch.autograd.grad(value.sum(), module.parameters()) for value, module in ((ours, flow), (right, theirs)))
+    found = (
+        torch.autograd.grad(value.sum(), module.parameters())
+        for value, module in ((ours, flow), (right, theirs))
+    )
     for mine, other in zip(*found, strict=True):
         torch.testing.assert_close(mine, other, atol=1e-10, rtol=1e-9)
     with torch.no_grad():
         for precise in (flow, flow.float()):
-            values, given = z.to(next(precise.parameters()).dtype), context.to(next(precise.parameters()).dtype)
+            values, given = (
+                z.to(next(precise.parameters()).dtype),
+                context.to(next(precise.parameters()).dtype),
+            )
             noise = precise.transform_to_noise(values, given)
-            torch.testing.assert_close(precise.transform_from_noise(noise, given), values, atol=1e-4, rtol=1e-4)
+            torch.testing.assert_close(
+                precise.transform_from_noise(noise, given), values, atol=1e-4, rtol=1e-4
+            )
 
 
-@pytest.mark.parametrize("variant", ["plain", "batch norm", "coupling", "coupling, batch norm, odd D"])
+@pytest.mark.parametrize(
+    "variant", ["plain", "batch norm", "coupling", "coupling, batch norm, odd D"]
+)
 def test_gradients_of_samples_are_those_of_nflows(variant):
     name, settings = VARIANTS[variant]
     flow = build(name, **{"features": 4} | settings, num_layers=2)
@@ -225,7 +280,9 @@ def test_gradients_of_samples_are_those_of_nflows(variant):
     def gradients(module):
         rows, given = (tensor.clone().requires_grad_() for tensor in (noise, context))
         data, logabsdet = module._transform.inverse(rows, module._embedding_net(given))
-        return torch.autograd.grad(data.sin().sum() + logabsdet.sum(), [rows, given, *module.parameters()])
+        return torch.autograd.grad(
+            data.sin().sum() + logabsdet.sum(), [rows, given, *module.parameters()]
+        )
 
     for mine, other in zip(gradients(flow), gradients(theirs), strict=True):
         torch.testing.assert_close(mine, other, atol=1e-3, rtol=1e-3)
@@ -240,7 +297,10 @@ def test_gradients_of_samples_are_not_taken_with_other_weights_or_in_another_mod
         flow.train()
         data.backward()
     flow.eval()
-    for change in next(flow.parameters()), next(b for key, b in flow.named_buffers() if key.endswith("running_var")):
+    for change in (
+        next(flow.parameters()),
+        next(b for key, b in flow.named_buffers() if key.endswith("running_var")),
+    ):
         data = flow._transform.inverse(noise, context)[0].sum()
         with torch.no_grad():
             change.mul_(1.1)
@@ -266,7 +326,11 @@ def permuted(between=BatchNorm):
     layers = [RandomPermutation(6), ReversePermutation(6)]
     for _ in range(2):
         norm = [between(6)] if between else []
-        layers += [MaskedAffineAutoregressiveTransform(6, 12, context_features=4), *norm, RandomPermutation(6)]
+        layers += [
+            MaskedAffineAutoregressiveTransform(6, 12, context_features=4),
+            *norm,
+            RandomPermutation(6),
+        ]
     flow = ConditionalFlow(AutoregressiveStack(layers[:-1]), 6, 4).eval()
     for key, buffer in flow.named_buffers():
         if key.endswith("running_var"):
@@ -316,7 +380,9 @@ def test_a_compiler_that_fails_is_reported_once_and_replaced(monkeypatch):
     try:
         flow = build("maf")
         z, context = batch(flow)
-        with pytest.warns(RuntimeWarning, match="kernels are not available .*no llvm here.* plain torch"):
+        with pytest.warns(
+            RuntimeWarning, match="kernels are not available .*no llvm here.* plain torch"
+        ):
             data = flow.transform_from_noise(z, context)
         with warnings.catch_warnings():
             warnings.simplefilter("error")
@@ -335,7 +401,11 @@ def test_a_compiler_that_fails_is_reported_once_and_replaced(monkeypatch):
         ("triangular_kernels", ["triangular"], "wide"),
         ("coupling_kernels", ["coupling_engine"], "coupling"),
         ("checksum_kernel", [], "plain"),
-        ("vectors", ["autoregressive_engine", "autoregressive_kernels", "gradients", "gradient_kernels"], "plain"),
+        (
+            "vectors",
+            ["autoregressive_engine", "autoregressive_kernels", "gradients", "gradient_kernels"],
+            "plain",
+        ),
     ],
 )
 def test_whatever_kernels_fail_torch_gives_the_same_numbers(kernels, users, variant, monkeypatch):
@@ -361,7 +431,10 @@ def test_training_changes_nothing_of_the_callers_and_gives_the_same_twice(n):
     z_before, upstream = z.clone(), (torch.ones(n, 1), torch.linspace(-1, 1, n))
     upstream_before = [tensor.clone() for tensor in upstream]
     outputs = flow._transform(z, context)
-    one, two = (torch.autograd.grad(outputs, list(flow.parameters()), upstream, retain_graph=True) for _ in range(2))
+    one, two = (
+        torch.autograd.grad(outputs, list(flow.parameters()), upstream, retain_graph=True)
+        for _ in range(2)
+    )
     assert torch.equal(z, z_before) and all(map(torch.equal, upstream, upstream_before))
     assert all(map(torch.equal, one, two))
 
@@ -369,17 +442,26 @@ def test_training_changes_nothing_of_the_callers_and_gives_the_same_twice(n):
 def test_threads_change_nothing_in_training():
     before = torch.get_num_threads()
     try:
-        large, wide = {"hidden_features": 120}, {"hidden_features": 650, "num_layers": 1, "num_blocks": 1}
+        large, wide = (
+            {"hidden_features": 120},
+            {"hidden_features": 650, "num_layers": 1, "num_blocks": 1},
+        )
         for settings, n, exactly in (({}, 100, True), (large, 2500, True), (wide, 100, False)):
             flow = build("maf", **settings).train()
             z, context = batch(flow, n)
             found = []
             for threads in (1, 3):
                 torch.set_num_threads(threads)
-                found.append(torch.autograd.grad(flow.log_prob(z, context).sum(), list(flow.parameters())))
+                found.append(
+                    torch.autograd.grad(flow.log_prob(z, context).sum(), list(flow.parameters()))
+                )
                 assert torch.get_num_threads() == threads
             for one, several in zip(*found, strict=True):
-                assert torch.equal(one, several) if exactly else torch.allclose(one, several, atol=1e-3, rtol=1e-4)
+                assert (
+                    torch.equal(one, several)
+                    if exactly
+                    else torch.allclose(one, several, atol=1e-3, rtol=1e-4)
+                )
     finally:
         torch.set_num_threads(before)
 
@@ -394,7 +476,9 @@ def test_threads_change_nothing_in_wide_layers():
     before = torch.get_num_threads()
     try:
         torch.set_num_threads(3)
-        torch.testing.assert_close(flow.transform_from_noise(z, context), data, atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(
+            flow.transform_from_noise(z, context), data, atol=1e-5, rtol=1e-5
+        )
         assert torch.equal(flow.log_prob(z, context), density)
         assert torch.equal(flow.class_log_prob(z, torch.eye(4)), every)
     finally:
@@ -409,8 +493,12 @@ def test_batches_of_one_and_many_and_threads_change_nothing(name):
     data, noise = flow.transform_from_noise(z, context), flow.transform_to_noise(z, context)
     every = flow.class_log_prob(z[:3000], torch.eye(4))
     for rows in (slice(0, 1), slice(7, 8), slice(20_000, 20_011), slice(100, 400)):
-        torch.testing.assert_close(flow.transform_from_noise(z[rows], context[rows]), data[rows], atol=1e-5, rtol=1e-5)
-        torch.testing.assert_close(flow.transform_to_noise(z[rows], context[rows]), noise[rows], atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(
+            flow.transform_from_noise(z[rows], context[rows]), data[rows], atol=1e-5, rtol=1e-5
+        )
+        torch.testing.assert_close(
+            flow.transform_to_noise(z[rows], context[rows]), noise[rows], atol=1e-5, rtol=1e-5
+        )
     before = torch.get_num_threads()
     try:
         torch.set_num_threads(3)
@@ -420,7 +508,9 @@ def test_batches_of_one_and_many_and_threads_change_nothing(name):
         torch.set_num_threads(before)
     soft = context * 0.9  # contexts that are no classes
     there = flow.transform_from_noise(z[:500], soft[:500])
-    torch.testing.assert_close(flow.transform_to_noise(there, soft[:500]), z[:500], atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(
+        flow.transform_to_noise(there, soft[:500]), z[:500], atol=1e-4, rtol=1e-4
+    )
 
 
 @pytest.mark.parametrize("numba", [True, False])
@@ -434,7 +524,9 @@ def test_changed_weights_change_the_samples(numba, monkeypatch):
     optimizer = torch.optim.Adam(flow.parameters(), lr=0.01, fused=True)
     (-flow.log_prob(z, context).mean()).backward()
     optimizer.step()
-    named = {key: parameter.data for key, parameter in flow.named_parameters()}  # whose changes autograd does not count
+    named = {
+        key: parameter.data for key, parameter in flow.named_parameters()
+    }  # whose changes autograd does not count
     bias = named["_transform._transforms.1.autoregressive_net.blocks.0.linear_layers.0.bias"]
     final = named["_transform._transforms.1.autoregressive_net.final_layer.bias"]
     middle = named["_transform._transforms.1.autoregressive_net.blocks.0.linear_layers.0.weight"]
@@ -452,7 +544,9 @@ def test_changed_weights_change_the_samples(numba, monkeypatch):
         change()
         second = flow.transform_from_noise(z, context)
         assert not torch.equal(first, second)
-        torch.testing.assert_close(flow.transform_to_noise(second, context), z, atol=1e-3, rtol=1e-3)
+        torch.testing.assert_close(
+            flow.transform_to_noise(second, context), z, atol=1e-3, rtol=1e-3
+        )
         first = second
     twin = pickle.loads(pickle.dumps(flow))
     assert torch.equal(twin.transform_from_noise(z, context), first)
@@ -478,7 +572,9 @@ def test_a_scale_that_is_infinite_or_nan_has_such_a_logarithm(name):
     for value in (float("inf"), float("nan")):
         flow = build(name)
         transform = flow._transform._transforms[-1]
-        last = (transform.autoregressive_net if name == "maf" else transform.transform_net).final_layer
+        last = (
+            transform.autoregressive_net if name == "maf" else transform.transform_net
+        ).final_layer
         last.bias[-2 if name == "maf" else -1] = value
         (z, context), theirs = batch(flow), as_nflows(flow)
         ours, right = flow._transform(z, context)[1], theirs._transform(z, context)[1]
@@ -507,9 +603,17 @@ def test_on_a_gpu_the_numbers_are_those_of_the_cpu(flow):
     z, context = batch(flow)
     z *= 0.3
     every = torch.eye(flow.context_features)[:4]
-    here = flow.transform_from_noise(z, context), flow.log_prob(z, context), flow.class_log_prob(z, every)
+    here = (
+        flow.transform_from_noise(z, context),
+        flow.log_prob(z, context),
+        flow.class_log_prob(z, every),
+    )
     flow, z, context, every = (thing.cuda() for thing in (flow, z, context, every))
-    there = flow.transform_from_noise(z, context), flow.log_prob(z, context), flow.class_log_prob(z, every)
+    there = (
+        flow.transform_from_noise(z, context),
+        flow.log_prob(z, context),
+        flow.class_log_prob(z, every),
+    )
     for mine, other in zip(here, there, strict=True):
         torch.testing.assert_close(other.cpu(), mine, atol=1e-3, rtol=1e-3)
     assert flow.sample(2, every).device.type == "cuda"

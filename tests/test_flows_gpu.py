@@ -64,7 +64,9 @@ def test_the_kernel_compiles_for_gpus_and_spills_nothing(precision, tmp_path, mo
     code = tmp_path / "step.cubin"
     code.write_bytes(made.asm["cubin"])
     tool = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
-    used = subprocess.run([tool, "--dump-resource-usage", code], check=True, capture_output=True, text=True).stdout
+    used = subprocess.run(
+        [tool, "--dump-resource-usage", code], check=True, capture_output=True, text=True
+    ).stdout
     (registers,) = re.findall(r"Function step:\s+REG:(\d+)", used)
     assert int(registers) < 255  # what a thread can have; from there on they are spilled
 

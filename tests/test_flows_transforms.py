@@ -43,7 +43,9 @@ def kind(request):
 
 @pytest.mark.parametrize("gradients", [False, True])
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-def test_each_direction_is_the_inverse_of_the_other_and_their_log_determinants_cancel(kind, dtype, gradients):
+def test_each_direction_is_the_inverse_of_the_other_and_their_log_determinants_cancel(
+    kind, dtype, gradients
+):
     stack, (values, context) = stack_of(*kind, dtype), batch(dtype=dtype)
     near = {"atol": DTYPES[dtype], "rtol": DTYPES[dtype]}
     with torch.set_grad_enabled(gradients):
@@ -63,13 +65,17 @@ def test_the_log_determinant_is_that_of_autograds_jacobian(kind, direction):
     with torch.no_grad():
         _, claimed = transform(values, context)
     # Rows do not touch each other, so the derivatives of the sum over rows are all their Jacobians.
-    jacobians = torch.autograd.functional.jacobian(lambda rows: transform(rows, context)[0].sum(0), values)
+    jacobians = torch.autograd.functional.jacobian(
+        lambda rows: transform(rows, context)[0].sum(0), values
+    )
     right = torch.linalg.slogdet(jacobians.transpose(0, 1)).logabsdet
     torch.testing.assert_close(claimed, right, atol=1e-9, rtol=1e-9)
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("before, after", [(RandomPermutation, None), (ReversePermutation, RandomPermutation)])
+@pytest.mark.parametrize(
+    "before, after", [(RandomPermutation, None), (ReversePermutation, RandomPermutation)]
+)
 def test_permutations_alone_move_the_features_and_keep_the_volume(before, after):
     torch.manual_seed(3)
     permutations = [kind(6) for kind in (before, after) if kind]
@@ -100,7 +106,11 @@ def test_rows_that_do_not_fit_the_layers_are_refused(kind, direction):
 
 @torch.no_grad()
 def test_layers_of_other_widths_than_their_flow_are_refused(kind):
-    flow, noise, contexts = ConditionalFlow(stack_of(*kind), 5, 2).eval(), torch.zeros(200, 5), torch.eye(2)
+    flow, noise, contexts = (
+        ConditionalFlow(stack_of(*kind), 5, 2).eval(),
+        torch.zeros(200, 5),
+        torch.eye(2),
+    )
     for call in (
         lambda: flow.transform_from_noise(noise, contexts[torch.arange(200) % 2]),
         lambda: flow.class_log_prob(noise, contexts),
@@ -159,7 +169,9 @@ class TestAsAFlow:
         samples, densities = flow.sample_and_log_prob(5, context)
         assert samples.shape == (4, 5, 6) and densities.shape == (4, 5)
         for row, given, claimed in zip(samples, context, densities, strict=True):
-            torch.testing.assert_close(flow.log_prob(row, given.expand(5, -1)), claimed, atol=1e-3, rtol=1e-4)
+            torch.testing.assert_close(
+                flow.log_prob(row, given.expand(5, -1)), claimed, atol=1e-3, rtol=1e-4
+            )
 
     def test_in_float64_too(self):
         flow, context = self.flow().double(), batch(4, torch.float64)[1]
@@ -198,7 +210,10 @@ class TestAsAFlow:
         assert all(parameter.grad is not None for parameter in flow.parameters())
 
     def test_sampling_without_gradients_does_not_spoil_training(self):
-        flow, (values, context) = build_flow("maf", 6, 3, hidden_features=701, num_layers=1), batch()
+        flow, (values, context) = (
+            build_flow("maf", 6, 3, hidden_features=701, num_layers=1),
+            batch(),
+        )
         with torch.inference_mode():
             flow.sample(2, context)
         flow.log_prob(values, context).mean().backward()
@@ -214,8 +229,13 @@ def test_a_flow_of_layers_unknown_to_the_kernels_runs_as_nflows_does():
     from nflows.transforms import MaskedAffineAutoregressiveTransform as Layer
 
     torch.manual_seed(0)
-    layers = [Layer(6, 9, context_features=3, activation=torch.tanh), Layer(6, 8, context_features=3)]
+    layers = [
+        Layer(6, 9, context_features=3, activation=torch.tanh),
+        Layer(6, 8, context_features=3),
+    ]
     flow, (values, context) = ConditionalFlow(AutoregressiveStack(layers), 6, 3).eval(), batch()
     with torch.no_grad():
         noise = flow.transform_to_noise(values, context)
-        torch.testing.assert_close(flow.transform_from_noise(noise, context), values, atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(
+            flow.transform_from_noise(noise, context), values, atol=1e-4, rtol=1e-4
+        )

@@ -17,7 +17,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 import fpnlib
-from fpnlib import runner
+from fpnlib import runs
 
 ROOT = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -25,11 +25,11 @@ CONDA = yaml.safe_load((ROOT / "environment.yml").read_text())["dependencies"]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 PROFILES = sorted((ROOT / "notebooks" / "profiles").glob("*.yaml"))
 FLOORS = {
-    "basement": {"checks", "bars"},
-    "ground": {"attributes", "flows", "base_models", "training", "artifacts"},
+    "basement": {"checks", "store"},
+    "ground": {"conditions", "flows", "base_models", "training"},
     "middle": {"plugin", "data", "metrics", "classifiers", "plots"},
-    "top": {"experiments", "runner", "widgets", "report"},
-    "attic": {"sweeps", "verify"},
+    "top": {"experiments", "widgets"},
+    "attic": {"runs"},
     "roof": {"__main__"},
 }
 each_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
@@ -39,7 +39,9 @@ def pins() -> dict[str, str]:
     """Versions by name in constraints.txt, which holds nothing else: no hosts, no paths, no ranges."""
     lines = (ROOT / "constraints.txt").read_text().splitlines()
     matches = [
-        re.fullmatch(r"([A-Za-z0-9._-]+)==([A-Za-z0-9.!+]+)", line) for line in lines if not line.startswith("#")
+        re.fullmatch(r"([A-Za-z0-9._-]+)==([A-Za-z0-9.!+]+)", line)
+        for line in lines
+        if not line.startswith("#")
     ]
     assert all(matches)
     return {canonicalize_name(match[1]): match[2] for match in matches}
@@ -65,7 +67,10 @@ def test_conda_users_get_the_same_pins():
         (r.name, *r.extras): f"=={versions[canonicalize_name(r.name)]}" for r in wanted
     }
     assert pip[-2:] == ["-c constraints.txt", "-e ."]
-    assert "python=3.11" in CONDA and "3.11" in Requirement(f"python{PROJECT['requires-python']}").specifier
+    assert (
+        "python=3.11" in CONDA
+        and "3.11" in Requirement(f"python{PROJECT['requires-python']}").specifier
+    )
 
 
 @pytest.mark.skipif(sys.version_info[:2] != (3, 11), reason="the pins are those of Python 3.11")
@@ -83,7 +88,11 @@ def test_what_the_dependencies_need_is_pinned_too():
             pytest.skip(f"{name} is not installed here")
         missing |= {name} - {"fpnlib", *pins()}
         environments = [{"extra": extra} for extra in ("", *wanted.extras)]
-        waiting += [need for need in needs if not need.marker or any(map(need.marker.evaluate, environments))]
+        waiting += [
+            need
+            for need in needs
+            if not need.marker or any(map(need.marker.evaluate, environments))
+        ]
     assert not missing
 
 
@@ -111,7 +120,9 @@ def imported_rooms(path: Path) -> set[str]:
     rooms = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
-            rooms |= {name.name.split(".")[1] for name in node.names if name.name.startswith("fpnlib.")}
+            rooms |= {
+                name.name.split(".")[1] for name in node.names if name.name.startswith("fpnlib.")
+            }
         elif isinstance(node, ast.ImportFrom) and node.module == "fpnlib":
             rooms |= {name.name for name in node.names}
         elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("fpnlib."):
@@ -124,11 +135,13 @@ def test_a_notebook_begins_with_its_parameters(path):
     first, *others = code(path)
     assert first.metadata.get("tags") == ["parameters"]
     assert not any("parameters" in cell.metadata.get("tags", ()) for cell in others)
-    defaults = runner.parameters(path)
+    defaults = runs.parameters(path)
     assert {"out", "seed"} <= defaults.keys()
     described = papermill.inspect_notebook(str(path))
     assert described.keys() == defaults.keys()
-    assert not [name for name, one in described.items() if not one["help"].strip()], "a parameter without '# help'"
+    assert not [name for name, one in described.items() if not one["help"].strip()], (
+        "a parameter without '# help'"
+    )
 
 
 @each_notebook
@@ -136,9 +149,13 @@ def test_a_notebook_is_committed_clean_and_runs_anywhere(path):
     notebook = nbformat.read(path, as_version=4)
     nbformat.validate(notebook)
     assert notebook.metadata.kernelspec.name == "python3"
-    assert not [cell.source for cell in code(path) if cell.outputs or cell.execution_count is not None]
+    assert not [
+        cell.source for cell in code(path) if cell.outputs or cell.execution_count is not None
+    ]
     for cell in notebook.cells:
-        absolute = re.search(r"(?<![\w.:/~$)}])/(home|root|Users|tmp|opt|mnt|work|usr|var)/|\b[A-Z]:\\", cell.source)
+        absolute = re.search(
+            r"(?<![\w.:/~$)}])/(home|root|Users|tmp|opt|mnt|work|usr|var)/|\b[A-Z]:\\", cell.source
+        )
         assert not absolute, cell.source
 
 
@@ -157,7 +174,11 @@ def test_a_notebook_is_thin(path):
 
 @each_notebook
 def test_a_notebook_says_what_it_costs_what_was_seen_and_where_to_go_next(path):
-    texts = [cell.source for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "markdown"]
+    texts = [
+        cell.source
+        for cell in nbformat.read(path, as_version=4).cells
+        if cell.cell_type == "markdown"
+    ]
     assert texts[0].startswith(f"# {path.stem[:2]} · ") and "**Cost:**" in texts[0]
     assert texts[-1].startswith("## What was seen") and "**Next:**" in texts[-1]
 
@@ -187,21 +208,23 @@ def test_git_keeps_what_a_reader_wants_and_no_locks(name, kept):
 def test_parameters_of_one_name_have_one_default():
     seen = {}
     for path in NOTEBOOKS:
-        for name, default in runner.parameters(path).items():
+        for name, default in runs.parameters(path).items():
             first, value = seen.setdefault(name, (path.stem, default))
-            assert (value, type(value)) == (default, type(default)), f"{name} differs in {first} and {path.stem}"
-    for name, value in runner.read_profile(ROOT / "notebooks" / "profiles", "demo").items():
+            assert (value, type(value)) == (default, type(default)), (
+                f"{name} differs in {first} and {path.stem}"
+            )
+    for name, value in runs.read_profile(ROOT / "notebooks" / "profiles", "demo").items():
         if name in seen:
             assert seen[name][1] == value, f"{name} differs in {seen[name][0]} and the demo profile"
 
 
 @pytest.mark.parametrize("profile", PROFILES, ids=lambda path: path.stem)
 def test_profiles_name_parameters_that_exist_with_values_that_fit(profile):
-    given = runner.read_profile(profile.parent, profile.stem)
-    declared = [runner.parameters(path) for path in NOTEBOOKS]
+    given = runs.read_profile(profile.parent, profile.stem)
+    declared = [runs.parameters(path) for path in NOTEBOOKS]
     if not declared:
         pytest.skip("no notebooks yet")
-    runner.refuse_unknown(given, declared)
+    runs.refuse_unknown(given, declared)
     for names in declared:
         for name in names.keys() & given.keys():
-            runner.fitting(name, given[name], names[name])
+            runs.fitting(name, given[name], names[name])

@@ -81,11 +81,15 @@ def test_frechet_distance_is_the_closed_form_between_gaussians():
     generator = torch.Generator().manual_seed(0)
     noise = torch.randn(4000, 4, generator=generator, dtype=torch.float64)
     noise -= noise.mean(0)
-    noise = noise @ torch.linalg.inv(torch.linalg.cholesky(noise.T.cov())).T  # mean 0 and covariance 1, exactly
+    noise = (
+        noise @ torch.linalg.inv(torch.linalg.cholesky(noise.T.cov())).T
+    )  # mean 0 and covariance 1, exactly
     mean, std = torch.tensor([0.1, -0.2, 0.3, 0.0]), torch.tensor([0.5, 2.0, 1.0, 1.5])
     pictures = picture(noise.float()), picture((noise * std + mean).float())
     distance = frechet_distance(*(features(PixelJudge(), x) for x in pictures))
-    assert distance == pytest.approx(float(mean.square().sum() + (std - 1).square().sum()), abs=1e-4)
+    assert distance == pytest.approx(
+        float(mean.square().sum() + (std - 1).square().sum()), abs=1e-4
+    )
 
 
 def test_frechet_distance_is_zero_between_identical_sets_and_grows_with_damage(trained):
@@ -100,7 +104,9 @@ def test_diversity_is_the_mean_distance_within_classes(labelled):
     x, y = labelled
     assert diversity(features(PixelJudge(), x), y) == 0
     x = x.clone()
-    x[0::5, 0, 0, :4] += torch.tensor([0.0, 0.0, 0.3, 0.4])  # one of five in each class stands 0.5 aside
+    x[0::5, 0, 0, :4] += torch.tensor(
+        [0.0, 0.0, 0.3, 0.4]
+    )  # one of five in each class stands 0.5 aside
     assert diversity(features(PixelJudge(), x), y) == pytest.approx(0.5 * 4 / 10)
 
 
@@ -113,7 +119,10 @@ def test_diversity_is_the_mean_distance_within_classes(labelled):
         (lambda x, y: confusion(Judge(), x[..., :20], y), r"\(n, 1, 28, 28\)"),
         (lambda x, y: features(Judge(), x * torch.nan), "NaN"),
         (lambda x, y: frechet_distance(x[:, 0, 0], x[:1, 0, 0]), "two fake images or more, got 1"),
-        (lambda x, y: frechet_distance(x[:, 0, 0], x[:, 0, 0, :4]), r"fake must have shape \(n, 28\), got \(20, 4\)"),
+        (
+            lambda x, y: frechet_distance(x[:, 0, 0], x[:, 0, 0, :4]),
+            r"fake must have shape \(n, 28\), got \(20, 4\)",
+        ),
         (lambda x, y: diversity(x[:, 0, 0], 2 * y), "got 0 of class 1"),
         (lambda x, y: diversity(x[:, 0, 0], y[1:]), "same length"),
         (lambda x, y: Judge(0), "num_classes"),
@@ -128,7 +137,9 @@ def test_bad_input_gets_one_line(labelled, score, said):
 def test_distortion_is_seeded_and_stays_readable(trained):
     judge, test = trained
     kept = test.x.clone()
-    one, again, other = (distorted(test.x, torch.Generator().manual_seed(seed)) for seed in (0, 0, 1))
+    one, again, other = (
+        distorted(test.x, torch.Generator().manual_seed(seed)) for seed in (0, 0, 1)
+    )
     assert torch.equal(test.x, kept) and torch.equal(one, again)
     moved = (one - other).flatten(1).abs().amax(1)
     assert moved.min() > 0 and one.shape == test.x.shape and 0 <= one.min() and one.max() <= 1

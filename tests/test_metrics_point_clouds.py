@@ -65,7 +65,9 @@ print(peak() - before)
 def test_a_row_of_300_clouds_of_2048_points_takes_little_memory():
     """All of its distances at once would be 5 GB. 1,000 against 1,000 clouds are as many rows, and 50 MB of points."""
     run = [sys.executable, "-c", SCRIPT]
-    done = subprocess.run(run, check=True, capture_output=True, text=True, cwd=Path(__file__).parent)
+    done = subprocess.run(
+        run, check=True, capture_output=True, text=True, cwd=Path(__file__).parent
+    )
     assert int(done.stdout) < 2**28
 
 

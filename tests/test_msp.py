@@ -69,32 +69,44 @@ def test_its_losses_are_the_originals(original):
     reference, model = original
     mean, log_variance = reference["out.mu"], reference["out.logvar"]
     decoded = 2 * model.decode(mean) - 1
-    losses = model.losses(reference["in.x"], decoded, reference["in.labels"], mean, mean, log_variance)
+    losses = model.losses(
+        reference["in.x"], decoded, reference["in.labels"], mean, mean, log_variance
+    )
     weight = 3 * 64 * 64 / (40 + 64)
     for name, expected, factor in (
         ("reconstruction", "rec", 1),
         ("divergence", "vae", 1),
         ("projection", "msp", weight),
     ):
-        assert_close(losses[name].double(), reference[f"out.loss_{expected}"] * factor, rtol=1e-5, atol=0)
+        assert_close(
+            losses[name].double(), reference[f"out.loss_{expected}"] * factor, rtol=1e-5, atol=0
+        )
     assert_close(sum(losses.values()).double(), reference["out.loss_total"], rtol=1e-5, atol=0)
     right = ((model.read(mean) > 0) == (reference["in.labels"] > 0)).float().mean()
     assert_close(right.double(), reference["out.acc"])
 
 
 @torch.no_grad()
-@pytest.mark.parametrize(("size", "features", "latent_dim"), [(16, 4, 8), (64, 2, 16), (128, 1, 16)])
+@pytest.mark.parametrize(
+    ("size", "features", "latent_dim"), [(16, 4, 8), (64, 2, 16), (128, 1, 16)]
+)
 def test_any_power_of_two(size, features, latent_dim):
     model = MSP(3, size, features).eval()
     x = torch.rand(2, 3, size, size)
     z = model.encode(x)
     assert isinstance(model, Autoencoder)
     assert z.shape == (2, latent_dim) and model.latent_dim == latent_dim
-    assert model.decode(z).shape == x.shape and 0 <= model.decode(z).min() and model.decode(z).max() <= 1
+    assert (
+        model.decode(z).shape == x.shape
+        and 0 <= model.decode(z).min()
+        and model.decode(z).max() <= 1
+    )
     wider = MSP(3, size, features, decoder_features=3).eval()
     assert wider.decode(z).shape == x.shape and wider.latent_dim == latent_dim
     again = build_base_model("MSP", **model.config)
-    assert {k: v.shape for k, v in again.state_dict().items()} == {k: v.shape for k, v in model.state_dict().items()}
+    assert {k: v.shape for k, v in again.state_dict().items()} == {
+        k: v.shape for k, v in model.state_dict().items()
+    }
 
 
 @torch.no_grad()
@@ -131,7 +143,11 @@ def test_training_makes_M_read_the_attributes():
     ("x", "kind", "message"),
     [
         (torch.zeros(2, 4, 16, 16), ValueError, "alpha channel"),
-        (torch.zeros(2, 3, 17, 16), ValueError, r"must have shape \(n, 3, 16, 16\), got \(2, 3, 17, 16\)"),
+        (
+            torch.zeros(2, 3, 17, 16),
+            ValueError,
+            r"must have shape \(n, 3, 16, 16\), got \(2, 3, 17, 16\)",
+        ),
         (torch.zeros(2, 3, 16, 16) - 1, ValueError, r"must lie in \[0, 1\]"),
         (torch.zeros(2, 3, 16, 16, dtype=torch.uint8), TypeError, "255"),
         (torch.full((1, 3, 16, 16), torch.nan), ValueError, "NaN"),
@@ -165,7 +181,11 @@ def test_checkpoints_that_are_none_of_its_are_refused_in_one_line(small, tmp_pat
     with pytest.raises(ValueError, match="damaged") as error:
         MSP.from_published(path)
     assert "\n" not in str(error.value)
-    for state in ({"weight": torch.zeros(3)}, {k: v for k, v in small.state_dict().items() if k != "fc2.bias"}, [1, 2]):
+    for state in (
+        {"weight": torch.zeros(3)},
+        {k: v for k, v in small.state_dict().items() if k != "fc2.bias"},
+        [1, 2],
+    ):
         torch.save(state, path)
         with pytest.raises(ValueError, match="holds another architecture than MSP") as error:
             MSP.from_published(path)
@@ -182,8 +202,13 @@ def test_the_discriminator_learns_and_the_decoder_is_turned_against_it(small):
     real, fake = game.discriminator(2 * x - 1), game.discriminator(decoded)
     assert real.shape == (8, 5, 5)
     parameters = [*small.decoder.parameters()], [*game.discriminator.parameters()]
-    told_apart = torch.nn.functional.softplus(-real).mean() + torch.nn.functional.softplus(fake).mean()
-    gradients = [torch.autograd.grad(told_apart, some, retain_graph=True, allow_unused=True) for some in parameters]
+    told_apart = (
+        torch.nn.functional.softplus(-real).mean() + torch.nn.functional.softplus(fake).mean()
+    )
+    gradients = [
+        torch.autograd.grad(told_apart, some, retain_graph=True, allow_unused=True)
+        for some in parameters
+    ]
     own = torch.autograd.grad(sum(alone.values()) / 8, parameters[0], retain_graph=True)
     got = [torch.autograd.grad(together, some, retain_graph=True) for some in parameters]
     for mine, theirs, both in zip(own, gradients[0], got[0]):

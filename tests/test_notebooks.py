@@ -13,12 +13,15 @@ import pytest
 import torch
 from small import small
 
-from fpnlib import runner
-from fpnlib.artifacts import PROJECT
+from fpnlib import runs
 from fpnlib.experiments import Run, attribute_judge, attribute_plugin, msp, point_clouds
 from fpnlib.experiments.digits import Latents
+from fpnlib.store import PROJECT
 
-NOTEBOOKS = ["02_base_models", "04_conditional_generation"]  # the second needs the models that the first makes
+NOTEBOOKS = [
+    "02_base_models",
+    "04_conditional_generation",
+]  # the second needs the models that the first makes
 # Which notebook uses what the repository keeps trained, on which of its datasets.
 KEPT = [
     (
@@ -38,7 +41,7 @@ KEPT = [
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("notebooks") / "run"
-    runner.run("demo", out=str(folder), only=NOTEBOOKS, values=small(*NOTEBOOKS), side_by_side=2)
+    runs.run("demo", out=str(folder), only=NOTEBOOKS, values=small(*NOTEBOOKS), side_by_side=2)
     return folder
 
 
@@ -52,24 +55,44 @@ def test_it_runs_and_leaves_figures_and_results(folder, name):
     assert json.loads((folder / "results" / f"{name}.json").read_text())
 
 
-def test_plain_papermill_executes_a_notebook_from_any_folder_and_gives_the_same_bits(folder, tmp_path):
+def test_plain_papermill_executes_a_notebook_from_any_folder_and_gives_the_same_bits(
+    folder, tmp_path
+):
     """Those of the runner, side by side with another notebook that made half of the models."""
     name = NOTEBOOKS[-1]
     source = str(PROJECT / "notebooks" / f"{name}.ipynb")
     given = small(name) | {"out": str(tmp_path / "run")}
     parameters = [text for name, value in given.items() for text in ("-p", name, str(value))]
-    command = [sys.executable, "-m", "papermill", source, "out.ipynb", *parameters, "--no-progress-bar"]
-    env = os.environ | dict.fromkeys(runner.kernel.THREADS, "1")  # as the runner's; more threads add up in another order
+    command = [
+        sys.executable,
+        "-m",
+        "papermill",
+        source,
+        "out.ipynb",
+        *parameters,
+        "--no-progress-bar",
+    ]
+    env = os.environ | dict.fromkeys(
+        runs.kernel.THREADS, "1"
+    )  # as the runner's; more threads add up in another order
     done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    code = [cell for cell in nbformat.read(tmp_path / "out.ipynb", as_version=4).cells if cell.cell_type == "code"]
+    code = [
+        cell
+        for cell in nbformat.read(tmp_path / "out.ipynb", as_version=4).cells
+        if cell.cell_type == "code"
+    ]
     assert all(cell.execution_count for cell in code if cell.source)
-    again, before = ((where / "results" / f"{name}.json").read_bytes() for where in (tmp_path / "run", folder))
+    again, before = (
+        (where / "results" / f"{name}.json").read_bytes() for where in (tmp_path / "run", folder)
+    )
     assert again == before
 
 
 @pytest.mark.parametrize(("name", "data", "steps"), KEPT, ids=[name for name, *_ in KEPT])
-def test_what_the_repository_keeps_trained_fits_the_notebooks_defaults(tmp_path, monkeypatch, name, data, steps):
+def test_what_the_repository_keeps_trained_fits_the_notebooks_defaults(
+    tmp_path, monkeypatch, name, data, steps
+):
     """Else the demo would train it anew."""
 
     def train(run, what, *_):
@@ -81,7 +104,7 @@ def test_what_the_repository_keeps_trained_fits_the_notebooks_defaults(tmp_path,
 
     monkeypatch.setattr(Run, "load_or_make", train)
     monkeypatch.setattr(point_clouds, "encode", encode)
-    settings = runner.parameters(PROJECT / "notebooks" / f"{name}.ipynb") | {"out": str(tmp_path)}
+    settings = runs.parameters(PROJECT / "notebooks" / f"{name}.ipynb") | {"out": str(tmp_path)}
     run = Run(name, dataset=settings.pop(data), **settings)
     for step in steps:
         step(run)

@@ -13,35 +13,61 @@ import torch
 from fpnlib import plots
 
 IMAGES = torch.rand(4, 3, 1, 28, 28, generator=torch.Generator().manual_seed(0))
-HISTORY = [{"epoch": i + 1, "train": 5.0 - i, "validation": v} for i, v in enumerate([5.0, 3.0, 4.0])]
+HISTORY = [
+    {"epoch": i + 1, "train": 5.0 - i, "validation": v} for i, v in enumerate([5.0, 3.0, 4.0])
+]
 COUNTS = torch.tensor([[90, 10, 0], [0, 100, 0], [1, 1, 48]])
 POINTS = torch.tensor([[0.0, 0], [1, 1], [2, 2], [10, 10], [11, 11], [12, 12]])
 LABELS = torch.tensor([0, 0, 0, 1, 1, 1])
 TABLE = pd.DataFrame({"model": ["SVM", "FPN"], "paper": [0.96, 0.97], "ours": [0.95, np.nan]})
 COSTS = pd.DataFrame(
-    {"flow": "maf", "implementation": ["nflows", "one pass"] * 2, "D": [8, 8, 64, 64], "seconds": [1, 0.5, 8, 0.6]}
+    {
+        "flow": "maf",
+        "implementation": ["nflows", "one pass"] * 2,
+        "D": [8, 8, 64, 64],
+        "seconds": [1, 0.5, 8, 0.6],
+    }
 )
-GRID = torch.stack(torch.meshgrid(torch.linspace(-1, 1, 5), torch.linspace(-1, 1, 4), indexing="xy"), -1)
+GRID = torch.stack(
+    torch.meshgrid(torch.linspace(-1, 1, 5), torch.linspace(-1, 1, 4), indexing="xy"), -1
+)
 U = torch.linspace(-4, 4, 2001)
 P_U = torch.exp(-(U**2) / 2) / (2 * torch.pi) ** 0.5
 
 FIGURES = {
-    "image_grid": lambda: plots.image_grid(IMAGES, "abcd", [1, 2, "reconstruction"], "title", framed=[(1, 2)]),
+    "image_grid": lambda: plots.image_grid(
+        IMAGES, "abcd", [1, 2, "reconstruction"], "title", framed=[(1, 2)]
+    ),
     "image_grid of a list": lambda: plots.image_grid(IMAGES[0], columns=2),
     "image_grid in colour": lambda: plots.image_grid(IMAGES.expand(-1, -1, 3, -1, -1)),
-    "compare_grids": lambda: plots.compare_grids(IMAGES, IMAGES, ("base", "plugin"), row_labels="abcd"),
-    "compare_grids of two plugins": lambda: plots.compare_grids(
-        IMAGES, IMAGES, ("C-MAF", "C-RNVP"), row_labels="abcd", left_labels="abcd", row_title="class"
+    "compare_grids": lambda: plots.compare_grids(
+        IMAGES, IMAGES, ("base", "plugin"), row_labels="abcd"
     ),
-    "posteriors": lambda: plots.posteriors(IMAGES[0], torch.full((3, 2), 0.5).log(), labels=[0, 1, 1]),
-    "training_curves": lambda: plots.training_curves({"C-MAF": HISTORY, "C-RNVP": HISTORY}, "loss (nats)"),
-    "training_curves apart": lambda: plots.training_curves({"a": HISTORY, "b": HISTORY}, {"a": "nats", "b": "error"}),
+    "compare_grids of two plugins": lambda: plots.compare_grids(
+        IMAGES,
+        IMAGES,
+        ("C-MAF", "C-RNVP"),
+        row_labels="abcd",
+        left_labels="abcd",
+        row_title="class",
+    ),
+    "posteriors": lambda: plots.posteriors(
+        IMAGES[0], torch.full((3, 2), 0.5).log(), labels=[0, 1, 1]
+    ),
+    "training_curves": lambda: plots.training_curves(
+        {"C-MAF": HISTORY, "C-RNVP": HISTORY}, "loss (nats)"
+    ),
+    "training_curves apart": lambda: plots.training_curves(
+        {"a": HISTORY, "b": HISTORY}, {"a": "nats", "b": "error"}
+    ),
     "latent_spread": lambda: plots.latent_spread(POINTS, torch.ones(6, 2)),
     "confusion": lambda: plots.confusion(COUNTS, ["a", "b", "c"], "title"),
     "confusions": lambda: plots.confusions({"C-MAF": COUNTS, "C-RNVP": COUNTS}, top=3),
     "accuracies": lambda: plots.accuracies(TABLE),
     "costs": lambda: plots.costs(COSTS, ylabel="CPU time", reference="one pass"),
-    "embedding": lambda: plots.embedding({"base": (POINTS, LABELS), "plugin": (POINTS / 2, LABELS)}),
+    "embedding": lambda: plots.embedding(
+        {"base": (POINTS, LABELS), "plugin": (POINTS / 2, LABELS)}
+    ),
     "densities": lambda: plots.densities(
         {"a": torch.rand(5, 6), "b": torch.rand(5, 6)}, (0, 6, 0, 5), samples={"b": POINTS}
     ),
@@ -65,7 +91,9 @@ def test_a_figure_is_drawn_without_warnings_and_changes_nothing_global(name):
         fig.canvas.draw()
     assert dict(plt.rcParams) == before
     assert not plt.get_fignums()
-    drawn = [ax for ax in fig.axes if ax.axison and ax.lines and name != "posteriors"]  # these share one label
+    drawn = [
+        ax for ax in fig.axes if ax.axison and ax.lines and name != "posteriors"
+    ]  # these share one label
     assert all(ax.get_xlabel() or ax.get_ylabel() or ax.get_title() for ax in drawn)
 
 
@@ -83,14 +111,18 @@ def test_every_image_stands_in_its_place():
 @pytest.mark.parametrize("side", [8, 28, 100])
 def test_every_pixel_of_an_image_takes_the_same_number_of_dots(side):
     images = torch.rand(2, 3, 1, side, side, generator=torch.Generator().manual_seed(1))
-    fig = plots.image_grid(images, row_labels=["a", "long label"], column_labels=["x", "y", "z"], title="title")
+    fig = plots.image_grid(
+        images, row_labels=["a", "long label"], column_labels=["x", "y", "z"], title="title"
+    )
     fig.savefig(saved := io.BytesIO(), dpi=fig.dpi)
     (ax,), dots = fig.axes, (255 * plt.imread(io.BytesIO(saved.getvalue()))[..., 0]).round()
     box, (high, wide) = ax.get_window_extent(), ax.images[0].get_array().shape
     left, right = round(box.x0), round(box.x1)
     drawn = dots[dots.shape[0] - round(box.y1) : dots.shape[0] - round(box.y0), left:right]
     times = drawn.shape[1] // wide
-    assert drawn.shape == (times * high, times * wide) and (times == 1 if side > 64 else fig.dpi >= 200)
+    assert drawn.shape == (times * high, times * wide) and (
+        times == 1 if side > 64 else fig.dpi >= 200
+    )
     blocks = drawn.reshape(high, times, wide, times)
     assert (blocks == blocks[:, :1, :, :1]).all()
 
@@ -116,8 +148,13 @@ def test_the_most_frequent_confusion_comes_first():
     assert [bar.get_width() for bar in ax.containers[0]] == pytest.approx([10, 2])
     several = plots.confusions({"C-MAF": COUNTS, "C-RNVP": COUNTS})
     hatches = [bars[0].get_hatch() for bars in several.axes[0].containers]
-    assert len(set(hatches)) == 2 and [key.get_hatch() for key in several.legends[0].legend_handles] == hatches
-    (ax,) = plots.confusions({"C-MAF": COUNTS}, ["five", "zero", "nine"], first=[(2, 0)], top=2).axes
+    assert (
+        len(set(hatches)) == 2
+        and [key.get_hatch() for key in several.legends[0].legend_handles] == hatches
+    )
+    (ax,) = plots.confusions(
+        {"C-MAF": COUNTS}, ["five", "zero", "nine"], first=[(2, 0)], top=2
+    ).axes
     assert [label.get_text() for label in ax.get_yticklabels()] == ["nine → five*", "five → zero"]
 
 
@@ -131,8 +168,12 @@ def test_a_score_that_is_not_reported_has_no_dot():
 def test_names_in_an_embedding_do_not_cover_each_other():
     generator = torch.Generator().manual_seed(0)
     labels = torch.arange(5).repeat_interleave(20)
-    points = torch.randn(100, 2, generator=generator) + 8 * (labels > 3)[:, None]  # four on one place, one elsewhere
-    fig = plots.embedding({"all": (points, labels)}, ["table", "desk", "night_stand", "dresser", "chair"])
+    points = (
+        torch.randn(100, 2, generator=generator) + 8 * (labels > 3)[:, None]
+    )  # four on one place, one elsewhere
+    fig = plots.embedding(
+        {"all": (points, labels)}, ["table", "desk", "night_stand", "dresser", "chair"]
+    )
     fig.draw_without_rendering()
     boxes = [text.get_window_extent() for text in fig.axes[0].texts]
     assert len(boxes) == 5
@@ -141,9 +182,14 @@ def test_names_in_an_embedding_do_not_cover_each_other():
 
 
 def test_embeddings_share_their_axes_and_number_the_classes_at_their_medians():
-    left, right = plots.embedding({"base": (POINTS, LABELS), "plugin": (POINTS / 2, LABELS)}, ["0", "1"]).axes
+    left, right = plots.embedding(
+        {"base": (POINTS, LABELS), "plugin": (POINTS / 2, LABELS)}, ["0", "1"]
+    ).axes
     assert left.get_xlim() == right.get_xlim() and left.get_ylim() == right.get_ylim()
-    assert {text.get_text(): text.get_position() for text in left.texts} == {"0": (1, 1), "1": (11, 11)}
+    assert {text.get_text(): text.get_position() for text in left.texts} == {
+        "0": (1, 1),
+        "1": (11, 11),
+    }
 
 
 def test_longer_names_stand_above_their_points():
@@ -156,7 +202,9 @@ def test_longer_names_stand_above_their_points():
 
 
 def test_ten_classes_have_ten_colours():
-    fig = plots.embedding({"all": (torch.rand(10, 2), 5 * torch.arange(10))})  # ten of ShapeNet's 55, say
+    fig = plots.embedding(
+        {"all": (torch.rand(10, 2), 5 * torch.arange(10))}
+    )  # ten of ShapeNet's 55, say
     assert len({key.get_color() for key in fig.legends[0].legend_handles}) == 10
 
 
@@ -167,7 +215,9 @@ def test_the_mass_of_an_interval_is_that_of_its_image():
 
 
 def test_exact_zeros_of_a_jacobian_are_hatched():
-    fig = plots.jacobians({"layer": torch.tril(torch.ones(4, 4)), "tiny": torch.full((4, 4), 1e-12)})
+    fig = plots.jacobians(
+        {"layer": torch.tril(torch.ones(4, 4)), "tiny": torch.full((4, 4), 1e-12)}
+    )
     layer, tiny = (ax.images[0].get_array() for ax in fig.axes[:2])
     assert np.ma.getmaskarray(layer).sum() == 6 and not np.ma.getmaskarray(tiny).any()
     assert all(ax.patch.get_hatch() for ax in fig.axes[:2])
@@ -180,7 +230,9 @@ BAD = {
     "images has 1 NaN or infinite": lambda: plots.image_grid(torch.tensor([[[[0.5, torch.nan]]]])),
     "row_labels must name 4 rows, got 3": lambda: plots.image_grid(IMAGES, row_labels="abc"),
     "sum to 1": lambda: plots.posteriors(IMAGES[0], torch.zeros(3, 2)),
-    "log_posterior must have shape (3, K), got (2, 2)": lambda: plots.posteriors(IMAGES[0], torch.zeros(2, 2)),
+    "log_posterior must have shape (3, K), got (2, 2)": lambda: plots.posteriors(
+        IMAGES[0], torch.zeros(2, 2)
+    ),
     "history 'C-MAF' must have rows with epoch, train and validation; it lacks validation": lambda: (
         plots.training_curves({"C-MAF": [{"epoch": 1, "train": 2.0}]}, "loss")
     ),
@@ -190,16 +242,26 @@ BAD = {
     "class_names must name 3 classes, got 2": lambda: plots.confusion(COUNTS, ["a", "b"]),
     "needs a column 'model'": lambda: plots.accuracies(TABLE.drop(columns="model")),
     "lacks seconds": lambda: plots.costs(COSTS.drop(columns="seconds")),
-    "points must have shape (n, 2), got (6, 3)": lambda: plots.embedding({"base": (torch.rand(6, 3), LABELS)}),
-    "labels must have shape (6,), got (5,)": lambda: plots.embedding({"base": (POINTS, LABELS[:5])}),
-    "unknown panel 'c'": lambda: plots.densities({"a": torch.rand(5, 6)}, (0, 6, 0, 5), samples={"c": POINTS}),
-    "density_x must have shape (2001,), got (5,)": lambda: plots.change_of_variables(U, 2 * U, P_U, P_U[:5]),
+    "points must have shape (n, 2), got (6, 3)": lambda: plots.embedding(
+        {"base": (torch.rand(6, 3), LABELS)}
+    ),
+    "labels must have shape (6,), got (5,)": lambda: plots.embedding(
+        {"base": (POINTS, LABELS[:5])}
+    ),
+    "unknown panel 'c'": lambda: plots.densities(
+        {"a": torch.rand(5, 6)}, (0, 6, 0, 5), samples={"c": POINTS}
+    ),
+    "density_x must have shape (2001,), got (5,)": lambda: plots.change_of_variables(
+        U, 2 * U, P_U, P_U[:5]
+    ),
     "unknown schema 'trainig'; did you mean 'training'?": lambda: plots.schema("trainig"),
 }
 
 
 def test_the_spread_of_latents_is_sorted_and_adds_up_to_their_variance():
-    (ax,) = plots.latent_spread(torch.tensor([[0.0, -3.0], [2.0, 3.0]]), torch.full((2, 2), 0.5)).axes
+    (ax,) = plots.latent_spread(
+        torch.tensor([[0.0, -3.0], [2.0, 3.0]]), torch.full((2, 2), 0.5)
+    ).axes
     between, within = ([bar.get_height() for bar in bars] for bars in ax.containers)
     assert between == [9, 1] and within == [0.25, 0.25]
 
@@ -217,24 +279,37 @@ def test_in_a_trade_off_points_grow_with_the_dial():
         for k, m in enumerate("ab")
         for t in (1.0, 0.5)
     ]
-    fig = plots.trade_off(pd.DataFrame(rows), x="diversity", y="right class", hue="model", along="T", mark=1)
+    fig = plots.trade_off(
+        pd.DataFrame(rows), x="diversity", y="right class", hue="model", along="T", mark=1
+    )
     points = [line for line in fig.axes[0].lines if len(line.get_xdata()) == 1]
     assert [line.get_xdata()[0] for line in points] == [0.5, 1, 1.5, 2]
     small, large, *_ = (line.get_markersize() for line in points)
     assert small < large and points[0].get_markeredgecolor() != points[1].get_markeredgecolor()
-    assert [text.get_text().strip() for text in fig.legends[0].get_texts()] == ["a", "b", "T", "0.5", "1"]
+    assert [text.get_text().strip() for text in fig.legends[0].get_texts()] == [
+        "a",
+        "b",
+        "T",
+        "0.5",
+        "1",
+    ]
     with pytest.raises(ValueError, match="unknown column 'diversty'; did you mean 'diversity'?"):
         plots.trade_off(pd.DataFrame(rows), x="diversty", y="right class", hue="model", along="T")
 
 
 def test_a_long_dial_names_its_ends_and_its_mark():
-    table = pd.DataFrame({"editor": "a", "strength": [0, 0.5, 1, 1.5, 2], "x": range(5), "y": range(5)})
+    table = pd.DataFrame(
+        {"editor": "a", "strength": [0, 0.5, 1, 1.5, 2], "x": range(5), "y": range(5)}
+    )
     fig = plots.trade_off(table, x="x", y="y", hue="editor", along="strength", mark=1)
     assert [text.get_text() for text in fig.legends[0].get_texts()][-3:] == ["0", "1", "2"]
 
 
 def test_a_reference_is_dashed_and_times_have_units():
     (ax,) = plots.costs(COSTS, ylabel="CPU time", reference="one pass").axes
-    assert [line.get_linestyle() for line in ax.lines] == ["-", "--"] and ax.get_ylabel() == "CPU time"
+    assert [line.get_linestyle() for line in ax.lines] == [
+        "-",
+        "--",
+    ] and ax.get_ylabel() == "CPU time"
     ax.figure.draw_without_rendering()
     assert {"500 ms", "1 s", "5 s"} <= {label.get_text() for label in ax.get_yticklabels()}

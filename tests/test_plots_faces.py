@@ -20,7 +20,9 @@ TABLE = pd.DataFrame(
 
 
 def test_faces_stand_where_they_were_put():
-    figure = plots.face_grid(FACES, ["a", "b"], ["original", "+Smiling", "+Hat"], "title", framed=[(1, 2)])
+    figure = plots.face_grid(
+        FACES, ["a", "b"], ["original", "+Smiling", "+Hat"], "title", framed=[(1, 2)]
+    )
     assert plt.get_fignums() == []
     grid = np.array(figure.axes).reshape(2, 3)
     shown = grid[1, 2].images[0].get_array()
@@ -42,10 +44,15 @@ def test_scores_stand_at_their_values():
 def test_the_floor_is_shown_where_the_panel_reaches_down_to_it():
     floor = TABLE[TABLE["editor"] == "ours"].assign(editor="no edit", achieved=0.6, others=0.0)
     figure = plots.attribute_scores(
-        pd.concat([TABLE, floor]), {"achieved": "achieved", "others": "others changed"}, floor="no edit"
+        pd.concat([TABLE, floor]),
+        {"achieved": "achieved", "others": "others changed"},
+        floor="no edit",
     )
     first, second = figure.axes
-    assert first.lines[-1].get_xdata().tolist() == [0.6, 0.6] and first.lines[-1].get_label() == "no edit"
+    assert (
+        first.lines[-1].get_xdata().tolist() == [0.6, 0.6]
+        and first.lines[-1].get_label() == "no edit"
+    )
     assert len(second.lines) == 2 and first.get_xlim()[0] < 0.6
 
 

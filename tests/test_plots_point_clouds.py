@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from fpnlib import plots
-from fpnlib.data.drawn_shapes import draw_shape
+from fpnlib.data.drawn.shapes import draw_shape
 
 CHAIR = draw_shape("chair", np.random.default_rng(0), 400)
 
@@ -52,11 +52,14 @@ def test_a_surface_is_shaded_by_how_it_lies():
 
 def test_up_is_up_right_is_right_and_it_turns():
     height = np.concatenate([[[0.0, 1, 0]] * 3 + [[0, -1, 0]] * 30, 0.01 * CHAIR[:30]])
-    rows, _ = inked(plots.render(height + 1e-3 * np.random.default_rng(0).normal(size=height.shape), size=60))
+    rows, _ = inked(
+        plots.render(height + 1e-3 * np.random.default_rng(0).normal(size=height.shape), size=60)
+    )
     assert rows.min() < 15 and rows.max() > 45
     line = np.stack([np.linspace(-1, 1, 200), np.zeros(200), np.zeros(200)], 1)
     across = {
-        azimuth: np.ptp(inked(plots.render(line, azimuth=azimuth, elevation=0, size=60))[1]) for azimuth in (0, 60, 90)
+        azimuth: np.ptp(inked(plots.render(line, azimuth=azimuth, elevation=0, size=60))[1])
+        for azimuth in (0, 60, 90)
     }
     assert across[0] > 50 and across[0] > across[60] > across[90]
 
@@ -74,7 +77,9 @@ def test_what_is_in_front_hides_what_is_behind():
     for azimuth, (near, far) in ((0, walls), (180, walls[::-1])):
         parts = ([near, far], [near], [far])
         both, nearer, farther = (
-            plots.render(np.concatenate([*frames, *part]), azimuth=azimuth, elevation=0, size=60)[25:35, 25:35]
+            plots.render(np.concatenate([*frames, *part]), azimuth=azimuth, elevation=0, size=60)[
+                25:35, 25:35
+            ]
             for part in parts
         )
         assert 3 * np.abs(both - nearer).mean() < np.abs(both - farther).mean()
@@ -82,7 +87,9 @@ def test_what_is_in_front_hides_what_is_behind():
 
 def test_rows_of_clouds_with_labels():
     clouds = torch.from_numpy(np.stack([CHAIR] * 6)).reshape(2, 3, 400, 3)
-    fig = plots.cloud_grid(clouds, row_labels=["chair", "also"], title="shapes", row_title="requested", size=30)
+    fig = plots.cloud_grid(
+        clouds, row_labels=["chair", "also"], title="shapes", row_title="requested", size=30
+    )
     (ax,) = fig.axes
     assert [text.get_text() for text in ax.get_yticklabels()] == ["chair", "also"]
     assert ax.get_title() == "shapes" and fig.get_supylabel() == "requested"
@@ -92,22 +99,33 @@ def test_rows_of_clouds_with_labels():
 
 def test_a_row_with_fewer_clouds_is_filled_up_with_paper():
     """Every cloud stands in the row of its own label."""
-    fig = plots.cloud_grid([[CHAIR], [CHAIR] * 3, torch.zeros(0, 9, 3)], ["one", "three", "none"], size=30)
+    fig = plots.cloud_grid(
+        [[CHAIR], [CHAIR] * 3, torch.zeros(0, 9, 3)], ["one", "three", "none"], size=30
+    )
     canvas = np.asarray(fig.axes[0].images[0].get_array())
     cells = [[canvas[i : i + 30, j : j + 30].min() < 0.9 for j in (0, 30, 60)] for i in (0, 30, 60)]
     assert cells == [[True, False, False], [True, True, True], [False, False, False]]
 
 
-@pytest.mark.parametrize("names", [["car"], ["night_stand"] * 10, ["a_category_of_many_letters"] * 3])
+@pytest.mark.parametrize(
+    "names", [["car"], ["night_stand"] * 10, ["a_category_of_many_letters"] * 3]
+)
 def test_names_have_room(names):
-    fig = plots.cloud_grid([[CHAIR] * 2] * len(names), names, ["test", "rebuilt"], row_title="category", size=40)
+    fig = plots.cloud_grid(
+        [[CHAIR] * 2] * len(names), names, ["test", "rebuilt"], row_title="category", size=40
+    )
     fig.canvas.draw()
     (ax,) = fig.axes
-    title, *labels = (text.get_window_extent() for text in [*fig.texts, *ax.get_yticklabels(), *ax.get_xticklabels()])
+    title, *labels = (
+        text.get_window_extent()
+        for text in [*fig.texts, *ax.get_yticklabels(), *ax.get_xticklabels()]
+    )
     assert title.x1 < min(box.x0 for box in labels)
     boxes = [title, *labels]
     assert min(box.x0 for box in boxes) >= 0 and min(box.y0 for box in boxes) >= 0
-    assert max(box.x1 for box in boxes) <= fig.bbox.x1 and max(box.y1 for box in boxes) <= fig.bbox.y1
+    assert (
+        max(box.x1 for box in boxes) <= fig.bbox.x1 and max(box.y1 for box in boxes) <= fig.bbox.y1
+    )
 
 
 def test_the_turntable_is_a_page_of_its_own():

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 import torch
 
-from fpnlib.artifacts import Checkpoint, load_module, save_module
 from fpnlib.base_models import PointFlow, load_released
 from fpnlib.base_models.pointflow import paired
 from fpnlib.base_models.pointflow_cnf import MovingBatchNorm, Solver, log_normal
 from fpnlib.plugin import FlowPluginNetwork
+from fpnlib.store import Checkpoint, load_module, save_module
 from fpnlib.training import fit
 
 SMALL = dict(latent_dim=5, hidden=(16, 16), encoder_widths=(8, 8, 16, 24), points=30)
@@ -128,7 +128,9 @@ def test_decoding_is_a_function_of_latent_and_seed(monkeypatch):
     assert torch.equal(x, model.decode(z)) and not torch.equal(x, model.decode(z, seed=1))
     monkeypatch.setattr("fpnlib.base_models.pointflow.AT_ONCE", 60)
     assert torch.allclose(model.decode(z), x, atol=1e-3)
-    assert torch.allclose(model.encode(x), torch.cat([model.encode(part) for part in x.split(1)]), atol=1e-6)
+    assert torch.allclose(
+        model.encode(x), torch.cat([model.encode(part) for part in x.split(1)]), atol=1e-6
+    )
 
 
 def test_no_more_points_than_a_chunk_go_through_at_once(monkeypatch):
@@ -136,7 +138,9 @@ def test_no_more_points_than_a_chunk_go_through_at_once(monkeypatch):
     monkeypatch.setattr("fpnlib.base_models.pointflow.AT_ONCE", 70)
     model, seen = small(), []
     for part in (model.encoder.points, model.decoder.fields[0].layers[0].linear):
-        part.register_forward_hook(lambda module, inputs, output: seen.append(output.numel() // output.shape[-1]))
+        part.register_forward_hook(
+            lambda module, inputs, output: seen.append(output.numel() // output.shape[-1])
+        )
     model.encode(clouds(9))
     model.decode(torch.randn(9, 5))
     model.log_prob(clouds(9))
@@ -162,7 +166,10 @@ def test_noise_is_paired_for_the_shortest_ways(monkeypatch):
     for cloud, noise, found in zip(x, u, matched):
         for rows in (slice(0, 5), slice(5, 10), slice(10, 13)):
             a, b, c = cloud[rows], noise[rows], found[rows]
-            ways = [(b[list(order)] - a).square().sum() for order in itertools.permutations(range(len(a)))]
+            ways = [
+                (b[list(order)] - a).square().sum()
+                for order in itertools.permutations(range(len(a)))
+            ]
             assert (c - a).square().sum() == pytest.approx(min(ways).item(), rel=1e-5)
             assert sorted(map(tuple, c.tolist())) == sorted(map(tuple, b.tolist()))
 
@@ -170,14 +177,19 @@ def test_noise_is_paired_for_the_shortest_ways(monkeypatch):
 def test_whitened_latents_are_uncorrelated_and_decoded_as_before():
     model, x = small(num_blocks=2).eval(), clouds(40)
     with torch.no_grad():
-        model.encoder.mean[-1].weight[1:] += 3 * model.encoder.mean[-1].weight[0]  # what is nearly one direction
+        model.encoder.mean[-1].weight[1:] += (
+            3 * model.encoder.mean[-1].weight[0]
+        )  # what is nearly one direction
     before = model.decode(model.encode(x), 20, seed=1)
     assert model.whiten(x) is model
     z = model.encode(x)
     torch.testing.assert_close(model.decode(z, 20, seed=1), before, atol=1e-3, rtol=1e-3)
     covariance = torch.cov(z.detach().double().T)
     torch.testing.assert_close(covariance, covariance.diagonal().diag(), atol=1e-2, rtol=0)
-    assert covariance.diagonal().max() == pytest.approx(1, abs=0.01) and covariance.diagonal().min() > 0.1
+    assert (
+        covariance.diagonal().max() == pytest.approx(1, abs=0.01)
+        and covariance.diagonal().min() > 0.1
+    )
     with pytest.raises(ValueError, match="stochastic encoder are not whitened"):
         small(stochastic=True).whiten(x)
 
@@ -188,9 +200,13 @@ def test_data_units_are_taken_off_and_put_back():
     model.standardise(3 * x + torch.tensor([1.0, 2.0, 3.0]))
     plain = small().standardise(x)
     assert torch.allclose(model.std_, 3 * plain.std_)
-    assert torch.allclose(model.encode(3 * x + torch.tensor([1.0, 2.0, 3.0])), plain.encode(x), atol=1e-5)
+    assert torch.allclose(
+        model.encode(3 * x + torch.tensor([1.0, 2.0, 3.0])), plain.encode(x), atol=1e-5
+    )
     assert (plain.encode(x) - z).abs().max() > 1e-3
-    assert torch.allclose(model.decode(torch.zeros(1, 5)), shape * model.std_ + model.mean_, atol=1e-3)
+    assert torch.allclose(
+        model.decode(torch.zeros(1, 5)), shape * model.std_ + model.mean_, atol=1e-3
+    )
 
 
 def test_sampling_solves_for_the_points_alone(monkeypatch):
@@ -275,7 +291,8 @@ def test_a_solver_that_can_t_go_on_says_what_to_change_and_leaves_the_best_weigh
         return model.loss(batch)
 
     with pytest.raises(
-        FloatingPointError, match="epoch 2: dopri5 can't hold .*smaller learning_rate.*epoch 1 are kept"
+        FloatingPointError,
+        match="epoch 2: dopri5 can't hold .*smaller learning_rate.*epoch 1 are kept",
     ):
         fit(model, loss, (x[:32],), (x[32:],), epochs=3, batch_size=8, learning_rate=1e-3)
     assert all(value.isfinite().all() for value in model.state_dict().values())
@@ -371,7 +388,9 @@ def reference(shared):
 
 @pytest.fixture
 def original(shared):
-    return load_released(shared / "reference" / "pointflow_ae.ckpt.pt", mean=torch.zeros(3), std=1.0)
+    return load_released(
+        shared / "reference" / "pointflow_ae.ckpt.pt", mean=torch.zeros(3), std=1.0
+    )
 
 
 def difference(ours, theirs):
@@ -382,7 +401,9 @@ def difference(ours, theirs):
 def flow(model, reference, exact, dtype=torch.float32):
     """Noise, change of log-density as the original signs it, and log-density of the reference's points."""
     points, z, probe = (reference[f"in.{key}"].to(dtype) for key in ("pts", "z", "fwd_e"))
-    u, log_det = model.decoder(points, z, model.solver, "exact" if exact else "hutchinson", probe[0])
+    u, log_det = model.decoder(
+        points, z, model.solver, "exact" if exact else "hutchinson", probe[0]
+    )
     return u, -log_det[..., None], (log_normal(u) + log_det)[..., None]
 
 
@@ -436,7 +457,10 @@ def test_parity_of_moving_batch_norm_in_training(original, reference):
     log_scale = norm.log_scale.sum()
     assert difference(norm(reference["train.mbn_x"]), reference["train.mbn_y"]) < 1e-5
     assert difference(-log_scale, reference["train.mbn_logp"]) < 1e-5
-    assert difference(norm.running_mean.mean(), reference["train.mbn_running_mean_after"].mean()) < 1e-5
+    assert (
+        difference(norm.running_mean.mean(), reference["train.mbn_running_mean_after"].mean())
+        < 1e-5
+    )
     assert norm.step == reference["train.mbn_step_after"]
 
 
@@ -459,11 +483,17 @@ def in_their_names(model):
         }
     for head, suffix in heads.items():
         names |= {f"encoder.{head}.{3 * k}.": f"encoder.fc{k + 1}{suffix}." for k in range(3)}
-        names |= {f"encoder.{head}.{3 * k + 1}.": f"encoder.fc_bn{k + 1}{suffix}." for k in range(2)}
+        names |= {
+            f"encoder.{head}.{3 * k + 1}.": f"encoder.fc_bn{k + 1}{suffix}." for k in range(2)
+        }
     for k in range(model.config["num_blocks"] + 1):
         names |= {f"decoder.norms.{k}.": f"point_cnf.chain.{2 * k}."}
         names |= {f"decoder.fields.{k}.sqrt": f"point_cnf.chain.{2 * k + 1}.sqrt"}
-        for ours, theirs in (("linear", "_layer"), ("gate", "_hyper_gate"), ("bias", "_hyper_bias")):
+        for ours, theirs in (
+            ("linear", "_layer"),
+            ("gate", "_hyper_gate"),
+            ("bias", "_hyper_bias"),
+        ):
             for depth in range(9):
                 there = f"point_cnf.chain.{2 * k + 1}.odefunc.diffeq.layers.{depth}.{theirs}."
                 names |= {f"decoder.fields.{k}.layers.{depth}.{ours}.": there}
@@ -481,13 +511,19 @@ def in_their_names(model):
 @pytest.mark.parametrize("wrapped", [True, False])
 def test_released_checkpoints_are_read_as_they_are(tmp_path, settings, parallel, wrapped):
     model = small(**settings)
-    state = in_their_names(model) | {"latent_cnf.chain.0.weight": torch.zeros(5)}  # the prior of a generative model
+    state = in_their_names(model) | {
+        "latent_cnf.chain.0.weight": torch.zeros(5)
+    }  # the prior of a generative model
     if parallel:
         state = {name.replace(".", ".module.", 1): tensor for name, tensor in state.items()}
-    path = released(tmp_path, {"epoch": 7, "model": state, "optimizer": {"lr": 1.0}} if wrapped else state)
+    path = released(
+        tmp_path, {"epoch": 7, "model": state, "optimizer": {"lr": 1.0}} if wrapped else state
+    )
     model.mean_.copy_(torch.tensor([0.1, 0.2, 0.3])), model.std_.fill_(0.5)
     read, z = load_released(path, points=30), torch.randn(2, 5)
-    assert torch.equal(read.decode(z), model.decode(z)) and torch.equal(read.encode(clouds()), model.encode(clouds()))
+    assert torch.equal(read.decode(z), model.decode(z)) and torch.equal(
+        read.encode(clouds()), model.encode(clouds())
+    )
     assert read.config["stochastic"] == model.config["stochastic"] and not read.training
 
 
@@ -502,7 +538,10 @@ def test_other_checkpoints_are_refused_in_one_line(tmp_path):
 
     refused("holds 'enc.disc.0.weight'", {"enc.disc.0.weight": torch.zeros(2)})
     refused("holds no state dict", [1, 2])
-    refused("encoder.points.3.weight is missing", {k: v for k, v in good.items() if k != "encoder.conv2.weight"})
+    refused(
+        "encoder.points.3.weight is missing",
+        {k: v for k, v in good.items() if k != "encoder.conv2.weight"},
+    )
     refused("other widths: decoder.fields.0.layers.1.linear.weight is .16, 15., expected .16, 16.",
             good | {"point_cnf.chain.1.odefunc.diffeq.layers.1._layer.weight": torch.zeros(16, 15)})  # fmt: skip
     refused("encoder.mean.6.bias is missing", {k: v for k, v in good.items() if "encoder" not in k})

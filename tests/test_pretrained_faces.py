@@ -4,9 +4,8 @@ import pandas as pd
 import pytest
 import torch
 
-from fpnlib import runner
-from fpnlib.artifacts import PROJECT, read_json
-from fpnlib.data.drawn_faces import ATTRIBUTES, load_drawn_faces
+from fpnlib import runs
+from fpnlib.data.drawn.faces import ATTRIBUTES, load_drawn_faces
 from fpnlib.experiments import (
     Run,
     attribute_judge,
@@ -20,6 +19,7 @@ from fpnlib.experiments import (
     true_scores,
 )
 from fpnlib.plugin import FlowPluginNetwork
+from fpnlib.store import PROJECT, read_json
 
 NOTEBOOK = PROJECT / "notebooks" / "07_attribute_editing.ipynb"
 EACH = 10
@@ -31,8 +31,10 @@ def run(tmp_path_factory):
     if not (pretrained.FOLDER / "drawn_faces_MSP.json").is_file():
         pytest.skip("needs outputs/pretrained, which comes with the repository")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Run, "load_or_make", lambda run, name, *more: pytest.fail(f"{name} would be trained"))
-        settings = runner.parameters(NOTEBOOK) | {"out": str(tmp_path_factory.mktemp("run"))}
+        patch.setattr(
+            Run, "load_or_make", lambda run, name, *more: pytest.fail(f"{name} would be trained")
+        )
+        settings = runs.parameters(NOTEBOOK) | {"out": str(tmp_path_factory.mktemp("run"))}
         yield Run("07", dataset=settings.pop("faces"), **settings)
 
 
@@ -62,12 +64,17 @@ def test_edits_are_achieved_and_leave_the_rest(run, network):
 def test_the_committed_run_shows_what_was_promised():
     """On all faces that it edited, and with the weights that are kept."""
     folder = PROJECT / "outputs" / "drawn_faces"
-    table = pd.read_csv(folder / "tables" / "07_attribute_editing_editors.csv").set_index(["editor", "faces"])
+    table = pd.read_csv(folder / "tables" / "07_attribute_editing_editors.csv").set_index(
+        ["editor", "faces"]
+    )
     for faces in ("validation", "test"):
         ours = table.loc[("C-MAF (ours)", faces)]
         assert ours["attributes"] == len(ATTRIBUTES) and ours["n"] >= 1_000
         assert ours["achieved"] >= 0.95 and ours["others"] <= 0.03, faces
-    results = {row["quantity"]: row["value"] for row in read_json(folder / "results" / "07_attribute_editing.json")}
+    results = {
+        row["quantity"]: row["value"]
+        for row in read_json(folder / "results" / "07_attribute_editing.json")
+    }
     for quantity in ("edit to one's own attributes", "edit there and back"):
         assert results[f"{quantity}, largest difference"] <= 1e-3
     manifest = read_json(folder / "manifest.json")
@@ -85,4 +92,6 @@ def test_the_judge_reads_every_edit_of_a_face_drawn_again_and_no_other_change(ru
 def test_the_app_has_the_notebooks_network(run, network):
     taken, x, y = pretrained_faces(5)
     assert torch.equal(x, run.data.test.x[:5]) and torch.equal(y, run.data.test.y[:5])
-    torch.testing.assert_close(taken.edit(x, y, "+Smiling"), network.edit(x, y, "+Smiling"), atol=1e-4, rtol=0)
+    torch.testing.assert_close(
+        taken.edit(x, y, "+Smiling"), network.edit(x, y, "+Smiling"), atol=1e-4, rtol=0
+    )

@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import nn
 
-from fpnlib.artifacts import Manifest
 from fpnlib.experiments.digits import PAPER
 from fpnlib.experiments.point_clouds import PAPER as PAPER_2
+from fpnlib.store import Manifest
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
@@ -37,7 +37,8 @@ class Results:
     def of(self, quantity: str, field: str) -> float | str:
         if field not in (record := self.records.get(quantity, {})):
             pytest.fail(
-                f"{self.path.relative_to(ROOT)} is older than its notebook: no {field} of '{quantity}'", pytrace=False
+                f"{self.path.relative_to(ROOT)} is older than its notebook: no {field} of '{quantity}'",
+                pytrace=False,
             )
         return record[field]
 
@@ -49,7 +50,9 @@ class Results:
 def table_1() -> list[list[str]]:
     results, rows = Results("paper", "08_classification"), []
     for key, name in MODELS.items():
-        means = results(f"Table 1, {name}, means, test accuracy") if key in ("rbf_svm", *FLOWS) else "–"
+        means = (
+            results(f"Table 1, {name}, means, test accuracy") if key in ("rbf_svm", *FLOWS) else "–"
+        )
         ours = f"Table 1, {name}, draws, test accuracy"
         chosen = f" ({results.of(ours, 'chosen')})" if key == "automl" else ""
         rows.append([name + chosen, f"{PAPER[key][1]:.4f}", results(ours, bold=True), means])
@@ -68,13 +71,24 @@ def seeds() -> list[list[str]]:
 
 def variants() -> list[list[str]]:
     results, rows = Results("paper", "08_classification"), []
-    width = json.loads((ROOT / "outputs/paper/manifest.json").read_text())["notebooks"]["08_classification"]
+    width = json.loads((ROOT / "outputs/paper/manifest.json").read_text())["notebooks"][
+        "08_classification"
+    ]
     chosen, authors = (width["parameters"][name] for name in ("flow_width", "authors_width"))
     for name in FLOWS.values():
         row = [name]
-        for draws, wide in (("fresh", chosen), ("fixed", chosen), ("fresh", authors), ("fixed", authors)):
+        for draws, wide in (
+            ("fresh", chosen),
+            ("fixed", chosen),
+            ("fresh", authors),
+            ("fixed", authors),
+        ):
             variant = f"ConvVAE + {name}, {draws} draws, width {wide}, flat prior"
-            row.append(" / ".join(results(f"test accuracy on {kind}, {variant}") for kind in ("draws", "means")))
+            row.append(
+                " / ".join(
+                    results(f"test accuracy on {kind}, {variant}") for kind in ("draws", "means")
+                )
+            )
         rows.append(row)
     return rows
 
@@ -105,22 +119,44 @@ def table_2() -> list[list[str]]:
             paper = f"{PAPER_2[key][1]:.4f}" if key in PAPER_2 else "–"
             rows.append([f"FPN ({name})", prior, paper, f"Table 2, FPN ({name}), {prior} prior"])
     ours = ("{}, test accuracy", "{}, test, macro accuracy")
-    return [[*row, results(ours[0].format(of), bold=True), results(ours[1].format(of))] for *row, of in rows]
+    return [
+        [*row, results(ours[0].format(of), bold=True), results(ours[1].format(of))]
+        for *row, of in rows
+    ]
 
 
 def shapes() -> list[list[str]]:
     runs, rows = [Results(run, "06_point_clouds") for run in ("drawn_shapes", "paper")], []
-    for way in ("test shapes", "training shapes", "reconstructions of test", "category Gaussians", *FLOWS.values()):
+    for way in (
+        "test shapes",
+        "training shapes",
+        "reconstructions of test",
+        "category Gaussians",
+        *FLOWS.values(),
+    ):
         scores = [f"{score}, {way}" for score in ("right class", "coverage", "1-nna")]
-        alone = ["–", "–"] if way == "test shapes" else None  # which are what the others are compared with
-        rows.append([way, *(text for of in runs for text in [of(scores[0], 3), *(alone or [of(s, 3) for s in scores[1:]])])])
+        alone = (
+            ["–", "–"] if way == "test shapes" else None
+        )  # which are what the others are compared with
+        rows.append(
+            [
+                way,
+                *(
+                    text
+                    for of in runs
+                    for text in [of(scores[0], 3), *(alone or [of(s, 3) for s in scores[1:]])]
+                ),
+            ]
+        )
     return rows
 
 
 def faces() -> list[list[str]]:
     runs, rows = [Results(run, "07_attribute_editing") for run in ("drawn_faces", "paper")], []
     for editor in ("C-MAF (ours)", "MSP's own", "difference of means"):
-        scores = [f"{score}, {editor}" for score in ("achieved", "others", "achieved at equal 'others'")]
+        scores = [
+            f"{score}, {editor}" for score in ("achieved", "others", "achieved at equal 'others'")
+        ]
         rows.append([editor, *(results(score, 3) for results in runs for score in scores)])
     return rows
 
@@ -148,21 +184,33 @@ def table(header: str) -> list[str]:
 def test_a_table_is_what_the_runs_recorded(header):
     expected = ["| " + " | ".join(row) + " |" for row in TABLES[header]()]
     if table(header) != expected:
-        pytest.fail("README's table should have these rows:\n\n" + "\n".join(expected) + "\n", pytrace=False)
+        pytest.fail(
+            "README's table should have these rows:\n\n" + "\n".join(expected) + "\n", pytrace=False
+        )
 
 
 @pytest.mark.parametrize(
     "said, run, notebook, quantity",
     [
         (r"1,024 points: ([\d.]+) and", "drawn_shapes", "06_point_clouds", "judge, test accuracy"),
-        (r"1,024 points: [\d.]+ and ([\d.]+)\.", "paper", "06_point_clouds", "judge, test accuracy"),
+        (
+            r"1,024 points: [\d.]+ and ([\d.]+)\.",
+            "paper",
+            "06_point_clouds",
+            "judge, test accuracy",
+        ),
         (
             r"\(([\d.]+) right on test faces\)",
             "paper",
             "07_attribute_editing",
             "judge, test accuracy, mean over attributes",
         ),
-        (r"reads ([\d.]+) of the attributes as asked for before", "paper", "07_attribute_editing", "achieved, no edit"),
+        (
+            r"reads ([\d.]+) of the attributes as asked for before",
+            "paper",
+            "07_attribute_editing",
+            "achieved, no edit",
+        ),
     ],
 )
 def test_a_number_in_the_text_is_what_the_runs_recorded(said, run, notebook, quantity):
@@ -172,12 +220,48 @@ def test_a_number_in_the_text_is_what_the_runs_recorded(said, run, notebook, qua
 @pytest.mark.parametrize(
     "said, file, rows, column, which",
     [
-        (r"ConvVAE's flow ([\d,.]+) times faster", "flows", "sample 10,000: D 40", "over nflows", min),
-        (r"2,048-dimensional layer ([\d,.]+) times", "flows", "sample 10: D 2048", "over nflows", min),
-        (r"ten classes' densities ([\d,.]+) times", "flows", "10,000 latents under 10", "over nflows", min),
-        (r"training step ([\d,.]+) to [\d,.]+ times", "flows", "training step of 1,024", "over nflows", min),
-        (r"training step [\d,.]+ to ([\d,.]+) times", "flows", "training step of 1,024", "over nflows", max),
-        (r"density needs is ([\d,.]+) times", "decoding", "with the trace, as the original", "times", min),
+        (
+            r"ConvVAE's flow ([\d,.]+) times faster",
+            "flows",
+            "sample 10,000: D 40",
+            "over nflows",
+            min,
+        ),
+        (
+            r"2,048-dimensional layer ([\d,.]+) times",
+            "flows",
+            "sample 10: D 2048",
+            "over nflows",
+            min,
+        ),
+        (
+            r"ten classes' densities ([\d,.]+) times",
+            "flows",
+            "10,000 latents under 10",
+            "over nflows",
+            min,
+        ),
+        (
+            r"training step ([\d,.]+) to [\d,.]+ times",
+            "flows",
+            "training step of 1,024",
+            "over nflows",
+            min,
+        ),
+        (
+            r"training step [\d,.]+ to ([\d,.]+) times",
+            "flows",
+            "training step of 1,024",
+            "over nflows",
+            max,
+        ),
+        (
+            r"density needs is ([\d,.]+) times",
+            "decoding",
+            "with the trace, as the original",
+            "times",
+            min,
+        ),
         (r"\[an edit\]\S+ takes ([\d,.]+) ms", "edit_latency", "all", "95th percentile ms", min),
     ],
 )
@@ -197,8 +281,14 @@ def test_the_longest_training_takes_what_is_said():
 def test_an_edit_is_live_and_decoding_without_the_trace_pays():
     """Fifty milliseconds from the slider to the picture on one core, and half the seconds of a solve with the trace."""
     kept = ROOT / "outputs" / "benchmarks"
-    assert pd.read_csv(kept / "edit_latency.csv").set_index("stage").loc["all", "95th percentile ms"] <= 50
-    assert pd.read_csv(kept / "decoding.csv").set_index("way").loc["with the trace, forward", "times"] >= 2
+    assert (
+        pd.read_csv(kept / "edit_latency.csv").set_index("stage").loc["all", "95th percentile ms"]
+        <= 50
+    )
+    assert (
+        pd.read_csv(kept / "decoding.csv").set_index("way").loc["with the trace, forward", "times"]
+        >= 2
+    )
 
 
 def test_every_table_is_whole():
@@ -221,7 +311,9 @@ class Model(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.encoder = nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8), nn.Tanh(), nn.Dropout(0.1), nn.Linear(8, 3))
+        self.encoder = nn.Sequential(
+            nn.Linear(6, 8), nn.BatchNorm1d(8), nn.Tanh(), nn.Dropout(0.1), nn.Linear(8, 3)
+        )
         self.decoder = nn.Sequential(nn.Linear(3, 8), nn.BatchNorm1d(8), nn.Tanh(), nn.Linear(8, 6))
 
     def encode(self, x):

@@ -7,10 +7,11 @@ from html.parser import HTMLParser
 import pytest
 from nbformat import v4, write
 
-from fpnlib import artifacts, report
+from fpnlib import store
 from fpnlib.__main__ import main
-from fpnlib.artifacts import Manifest
-from fpnlib.report import Number
+from fpnlib.runs import report
+from fpnlib.runs.report import Number
+from fpnlib.store import Manifest
 
 PNG = b"\x89PNG\r\n\x1a\n" + bytes(20)
 EVIL = "<script>alert('x')</script><img src=x onerror=alert(1)>"
@@ -19,12 +20,14 @@ EVIL = "<script>alert('x')</script><img src=x onerror=alert(1)>"
 @pytest.fixture
 def folder(tmp_path):
     """A run's folder with one notebook's files, named and worded by somebody who means harm."""
-    artifacts.write_bytes(tmp_path / "figures" / "04_some_figure_7.png", PNG)
-    artifacts.write_text(tmp_path / "figures" / "04_some_no_picture.png", EVIL)
-    artifacts.write_text(tmp_path / "tables" / "04_some_scores.csv", f'model,score\n"{EVIL}",0.123456\nplain,12\n')
+    store.write_bytes(tmp_path / "figures" / "04_some_figure_7.png", PNG)
+    store.write_text(tmp_path / "figures" / "04_some_no_picture.png", EVIL)
+    store.write_text(
+        tmp_path / "tables" / "04_some_scores.csv", f'model,score\n"{EVIL}",0.123456\nplain,12\n'
+    )
     rows = "\n".join(f"{i},{i / 7}" for i in range(100))
-    artifacts.write_text(tmp_path / "tables" / "04_some_long.csv", f"i,x\n{rows}\n")
-    results = artifacts.Results(tmp_path / "results" / "04_some.json")
+    store.write_text(tmp_path / "tables" / "04_some_long.csv", f"i,x\n{rows}\n")
+    results = store.Results(tmp_path / "results" / "04_some.json")
     results.record(f"accuracy {EVIL}", 0.9777, paper=0.9677, n=10000, seed=0)
     results.record("far short", 0.5, paper=0.9)
     results.record("ours alone", 2.5)
@@ -34,11 +37,15 @@ def folder(tmp_path):
     (tmp_path / "notebooks").mkdir()
     write(v4.new_notebook(cells=[heading]), tmp_path / "notebooks" / "04_some.ipynb")
     manifest = Manifest(tmp_path)
-    manifest.note("environment", {"device": "cpu", "processor": EVIL, "cores": 2, "versions": {"torch": "2.15.0"}})
+    manifest.note(
+        "environment",
+        {"device": "cpu", "processor": EVIL, "cores": 2, "versions": {"torch": "2.15.0"}},
+    )
     manifest.note("data", {"mnist": "06b0d1"})
     manifest.note("total", {"seconds": 5312.4, "notebooks": 9})
     manifest.note(
-        "notebooks", {"04_some": {"parameters": {"seed": 3, "note": EVIL}, "seconds": 81.3, "commit": "c" * 40}}
+        "notebooks",
+        {"04_some": {"parameters": {"seed": 3, "note": EVIL}, "seconds": 81.3, "commit": "c" * 40}},
     )
     manifest.note_files()
     return tmp_path
@@ -49,15 +56,20 @@ def sweep(tmp_path):
     """A sweep's folder: three runs of a notebook, two widths, with more numbers than a page shows of a table."""
     paper = [("Table 1, FPN, test accuracy", 0.9677), ("accuracy", 0.5)]
     rows = [
-        (width, "08_some", *row) for row in [*paper, *((f"other {k}", "") for k in range(60))] for width in (40, 224)
+        (width, "08_some", *row)
+        for row in [*paper, *((f"other {k}", "") for k in range(60))]
+        for width in (40, 224)
     ]
-    lines = [f'{width},{notebook},"{name}",{paper},0.9777,0.0012,3' for width, notebook, name, paper in rows]
+    lines = [
+        f'{width},{notebook},"{name}",{paper},0.9777,0.0012,3'
+        for width, notebook, name, paper in rows
+    ]
     head = "flow_width,notebook,quantity,paper,mean,standard deviation,runs"
-    artifacts.write_text(tmp_path / "tables" / "summary.csv", "\n".join([head, *lines]) + "\n")
-    artifacts.write_bytes(tmp_path / "figures" / "08_some_spread.png", PNG)
+    store.write_text(tmp_path / "tables" / "summary.csv", "\n".join([head, *lines]) + "\n")
+    store.write_bytes(tmp_path / "figures" / "08_some_spread.png", PNG)
     for seed in (0, 9):
-        artifacts.write_text(tmp_path / "runs" / f"seed={seed}" / "notebooks" / "08_some.ipynb", "{}")
-    artifacts.write_json(tmp_path / "grid.json", {f"seed={seed}": {"seed": seed} for seed in range(3)})
+        store.write_text(tmp_path / "runs" / f"seed={seed}" / "notebooks" / "08_some.ipynb", "{}")
+    store.write_json(tmp_path / "grid.json", {f"seed={seed}": {"seed": seed} for seed in range(3)})
     manifest = Manifest(tmp_path)
     manifest.note("notebooks", {"08_some": {"parameters": {"seed": [0, 1, 2]}, "seconds": 3}})
     manifest.note("failed", {"seed=1": "<b>no such luck"})
@@ -87,7 +99,16 @@ def page(folder):
 
 def test_everything_is_on_the_page(folder):
     text = " ".join(page(folder).text.split())
-    for shown in ("0.9777", "0.9677", "+0.0100", "10,000", "✓ as good", "✗ short of it", "1 of 2", "2.5000"):
+    for shown in (
+        "0.9777",
+        "0.9677",
+        "+0.0100",
+        "10,000",
+        "✓ as good",
+        "✗ short of it",
+        "1 of 2",
+        "2.5000",
+    ):
         assert shown in text, shown
     for shown in ("−1.5e−06", "1,234,567", "5312 s in all, 9 notebooks executed"):
         assert shown in text, shown
@@ -108,9 +129,13 @@ def test_everything_is_on_the_page(folder):
 def test_a_sweeps_means_stand_beside_the_papers_values_and_come_first(sweep):
     shown = page(sweep)
     text = " ".join(shown.text.split())
-    first = text.index("Table 1, FPN, test accuracy, flow_width 40 0.9777 ± 0.0012 0.9677 +0.0100 3 ✓ as good")
+    first = text.index(
+        "Table 1, FPN, test accuracy, flow_width 40 0.9777 ± 0.0012 0.9677 +0.0100 3 ✓ as good"
+    )
     assert (
-        first < text.index("accuracy, flow_width 224 0.9777 ± 0.0012 0.5000") < text.index("other 59, flow_width 224")
+        first
+        < text.index("accuracy, flow_width 224 0.9777 ± 0.0012 0.5000")
+        < text.index("other 59, flow_width 224")
     )
     assert "124 numbers" in text and "2.14 in seed=0" in text and "8 of 124 rows" in text
     assert ("a", {"href": "runs/seed%3D0/notebooks/08_some.ipynb"}) in shown.tags
@@ -127,7 +152,13 @@ def test_what_was_executed_elsewhere_says_where(folder):
     entry["environment"] = {"device": "another card", "versions": {"torch": "2.14.0", "numpy": "2"}}
     Manifest(folder).note("notebooks", {"04_some": entry})
     text = page(folder).text
-    for shown in ("another card", "2.14.0", "with uncommitted changes", "outputs/pretrained/x.json", "sha256 9f9f"):
+    for shown in (
+        "another card",
+        "2.14.0",
+        "with uncommitted changes",
+        "outputs/pretrained/x.json",
+        "sha256 9f9f",
+    ):
         assert shown in text, shown
 
 
@@ -140,22 +171,30 @@ def test_the_page_needs_nothing_beside_it(folder):
             assert allowed.match(attributes.get(name, "#")), attributes
         assert not [name for name in attributes if name.startswith("on")]
     assert ("a", {"href": "notebooks/04_some.ipynb"}) in shown.tags
-    assert len([tag for tag, _ in shown.tags if tag == "img"]) == 1  # what is no picture is not shown as one
+    assert (
+        len([tag for tag, _ in shown.tags if tag == "img"]) == 1
+    )  # what is no picture is not shown as one
 
 
 def test_text_from_the_runs_files_stays_text(folder):
     shown = page(folder)
-    assert shown.text.count("<script>alert('x')</script>") >= 5  # title, result, table, parameter, processor
+    assert (
+        shown.text.count("<script>alert('x')</script>") >= 5
+    )  # title, result, table, parameter, processor
     assert not [tag for tag, _ in shown.tags if tag == "script"]
 
 
 def test_odd_names_of_files_stay_names(folder):
     for name in ("<u>x<u>", "a b&c", "%2e%2e", "#"):
-        artifacts.write_text(folder / "tables" / f"04_some_{name}.csv", "a\n1\n")
+        store.write_text(folder / "tables" / f"04_some_{name}.csv", "a\n1\n")
     shown = page(folder)
     assert not [tag for tag, _ in shown.tags if tag == "u"] and "<u>x<u>" in shown.text
     links = [attributes["href"] for tag, attributes in shown.tags if tag == "a"]
-    assert {"tables/04_some_a%20b%26c.csv", "tables/04_some_%252e%252e.csv", "tables/04_some_%23.csv"} <= {*links}
+    assert {
+        "tables/04_some_a%20b%26c.csv",
+        "tables/04_some_%252e%252e.csv",
+        "tables/04_some_%23.csv",
+    } <= {*links}
 
 
 def test_a_link_out_of_the_folder_is_refused(folder, tmp_path_factory):
@@ -169,26 +208,39 @@ def test_a_link_out_of_the_folder_is_refused(folder, tmp_path_factory):
 def test_what_is_not_as_the_manifest_has_it_is_said(folder):
     (folder / "tables" / "04_some_scores.csv").write_text("model\nanother\n")
     (folder / "tables" / "04_some_long.csv").unlink()
-    artifacts.write_text(folder / "tables" / "stray.csv", "a\n1\n")
+    store.write_text(folder / "tables" / "stray.csv", "a\n1\n")
     text = page(folder).text
-    assert "tables/04_some_long.csv is missing; tables/04_some_scores.csv is not the file that the run made" in text
+    assert (
+        "tables/04_some_long.csv is missing; tables/04_some_scores.csv is not the file that the run made"
+        in text
+    )
     assert "Not in the manifest: tables/stray.csv." in text
 
 
-@pytest.mark.parametrize("name", ["../../outside/s", "..", ".hidden", "a/b", "//evil.example/x", "/etc"])
+@pytest.mark.parametrize(
+    "name", ["../../outside/s", "..", ".hidden", "a/b", "//evil.example/x", "/etc"]
+)
 def test_a_notebook_whose_name_leads_elsewhere_is_refused(folder, capsys, name):
     text = json.loads((folder / "manifest.json").read_text())
     text["notebooks"] = {name: {"parameters": {}}}
     (folder / "manifest.json").write_text(json.dumps(text))
     assert main(["report", str(folder)]) == 2
-    assert f"'{name}' names no notebook" in capsys.readouterr().err and not (folder / "report.html").exists()
+    assert (
+        f"'{name}' names no notebook" in capsys.readouterr().err
+        and not (folder / "report.html").exists()
+    )
 
 
-@pytest.mark.parametrize("name", ["../outside.csv", "//evil.example/x", "/etc/hostname", "figures/../../x"])
+@pytest.mark.parametrize(
+    "name", ["../outside.csv", "//evil.example/x", "/etc/hostname", "figures/../../x"]
+)
 def test_a_file_whose_name_leads_elsewhere_is_refused(folder, capsys, name):
     Manifest(folder).note("files", {name: "ab"})
     assert main(["report", str(folder)]) == 2
-    assert f"'{name}' leads out of" in capsys.readouterr().err and not (folder / "report.html").exists()
+    assert (
+        f"'{name}' leads out of" in capsys.readouterr().err
+        and not (folder / "report.html").exists()
+    )
 
 
 def test_an_address_among_the_files_is_no_link_out(folder):
@@ -211,15 +263,17 @@ def test_green_is_as_good_as_the_paper_or_near(number, standing):
 
 
 def write_result(folder, **wrong):
-    artifacts.write_json(folder / "results" / "04_some.json", [{"quantity": "x", "value": 1.0} | wrong])
+    store.write_json(folder / "results" / "04_some.json", [{"quantity": "x", "value": 1.0} | wrong])
 
 
 def write_copy(folder, content):
     write_result(folder)
-    artifacts.write_json(folder / "notebooks" / "04_some.ipynb", content)
+    store.write_json(folder / "notebooks" / "04_some.ipynb", content)
 
 
-def test_the_command_writes_the_page_and_names_what_is_missing_or_damaged(folder, tmp_path_factory, capsys):
+def test_the_command_writes_the_page_and_names_what_is_missing_or_damaged(
+    folder, tmp_path_factory, capsys
+):
     assert main(["report", str(folder)]) == 0
     assert capsys.readouterr().out.strip() == str(folder / "report.html")
     for damage, said in (
@@ -230,7 +284,10 @@ def test_the_command_writes_the_page_and_names_what_is_missing_or_damaged(folder
         (lambda: write_result(folder, quantity=1), "1 is no quantity"),
         (lambda: write_copy(folder, []), "04_some.ipynb is damaged (no notebook)"),
         (lambda: write_copy(folder, None), "04_some.ipynb is damaged (no notebook)"),
-        (lambda: write_copy(folder, {"cells": [{"cell_type": "markdown"}]}), "04_some.ipynb is damaged (no notebook)"),
+        (
+            lambda: write_copy(folder, {"cells": [{"cell_type": "markdown"}]}),
+            "04_some.ipynb is damaged (no notebook)",
+        ),
         (lambda: (folder / "manifest.json").write_text(json.dumps([1])), "no mapping of sections"),
     ):
         damage()

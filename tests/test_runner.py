@@ -19,13 +19,13 @@ from jupyter_client.connect import LocalPortCache
 from nbclient.output_widget import OutputWidget
 from nbformat import v4
 
-from fpnlib import runner
+from fpnlib import runs
 from fpnlib.__main__ import main
-from fpnlib.artifacts import PROJECT, Manifest, claim, cores, read_json, sha256, write_json
 from fpnlib.data import load
-from fpnlib.runner import CellError, Limits, copies, engine, execute, places
-from fpnlib.runner.engine import TimeUp
-from fpnlib.runner.uses import Uses
+from fpnlib.runs import CellError, Limits, copies, engine, execute, places
+from fpnlib.runs.engine import TimeUp
+from fpnlib.runs.uses import Uses
+from fpnlib.store import PROJECT, Manifest, claim, cores, read_json, sha256, write_json
 
 FIRST = """out = "outputs/tiny"  # help the run's folder
 seed = 0  # help the seed
@@ -42,7 +42,10 @@ with open(Path(out, "log.txt"), "a") as log:
 
 
 def write_notebook(path, parameters, *code, text="# Title"):
-    cells = [v4.new_markdown_cell(text), v4.new_code_cell(parameters, metadata={"tags": ["parameters"]})]
+    cells = [
+        v4.new_markdown_cell(text),
+        v4.new_code_cell(parameters, metadata={"tags": ["parameters"]}),
+    ]
     for number, cell in enumerate(cells := cells + [v4.new_code_cell(source) for source in code]):
         cell["id"] = f"cell-{number}"
     metadata = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
@@ -70,7 +73,18 @@ def finished(tmp_path_factory):
     ending = "write('results/second.json', '2')\nprint('before')"
     failing = "if fail:\n    raise ValueError('the end')"
     write_notebook(folder / "01_second.ipynb", SECOND, "NAME = '2'\n" + LOG, ending, failing)
-    command = [sys.executable, "-m", "fpnlib", "run", "--profile", "small", "--notebooks", ".", "--out", "out"]
+    command = [
+        sys.executable,
+        "-m",
+        "fpnlib",
+        "run",
+        "--profile",
+        "small",
+        "--notebooks",
+        ".",
+        "--out",
+        "out",
+    ]
     command += ["--jobs", "1"]  # in order; two at a time have tests of their own
     env = {name: value for name, value in os.environ.items() if not name.endswith("_NUM_THREADS")}
     env |= {"NUMBA_NUM_THREADS": "1", "FPN_DATA": str(folder / "data")}
@@ -84,8 +98,12 @@ def finished(tmp_path_factory):
 def tiny(finished, tmp_path, monkeypatch):
     """A copy of that folder, to be changed at will."""
     monkeypatch.setenv("FPN_DATA", str(finished / "data"))
-    library = json.loads((finished / "out" / "manifest.json").read_text())["notebooks"]["00_first"]["library"]
-    monkeypatch.setattr(execute, "library_digest", lambda: library)  # whatever is edited while the tests run
+    library = json.loads((finished / "out" / "manifest.json").read_text())["notebooks"]["00_first"][
+        "library"
+    ]
+    monkeypatch.setattr(
+        execute, "library_digest", lambda: library
+    )  # whatever is edited while the tests run
     return shutil.copytree(finished, tmp_path / "tiny")
 
 
@@ -93,7 +111,15 @@ def run(folder, *more):
     """Run again; the exit code and which notebooks were executed since the log was last looked at."""
     log = folder / "out" / "log.txt"
     log.write_text("")
-    arguments = ["run", "--profile", "small", "--notebooks", str(folder), "--out", str(folder / "out")]
+    arguments = [
+        "run",
+        "--profile",
+        "small",
+        "--notebooks",
+        str(folder),
+        "--out",
+        str(folder / "out"),
+    ]
     code = main([*arguments, "--jobs", "1", *more])
     return code, "".join(sorted(log.read_text()))
 
@@ -101,12 +127,18 @@ def run(folder, *more):
 def test_a_run_leaves_copies_results_and_a_manifest(finished):
     out = finished / "out"
     assert sorted((out / "log.txt").read_text()) == ["1", "2"]
-    assert (out / "results" / "first.json").read_text() == "0.2"  # the profile's seed and scale, 1e-1 read as a number
+    assert (
+        out / "results" / "first.json"
+    ).read_text() == "0.2"  # the profile's seed and scale, 1e-1 read as a number
     manifest = json.loads((out / "manifest.json").read_text())
     first, second = manifest["notebooks"]["00_first"], manifest["notebooks"]["01_second"]
     assert first["parameters"] == {"out": str(out), "seed": 2, "scale": 0.1}
     assert first["seconds"] > 0
-    assert set(first["files"]) == {"notebooks/00_first.ipynb", "results/first.json", "tables/here.json"}
+    assert set(first["files"]) == {
+        "notebooks/00_first.ipynb",
+        "results/first.json",
+        "tables/here.json",
+    }
     assert set(second["files"]) == {"notebooks/01_second.ipynb", "results/second.json"}
     assert manifest["files"] == first["files"] | second["files"]
     assert manifest["environment"]["versions"]["nflows"] == "0.14"
@@ -115,7 +147,9 @@ def test_a_run_leaves_copies_results_and_a_manifest(finished):
     assert manifest["total"]["seconds"] > apart - 0.2
 
 
-def test_the_kernel_is_this_python_with_threads_and_a_hash_seed_that_do_not_depend_on_the_machine(finished):
+def test_the_kernel_is_this_python_with_threads_and_a_hash_seed_that_do_not_depend_on_the_machine(
+    finished,
+):
     executable, cwd, env = json.loads((finished / "out" / "tables" / "here.json").read_text())
     assert (executable, cwd) == (sys.executable, str(PROJECT))
     assert env["PYTHONHASHSEED"] == "0"
@@ -125,7 +159,13 @@ def test_the_kernel_is_this_python_with_threads_and_a_hash_seed_that_do_not_depe
 
 def test_the_screen_shows_progress_and_where_things_are(finished):
     screen = (finished / "screen.txt").read_text()
-    for shown in ("[1/2] 00_first", "[2/2] 01_second", "long work", "2 notebooks  out/notebooks", "2 results"):
+    for shown in (
+        "[1/2] 00_first",
+        "[2/2] 01_second",
+        "long work",
+        "2 notebooks  out/notebooks",
+        "2 results",
+    ):
         assert shown in screen
 
 
@@ -134,7 +174,11 @@ def test_executed_copies_hold_outputs_but_no_paths_times_or_bars(finished):
     for absent in (str(PROJECT), str(finished / "data"), "ipykernel_", "papermill", "start_time"):
         assert absent not in text
     assert '"x $FPN_DATA' in text
-    outputs = [cell.outputs for cell in nbformat.reads(text, as_version=4).cells if cell.cell_type == "code"]
+    outputs = [
+        cell.outputs
+        for cell in nbformat.reads(text, as_version=4).cells
+        if cell.cell_type == "code"
+    ]
     assert "careful" in str(outputs) and "long work" not in str(outputs)
     assert not list((finished / "out" / "notebooks").glob(".*"))
 
@@ -203,7 +247,9 @@ def test_what_another_notebook_left_is_not_vouched_for_anew(tiny):
 
 
 def test_what_a_notebook_makes_no_more_is_not_vouched_for(tiny):
-    write_notebook(tiny / "00_first.ipynb", FIRST, "NAME = '1'\n" + LOG, "write('results/first.json', '1')")
+    write_notebook(
+        tiny / "00_first.ipynb", FIRST, "NAME = '1'\n" + LOG, "write('results/first.json', '1')"
+    )
     assert run(tiny) == (0, "1")
     manifest = Manifest(tiny / "out")
     assert manifest.unlisted() == ["tables/here.json"] and manifest.changed() == []
@@ -228,7 +274,9 @@ def test_a_changed_file_outside_the_folder_executes_the_notebooks_that_read_it(t
     weights = write_json(tiny / "elsewhere" / "weights.json", {"sha256": "1"})
     monkeypatch.setenv("FPN_DATA", str(weights.parent))
     manifest = Manifest(tiny / "out")
-    entry = manifest.read()["notebooks"]["00_first"] | {"inputs": {"$FPN_DATA/weights.json": sha256(weights)}}
+    entry = manifest.read()["notebooks"]["00_first"] | {
+        "inputs": {"$FPN_DATA/weights.json": sha256(weights)}
+    }
     manifest.note("notebooks", {"00_first": entry})
     assert run(tiny) == (0, "")
     write_json(weights, {"sha256": "2"})
@@ -247,7 +295,9 @@ def test_a_run_that_is_taken_up_elsewhere_says_what_was_executed_where(tiny, mon
     assert run(tiny, "--set", "seed=5") == (0, "1")
     noted = manifest.read()
     assert noted["environment"] == there and "environment" not in noted["notebooks"]["00_first"]
-    assert noted["notebooks"]["01_second"]["environment"] == {name: before[name] for name in ("device", "versions")}
+    assert noted["notebooks"]["01_second"]["environment"] == {
+        name: before[name] for name in ("device", "versions")
+    }
     assert noted["notebooks"]["01_second"]["commit"] == before["commit"]
     assert noted["notebooks"]["01_second"]["uncommitted changes"] == before["uncommitted changes"]
 
@@ -257,8 +307,14 @@ def test_a_run_that_is_taken_up_elsewhere_says_what_was_executed_where(tiny, mon
     [
         ({"notebooks": {"00_first": []}}, "notebooks, '00_first': []"),
         ({"notebooks": {"00_first": {"seconds": 1}}}, "notebook '00_first': no parameters"),
-        ({"notebooks": {"00_first": {"parameters": {}, "seconds": "x"}}}, "notebook '00_first', seconds: 'x'"),
-        ({"notebooks": {"00_first": {"parameters": {}, "files": {"a": 1}}}}, "notebook '00_first', files: no mapping"),
+        (
+            {"notebooks": {"00_first": {"parameters": {}, "seconds": "x"}}},
+            "notebook '00_first', seconds: 'x'",
+        ),
+        (
+            {"notebooks": {"00_first": {"parameters": {}, "files": {"a": 1}}}},
+            "notebook '00_first', files: no mapping",
+        ),
         ({"notebooks": {"../../outside": {"parameters": {}}}}, "'../../outside' names no notebook"),
         ({"files": {"results/first.json": None}}, "files, 'results/first.json': None"),
         ({"environment": {"versions": "2.15"}}, "environment: no mapping of versions"),
@@ -283,9 +339,14 @@ def test_a_failing_cell_fails_the_command_and_is_the_last_thing_seen(tiny, capfd
         "01_second.failed.ipynb",
         "01_second.ipynb",
     ]
-    assert "before" in (notebooks / "01_second.failed.ipynb").read_text()  # what came before it is kept
+    assert (
+        "before" in (notebooks / "01_second.failed.ipynb").read_text()
+    )  # what came before it is kept
     assert run(tiny, "--only", "01") == (0, "")  # what stood before the failure is whole, and fits
-    assert sorted(path.name for path in notebooks.iterdir()) == ["00_first.ipynb", "01_second.ipynb"]
+    assert sorted(path.name for path in notebooks.iterdir()) == [
+        "00_first.ipynb",
+        "01_second.ipynb",
+    ]
 
 
 def test_fresh_starts_over_and_spares_what_is_not_the_runs(tiny):
@@ -320,7 +381,15 @@ def test_a_run_never_writes_where_its_notebooks_are(tiny, capsys, below):
     sources.parent.mkdir(parents=True)
     shutil.copytree(tiny, sources, ignore=shutil.ignore_patterns("out", "project"))
     before = {path: path.read_bytes() for path in sources.rglob("*") if path.is_file()}
-    arguments = ["run", "--profile", "small", "--notebooks", str(sources), "--out", str(tiny / "project")]
+    arguments = [
+        "run",
+        "--profile",
+        "small",
+        "--notebooks",
+        str(sources),
+        "--out",
+        str(tiny / "project"),
+    ]
     for more in ([], ["--fresh"]):
         assert main([*arguments, *more]) == 2
         error = capsys.readouterr().err
@@ -332,14 +401,20 @@ def test_a_run_never_writes_where_its_notebooks_are(tiny, capsys, below):
     ("more", "said"),
     [
         (["--set", "sead=3"], "unknown parameter 'sead'; did you mean 'seed'?"),
-        (["--only", "01", "--set", "seed=3"], "unknown parameter 'seed'"),  # the second declares no seed
+        (
+            ["--only", "01", "--set", "seed=3"],
+            "unknown parameter 'seed'",
+        ),  # the second declares no seed
         (["--set", "seed=a"], "parameter 'seed' must be a whole number like 0, got 'a'"),
         (["--set", "seed=0.5"], "parameter 'seed' must be a whole number like 0, got 0.5"),
         (["--set", "seed=true"], "parameter 'seed' must be a whole number like 0, got True"),
         (["--set", "scale=big"], "parameter 'scale' must be a number like 1.0, got 'big'"),
         (["--set", "fail=1"], "parameter 'fail' must be true or false like False, got 1"),
         (["--set", "seed"], "--set takes name=value, got 'seed'"),
-        (["--set", "seed=1", "--set", "seed=2"], "--set gives seed twice; for a run of each value give a list: seed=["),
+        (
+            ["--set", "seed=1", "--set", "seed=2"],
+            "--set gives seed twice; for a run of each value give a list: seed=[",
+        ),
         (["--set", "out=x"], "a run's folder is given with --out x, not with --set"),
         (["--set", "seed=[1,"], "--set takes a value as YAML has it: while parsing a flow node"),
         (["--only", "02_secnd"], "unknown notebook '02_secnd'; did you mean '01_second'?"),
@@ -379,7 +454,7 @@ def test_an_unwritable_output_folder_is_one_line(tiny, capsys):
 
 def test_a_folder_inside_the_project_is_named_relative_to_it(tiny, monkeypatch):
     seen = {}
-    monkeypatch.setattr(runner, "run", lambda profile, **options: seen.update(options))
+    monkeypatch.setattr(runs, "run", lambda profile, **options: seen.update(options))
     monkeypatch.chdir(PROJECT / "fpnlib")
     main(["run", "--profile", "small", "--out", "../outputs/x/../y"])
     assert seen["out"] == "outputs/y"
@@ -388,10 +463,12 @@ def test_a_folder_inside_the_project_is_named_relative_to_it(tiny, monkeypatch):
 def test_parameters_are_plain_values(tmp_path):
     path = tmp_path / "x.ipynb"
     write_notebook(path, "a = -1  # help a\nb: str = 'x'\nc = [1, 2]\nd = None")
-    assert runner.parameters(path) == {"a": -1, "b": "x", "c": [1, 2], "d": None}
+    assert runs.parameters(path) == {"a": -1, "b": "x", "c": [1, 2], "d": None}
     write_notebook(path, "a = 1\nb = 2 * a")
-    with pytest.raises(ValueError, match=r"x.ipynb: .* got 'b = 2 \* a'; derive it in the next cell"):
-        runner.parameters(path)
+    with pytest.raises(
+        ValueError, match=r"x.ipynb: .* got 'b = 2 \* a'; derive it in the next cell"
+    ):
+        runs.parameters(path)
 
 
 @pytest.mark.parametrize(
@@ -401,19 +478,21 @@ def test_a_damaged_source_is_named_and_nobody_is_told_to_delete_it(tiny, capsys,
     (tiny / "01_second.ipynb").write_text(text)
     assert run(tiny) == (2, "")
     error = capsys.readouterr().err
-    assert error.startswith(f"error: {tiny / '01_second.ipynb'} is no notebook that can be executed (")
+    assert error.startswith(
+        f"error: {tiny / '01_second.ipynb'} is no notebook that can be executed ("
+    )
     assert error.count("\n") == 1 and "delete" not in error
 
 
 def test_parameters_that_are_no_python_are_one_line(tmp_path):
     write_notebook(tmp_path / "x.ipynb", "a = 1\nb = (")
     with pytest.raises(ValueError, match="x.ipynb: its parameters are no Python: .*, line 2$"):
-        runner.parameters(tmp_path / "x.ipynb")
+        runs.parameters(tmp_path / "x.ipynb")
 
 
 def test_a_default_of_none_takes_anything_and_whole_numbers_serve_as_floats():
-    assert runner.fitting("budget", 60, None) == 60
-    scale = runner.fitting("scale", 2, 1.0)
+    assert runs.fitting("budget", 60, None) == 60
+    scale = runs.fitting("scale", 2, 1.0)
     assert scale == 2.0 and isinstance(scale, float)
 
 
@@ -429,10 +508,16 @@ def test_files_belong_to_the_notebook_that_wrote_or_read_them(tmp_path, monkeypa
         (tmp_path / "figures").mkdir()
         (tmp_path / "figures" / "untold.png").write_text("")
         elsewhere = write_json(tmp_path.parent / "elsewhere.json", {"second": True})
-        (tmp_path / "models" / "shared.safetensors").write_text("the weights that the JSON describes")
+        (tmp_path / "models" / "shared.safetensors").write_text(
+            "the weights that the JSON describes"
+        )
         manifest.note("data", {"digits": "12ab"})
         manifest.note("seconds", {"shared": 1.0})
-        assert uses.files("first") == {"models/shared.json", "models/shared.safetensors", "figures/untold.png"}
+        assert uses.files("first") == {
+            "models/shared.json",
+            "models/shared.safetensors",
+            "figures/untold.png",
+        }
         assert uses.files("second") == uses.files("first")
         assert (uses.data("first"), uses.data("second")) == ({}, {"digits": "12ab"})
         checkpoint = tmp_path.parent / "checkpoint.pt"
@@ -441,7 +526,9 @@ def test_files_belong_to_the_notebook_that_wrote_or_read_them(tmp_path, monkeypa
         settings = [str(checkpoint), "", "no file", "x" * 5000, 3, "README.md"]
         assert uses.inputs("second") == {"~/elsewhere.json": sha256(elsewhere)}
         named = {f"~/{path.name}": sha256(path) for path in (elsewhere, checkpoint)}
-        assert uses.inputs("second", settings) == named | {"README.md": sha256(PROJECT / "README.md")}
+        assert uses.inputs("second", settings) == named | {
+            "README.md": sha256(PROJECT / "README.md")
+        }
         late = uses.begin("late")
         assert uses.files("late") == set()
     monkeypatch.delenv("FPN_USES")
@@ -469,7 +556,13 @@ def busy(tmp_path):
     """A folder with one notebook that may go wrong in many ways."""
     (tmp_path / "profiles").mkdir()
     (tmp_path / "profiles" / "small.yaml").write_text("")
-    steps = ["print('begun')", "while wait:\n    pass", "import os\nif die:\n    os._exit(3)", TROUBLE, "print('end')"]
+    steps = [
+        "print('begun')",
+        "while wait:\n    pass",
+        "import os\nif die:\n    os._exit(3)",
+        TROUBLE,
+        "print('end')",
+    ]
     write_notebook(tmp_path / "00_busy.ipynb", BUSY, *steps)
     (tmp_path / "out").mkdir()
     return tmp_path
@@ -478,8 +571,14 @@ def busy(tmp_path):
 @pytest.mark.parametrize(
     ("more", "said"),
     [
-        (["wait=true", "--cell-limit", "3"], "00_busy, cell 4: stopped at the limit of 3 s for a cell"),
-        (["wait=true", "--limit", "0.05m"], r"00_busy, .*cell.*: stopped at the run's limit of 3 s"),
+        (
+            ["wait=true", "--cell-limit", "3"],
+            "00_busy, cell 4: stopped at the limit of 3 s for a cell",
+        ),
+        (
+            ["wait=true", "--limit", "0.05m"],
+            r"00_busy, .*cell.*: stopped at the run's limit of 3 s",
+        ),
         (["die=true"], "00_busy, cell 5: its process died, most often for want of memory"),
     ],
     ids=["endless cell", "endless run", "dead kernel"],
@@ -500,7 +599,9 @@ def test_a_callback_that_fails_inside_a_widget_fails_the_command(busy, capfd, hi
     assert not [cell for cell in cells if cell.source == "print('end')" and cell.outputs]
 
 
-def test_a_reply_that_comes_while_an_output_widget_is_told_its_state_is_not_lost(tmp_path, monkeypatch):
+def test_a_reply_that_comes_while_an_output_widget_is_told_its_state_is_not_lost(
+    tmp_path, monkeypatch
+):
     """A cell waited for its reply for ever: the signal that it had come was taken up by the message sent next."""
     send, late, sending = OutputWidget.send, [], tmp_path / "sending"
 
@@ -517,9 +618,13 @@ def test_a_reply_that_comes_while_an_output_widget_is_told_its_state_is_not_lost
     show += f"while not Path({str(sending)!r}).exists():\n    pass"  # else the reply may have come before
     source = tmp_path / "shows.ipynb"
     write_notebook(source, FIRST, show, "print('end')")
-    done = engine.execute(source, source, {}, title="shows", limits=Limits(cell=60), env={}, bars_from=0)
+    done = engine.execute(
+        source, source, {}, title="shows", limits=Limits(cell=60), env={}, bars_from=0
+    )
     assert late[0] and done.cells[-1].outputs[0].text == "end\n"
-    assert all(cell.metadata.papermill.duration < 60 for cell in done.cells)  # none waited until its limit
+    assert all(
+        cell.metadata.papermill.duration < 60 for cell in done.cells
+    )  # none waited until its limit
 
 
 def test_a_second_run_into_one_folder_is_refused_by_the_name_of_the_first(tiny, capsys):
@@ -532,7 +637,9 @@ def test_a_second_run_into_one_folder_is_refused_by_the_name_of_the_first(tiny, 
 
 def test_what_a_killed_run_holds_is_taken_up(tiny, capsys):
     write_json(tiny / "out" / ".run.json", {"host": "far", "process": 1, "since": "2026-01-01"})
-    (tiny / "out" / "results" / f".half.json.{2**22 + 1}.tmp").write_text("{")  # no process has this number
+    (tiny / "out" / "results" / f".half.json.{2**22 + 1}.tmp").write_text(
+        "{"
+    )  # no process has this number
     assert run(tiny) == (0, "")
     assert "taking up what process 1 on far left" in capsys.readouterr().out
     assert not list((tiny / "out" / "results").glob(".*"))
@@ -556,7 +663,9 @@ def test_side_by_side_failures_are_all_said_and_the_first_comes_last(capsys):
 
     with pytest.raises(CellError, match="^one failed$"):
         execute._abreast(2, call, [("waits",), ("one",), ("other",)], stop=None)
-    assert sorted(begun) == ["one", "other", "waits"] and begun[-1] == "waits", "the last begin first"
+    assert sorted(begun) == ["one", "other", "waits"] and begun[-1] == "waits", (
+        "the last begin first"
+    )
     assert capsys.readouterr().err == "\nother failed\n"
 
 
@@ -586,7 +695,11 @@ def test_a_limit_says_which_it_is():
 @pytest.mark.parametrize(
     ("error", "raised", "said"),
     [
-        (OSError(28, "No space left on device"), OSError, "cannot write .*copy.ipynb .No space left on device"),
+        (
+            OSError(28, "No space left on device"),
+            OSError,
+            "cannot write .*copy.ipynb .No space left on device",
+        ),
         (FileNotFoundError(2, "No such file", "python"), FileNotFoundError, "'python'"),
         (
             RuntimeError("Kernel didn't respond\nin 300 seconds"),
@@ -602,12 +715,20 @@ def test_what_papermill_raises_is_one_line(tmp_path, monkeypatch, error, raised,
     monkeypatch.setattr(papermill, "execute_notebook", fails)
     with pytest.raises(raised, match=said) as caught:
         engine.execute(
-            tmp_path / "x.ipynb", tmp_path / "copy.ipynb", {}, title="", limits=Limits(), env={}, bars_from=0
+            tmp_path / "x.ipynb",
+            tmp_path / "copy.ipynb",
+            {},
+            title="",
+            limits=Limits(),
+            env={},
+            bars_from=0,
         )
     assert "\n" not in str(caught.value)
 
 
-def test_an_error_of_ours_amid_the_cells_is_not_taken_for_a_process_that_does_not_start(busy, monkeypatch):
+def test_an_error_of_ours_amid_the_cells_is_not_taken_for_a_process_that_does_not_start(
+    busy, monkeypatch
+):
     def broken(*_):
         raise RuntimeError("ours")
 
@@ -629,7 +750,10 @@ def test_an_error_of_ours_amid_the_cells_is_not_taken_for_a_process_that_does_no
 )
 def test_folders_are_named_where_a_path_begins_and_found_again(monkeypatch, text, written):
     monkeypatch.setenv("FPN_DATA", "/data")
-    assert places.named({"text": [text], "image/png": text}) == {"text": [written or text], "image/png": text}
+    assert places.named({"text": [text], "image/png": text}) == {
+        "text": [written or text],
+        "image/png": text,
+    }
     for path in ("/data/x", f"{Path.home()}/x", "/elsewhere/x", "digits"):
         assert places.found(places.named(path)) == path
 

@@ -9,10 +9,11 @@ import pytest
 from distributed import Client, Event, LocalCluster
 from test_runner import write_notebook
 
-from fpnlib import artifacts, plots, report, runner, sweeps, verify
+from fpnlib import plots, runs, store
 from fpnlib.__main__ import main
-from fpnlib.artifacts import Manifest
-from fpnlib.runner.tables import summary, tidy, varied
+from fpnlib.runs import report, sweeps, verify
+from fpnlib.runs.tables import summary, tidy, varied
+from fpnlib.store import Manifest
 
 PARAMETERS = """out = "outputs/tiny"  # help the run's folder
 seed = 0  # help of everything random
@@ -52,7 +53,9 @@ def scheduler():
 
 
 def command(notebooks, out, *more):
-    return main(["run", "--profile", "small", "--notebooks", str(notebooks), "--out", str(out), *more])
+    return main(
+        ["run", "--profile", "small", "--notebooks", str(notebooks), "--out", str(out), *more]
+    )
 
 
 def tables(out):
@@ -63,7 +66,7 @@ def serially(notebooks, out):
     """The same runs in a plain loop, gathered."""
     points = {f"seed={seed}": {"seed": seed} for seed in range(2)}
     for name, point in points.items():
-        runner.run("small", str(out / "runs" / name), values=point, notebooks=notebooks)
+        runs.run("small", str(out / "runs" / name), values=point, notebooks=notebooks)
     sweeps._gather(out, points, ["seed"], ["00_tiny"])
     return tables(out)
 
@@ -76,22 +79,34 @@ def test_one_worker_two_workers_one_that_is_killed_and_a_plain_loop_give_the_sam
     there = ["--scheduler", scheduler, "--set", f"once={tmp_path / 'killed'}"]
     assert command(notebooks, tmp_path / "two", *seeds, *there) == 0
     assert (tmp_path / "killed").exists()
-    assert tables(tmp_path / "one") == tables(tmp_path / "two") == serially(notebooks, tmp_path / "serial")
+    assert (
+        tables(tmp_path / "one")
+        == tables(tmp_path / "two")
+        == serially(notebooks, tmp_path / "serial")
+    )
     table = pd.read_csv(tmp_path / "one" / "tables" / "summary.csv")
-    assert list(table["quantity"]) == ["accuracy, A", "accuracy, B", "loss"] and set(table["runs"]) == {2}
+    assert list(table["quantity"]) == ["accuracy, A", "accuracy, B", "loss"] and set(
+        table["runs"]
+    ) == {2}
     values = [
-        json.loads((tmp_path / "two" / "runs" / f"seed={seed}" / "results" / "00_tiny.json").read_text())[0]["value"]
+        json.loads(
+            (tmp_path / "two" / "runs" / f"seed={seed}" / "results" / "00_tiny.json").read_text()
+        )[0]["value"]
         for seed in range(2)
     ]
     assert table["mean"][0] == pytest.approx(np.mean(values), abs=1e-15)
     assert table["standard deviation"][0] == pytest.approx(np.std(values, ddof=1), abs=1e-15)
     assert (tmp_path / "one" / "figures" / "00_tiny_spread.png").read_bytes().startswith(b"\x89PNG")
     assert verify.verify(tmp_path / "one") == []
-    made = artifacts.read_json(tmp_path / "one" / "manifest.json")["notebooks"]["00_tiny"]
-    assert made["parameters"]["seed"] == [0, 1] and made["parameters"]["scale"] == 0.7 and made["seconds"] > 0
+    made = store.read_json(tmp_path / "one" / "manifest.json")["notebooks"]["00_tiny"]
+    assert (
+        made["parameters"]["seed"] == [0, 1]
+        and made["parameters"]["scale"] == 0.7
+        and made["seconds"] > 0
+    )
     page = report.write(tmp_path / "one").read_text()
     assert "accuracy, A" in page and "[0, 1]" in page and "as mean ± standard deviation" in page
-    assert "grid.json" in artifacts.read_json(tmp_path / "one" / "manifest.json")["files"]
+    assert "grid.json" in store.read_json(tmp_path / "one" / "manifest.json")["files"]
     (tmp_path / "one" / "tables" / "summary.csv").write_text("better")
     assert len(verify.verify(tmp_path / "one")) == 1
     flatter(tmp_path / "two", "runs.csv", 0.01)
@@ -116,7 +131,9 @@ def test_there_are_as_many_workers_as_asked_for():
             assert len(client.scheduler_info()["workers"]) == workers
 
 
-def test_a_run_that_fails_fails_the_sweep_and_the_others_are_gathered(notebooks, scheduler, tmp_path, capsys):
+def test_a_run_that_fails_fails_the_sweep_and_the_others_are_gathered(
+    notebooks, scheduler, tmp_path, capsys
+):
     more = ["--seeds", "0", "1", "--scheduler", scheduler, "--set", "fail=1"]
     assert command(notebooks, tmp_path / "out", *more) == 1
     said = capsys.readouterr().err.rstrip().splitlines()
@@ -126,9 +143,15 @@ def test_a_run_that_fails_fails_the_sweep_and_the_others_are_gathered(notebooks,
     ]
     out = tmp_path / "out"
     assert set(pd.read_csv(out / "tables" / "runs.csv")["seed"]) == {0}
-    assert Manifest(out).read()["failed"] == {"seed=1": "00_tiny, cell 3 failed: ValueError: no such luck"}
+    assert Manifest(out).read()["failed"] == {
+        "seed=1": "00_tiny, cell 3 failed: ValueError: no such luck"
+    }
     assert verify.verify(out) == []
-    before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file() and "runs" not in path.parts}
+    before = {
+        path: path.read_bytes()
+        for path in out.rglob("*")
+        if path.is_file() and "runs" not in path.parts
+    }
     failing = ["--set", "seed=1", "fail=1", "scale=[1,2]", "--scheduler", scheduler]
     assert command(notebooks, out, *failing) == 1
     assert "2 of 2 runs failed; nothing is gathered\n" in capsys.readouterr().err
@@ -139,19 +162,22 @@ def test_a_fresh_sweep_leaves_nothing_of_an_earlier_one_and_spares_what_is_not_i
     notebooks, scheduler, tmp_path, capsys
 ):
     out, stale = tmp_path / "out", tmp_path / "out" / "runs" / "seed=9"
-    mine = artifacts.write_text(out / "runs" / "mine" / "figures" / "thesis.png", "")
+    mine = store.write_text(out / "runs" / "mine" / "figures" / "thesis.png", "")
     fresh = ["--fresh", "--seeds", "0", "1", "--scheduler", scheduler]
-    artifacts.write_text(stale / "results" / "00_tiny.json", "[]")
-    artifacts.write_json(stale / "manifest.json", {})
-    artifacts.write_text(out / "figures" / "09_old_spread.png", "")
-    artifacts.write_json(out / "grid.json", {"seed=9": {"seed": 9}})
+    store.write_text(stale / "results" / "00_tiny.json", "[]")
+    store.write_json(stale / "manifest.json", {})
+    store.write_text(out / "figures" / "09_old_spread.png", "")
+    store.write_json(out / "grid.json", {"seed=9": {"seed": 9}})
     Manifest(out).note_files()
     assert command(notebooks, out, *fresh) == 2
     assert f"{mine.parents[1]} is no run's folder" in capsys.readouterr().err and mine.exists()
     mine.unlink()
-    with artifacts.claim(stale):
+    with store.claim(stale):
         assert command(notebooks, out, *fresh) == 2
-    assert "seed=9 is in use by" in capsys.readouterr().err and (out / "figures" / "09_old_spread.png").exists()
+    assert (
+        "seed=9 is in use by" in capsys.readouterr().err
+        and (out / "figures" / "09_old_spread.png").exists()
+    )
     assert command(notebooks, out, *fresh) == 0
     files = {"grid.json", "tables/runs.csv", "tables/summary.csv", "figures/00_tiny_spread.png"}
     assert set(Manifest(out).read()["files"]) == files and Manifest(out).unlisted() == []
@@ -162,19 +188,27 @@ def test_a_fresh_sweep_leaves_nothing_of_an_earlier_one_and_spares_what_is_not_i
 def test_a_scheduler_that_is_not_there_is_one_line(notebooks, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(sweeps, "PATIENCE", (0.5, 0.5))
     for address in ("tcp://127.0.0.1:9", "nonsense://x"):
-        assert command(notebooks, tmp_path / "out", "--seeds", "0", "1", "--scheduler", address) == 2
+        assert (
+            command(notebooks, tmp_path / "out", "--seeds", "0", "1", "--scheduler", address) == 2
+        )
         said = capsys.readouterr().err
-        assert said.startswith(f"error: no Dask scheduler answers at {address} (") and said.count("\n") == 1
+        assert (
+            said.startswith(f"error: no Dask scheduler answers at {address} (")
+            and said.count("\n") == 1
+        )
 
 
 def test_a_scheduler_without_workers_is_one_line(notebooks, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(sweeps, "PATIENCE", (30, 0.5))
     with LocalCluster(n_workers=0, dashboard_address=None) as cluster:
         address = cluster.scheduler_address
-        assert command(notebooks, tmp_path / "out", "--seeds", "0", "1", "--scheduler", address) == 2
+        assert (
+            command(notebooks, tmp_path / "out", "--seeds", "0", "1", "--scheduler", address) == 2
+        )
     said = capsys.readouterr().err
     assert (
-        said.startswith(f"error: the Dask scheduler at {address} has had no worker for 0.5 s") and said.count("\n") == 1
+        said.startswith(f"error: the Dask scheduler at {address} has had no worker for 0.5 s")
+        and said.count("\n") == 1
     )
 
 
@@ -184,7 +218,7 @@ def test_a_run_that_a_lost_worker_still_holds_is_waited_for(monkeypatch, capsys)
     def run(*_, **__):
         tries.append("")
         if len(tries) < 3:
-            raise artifacts.FolderInUse("in use")
+            raise store.FolderInUse("in use")
 
     monkeypatch.setattr(sweeps, "run", run)
     monkeypatch.setattr(sweeps, "PAUSE", 0)
@@ -196,14 +230,14 @@ def test_a_run_that_a_lost_worker_still_holds_is_waited_for(monkeypatch, capsys)
 @pytest.mark.parametrize(("held", "limit"), [(0, None), (3600, 1e-9)])
 def test_a_folder_that_is_not_let_go_is_named_in_the_end(monkeypatch, tmp_path, held, limit):
     def run(*_, **__):
-        with artifacts.claim(tmp_path):
+        with store.claim(tmp_path):
             pass
 
     monkeypatch.setattr(sweeps, "run", run)
     monkeypatch.setattr(sweeps, "HELD", held)
     monkeypatch.setattr(sweeps, "PAUSE", 0)
     monkeypatch.setenv("TQDM_DISABLE", "1")
-    with artifacts.claim(tmp_path), pytest.raises(artifacts.FolderInUse, match="is in use by process"):
+    with store.claim(tmp_path), pytest.raises(store.FolderInUse, match="is in use by process"):
         sweeps._run("small", "out", (), {}, None, (None, limit))
 
 
@@ -225,7 +259,9 @@ def test_runs_whose_scheduler_is_lost_have_failed(monkeypatch, tmp_path):
 
     monkeypatch.setattr("distributed.as_completed", Done)
     names = ["seed=0", "seed=1"]
-    assert sweeps._run_all(Lost(), dict.fromkeys(names, ()), tmp_path) == dict.fromkeys(names, "the scheduler was lost")
+    assert sweeps._run_all(Lost(), dict.fromkeys(names, ()), tmp_path) == dict.fromkeys(
+        names, "the scheduler was lost"
+    )
 
 
 def test_no_worker_is_idle_while_runs_wait(monkeypatch, tmp_path):
@@ -239,10 +275,17 @@ def test_no_worker_is_idle_while_runs_wait(monkeypatch, tmp_path):
             raise ValueError("a run stood in line behind this one")
 
     monkeypatch.setattr(sweeps, "_run", run)
-    threads = {"n_workers": 2, "threads_per_worker": 1, "processes": False, "dashboard_address": None}
+    threads = {
+        "n_workers": 2,
+        "threads_per_worker": 1,
+        "processes": False,
+        "dashboard_address": None,
+    }
     with dask.config.set({"distributed.scheduler.work-stealing": False}):
         with LocalCluster(**threads) as cluster, Client(cluster) as client:
-            assert sweeps._run_all(client, {name: (name,) for name in ["0", *others]}, tmp_path) == {}
+            assert (
+                sweeps._run_all(client, {name: (name,) for name in ["0", *others]}, tmp_path) == {}
+            )
 
 
 @pytest.mark.parametrize(
@@ -250,7 +293,10 @@ def test_no_worker_is_idle_while_runs_wait(monkeypatch, tmp_path):
     [
         (["--seeds", "0"], "a sweep needs two runs or more"),
         (["--workers", "2"], "a sweep needs two runs or more"),
-        (["--seeds", "0", "1", "0"], "the values of seed must differ from each other, got [0, 1, 0]"),
+        (
+            ["--seeds", "0", "1", "0"],
+            "the values of seed must differ from each other, got [0, 1, 0]",
+        ),
         (["--set", "scale=[1,2]", "sed=3"], "unknown parameter 'sed'; did you mean 'seed'?"),
         (["--set", "scale=[1,big]"], "parameter 'scale' must be a number like 1.0, got 'big'"),
         (["--seeds", "0", "1", "--workers", "0"], "workers must be a positive whole number, got 0"),
@@ -262,7 +308,9 @@ def test_no_worker_is_idle_while_runs_wait(monkeypatch, tmp_path):
         (["--seeds", "0", "1", "--jobs", "2"], "--jobs is of one run's notebooks"),
     ],
 )
-def test_mistakes_are_refused_in_one_line_before_anything_runs(notebooks, tmp_path, capsys, more, said):
+def test_mistakes_are_refused_in_one_line_before_anything_runs(
+    notebooks, tmp_path, capsys, more, said
+):
     assert command(notebooks, tmp_path / "out", *more) == 2
     error = capsys.readouterr().err
     assert error.startswith(f"error: {said}") and error.count("\n") == 1
@@ -271,7 +319,7 @@ def test_mistakes_are_refused_in_one_line_before_anything_runs(notebooks, tmp_pa
 
 def test_lists_fan_out_where_the_parameter_is_none_itself(notebooks):
     values = {"seed": [0, 1], "scale": [1, 2], "levels": [3, 4]}
-    fans_out = runner.fan_out(values, (), notebooks)
+    fans_out = runs.fan_out(values, (), notebooks)
     assert fans_out == {"seed": [0, 1], "scale": [1, 2]}
     points = sweeps.grid(values, fans_out)
     assert list(points) == ["seed=0,scale=1", "seed=0,scale=2", "seed=1,scale=1", "seed=1,scale=2"]
@@ -283,15 +331,24 @@ def test_folders_of_odd_values_stay_in_the_sweeps_folder():
     values = {"once": ["../../x", "a/b", "x" * 300]}
     names = list(sweeps.grid(values, values))
     assert len(set(names)) == 3
-    assert all("/" not in name and ".." not in name.split("-")[0][:5] and len(name) < 80 for name in names)
+    assert all(
+        "/" not in name and ".." not in name.split("-")[0][:5] and len(name) < 80 for name in names
+    )
 
 
 def test_means_are_over_seeds_and_apart_for_what_else_varies(tmp_path):
-    points = {f"{scale},{seed}": {"scale": scale, "seed": seed} for scale in (1, 2) for seed in (0, 1)}
+    points = {
+        f"{scale},{seed}": {"scale": scale, "seed": seed} for scale in (1, 2) for seed in (0, 1)
+    }
     for name, point in points.items():
-        row = {"quantity": "loss", "value": point["scale"] * (1 + point["seed"]), "paper": None, "n": None}
-        artifacts.write_json(tmp_path / "runs" / name / "results" / "00_tiny.json", [row])
-        artifacts.write_json(tmp_path / "runs" / name / "results" / "01_of_an_earlier_run.json", [row])
+        row = {
+            "quantity": "loss",
+            "value": point["scale"] * (1 + point["seed"]),
+            "paper": None,
+            "n": None,
+        }
+        store.write_json(tmp_path / "runs" / name / "results" / "00_tiny.json", [row])
+        store.write_json(tmp_path / "runs" / name / "results" / "01_of_an_earlier_run.json", [row])
     short = summary(tidy(tmp_path, points, ["scale", "seed"], ["00_tiny"]))
     assert list(short["scale"]) == [1, 2] and list(short["mean"]) == [1.5, 3.0]
     assert list(short["standard deviation"]) == pytest.approx([0.5**0.5, 2**0.5])
@@ -305,15 +362,23 @@ def test_results_that_are_not_here_are_named(tmp_path):
 
 def test_the_sweeps_manifest_names_in_what_its_runs_differ(tmp_path, capsys):
     for seed, torch, data in ((0, "2.14.0", "ab"), (1, "2.15.0", "ab"), (2, "2.15.0", "ab")):
-        manifest = artifacts.Manifest(tmp_path / "runs" / f"seed={seed}")
-        entry = {"parameters": {"seed": seed, "scale": 0.7, "out": str(seed)}, "seconds": 1.5, "files": {}}
+        manifest = store.Manifest(tmp_path / "runs" / f"seed={seed}")
+        entry = {
+            "parameters": {"seed": seed, "scale": 0.7, "out": str(seed)},
+            "seconds": 1.5,
+            "files": {},
+        }
         manifest.note("data", {"digits": data})
-        manifest.note_notebook("00_tiny", entry, {"device": "cpu", "versions": {"torch": torch, "numpy": "2"}})
+        manifest.note_notebook(
+            "00_tiny", entry, {"device": "cpu", "versions": {"torch": torch, "numpy": "2"}}
+        )
         if seed == 1:  # of another sweep into the same folder
             manifest.note_notebook("01_other", entry)
-    sweeps._note(tmp_path, ["seed=0", "seed=1", "seed=2"], ["00_tiny"], [], {"seed=3": "no such luck"})
+    sweeps._note(
+        tmp_path, ["seed=0", "seed=1", "seed=2"], ["00_tiny"], [], {"seed=3": "no such luck"}
+    )
     said = "2.14.0 in seed=0; 2.15.0 in seed=1, seed=2"
-    assert artifacts.read_json(tmp_path / "manifest.json") == {
+    assert store.read_json(tmp_path / "manifest.json") == {
         "environment": {"device": "cpu", "versions": {"torch": "2.14.0 or 2.15.0", "numpy": "2"}},
         "data": {"digits": "ab"},
         "differences": {"versions, torch": said},

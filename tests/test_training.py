@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from fpnlib import training
-from fpnlib.artifacts import PROJECT, Checkpoint
+from fpnlib.store import PROJECT, Checkpoint
 from fpnlib.training import evaluate, fit
 
 
@@ -32,16 +32,23 @@ def problem(seed=0):
     torch.manual_seed(seed)
     x = torch.randn(300, 4)
     y = x @ torch.tensor([[1.0], [-2.0], [0.5], [3.0]]) + 0.7
-    net = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Dropout(0.1), nn.BatchNorm1d(8), nn.Linear(8, 1))
+    net = nn.Sequential(
+        nn.Linear(4, 8), nn.Tanh(), nn.Dropout(0.1), nn.BatchNorm1d(8), nn.Linear(8, 1)
+    )
     return net, (x[:200], y[:200]), (x[200:], y[200:])
 
 
 def run(checkpoint=None, noise=0.0, **settings):
     """A fit; with ``noise`` its loss draws, as a VAE's does."""
     net, train, validation = problem()
-    mse = lambda a, b: nn.functional.mse_loss(net(a + noise * torch.randn_like(a) if noise else a), b)  # noqa: E731
+
+    def mse(a, b):
+        return nn.functional.mse_loss(net(a + noise * torch.randn_like(a) if noise else a), b)
+
     settings = dict(epochs=6, batch_size=32, learning_rate=2e-2, seed=3) | settings
-    history = fit(net, mse, settings.pop("train", train), validation, checkpoint=checkpoint, **settings)
+    history = fit(
+        net, mse, settings.pop("train", train), validation, checkpoint=checkpoint, **settings
+    )
     return net, history, evaluate(net, mse, validation, 32)
 
 
@@ -59,7 +66,11 @@ def test_it_learns_and_keeps_the_best_weights():
 def test_a_stopped_fit_taken_up_again_ends_at_the_same_bits(draws, one_cycle, stop_after):
     _, (x, y), _ = problem()
     fresh = lambda generator: (x + 0.1 * torch.randn(x.shape, generator=generator), y)  # noqa: E731
-    settings = dict(one_cycle=one_cycle, train=fresh if draws == "the data" else (x, y), noise=draws == "the loss")
+    settings = dict(
+        one_cycle=one_cycle,
+        train=fresh if draws == "the data" else (x, y),
+        noise=draws == "the loss",
+    )
     whole, history, _ = run(**settings)
     memory = Memory(stop_after)
     with pytest.raises(KeyboardInterrupt):
@@ -77,10 +88,21 @@ def test_a_stopped_fit_of_weights_that_lie_otherwise_in_memory_ends_at_the_same_
 
     def history(checkpoint):
         torch.manual_seed(0)
-        net = nn.Sequential(nn.Conv2d(2, 3, 3, padding=1), nn.ReLU(), nn.ConvTranspose2d(3, 2, 3, padding=1))
+        net = nn.Sequential(
+            nn.Conv2d(2, 3, 3, padding=1), nn.ReLU(), nn.ConvTranspose2d(3, 2, 3, padding=1)
+        )
         net.to(memory_format=torch.channels_last)
         loss = lambda a: nn.functional.mse_loss(net(a), a)  # noqa: E731
-        return fit(net, loss, (x,), (x,), epochs=4, batch_size=12, learning_rate=1e-2, checkpoint=checkpoint)
+        return fit(
+            net,
+            loss,
+            (x,),
+            (x,),
+            epochs=4,
+            batch_size=12,
+            learning_rate=1e-2,
+            checkpoint=checkpoint,
+        )
 
     class Stopping(Checkpoint):  # in a file, which keeps no layout
         def save(self, tensors, meta):
@@ -99,9 +121,19 @@ def test_the_state_of_another_module_is_refused_in_one_line():
         run(memory)
     net, x = nn.Linear(4, 1), torch.randn(8, 4)
     with pytest.raises(
-        ValueError, match="the checkpoint is of another module or other settings; delete it to start over"
+        ValueError,
+        match="the checkpoint is of another module or other settings; delete it to start over",
     ):
-        fit(net, lambda x: net(x).mean(), (x,), (x,), epochs=2, batch_size=4, learning_rate=1e-2, checkpoint=memory)
+        fit(
+            net,
+            lambda x: net(x).mean(),
+            (x,),
+            (x,),
+            epochs=2,
+            batch_size=4,
+            learning_rate=1e-2,
+            checkpoint=memory,
+        )
     (tensors, meta), memory.stop_after = memory.state, None
     for state in ((tensors, meta | {"history": {"rows": []}}), ({}, meta)):
         memory.state = state
@@ -157,9 +189,7 @@ def test_a_loss_of_nan_keeps_the_last_good_weights_and_says_what_to_change():
     net, (x, y), validation = problem()
     good = (x, y)
     calls = iter([good, good, good, (x * float("nan"), y)])
-    said = (
-        "epoch 3: the loss is nan, on validation .*learning_rate than 0.001 or clip_norm helps; .* epoch [012] are kept"
-    )
+    said = "epoch 3: the loss is nan, on validation .*learning_rate than 0.001 or clip_norm helps; .* epoch [012] are kept"
     with pytest.raises(FloatingPointError, match=said):
         fit(net, lambda a, b: nn.functional.mse_loss(net(a), b), lambda generator: next(calls), validation,
             epochs=5, batch_size=64, learning_rate=1e-3)  # fmt: skip
@@ -167,7 +197,8 @@ def test_a_loss_of_nan_keeps_the_last_good_weights_and_says_what_to_change():
 
 
 @pytest.mark.parametrize(
-    "bad, line", [({"epochs": 0}, "epochs must be a positive"), ({"batch_size": 2.5}, "batch_size must be")]
+    "bad, line",
+    [({"epochs": 0}, "epochs must be a positive"), ({"batch_size": 2.5}, "batch_size must be")],
 )
 def test_bad_settings(bad, line):
     with pytest.raises((ValueError, TypeError), match=line):
@@ -189,7 +220,15 @@ def test_a_last_batch_of_one_joins_the_one_before_it():
             sizes.append(len(x))
         return net(x).square().mean()
 
-    fit(net, loss, (torch.randn(9, 2),), (torch.randn(4, 2),), epochs=1, batch_size=4, learning_rate=1e-3)
+    fit(
+        net,
+        loss,
+        (torch.randn(9, 2),),
+        (torch.randn(4, 2),),
+        epochs=1,
+        batch_size=4,
+        learning_rate=1e-3,
+    )
     assert sizes == [4, 5]
 
 
@@ -207,19 +246,34 @@ class Underflows(torch.autograd.Function):
         raise AssertionError(Underflows.said)
 
 
-@pytest.mark.parametrize("said", ["underflow in dt 0.0", "non-finite values in state `y`: tensor([[nan],\n [nan]])"])
-def test_a_solver_that_fails_on_its_way_back_leaves_the_best_weights_and_says_what_to_change(monkeypatch, said):
+@pytest.mark.parametrize(
+    "said", ["underflow in dt 0.0", "non-finite values in state `y`: tensor([[nan],\n [nan]])"]
+)
+def test_a_solver_that_fails_on_its_way_back_leaves_the_best_weights_and_says_what_to_change(
+    monkeypatch, said
+):
     monkeypatch.setattr(Underflows, "said", said)
     net = nn.Linear(2, 1)
     before = {key: value.clone() for key, value in net.state_dict().items()}
     x = torch.randn(8, 2)
     with pytest.raises(FloatingPointError) as caught:
-        fit(net, lambda x: Underflows.apply(net(x)).sum(), (x,), (x,), epochs=2, batch_size=4, learning_rate=1e-2)
+        fit(
+            net,
+            lambda x: Underflows.apply(net(x)).sum(),
+            (x,),
+            (x,),
+            epochs=2,
+            batch_size=4,
+            learning_rate=1e-2,
+        )
     assert str(caught.value) == (
         f"fit, epoch 1: the solver gave up ({said.partition(':')[0]}); a smaller learning_rate than 0.01 or clip_norm helps, "
         "or a larger tolerance, or method='rk4'; the weights of epoch 0 are kept"
     )
-    assert all(torch.equal(value, net.state_dict()[key]) for key, value in before.items()) and not net.training
+    assert (
+        all(torch.equal(value, net.state_dict()[key]) for key, value in before.items())
+        and not net.training
+    )
 
 
 @pytest.mark.parametrize(
@@ -239,7 +293,10 @@ def test_a_solver_that_fails_on_validation_leaves_the_best_weights(error):
 
     with pytest.raises(FloatingPointError, match=r"epoch 2: .*; the weights of epoch 1 are kept"):
         fit(net, loss, (x,), (x,), epochs=3, batch_size=8, learning_rate=1e-2)
-    assert all(torch.equal(value, net.state_dict()[key]) for key, value in best.items()) and not net.training
+    assert (
+        all(torch.equal(value, net.state_dict()[key]) for key, value in best.items())
+        and not net.training
+    )
 
 
 def test_an_assertion_of_the_callers_own_is_left_to_say_what_it_says():
@@ -247,7 +304,15 @@ def test_an_assertion_of_the_callers_own_is_left_to_say_what_it_says():
         raise AssertionError("three columns are wanted")
 
     with pytest.raises(AssertionError, match="three columns are wanted"):
-        fit(nn.Linear(2, 1), loss, (torch.randn(8, 2),), (torch.randn(8, 2),), epochs=1, batch_size=4, learning_rate=1)
+        fit(
+            nn.Linear(2, 1),
+            loss,
+            (torch.randn(8, 2),),
+            (torch.randn(8, 2),),
+            epochs=1,
+            batch_size=4,
+            learning_rate=1,
+        )
 
 
 def test_its_adam_is_torchs_to_the_bit():

@@ -6,12 +6,15 @@ import pytest
 import torch
 from torch import nn
 
-from fpnlib import artifacts, data, verify
+from fpnlib import data, store
 from fpnlib.__main__ import main
-from fpnlib.artifacts import Manifest
 from fpnlib.experiments import Run, base_model
+from fpnlib.runs import verify
+from fpnlib.store import Manifest
 
-PARAMETERS = dict(out="outputs/elsewhere", dataset="digits", data_dir="", seed=0, base_epochs=1, ae_epochs=1)
+PARAMETERS = dict(
+    out="outputs/elsewhere", dataset="digits", data_dir="", seed=0, base_epochs=1, ae_epochs=1
+)
 QUANTITY = "reconstruction, mean squared error, ConvAE"
 MODEL = "models/ConvAE.safetensors"
 
@@ -38,15 +41,19 @@ def folder(run, tmp_path):
 def record(folder, value):
     """Put another value in the number's place, and let the manifest vouch for it."""
     path = folder / "results" / "02_base_models.json"
-    rows = artifacts.read_json(path)
-    artifacts.write_json(path, [row | {"value": value} if row["quantity"] == QUANTITY else row for row in rows])
+    rows = store.read_json(path)
+    store.write_json(
+        path, [row | {"value": value} if row["quantity"] == QUANTITY else row for row in rows]
+    )
     Manifest(folder).note_files()
 
 
 def test_a_run_that_holds_is_computed_again_and_left_as_it_was(folder):
     before, said = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}, []
     assert verify.verify(folder, say=said.append) == []
-    assert said[0] == "3 files, 0 not as the manifest has them" and said[1].startswith(f"{QUANTITY}: ")
+    assert said[0] == "3 files, 0 not as the manifest has them" and said[1].startswith(
+        f"{QUANTITY}: "
+    )
     assert said[2:] == ["1 number computed again"]
     assert before == {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
 
@@ -55,13 +62,16 @@ def test_a_number_that_the_model_does_not_give_is_named(folder, capsys):
     record(folder, 0.5)
     assert main(["verify", str(folder)]) == 1
     error = capsys.readouterr().err
-    assert error.startswith(f"does not hold: {folder}: {QUANTITY}: 0.5 recorded, 0.") and error.count("\n") == 1
+    assert (
+        error.startswith(f"does not hold: {folder}: {QUANTITY}: 0.5 recorded, 0.")
+        and error.count("\n") == 1
+    )
     assert main(["verify", str(folder), "--files-only"]) == 0
 
 
 def test_a_number_within_its_tolerance_holds(folder):
     (check,) = [check for check in verify.CHECKS if check.quantity == QUANTITY]
-    value = artifacts.read_json(folder / "results" / "02_base_models.json")[0]["value"]
+    value = store.read_json(folder / "results" / "02_base_models.json")[0]["value"]
     record(folder, value + 0.9 * check.tolerance)
     assert verify.verify(folder) == []
     record(folder, value + 1.1 * check.tolerance)
@@ -80,7 +90,9 @@ def test_a_file_that_is_another_or_missing_is_named_and_nothing_is_computed(fold
 
 
 def test_a_model_of_other_parameters_does_not_hold_and_is_never_made(folder):
-    Manifest(folder).note("notebooks", {"02_base_models": {"parameters": PARAMETERS | {"ae_epochs": 2}}})
+    Manifest(folder).note(
+        "notebooks", {"02_base_models": {"parameters": PARAMETERS | {"ae_epochs": 2}}}
+    )
     said = f"{QUANTITY}: the model 'ConvAE' was not made with the run's own parameters and data"
     assert verify.verify(folder) == [said]
 
@@ -91,7 +103,10 @@ def test_a_model_that_is_not_there_is_said_and_never_made(folder):
     Manifest(folder).note_files()
     said = []
     assert verify.verify(folder, say=said.append) == [] and not (folder / MODEL).exists()
-    assert said[1:] == [f"{QUANTITY}: not computed: no model 'ConvAE' is stored", "0 numbers computed again"]
+    assert said[1:] == [
+        f"{QUANTITY}: not computed: no model 'ConvAE' is stored",
+        "0 numbers computed again",
+    ]
 
 
 def test_data_that_is_not_there_is_said_and_not_fetched(folder, tmp_path, monkeypatch):
@@ -108,7 +123,10 @@ def test_data_that_is_not_there_is_said_and_not_fetched(folder, tmp_path, monkey
     Manifest(folder).note("notebooks", {"02_base_models": {"parameters": elsewhere}})
     said = []
     assert verify.verify(folder, say=said.append) == []
-    assert said[1].startswith(f"{QUANTITY}: not computed: MNIST: ") and str(tmp_path / "none") in said[1]
+    assert (
+        said[1].startswith(f"{QUANTITY}: not computed: MNIST: ")
+        and str(tmp_path / "none") in said[1]
+    )
     assert said[2] == "0 numbers computed again"
     verify.verify(folder, str(tmp_path / "given"))
     assert loaded == [(None, False), (str(tmp_path / "given"), False)]
@@ -116,15 +134,20 @@ def test_data_that_is_not_there_is_said_and_not_fetched(folder, tmp_path, monkey
 
 def test_notebooks_made_from_another_file_than_the_runs_are_named(folder):
     """One notebook has made the model anew, the other has not been executed since."""
-    for notebook, checksum in (("02_base_models", "before"), ("04_some", artifacts.sha256(folder / MODEL))):
-        Manifest(folder).note_notebook(notebook, {"parameters": PARAMETERS, "files": {MODEL: checksum}})
+    for notebook, checksum in (
+        ("02_base_models", "before"),
+        ("04_some", store.sha256(folder / MODEL)),
+    ):
+        Manifest(folder).note_notebook(
+            notebook, {"parameters": PARAMETERS, "files": {MODEL: checksum}}
+        )
     assert verify.verify(folder) == [f"02_base_models was made with another {MODEL}"]
 
 
 @pytest.mark.parametrize("text", ["{}", '[{"quantity": 1}]', "["])
 def test_results_of_another_shape_are_named_and_the_others_computed(folder, text):
     Manifest(folder).note("notebooks", {"04_conditional_generation": {"parameters": PARAMETERS}})
-    artifacts.write_text(folder / "results" / "04_conditional_generation.json", text)
+    store.write_text(folder / "results" / "04_conditional_generation.json", text)
     Manifest(folder).note_files()
     said = []
     (wrong,) = verify.verify(folder, say=said.append)
@@ -133,10 +156,13 @@ def test_results_of_another_shape_are_named_and_the_others_computed(folder, text
 
 
 def test_another_version_of_the_library_and_unlisted_files_are_said_and_no_fault(folder):
-    entries = {name: {"parameters": PARAMETERS, "library": name} for name in ("02_base_models", "05_latent_spaces")}
-    entries["05_latent_spaces"]["library"] = artifacts.library_digest()
+    entries = {
+        name: {"parameters": PARAMETERS, "library": name}
+        for name in ("02_base_models", "05_latent_spaces")
+    }
+    entries["05_latent_spaces"]["library"] = store.library_digest()
     Manifest(folder).note("notebooks", entries)
-    artifacts.write_text(folder / "figures" / "drawn_later.png", "")
+    store.write_text(folder / "figures" / "drawn_later.png", "")
     said = []
     assert verify.verify(folder, say=said.append) == []
     assert said[1] == "1 more that it does not have: figures/drawn_later.png"
@@ -155,14 +181,17 @@ def test_the_runs_of_a_sweep_are_verified_with_it(folder, tmp_path, capsys):
     for name in ("seed=0", "seed=1", "seed=9"):
         shutil.copytree(folder, sweep / "runs" / name)
     (sweep / "runs" / "seed=9" / "manifest.json").write_text("{")  # of an earlier sweep
-    artifacts.write_json(sweep / "grid.json", {f"seed={seed}": {"seed": seed} for seed in (0, 1, 2)})
+    store.write_json(sweep / "grid.json", {f"seed={seed}": {"seed": seed} for seed in (0, 1, 2)})
     Manifest(sweep).note("failed", {"seed=2": "no such luck"})
     Manifest(sweep).note_files()
     shutil.rmtree(sweep / "runs" / "seed=1" / "models")  # of a sweep only the numbers may be kept
     record(sweep / "runs" / "seed=0", 0.5)
     assert main(["verify", str(sweep)]) == 1
     out, error = capsys.readouterr()
-    assert error.startswith(f"does not hold: {sweep}: seed=0: {QUANTITY}: 0.5 recorded") and error.count("\n") == 1
+    assert (
+        error.startswith(f"does not hold: {sweep}: seed=0: {QUANTITY}: 0.5 recorded")
+        and error.count("\n") == 1
+    )
     assert f"    {QUANTITY}: not computed: no model 'ConvAE' is stored" in out
     assert "  seed=2: failed when the sweep was made" in out
     (sweep / "runs" / "seed=1" / "results" / "02_base_models.json").unlink()
@@ -173,37 +202,46 @@ def test_the_runs_of_a_sweep_are_verified_with_it(folder, tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-    ("grid", "said"), [("[]", "is damaged (no mapping of runs)"), ('{"../x": {}}', "'../x' leads out of")]
+    ("grid", "said"),
+    [("[]", "is damaged (no mapping of runs)"), ('{"../x": {}}', "'../x' leads out of")],
 )
 def test_a_damaged_grid_is_one_line_among_the_others(folder, grid, said):
-    artifacts.write_text(folder / "grid.json", grid)
+    store.write_text(folder / "grid.json", grid)
     (folder / MODEL).unlink()
     missing, damaged = verify.verify(folder)
     assert missing == f"{MODEL} is missing" and said in damaged
 
 
-@pytest.mark.parametrize("name", ["../outside.txt", "/etc/hostname", "figures/../../outside.txt", ".", "models/link"])
+@pytest.mark.parametrize(
+    "name", ["../outside.txt", "/etc/hostname", "figures/../../outside.txt", ".", "models/link"]
+)
 def test_names_that_lead_out_of_the_folder_are_refused(folder, capsys, name):
     outside = folder.parent / "outside.txt"
     outside.write_text("")
     (folder / "models" / "link").symlink_to(outside)
-    Manifest(folder).note("files", {name: artifacts.sha256(outside)})
+    Manifest(folder).note("files", {name: store.sha256(outside)})
     (folder / MODEL).unlink()
     assert main(["verify", str(folder)]) == 1
     missing, leads = sorted(capsys.readouterr().err.splitlines(), key=lambda line: "leads" in line)
     assert missing == f"does not hold: {folder}: {MODEL} is missing"
-    assert leads == f"does not hold: {folder}: '{name}' leads out of {folder}; a run's files lie within its folder"
+    assert (
+        leads
+        == f"does not hold: {folder}: '{name}' leads out of {folder}; a run's files lie within its folder"
+    )
 
 
 def test_folders_without_a_run_or_with_a_damaged_one_are_one_line_each_and_the_others_are_verified(
     folder, tmp_path, capsys
 ):
     damaged = tmp_path / "damaged" / "manifest.json"
-    artifacts.write_text(damaged, "[")
+    store.write_text(damaged, "[")
     assert main(["verify", str(tmp_path), str(damaged.parent), str(folder), "--files-only"]) == 1
     out, error = capsys.readouterr()
     first, second = error.splitlines()
-    assert first == f"does not hold: {tmp_path}: {tmp_path / 'manifest.json'} is missing; a run's folder has one"
+    assert (
+        first
+        == f"does not hold: {tmp_path}: {tmp_path / 'manifest.json'} is missing; a run's folder has one"
+    )
     assert second.startswith(f"does not hold: {damaged.parent}: {damaged} is damaged (")
     assert out.endswith(f"{folder}:\n  3 files, 0 not as the manifest has them\n")
 
@@ -212,7 +250,7 @@ def test_every_check_is_of_a_number_that_the_committed_runs_have_recorded():
     """A check of a name that no notebook records would never be done."""
     recorded = {
         (path.stem, record["quantity"])
-        for path in (artifacts.PROJECT / "outputs").glob("*/results/*.json")
-        for record in artifacts.read_results(path)
+        for path in (store.PROJECT / "outputs").glob("*/results/*.json")
+        for record in store.read_results(path)
     }
     assert {(check.notebook, check.quantity) for check in verify.CHECKS} <= recorded

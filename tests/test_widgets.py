@@ -10,7 +10,7 @@ from lamps import lamps
 from PIL import Image
 from torch import nn
 
-from fpnlib.attributes import Attributes, Classes
+from fpnlib.conditions import Attributes, Classes
 from fpnlib.plugin import FlowPlugin, FlowPluginNetwork
 from fpnlib.widgets import AttributeEditor, DigitExplorer, png
 
@@ -28,7 +28,12 @@ class Pixels(nn.Module):
         return nn.functional.adaptive_avg_pool2d(x.mean(1, keepdim=True), 2).flatten(1)
 
     def decode(self, z):
-        return z.view(-1, 1, 2, 2).repeat(1, self.channels, 1, 1).repeat_interleave(4, 2).repeat_interleave(4, 3)
+        return (
+            z.view(-1, 1, 2, 2)
+            .repeat(1, self.channels, 1, 1)
+            .repeat_interleave(4, 2)
+            .repeat_interleave(4, 3)
+        )
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +43,13 @@ def fitted():
     z = 0.3 + 0.03 * torch.randn(600, 4)
     z[:, :2] += 0.4 * y
     plugin = FlowPlugin(4, Attributes(["left_lit", "right_lit"]), num_layers=2, hidden_features=16)
-    return FlowPluginNetwork(Pixels(3), plugin.fit(z, y, epochs=10, batch_size=60, learning_rate=1e-2)), z, y
+    return (
+        FlowPluginNetwork(
+            Pixels(3), plugin.fit(z, y, epochs=10, batch_size=60, learning_rate=1e-2)
+        ),
+        z,
+        y,
+    )
 
 
 @pytest.fixture
@@ -120,7 +131,9 @@ def test_what_a_slider_excludes_goes_as_it_comes_and_comes_back(one_lamp):
         assert values(one_lamp) == [value, other]
         expected = one_lamp.picture(0, {"left_lit": value, "right_lit": other})
         np.testing.assert_allclose(shown(one_lamp.edited), expected.permute(1, 2, 0), atol=0.01)
-        assert torch.equal(one_lamp.picture(0, {"left_lit": value}), expected), "who names one alone means the same"
+        assert torch.equal(one_lamp.picture(0, {"left_lit": value}), expected), (
+            "who names one alone means the same"
+        )
     one_lamp.sliders["right_lit"].value = 0.15  # now the other rises, from where it stands
     assert values(one_lamp) == [0.65, 0.15], "0.6375, to the slider's step"
     one_lamp.reset.click()
@@ -138,7 +151,9 @@ def test_one_change_draws_one_picture(one_lamp, monkeypatch):
     drawn = []
     picture = one_lamp.picture
     monkeypatch.setattr(
-        one_lamp, "picture", lambda face, given: drawn.append((face, *given.values())) or picture(face, given)
+        one_lamp,
+        "picture",
+        lambda face, given: drawn.append((face, *given.values())) or picture(face, given),
     )
     one_lamp.sliders["left_lit"].value = 0.5
     one_lamp.edits.value = "+left_lit"
@@ -186,15 +201,21 @@ def digits():
     y = torch.arange(3).repeat(200)
     z = 0.2 + 0.3 * y[:, None] + 0.02 * torch.randn(600, 4)
     plugin = FlowPlugin(4, Classes("abc"), num_layers=2, hidden_features=16)
-    return FlowPluginNetwork(Pixels(1), plugin.fit(z, y, epochs=10, batch_size=60, learning_rate=1e-2))
+    return FlowPluginNetwork(
+        Pixels(1), plugin.fit(z, y, epochs=10, batch_size=60, learning_rate=1e-2)
+    )
 
 
 def test_the_explorer_draws_what_is_asked_for_and_morphs(digits):
     explorer = DigitExplorer(digits)
-    a, between, c = (explorer.picture("a", "c", amount, 0.5, seed=0).mean().item() for amount in (0, 0.5, 1))
+    a, between, c = (
+        explorer.picture("a", "c", amount, 0.5, seed=0).mean().item() for amount in (0, 0.5, 1)
+    )
     assert a == pytest.approx(0.2, abs=0.1) and c == pytest.approx(0.8, abs=0.1)
     assert between == pytest.approx((a + c) / 2, abs=1e-4)
-    assert torch.equal(explorer.picture("a", "c", 0, 0, 0), explorer.picture("a", "b", 0, 0, 7)), "no noise, no draw"
+    assert torch.equal(explorer.picture("a", "c", 0, 0, 0), explorer.picture("a", "b", 0, 0, 7)), (
+        "no noise, no draw"
+    )
     before = explorer.image.value
     explorer.first.value = "b"
     assert explorer.image.value != before
@@ -214,6 +235,10 @@ def test_panels_refuse_a_plugin_of_the_other_kind(fitted, digits):
 
 def test_a_png_is_the_image():
     image = torch.rand(3, 6, 5)
-    np.testing.assert_allclose(np.asarray(Image.open(io.BytesIO(png(image)))) / 255, image.permute(1, 2, 0), atol=0.003)
+    np.testing.assert_allclose(
+        np.asarray(Image.open(io.BytesIO(png(image)))) / 255, image.permute(1, 2, 0), atol=0.003
+    )
     grey = torch.rand(1, 6, 5)
-    np.testing.assert_allclose(1 - np.asarray(Image.open(io.BytesIO(png(grey)))) / 255, grey[0], atol=0.003)
+    np.testing.assert_allclose(
+        1 - np.asarray(Image.open(io.BytesIO(png(grey)))) / 255, grey[0], atol=0.003
+    )

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from fpnlib.attributes import Classes
 from fpnlib.base_models import PointFlow
+from fpnlib.conditions import Classes
 from fpnlib.plugin import FlowPlugin, FlowPluginNetwork
 from fpnlib.widgets import ShapeExplorer
 
@@ -12,7 +12,9 @@ from fpnlib.widgets import ShapeExplorer
 @pytest.fixture(scope="module")
 def panel():
     torch.manual_seed(0)
-    base = PointFlow(4, hidden=(8,), encoder_widths=(4, 4, 4, 8), points=20, method="euler", steps=2)
+    base = PointFlow(
+        4, hidden=(8,), encoder_widths=(4, 4, 4, 8), points=20, method="euler", steps=2
+    )
     plugin = FlowPlugin(4, Classes(["chair", "table"]), hidden_features=8, num_layers=2)
     plugin.fit(torch.randn(60, 4), torch.arange(60) % 2, epochs=2)
     return ShapeExplorer(FlowPluginNetwork(base, plugin))

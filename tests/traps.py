@@ -3,9 +3,14 @@
 import ast
 
 _PICKLES = ("pickle", "_pickle", "cloudpickle", "dill", "marshal", "shelve", "joblib")
-UNPICKLERS = {f"{module}.{name}" for module in _PICKLES for name in ("load", "loads", "open", "Unpickler")}
+UNPICKLERS = {
+    f"{module}.{name}" for module in _PICKLES for name in ("load", "loads", "open", "Unpickler")
+}
 UNPICKLERS |= {"pandas.read_pickle", "torch.jit.load", "torch.hub.load", "torch.serialization.load"}
-SAFE_WHERE_ASKED = {"torch.load": ("weights_only", "True", None), "numpy.load": ("allow_pickle", "False", "False")}
+SAFE_WHERE_ASKED = {
+    "torch.load": ("weights_only", "True", None),
+    "numpy.load": ("allow_pickle", "False", "False"),
+}
 """Readers with the argument that makes them safe, its safe value, and its default where that is safe."""
 
 
@@ -25,7 +30,9 @@ def unpickles(source: str) -> list[str]:
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             for name in node.names:
-                names[name.asname or name.name.split(".")[0]] = name.name if name.asname else name.name.split(".")[0]
+                names[name.asname or name.name.split(".")[0]] = (
+                    name.name if name.asname else name.name.split(".")[0]
+                )
         elif isinstance(node, ast.ImportFrom):
             names |= {name.asname or name.name: f"{node.module}.{name.name}" for name in node.names}
 
@@ -43,6 +50,10 @@ def unpickles(source: str) -> list[str]:
     for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom) and any(name.name == "*" for name in node.names):
             found.append(f"line {node.lineno}: from {node.module} import *")
-        elif isinstance(node, ast.Name | ast.Attribute) and node not in safe and meant(node) in wanted:
+        elif (
+            isinstance(node, ast.Name | ast.Attribute)
+            and node not in safe
+            and meant(node) in wanted
+        ):
             found.append(f"line {node.lineno}: {meant(node)}")
     return found

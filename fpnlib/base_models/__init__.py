@@ -17,4 +17,13 @@ def build_base_model(name: str, **settings) -> Autoencoder:
     return BASE_MODELS[name](**settings)
 
 
-__all__ = ["BASE_MODELS", "MSP", "Autoencoder", "ConvAE", "ConvVAE", "PointFlow", "build_base_model", "load_released"]
+__all__ = [
+    "BASE_MODELS",
+    "MSP",
+    "Autoencoder",
+    "ConvAE",
+    "ConvVAE",
+    "PointFlow",
+    "build_base_model",
+    "load_released",
+]

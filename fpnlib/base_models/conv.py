@@ -20,7 +20,9 @@ class _Conv(nn.Module):
         self.latent_dim = checks.positive("latent_dim", latent_dim)
         self.enc = nn.Sequential(OrderedDict(disc=_encoder()))
         self.dec = nn.Sequential(OrderedDict(gen=_decoder(latent_dim)))
-        self.to(memory_format=torch.channels_last)  # a training step takes a fifth less time on the CPU
+        self.to(
+            memory_format=torch.channels_last
+        )  # a training step takes a fifth less time on the CPU
 
     @property
     def config(self) -> dict:
@@ -36,7 +38,9 @@ class _Conv(nn.Module):
         return torch.sigmoid(self._logits(checks.latents(z, self.latent_dim)))
 
     def _features(self, x: Tensor) -> Tensor:
-        return self.enc(x.to(next(self.parameters()))).flatten(1)  # on its device, in its floating type
+        return self.enc(x.to(next(self.parameters()))).flatten(
+            1
+        )  # on its device, in its floating type
 
     def _logits(self, z: Tensor) -> Tensor:
         return self.dec(z[:, :, None, None].to(next(self.parameters())))

@@ -38,10 +38,19 @@ class MSP(nn.Module):
         ValueError, TypeError: a count that is not a positive whole number, or another size.
     """
 
-    def __init__(self, attributes: int, size: int = 64, features: int = 16, decoder_features: int | None = None):
+    def __init__(
+        self,
+        attributes: int,
+        size: int = 64,
+        features: int = 16,
+        decoder_features: int | None = None,
+    ):
         super().__init__()
         self.attributes = checks.positive("attributes", attributes)
-        self.size, self.features = checks.positive("size", size), checks.positive("features", features)
+        self.size, self.features = (
+            checks.positive("size", size),
+            checks.positive("features", features),
+        )
         self.decoder_features = checks.positive("decoder_features", decoder_features or features)
         if size < 8 or size & (size - 1):
             raise ValueError(f"size must be a power of two from 8 on, got {size}")
@@ -51,9 +60,14 @@ class MSP(nn.Module):
         )
         self.latent_dim = widths[-1]
         if attributes > self.latent_dim:
-            raise ValueError(f"{attributes} attributes do not fit a latent of {self.latent_dim}; take more features")
+            raise ValueError(
+                f"{attributes} attributes do not fit a latent of {self.latent_dim}; take more features"
+            )
         self.encoder, self.decoder = nn.Module(), nn.Module()
-        self.encoder.main, self.decoder.main = _encoder(widths), _decoder(self.latent_dim, decoder_widths[::-1])
+        self.encoder.main, self.decoder.main = (
+            _encoder(widths),
+            _decoder(self.latent_dim, decoder_widths[::-1]),
+        )
         self.fc1 = nn.Linear(self.latent_dim, self.latent_dim)  # mean
         self.fc2 = nn.Linear(self.latent_dim, self.latent_dim)  # log variance
         # Orthonormal rows, which is where the loss takes M.
@@ -69,13 +83,19 @@ class MSP(nn.Module):
         """
         path = Path(path)
         if not path.is_file():
-            raise FileNotFoundError(f"{path} is missing; expected a checkpoint of MSP, such as MSP_CelebA.tch")
+            raise FileNotFoundError(
+                f"{path} is missing; expected a checkpoint of MSP, such as MSP_CelebA.tch"
+            )
         try:
             state = torch.load(path, map_location="cpu", weights_only=True)
         except (RuntimeError, EOFError, pickle.UnpicklingError, BadZipFile) as error:
-            raise ValueError(f"{path} is damaged or no checkpoint ({str(error).splitlines()[0]:.80})") from None
+            raise ValueError(
+                f"{path} is damaged or no checkpoint ({str(error).splitlines()[0]:.80})"
+            ) from None
         try:
-            convolutions = [name for name in state if name.startswith("encoder.main") and state[name].ndim == 4]
+            convolutions = [
+                name for name in state if name.startswith("encoder.main") and state[name].ndim == 4
+            ]
             size, features = 2 ** (len(convolutions) + 1), len(state["encoder.main.0.weight"])
             decoder_features = state["decoder.main.0.weight"].shape[1] * 8 // size
             model = cls(len(state["M"]), size, features, decoder_features)
@@ -132,7 +152,9 @@ class MSP(nn.Module):
         """
         read = self.read(z)
         if values.shape[-1] != self.attributes:
-            raise ValueError(f"values must have shape (n, {self.attributes}), got {tuple(values.shape)}")
+            raise ValueError(
+                f"values must have shape (n, {self.attributes}), got {tuple(values.shape)}"
+            )
         return z + torch.where(chosen, values - read, 0.0) @ self.M
 
     def loss(self, x: Tensor, y: Tensor, fidelity: float = 0.0) -> Tensor:
@@ -142,7 +164,9 @@ class MSP(nn.Module):
         """
         return sum(self.terms(x, y, fidelity)[0].values()) / len(x)
 
-    def terms(self, x: Tensor, y: Tensor, fidelity: float = 0.0) -> tuple[dict[str, Tensor], Tensor]:
+    def terms(
+        self, x: Tensor, y: Tensor, fidelity: float = 0.0
+    ) -> tuple[dict[str, Tensor], Tensor]:
         """:meth:`losses` of images in [0, 1] and attributes 0 or 1, and the reconstructions in [-1, 1].
 
         Args:
@@ -154,7 +178,9 @@ class MSP(nn.Module):
         z = mean + torch.exp(0.5 * log_variance) * torch.randn_like(mean)
         decoded = self._decoded(z)
         terms = self.losses(x, decoded, y, z, mean, log_variance)
-        return terms | ({"absolute": fidelity * (decoded - x).abs().sum()} if fidelity else {}), decoded
+        return terms | (
+            {"absolute": fidelity * (decoded - x).abs().sum()} if fidelity else {}
+        ), decoded
 
     def losses(
         self, x: Tensor, decoded: Tensor, y: Tensor, z: Tensor, mean: Tensor, log_variance: Tensor
@@ -191,13 +217,27 @@ def _encoder(widths: list[int]) -> nn.Sequential:
     """(n, 3, size, size) → (n, widths[-1], 1, 1): halved down to 4×4, then seen as a whole."""
     layers = [nn.Conv2d(CHANNELS, widths[0], 4, 2, 1, bias=False), nn.LeakyReLU(0.2)]
     for inputs, outputs in zip(widths, widths[1:]):
-        layers += [nn.Conv2d(inputs, outputs, 4, 2, 1, bias=False), nn.BatchNorm2d(outputs), nn.LeakyReLU(0.2)]
+        layers += [
+            nn.Conv2d(inputs, outputs, 4, 2, 1, bias=False),
+            nn.BatchNorm2d(outputs),
+            nn.LeakyReLU(0.2),
+        ]
     return nn.Sequential(*layers, nn.Conv2d(widths[-1], widths[-1], 4, bias=False))
 
 
 def _decoder(latent_dim: int, widths: list[int]) -> nn.Sequential:
     """(n, latent_dim, 1, 1) → (n, 3, size, size) in [-1, 1], the encoder's mirror but for its widths."""
-    layers = [nn.ConvTranspose2d(latent_dim, widths[0], 4, bias=False), nn.BatchNorm2d(widths[0]), nn.ReLU()]
+    layers = [
+        nn.ConvTranspose2d(latent_dim, widths[0], 4, bias=False),
+        nn.BatchNorm2d(widths[0]),
+        nn.ReLU(),
+    ]
     for inputs, outputs in zip(widths, widths[1:]):
-        layers += [nn.ConvTranspose2d(inputs, outputs, 4, 2, 1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU()]
-    return nn.Sequential(*layers, nn.ConvTranspose2d(widths[-1], CHANNELS, 4, 2, 1, bias=False), nn.Tanh())
+        layers += [
+            nn.ConvTranspose2d(inputs, outputs, 4, 2, 1, bias=False),
+            nn.BatchNorm2d(outputs),
+            nn.ReLU(),
+        ]
+    return nn.Sequential(
+        *layers, nn.ConvTranspose2d(widths[-1], CHANNELS, 4, 2, 1, bias=False), nn.Tanh()
+    )

@@ -25,7 +25,11 @@ class PatchDiscriminator(nn.Module):
         widths = [features * 2**k for k in range(halvings)]
         layers = [nn.Conv2d(CHANNELS, features, 4, 2, 1), nn.LeakyReLU(0.2)]
         for inputs, outputs in zip(widths, widths[1:]):
-            layers += [nn.Conv2d(inputs, outputs, 4, 2, 1, bias=False), nn.BatchNorm2d(outputs), nn.LeakyReLU(0.2)]
+            layers += [
+                nn.Conv2d(inputs, outputs, 4, 2, 1, bias=False),
+                nn.BatchNorm2d(outputs),
+                nn.LeakyReLU(0.2),
+            ]
         self.main = nn.Sequential(*layers, nn.Conv2d(widths[-1], 1, 4))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -65,7 +69,10 @@ class SharpenedMSP(nn.Module):
         loss = sum(terms.values()) / len(x)
         if not self.training:
             return loss
-        real, fake = self.discriminator(2 * x - 1), self.discriminator(_turned_round(decoded, self.weight))
+        real, fake = (
+            self.discriminator(2 * x - 1),
+            self.discriminator(_turned_round(decoded, self.weight)),
+        )
         return loss + softplus(-real).mean() + softplus(fake).mean()
 
 

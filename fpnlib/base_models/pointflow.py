@@ -17,10 +17,14 @@ from fpnlib.base_models.pointflow_encoder import PointEncoder
 from fpnlib.base_models.pointflow_field import DIMENSIONS
 
 AT_ONCE = 2**17  # points that go through the networks together: it bounds the memory
-NOISE_SEED = 2**31  # is added to the seeds of points, or a latent and its points drawn by one seed would be kin
+NOISE_SEED = (
+    2**31
+)  # is added to the seeds of points, or a latent and its points drawn by one seed would be kin
 TIMES = 8  # flow matching's times for each cloud and step
 FLOOR = 1e-4  # of the largest variance, added to all: a direction in which latents hardly differ is not blown up
-PAIRED = 64  # points that are paired with noise together: exact pairing takes the cube of their number
+PAIRED = (
+    64  # points that are paired with noise together: exact pairing takes the cube of their number
+)
 
 
 class PointFlow(nn.Module):
@@ -95,7 +99,9 @@ class PointFlow(nn.Module):
             ValueError: a stochastic encoder, whose posteriors would no longer be products.
         """
         if self.config["stochastic"]:
-            raise ValueError("latents of a stochastic encoder are not whitened: its prior says how they lie")
+            raise ValueError(
+                "latents of a stochastic encoder are not whitened: its prior says how they lie"
+            )
         variances, directions = torch.linalg.eigh(torch.cov(self.encode(x).double().T))
         scales = (variances + FLOOR * variances.max()).sqrt()
         head = self.encoder.mean[-1]
@@ -140,11 +146,16 @@ class PointFlow(nn.Module):
         shape = (len(z), points, DIMENSIONS)
         noise = torch.randn(shape, generator=generator, device=z.device, dtype=z.dtype)
         rows = _rows(points)
-        parts = [self.decoder.inverse(u, c, self.solver) for u, c in zip(noise.split(rows), z.split(rows))]
+        parts = [
+            self.decoder.inverse(u, c, self.solver)
+            for u, c in zip(noise.split(rows), z.split(rows))
+        ]
         return torch.cat(parts) * self.std_ + self.mean_ if parts else noise
 
     @torch.no_grad()
-    def log_prob(self, x: Tensor, z: Tensor | None = None, trace: str = "exact", probe: Tensor | None = None) -> Tensor:
+    def log_prob(
+        self, x: Tensor, z: Tensor | None = None, trace: str = "exact", probe: Tensor | None = None
+    ) -> Tensor:
         """log p(x | z) (n, points) in nats: the density of each point of clouds (n, points, 3), in the data's units.
 
         Args:
@@ -195,25 +206,37 @@ class PointFlow(nn.Module):
             ValueError: a model of several fields, for which there is no one way.
         """
         if len(self.decoder.fields) > 1:
-            raise ValueError(f"flow matching trains one field; this model has {len(self.decoder.fields)}; use loss")
+            raise ValueError(
+                f"flow matching trains one field; this model has {len(self.decoder.fields)}; use loss"
+            )
         field, (first, last) = self.decoder.fields[0], self.decoder.norms
         with self._drawing(x):
             x = (x - self.mean_) / self.std_
             z, divergence = self._latents(x)
             x = x[:, :points]
-            with torch.no_grad():  # a norm that could learn would shrink the points to shrink the error
+            with (
+                torch.no_grad()
+            ):  # a norm that could learn would shrink the points to shrink the error
                 x = first(x)
                 u = paired(last.inverse(torch.randn_like(x)), x)
             times = math.gcd(TIMES, x.shape[1])  # a time for each group of points
-            s = (torch.arange(times, device=x.device) + torch.rand(len(x), times, device=x.device)) / times
-            s, x, u = s[..., None, None].to(x), x.unflatten(1, (times, -1)), u.unflatten(1, (times, -1))
+            s = (
+                torch.arange(times, device=x.device) + torch.rand(len(x), times, device=x.device)
+            ) / times
+            s, x, u = (
+                s[..., None, None].to(x),
+                x.unflatten(1, (times, -1)),
+                u.unflatten(1, (times, -1)),
+            )
             velocity = field.velocity(s, torch.lerp(x, u, s), field.context(z, ndim=4))
             return (velocity - (u - x)).square().mean() + divergence / (times * x.shape[2])
 
     def _posterior(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and deviation (n, latent_dim) of the posteriors, over parts of x (n, points, 3) in standardised units."""
         parts = -(-x.shape[1] // (self.seen or x.shape[1]))
-        of_parts = [self.encoder(x[:, k::parts]) for k in range(parts)]  # every k-th point: whatever their order
+        of_parts = [
+            self.encoder(x[:, k::parts]) for k in range(parts)
+        ]  # every k-th point: whatever their order
         mean, std = (torch.stack(tensors).mean(0) for tensors in zip(*of_parts))
         return mean, std.expand_as(mean)
 

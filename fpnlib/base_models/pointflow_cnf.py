@@ -45,7 +45,12 @@ class Solver:
         checks.positive("steps", self.steps)
 
     def __call__(
-        self, field: Callable[[Tensor, Tensor], Tensor], state: Tensor, start: float, end: float, parameters=()
+        self,
+        field: Callable[[Tensor, Tensor], Tensor],
+        state: Tensor,
+        start: float,
+        end: float,
+        parameters=(),
     ) -> Tensor:
         """The state (n, points, …) at ``end``. Its error is bounded for each cloud by itself, whatever the batch.
 
@@ -58,8 +63,12 @@ class Solver:
         times = torch.tensor([start, end], dtype=state.dtype, device=state.device)
         settings = {"method": self.method, "rtol": self.tolerance, "atol": self.tolerance}
         if self.method not in ADAPTIVE:
-            grid = torch.linspace(start, end, self.steps + 1, dtype=state.dtype, device=state.device)
-            return odeint(field, state, times, **settings, options={"grid_constructor": lambda *_: grid})[-1]
+            grid = torch.linspace(
+                start, end, self.steps + 1, dtype=state.dtype, device=state.device
+            )
+            return odeint(
+                field, state, times, **settings, options={"grid_constructor": lambda *_: grid}
+            )[-1]
         settings["options"] = {"norm": _worst_cloud, "max_num_steps": MOST_STEPS}
         try:
             if parameters and torch.is_grad_enabled():
@@ -127,7 +136,12 @@ class PointCNF(nn.Module):
         self.fields = nn.ModuleList(Field(hidden, latent_dim) for _ in range(num_blocks))
 
     def forward(
-        self, x: Tensor, z: Tensor, solver: Solver, trace: str = "hutchinson", probe: Tensor | None = None
+        self,
+        x: Tensor,
+        z: Tensor,
+        solver: Solver,
+        trace: str = "hutchinson",
+        probe: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Noise (n, points, 3) of points x (n, points, 3) under z (n, latent_dim), and log|det ∂noise/∂x| (n, points).
 
@@ -147,9 +161,13 @@ class PointCNF(nn.Module):
             context = field.context(z)
 
             def change(s: Tensor, state: Tensor, field=field, context=context) -> Tensor:
-                return torch.cat(field.with_divergence(s, state[..., :DIMENSIONS], probe, context), -1)
+                return torch.cat(
+                    field.with_divergence(s, state[..., :DIMENSIONS], probe, context), -1
+                )
 
-            state = solver(change, torch.cat([x, log_det], -1), 0.0, 1.0, _differentiable(field, context))
+            state = solver(
+                change, torch.cat([x, log_det], -1), 0.0, 1.0, _differentiable(field, context)
+            )
             x, log_det = state.split([DIMENSIONS, 1], -1)
             log_det = log_det + norm.log_scale.sum()  # before its statistics move
             x = norm(x)
@@ -160,7 +178,10 @@ class PointCNF(nn.Module):
         for field, norm in zip(reversed(self.fields), reversed(self.norms[1:])):
             context = field.context(z)
             u = solver(
-                lambda s, x, field=field, context=context: field.velocity(s, x, context), norm.inverse(u), 1.0, 0.0
+                lambda s, x, field=field, context=context: field.velocity(s, x, context),
+                norm.inverse(u),
+                1.0,
+                0.0,
             )
         return self.norms[0].inverse(u)
 

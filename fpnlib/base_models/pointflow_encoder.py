@@ -27,7 +27,9 @@ class PointEncoder(nn.Module):
     ):
         super().__init__()
         self.points = nn.Sequential(*_layers((3, *widths))[:-1])  # no ReLU before the maximum
-        self.mean = nn.Sequential(*_layers((widths[-1], *head_widths)), nn.Linear(head_widths[-1], latent_dim))
+        self.mean = nn.Sequential(
+            *_layers((widths[-1], *head_widths)), nn.Linear(head_widths[-1], latent_dim)
+        )
         if stochastic:
             self.log_variance = nn.Sequential(
                 *_layers((widths[-1], *head_widths)), nn.Linear(head_widths[-1], latent_dim)
@@ -41,9 +43,9 @@ class PointEncoder(nn.Module):
         """Mean and standard deviation of the latents, each (n, latent_dim); the latter 0 for a deterministic encoder."""
         features = self.features(x)
         mean = self.mean(features)
-        return mean, torch.exp(0.5 * self.log_variance(features)) if hasattr(self, "log_variance") else mean.new_zeros(
-            1
-        )
+        return mean, torch.exp(0.5 * self.log_variance(features)) if hasattr(
+            self, "log_variance"
+        ) else mean.new_zeros(1)
 
 
 def _layers(widths: Sequence[int]) -> list[nn.Module]:

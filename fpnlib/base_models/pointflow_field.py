@@ -27,7 +27,9 @@ class ConcatSquash(nn.Module):
 
     def context(self, z: Tensor) -> tuple[Tensor, ...]:
         """What gate and bias owe to z (n, latent_dim), worked out once for a whole solve, and their weights for t."""
-        (gate_t, gate_z), (bias_t, bias_z) = (part.weight.split([1, z.shape[1]], 1) for part in (self.gate, self.bias))
+        (gate_t, gate_z), (bias_t, bias_z) = (
+            part.weight.split([1, z.shape[1]], 1) for part in (self.gate, self.bias)
+        )
         return z @ gate_z.T + self.gate.bias, gate_t[:, 0], z @ bias_z.T, bias_t[:, 0]
 
 
@@ -42,7 +44,9 @@ class Field(nn.Module):
     def __init__(self, hidden: Sequence[int], latent_dim: int):
         super().__init__()
         widths = (DIMENSIONS, *hidden, DIMENSIONS)
-        self.layers = nn.ModuleList(ConcatSquash(*pair, latent_dim) for pair in zip(widths, widths[1:]))
+        self.layers = nn.ModuleList(
+            ConcatSquash(*pair, latent_dim) for pair in zip(widths, widths[1:])
+        )
         with torch.no_grad():
             for layer in self.layers[:-1]:
                 layer.linear.weight.mul_(GAIN)
@@ -87,7 +91,9 @@ class Field(nn.Module):
             if tangents is not None:
                 tangents = tangents @ layer.linear.weight.T * gate
             if depth < last:
-                x = torch.tanh(x) if torch.is_grad_enabled() else x.tanh_()  # in place: half the memory's traffic
+                x = (
+                    torch.tanh(x) if torch.is_grad_enabled() else x.tanh_()
+                )  # in place: half the memory's traffic
                 if tangents is not None:
                     tangents = tangents * (1 - x * x)
         return self.end_time * x, None if tangents is None else self.end_time * tangents

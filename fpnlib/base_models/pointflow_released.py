@@ -28,7 +28,10 @@ LEFT_OUT = re.compile(
 
 
 def load_released(
-    path: str | Path, mean: Tensor | np.ndarray | None = None, std: float | np.ndarray | None = None, **settings
+    path: str | Path,
+    mean: Tensor | np.ndarray | None = None,
+    std: float | np.ndarray | None = None,
+    **settings,
 ) -> PointFlow:
     """The PointFlow in one of its authors' checkpoints, in eval mode on the CPU.
 
@@ -50,13 +53,17 @@ def load_released(
     except (RuntimeError, UnpicklingError, EOFError, ValueError, KeyError, OSError):
         raise ValueError(f"{path} is damaged or no checkpoint of tensors alone") from None
     state = state.get("model", state) if isinstance(state, dict) else state
-    if not isinstance(state, dict) or not all(isinstance(tensor, Tensor) for tensor in state.values()):
+    if not isinstance(state, dict) or not all(
+        isinstance(tensor, Tensor) for tensor in state.values()
+    ):
         raise ValueError(f"{path} holds no state dict")
     ours = {}
     for name, tensor in state.items():
         plain = re.sub(r"(^|\.)module\.", r"\1", name)
         if not LEFT_OUT.match(plain):
-            ours[_renamed(plain, path)] = tensor.squeeze(-1) if ".conv" in plain and tensor.ndim == 3 else tensor
+            ours[_renamed(plain, path)] = (
+                tensor.squeeze(-1) if ".conv" in plain and tensor.ndim == 3 else tensor
+            )
     model = PointFlow(**_widths(ours, path), **settings)
     ours["mean_"], ours["std_"] = _statistics(path, mean, std)
     expected = model.state_dict()
@@ -67,7 +74,9 @@ def load_released(
             )
         if expected[name].shape != ours[name].shape:
             shapes = tuple(ours[name].shape), tuple(expected[name].shape)
-            raise ValueError(f"{path} has other widths: {name} is {shapes[0]}, expected {shapes[1]}")
+            raise ValueError(
+                f"{path} has other widths: {name} is {shapes[0]}, expected {shapes[1]}"
+            )
     model.load_state_dict(ours)
     return model.eval()
 
@@ -95,12 +104,18 @@ def _widths(state: dict[str, Tensor], path: Path) -> dict:
     try:
         latent_dim = len(state["encoder.mean.6.bias"])
         encoder_widths = [len(state[f"encoder.points.{3 * k}.bias"]) for k in range(4)]
-        depths = [int(name.split(".")[4]) for name in state if name.startswith("decoder.fields.0.layers.")]
-        hidden = [len(state[f"decoder.fields.0.layers.{k}.linear.bias"]) for k in range(max(depths))]
+        depths = [
+            int(name.split(".")[4]) for name in state if name.startswith("decoder.fields.0.layers.")
+        ]
+        hidden = [
+            len(state[f"decoder.fields.0.layers.{k}.linear.bias"]) for k in range(max(depths))
+        ]
         state["decoder.norms.0.running_mean"]
     except (KeyError, ValueError) as error:
         missing = str(error).strip("'") if isinstance(error, KeyError) else "decoder.fields.0"
-        raise ValueError(f"{path} is no PointFlow with a latent and moving batch norms: {missing} is missing") from None
+        raise ValueError(
+            f"{path} is no PointFlow with a latent and moving batch norms: {missing} is missing"
+        ) from None
     num_blocks = sum(name.endswith("sqrt_end_time") for name in state)
     stochastic = "encoder.log_variance.6.bias" in state
     return dict(
@@ -123,9 +138,13 @@ def _statistics(path: Path, mean, std) -> tuple[Tensor, Tensor]:
             try:
                 given = np.load(path.parent / name, allow_pickle=False)
             except (ValueError, EOFError, OSError):
-                raise ValueError(f"{path.parent / name} is damaged or no array; copy it again") from None
+                raise ValueError(
+                    f"{path.parent / name} is damaged or no array; copy it again"
+                ) from None
         value = torch.as_tensor(given).float().reshape(-1)
         if len(value) != size or not torch.isfinite(value).all() or (size == 1 and value <= 0):
-            raise ValueError(f"{name} must hold {size} finite number{'s' * (size > 1)}, got {value.tolist()}")
+            raise ValueError(
+                f"{name} must hold {size} finite number{'s' * (size > 1)}, got {value.tolist()}"
+            )
         values.append(value)
     return tuple(values)

@@ -5,8 +5,8 @@ from pathlib import Path
 from fpnlib import checks
 from fpnlib.data.dataset import Dataset, Split
 from fpnlib.data.digits import load_digits, load_mnist
-from fpnlib.data.drawn_faces import load_drawn_faces
-from fpnlib.data.drawn_shapes import load_drawn_shapes
+from fpnlib.data.drawn.faces import load_drawn_faces
+from fpnlib.data.drawn.shapes import load_drawn_shapes
 from fpnlib.data.faces import load_celeba
 from fpnlib.data.point_clouds import load_modelnet, load_shapenet
 
@@ -22,7 +22,9 @@ DATASETS = {
 }
 
 
-def load(name: str, root: str | Path | None = None, seed: int = 0, download: bool = False) -> Dataset:
+def load(
+    name: str, root: str | Path | None = None, seed: int = 0, download: bool = False
+) -> Dataset:
     """The dataset called ``name``, its splits drawn by ``seed``.
 
     Args:

@@ -12,12 +12,14 @@ from sklearn.model_selection import train_test_split
 from torch import Tensor
 from torch.nn.functional import interpolate, pad
 
-from fpnlib.artifacts import PROJECT, alone
 from fpnlib.data.dataset import Dataset, Split
+from fpnlib.store import PROJECT, alone
 
 CLASSES = tuple("0123456789")
 REMEDY = "set FPN_DATA to the folder that has MNIST/raw/ with the unpacked files"
-MNIST_FILES = [f"{part}-{kind}-ubyte" for part in ("train", "t10k") for kind in ("images-idx3", "labels-idx1")]
+MNIST_FILES = [
+    f"{part}-{kind}-ubyte" for part in ("train", "t10k") for kind in ("images-idx3", "labels-idx1")
+]
 
 
 def load_digits(seed: int = 0, test: int = 360, validation: int = 180) -> Dataset:
@@ -29,12 +31,16 @@ def load_digits(seed: int = 0, test: int = 360, validation: int = 180) -> Datase
     pixels, labels = datasets.load_digits(return_X_y=True)
     x = torch.from_numpy(pixels).float().reshape(-1, 1, 8, 8) / 16
     # Bicubic for smooth strokes; it overshoots a little, hence the clamp.
-    x = pad(interpolate(x, size=(20, 20), mode="bicubic", align_corners=False).clamp(0, 1), (4, 4, 4, 4))
+    x = pad(
+        interpolate(x, size=(20, 20), mode="bicubic", align_corners=False).clamp(0, 1), (4, 4, 4, 4)
+    )
     y = torch.from_numpy(labels).long()
     rest, held_out = _split(np.arange(len(y)), y, test, seed)
     train, validation_rows = _split(rest, y[rest], validation, seed)
     splits = (Split(x[rows], y[rows]) for rows in (train, validation_rows, held_out))
-    return Dataset("digits", *splits, CLASSES, _checksum(pixels.astype(np.uint8), labels.astype(np.uint8)))
+    return Dataset(
+        "digits", *splits, CLASSES, _checksum(pixels.astype(np.uint8), labels.astype(np.uint8))
+    )
 
 
 def load_mnist(
@@ -59,10 +65,16 @@ def load_mnist(
     raw = root / "MNIST" / "raw"
     missing = next((name for name in MNIST_FILES if not (raw / name).is_file()), None)
     if missing and not download:
-        raise FileNotFoundError(f"MNIST: {missing} is not in {raw}; {REMEDY}, or, with a network, pass download=True")
+        raise FileNotFoundError(
+            f"MNIST: {missing} is not in {raw}; {REMEDY}, or, with a network, pass download=True"
+        )
     try:
-        with alone(root / "MNIST") if missing else nullcontext():  # torchvision looks again: whoever waited finds it
-            parts = [MNIST(root, train=train, download=missing is not None) for train in (True, False)]
+        with (
+            alone(root / "MNIST") if missing else nullcontext()
+        ):  # torchvision looks again: whoever waited finds it
+            parts = [
+                MNIST(root, train=train, download=missing is not None) for train in (True, False)
+            ]
     except (OSError, RuntimeError, AssertionError, ValueError, IndexError) as error:
         if missing is None:
             raise ValueError(f"MNIST: the files in {raw} are damaged; replace them") from None
@@ -71,7 +83,9 @@ def load_mnist(
         raise FileNotFoundError(said) from None
     (x, y), (x_test, y_test) = ((_scaled(part.data), part.targets.long()) for part in parts)
     train, held_out = _split(np.arange(len(y)), y, validation, seed)
-    checksum = _checksum(*(array.numpy() for part in parts for array in (part.data, part.targets.to(torch.uint8))))
+    checksum = _checksum(
+        *(array.numpy() for part in parts for array in (part.data, part.targets.to(torch.uint8)))
+    )
     splits = Split(x[train], y[train]), Split(x[held_out], y[held_out]), Split(x_test, y_test)
     return Dataset("mnist", *splits, CLASSES, checksum)
 

@@ -17,11 +17,15 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from fpnlib import checks
-from fpnlib.artifacts import PROJECT
 from fpnlib.data.dataset import Dataset
+from fpnlib.store import PROJECT
 
 WIDTH, HEIGHT = 178, 218  # of the aligned images
-IMAGES, ATTRIBUTES, PARTITION = "img_align_celeba", "list_attr_celeba.txt", "list_eval_partition.txt"
+IMAGES, ATTRIBUTES, PARTITION = (
+    "img_align_celeba",
+    "list_attr_celeba.txt",
+    "list_eval_partition.txt",
+)
 CHOSEN = "list_chosen.txt"  # ours: a file name a line
 REMEDY = f"set FPN_DATA to the folder that has celeba/{IMAGES}/, celeba/{ATTRIBUTES} and celeba/{PARTITION}"
 
@@ -50,7 +54,9 @@ class Faces:
         return Faces(self.pixels.flip(3), self.y)
 
 
-def load_celeba(root: str | Path | None = None, size: int = 64, crop: int = 148, limit: int | None = None) -> Dataset:
+def load_celeba(
+    root: str | Path | None = None, size: int = 64, crop: int = 148, limit: int | None = None
+) -> Dataset:
     """The images that are there, joined with the official attributes and the official split; no other files are needed.
 
     Where ``celeba/list_chosen.txt`` stands beside the official lists, it is those images that it names, one a line, and no
@@ -75,13 +81,20 @@ def load_celeba(root: str | Path | None = None, size: int = 64, crop: int = 148,
         raise ValueError(f"crop must be at most {WIDTH} pixels, the images' width, got {crop}")
     folder = Path(root or os.environ.get("FPN_DATA") or PROJECT / "data") / "celeba"
     images = _images(folder)
-    attributes, partition = _read_attributes(folder / ATTRIBUTES), _read_partition(folder / PARTITION)
+    attributes, partition = (
+        _read_attributes(folder / ATTRIBUTES),
+        _read_partition(folder / PARTITION),
+    )
     for path in images:
         for name, table in ((ATTRIBUTES, attributes), (PARTITION, partition)):
             if path.name not in table.index:
                 raise ValueError(f"CelebA: {name} has no row for {path.name}; get the whole list")
     names = np.array([path.name for path in images])
-    part, digest, splits = partition[names].to_numpy(), hashlib.sha256(f"{size} {crop}".encode()), []
+    part, digest, splits = (
+        partition[names].to_numpy(),
+        hashlib.sha256(f"{size} {crop}".encode()),
+        [],
+    )
     for number, split in enumerate(("training", "validation", "test")):
         rows = (part == number).nonzero()[0][:limit]
         if not len(rows):
@@ -93,7 +106,9 @@ def load_celeba(root: str | Path | None = None, size: int = 64, crop: int = 148,
         for k, row in enumerate(bar):
             data = images[row].read_bytes()
             digest.update(data)
-            pixels[k] = torch.from_numpy(_read_image(images[row], data, size, crop)).permute(2, 0, 1)
+            pixels[k] = torch.from_numpy(_read_image(images[row], data, size, crop)).permute(
+                2, 0, 1
+            )
         y = attributes.loc[names[rows]].to_numpy(copy=True)
         digest.update(y.tobytes())
         splits.append(Faces(pixels, torch.from_numpy(y)))
@@ -122,7 +137,9 @@ def _read_attributes(path: Path) -> pd.DataFrame:
     wrong = ~table.isin([-1, 1]).all(axis=1)
     if wrong.any() or not len(table.columns):
         where = f"the row of {wrong.idxmax()}" if wrong.any() else "its second line"
-        raise ValueError(f"CelebA: {path} is damaged in {where}; expected a -1 or 1 for each attribute")
+        raise ValueError(
+            f"CelebA: {path} is damaged in {where}; expected a -1 or 1 for each attribute"
+        )
     return (table > 0).astype(np.int64)
 
 
@@ -130,7 +147,9 @@ def _read_partition(path: Path) -> pd.Series:
     """0, 1 or 2 (training, validation, test) for each image name."""
     table = _read_table(path, header=None)
     if table.shape[1] != 1 or not table[1].isin([0, 1, 2]).all():
-        raise ValueError(f"CelebA: {path} is damaged; expected lines like '000001.jpg 0', with 0, 1 or 2")
+        raise ValueError(
+            f"CelebA: {path} is damaged; expected lines like '000001.jpg 0', with 0, 1 or 2"
+        )
     return table[1]
 
 
@@ -140,7 +159,9 @@ def _read_table(path: Path, **layout) -> pd.DataFrame:
     try:
         table = pd.read_csv(path, sep=r"\s+", index_col=0, **layout)
     except (ValueError, pd.errors.ParserError) as error:
-        raise ValueError(f"CelebA: {path} is damaged ({' '.join(str(error).split()):.120})") from None
+        raise ValueError(
+            f"CelebA: {path} is damaged ({' '.join(str(error).split()):.120})"
+        ) from None
     if not table.index.is_unique:
         twice = table.index[table.index.duplicated()][0]
         raise ValueError(f"CelebA: {path} is damaged: {twice} has two rows")
@@ -154,8 +175,12 @@ def _read_image(path: Path, data: bytes, size: int, crop: int) -> np.ndarray:
         with Image.open(io.BytesIO(data)) as image:
             if image.size != (WIDTH, HEIGHT) or image.mode != "RGB":
                 given = f"{image.width}×{image.height}, {image.mode}"
-                raise ValueError(f"CelebA: {path} must be {WIDTH}×{HEIGHT} pixels in RGB, got {given}")
+                raise ValueError(
+                    f"CelebA: {path} must be {WIDTH}×{HEIGHT} pixels in RGB, got {given}"
+                )
             box = (left, top, left + crop, top + crop)
             return np.array(image.resize((size, size), Image.Resampling.LANCZOS, box=box))
     except (UnidentifiedImageError, OSError) as error:
-        raise ValueError(f"CelebA: {path} is damaged ({str(error).splitlines()[0]:.80}); replace it") from None
+        raise ValueError(
+            f"CelebA: {path} is damaged ({str(error).splitlines()[0]:.80}); replace it"
+        ) from None

@@ -17,8 +17,8 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from fpnlib import checks
-from fpnlib.artifacts import PROJECT
 from fpnlib.data.dataset import Dataset, Split
+from fpnlib.store import PROJECT
 
 SHAPENET, MODELNET = "ShapeNetCore.v2.PC15k", "modelnet"
 SPLITS = ("train", "val", "test")
@@ -44,7 +44,11 @@ SYNSETS = {
 
 
 def load_shapenet(
-    root: str | Path | None = None, seed: int = 0, *, categories: Iterable[str] | None = None, points: int = 2048
+    root: str | Path | None = None,
+    seed: int = 0,
+    *,
+    categories: Iterable[str] | None = None,
+    points: int = 2048,
 ) -> Dataset:
     """ShapeNet (Chang et al. 2015, arXiv:1512.03012) as PointFlow sampled it: 15,000 points a shape.
 
@@ -67,12 +71,19 @@ def load_shapenet(
         raise FileNotFoundError(
             f"ShapeNet: no folder {folder}; set FPN_DATA to the folder that has {SHAPENET}/ (PointFlow's README links to it)"
         )
-    folders = {name: folder / (SYNSETS[name] if (folder / SYNSETS[name]).is_dir() else name) for name in names}
+    folders = {
+        name: folder / (SYNSETS[name] if (folder / SYNSETS[name]).is_dir() else name)
+        for name in names
+    }
     return read_clouds("shapenet", folders, points, seed)
 
 
 def load_modelnet(
-    root: str | Path | None = None, seed: int = 0, *, categories: Iterable[str] | None = None, points: int = 2048
+    root: str | Path | None = None,
+    seed: int = 0,
+    *,
+    categories: Iterable[str] | None = None,
+    points: int = 2048,
 ) -> Dataset:
     """ModelNet (Wu et al. 2015, arXiv:1406.5670) in the same folders, called by name, with z up on disk.
 
@@ -85,7 +96,13 @@ def load_modelnet(
             f"ModelNet: no folder {folder}; set FPN_DATA to the folder that has {MODELNET}/<category>/<split>/"
         )
     there = sorted(path.name for path in folder.iterdir() if path.is_dir())
-    return read_clouds("modelnet", {name: folder / name for name in chosen(categories, there)}, points, seed, up="z")
+    return read_clouds(
+        "modelnet",
+        {name: folder / name for name in chosen(categories, there)},
+        points,
+        seed,
+        up="z",
+    )
 
 
 def chosen(categories: Iterable[str] | None, there: Iterable[str]) -> tuple[str, ...]:
@@ -104,7 +121,9 @@ def chosen(categories: Iterable[str] | None, there: Iterable[str]) -> tuple[str,
     return names
 
 
-def read_clouds(name: str, folders: dict[str, Path], points: int, seed: int = 0, up: str = "y") -> Dataset:
+def read_clouds(
+    name: str, folders: dict[str, Path], points: int, seed: int = 0, up: str = "y"
+) -> Dataset:
     """The dataset of the categories in ``folders`` (name → folder of the splits), as :func:`load_shapenet` describes it.
 
     Args:
@@ -118,7 +137,9 @@ def read_clouds(name: str, folders: dict[str, Path], points: int, seed: int = 0,
         for split, paths in _splits(category, folder, seed).items():
             files[split] += [(path, y) for path in paths]
     digest, parts = hashlib.sha256(), []
-    progress = tqdm(total=sum(map(len, files.values())), desc=name, unit="cloud", dynamic_ncols=True)
+    progress = tqdm(
+        total=sum(map(len, files.values())), desc=name, unit="cloud", dynamic_ncols=True
+    )
     with progress:
         for split in SPLITS:
             x = np.empty((len(files[split]), points, 3), np.float32)
@@ -127,7 +148,9 @@ def read_clouds(name: str, folders: dict[str, Path], points: int, seed: int = 0,
                 progress.update()
             digest.update(x.tobytes())
             if up == "z":
-                x = np.stack([x[..., 0], x[..., 2], -x[..., 1]], -1)  # a turn about x: no mirror image
+                x = np.stack(
+                    [x[..., 0], x[..., 2], -x[..., 1]], -1
+                )  # a turn about x: no mirror image
             parts.append(Split(torch.from_numpy(x), torch.tensor([y for _, y in files[split]])))
     return Dataset(name, *parts, tuple(folders), digest.hexdigest())
 
@@ -135,11 +158,15 @@ def read_clouds(name: str, folders: dict[str, Path], points: int, seed: int = 0,
 def read_cloud(path: Path, points: int) -> np.ndarray:
     """The first ``points`` points (points, 3) of a file. Raises ValueError, with the path, for what is no such cloud."""
     try:
-        cloud = np.lib.format.open_memmap(path, mode="r")  # np.load would open an archive under that name, too
+        cloud = np.lib.format.open_memmap(
+            path, mode="r"
+        )  # np.load would open an archive under that name, too
     except (OSError, ValueError, EOFError):
         raise ValueError(f"{path} is damaged or no array") from None
     if cloud.ndim != 2 or cloud.shape[1] != 3 or cloud.dtype.kind != "f":
-        raise ValueError(f"{path} must hold floats of shape (points, 3), got {cloud.dtype} of shape {cloud.shape}")
+        raise ValueError(
+            f"{path} must hold floats of shape (points, 3), got {cloud.dtype} of shape {cloud.shape}"
+        )
     if len(cloud) < points:
         raise ValueError(f"{path} has {len(cloud):,} points; {points:,} were asked for")
     cloud = np.asarray(cloud[:points], np.float32)
@@ -158,7 +185,12 @@ def draw_points(x: Tensor, points: int, generator: torch.Generator) -> Tensor:
     """
     if checks.positive("points", points) > x.shape[1]:
         raise ValueError(f"the clouds have {x.shape[1]:,} points; {points:,} were asked for")
-    return x[:, torch.randperm(x.shape[1], generator=generator, device=generator.device)[:points].to(x.device)]
+    return x[
+        :,
+        torch.randperm(x.shape[1], generator=generator, device=generator.device)[:points].to(
+            x.device
+        ),
+    ]
 
 
 def _root(root: str | Path | None) -> Path:
@@ -172,7 +204,9 @@ def _splits(category: str, folder: Path, seed: int) -> dict[str, list[Path]]:
         if not (folder / split).is_dir():
             if split == "val":
                 continue
-            raise FileNotFoundError(f"category '{category}' has no {split}: {folder / split} is missing")
+            raise FileNotFoundError(
+                f"category '{category}' has no {split}: {folder / split} is missing"
+            )
         files[split] = sorted((folder / split).glob("*.npy"))
         if not files[split] and split != "val":
             raise ValueError(f"category '{category}' is empty: no .npy in {folder / split}")

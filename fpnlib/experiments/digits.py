@@ -11,7 +11,7 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from fpnlib import artifacts, checks
+from fpnlib import checks, store
 from fpnlib.base_models import build_base_model
 from fpnlib.classifiers import BASELINES, Scores
 from fpnlib.data import Split
@@ -78,7 +78,9 @@ def latents(run: Run, base: nn.Module) -> dict[str, Latents]:
     seeds = {"train": run.seed, "validation": run.seed + 1, "test": run.seed + 2}
 
     def encoded() -> dict[str, Latents]:
-        return {split: encode(base, getattr(run.data, split), seed) for split, seed in seeds.items()}
+        return {
+            split: encode(base, getattr(run.data, split), seed) for split, seed in seeds.items()
+        }
 
     return run.once(("latents", base), encoded)
 
@@ -93,7 +95,9 @@ def encode(base: nn.Module, split: Split, seed: int, batch_size: int = 1000) -> 
     return Latents(mean, std, mean + std * noise, split.y.to(device))
 
 
-def flow_plugin(run: Run, base: str, flow: str, *, draws: str = "fresh", width: int | None = None) -> FlowPlugin:
+def flow_plugin(
+    run: Run, base: str, flow: str, *, draws: str = "fresh", width: int | None = None
+) -> FlowPlugin:
     """The plugin ``flow`` ("maf" or "realnvp") for the base model named ``base``, fitted to its latents (section 3.2).
 
     Args:
@@ -129,7 +133,13 @@ def flow_plugin(run: Run, base: str, flow: str, *, draws: str = "fresh", width: 
         )
         return plugin.history_
 
-    key = {"base": base_key, "flow": plugin.config, "training": training, "draws": draws, "seed": run.seed}
+    key = {
+        "base": base_key,
+        "flow": plugin.config,
+        "training": training,
+        "draws": draws,
+        "seed": run.seed,
+    }
     return run.load_or_make(plugin_name(base, flow, draws, width), plugin, key, make)[0]
 
 
@@ -146,16 +156,26 @@ def judge(run: Run) -> Judge:
     torch.manual_seed(run.seed)
     module = Judge(num_classes=len(run.classes))
     training = _training(run, "judge", run.setting("judge_epochs"))
-    key = {"data": run.data.checksum, "judge": module.config, "distorted": True, "training": training, "seed": run.seed}
+    key = {
+        "data": run.data.checksum,
+        "judge": module.config,
+        "distorted": True,
+        "training": training,
+        "seed": run.seed,
+    }
     return run.load_or_make(
         "judge",
         module,
         key,
-        lambda checkpoint: _fit_images(run, module, module.loss, training, checkpoint, "judge", distorted),
+        lambda checkpoint: _fit_images(
+            run, module, module.loss, training, checkpoint, "judge", distorted
+        ),
     )[0]
 
 
-def generators(run: Run, base: str, components: int = 5) -> dict[str, Callable[[Tensor, int], Tensor]]:
+def generators(
+    run: Run, base: str, components: int = 5
+) -> dict[str, Callable[[Tensor, int], Tensor]]:
     """Every way to draw images for labels from the base model named ``base``: name → (labels (n,), seed) → images.
 
     The two flows, a Gaussian and a mixture of ``components`` Gaussians for each class, fitted to the same latents (one
@@ -211,12 +231,18 @@ def accuracy(plugin: FlowPlugin, z: Latents, features: str, prior: str = "flat")
     return (plugin.predict(getattr(z, features), prior) == z.y).double().mean().item()
 
 
-def score_plugin(plugin: FlowPlugin, sets: dict[str, Latents], features: str, prior: str = "flat") -> Accuracies:
+def score_plugin(
+    plugin: FlowPlugin, sets: dict[str, Latents], features: str, prior: str = "flat"
+) -> Accuracies:
     """:func:`accuracy` on all three splits; validation chose the plugin's epoch."""
-    return Accuracies(*(accuracy(plugin, sets[split], features, prior) for split in Accuracies._fields))
+    return Accuracies(
+        *(accuracy(plugin, sets[split], features, prior) for split in Accuracies._fields)
+    )
 
 
-def table_1(run: Run, baselines: dict[str, dict], on_means: Sequence[str] = ("rbf_svm",)) -> pd.DataFrame:
+def table_1(
+    run: Run, baselines: dict[str, dict], on_means: Sequence[str] = ("rbf_svm",)
+) -> pd.DataFrame:
     """Table 1: classifying by Bayes' rule, flat prior, beside supervised classifiers of the same latents (section 5.2.1).
 
     Args:
@@ -234,16 +260,31 @@ def table_1(run: Run, baselines: dict[str, dict], on_means: Sequence[str] = ("rb
     for name, settings in baselines.items():
         kinds = ("draw", "mean") if name in on_means else ("draw",)
         scores = {kind: baseline(run, name, "ConvVAE", kind, **settings) for kind in kinds}
-        ours = {kind: Accuracies(found.train_accuracy, found.test_accuracy, None) for kind, found in scores.items()}
+        ours = {
+            kind: Accuracies(found.train_accuracy, found.test_accuracy, None)
+            for kind, found in scores.items()
+        }
         first = scores["draw"]
-        rows.append([first.name, train + held_out, *_cells(run, name, ours), first.seconds, _chosen(first.settings)])
+        rows.append(
+            [
+                first.name,
+                train + held_out,
+                *_cells(run, name, ours),
+                first.seconds,
+                _chosen(first.settings),
+            ]
+        )
     for flow, name in FLOW_NAMES.items():
         plugin = flow_plugin(run, "ConvVAE", flow)
         ours = {kind: score_plugin(plugin, sets, kind) for kind in ("draw", "mean")}
         chosen = f"epoch {plugin.history_.best_epoch} of {len(plugin.history_.epochs)}"
         seconds = run.seconds(plugin_name("ConvVAE", flow))
         rows.append([f"FPN ({name})", train, *_cells(run, flow, ours), seconds, chosen])
-    parts = [f"{kind}s, {split}" for kind in ("draw", "mean") for split in ("train", "validation", "test")]
+    parts = [
+        f"{kind}s, {split}"
+        for kind in ("draw", "mean")
+        for split in ("train", "validation", "test")
+    ]
     columns = ["model", "learned from", "paper, train", "paper, test", *parts, "seconds", "chosen"]
     return pd.DataFrame(rows, columns=columns)
 
@@ -266,7 +307,10 @@ def leads(scores: pd.Series, n: int) -> pd.DataFrame:
 def _cells(run: Run, name: str, ours: dict[str, Accuracies]) -> list[float | None]:
     """The paper's accuracies and ours, in the order of Table 1's columns."""
     of = (ours.get(kind) for kind in ("draw", "mean"))
-    return [*(map(run.papers, PAPER[name])), *(getattr(a, split, None) for a in of for split in ("train", "validation", "test"))]
+    return [
+        *(map(run.papers, PAPER[name])),
+        *(getattr(a, split, None) for a in of for split in ("train", "validation", "test")),
+    ]
 
 
 def _chosen(settings: dict) -> str:
@@ -286,43 +330,75 @@ def baseline(run: Run, name: str, base: str, features: str, **settings: Any) -> 
 
 
 def kept_baseline(
-    run: Run, name: str, base: str, base_key: str, sets: dict[str, Latents], features: str, **settings: Any
+    run: Run,
+    name: str,
+    base: str,
+    base_key: str,
+    sets: dict[str, Latents],
+    features: str,
+    **settings: Any,
 ) -> Scores:
     """:func:`baseline` on the given latents of a base model, known by its name and its key."""
     path = run.folder / "models" / f"{base}_{name}_{features}.json"
-    key = artifacts.digest({"base": base_key, "baseline": name, "features": features, "seed": run.seed} | settings)
-    if kept := artifacts.read_kept(path, key, scores=dict):
+    key = store.digest(
+        {"base": base_key, "baseline": name, "features": features, "seed": run.seed} | settings
+    )
+    if kept := store.read_kept(path, key, scores=dict):
         if other := made_by(kept):
             print(f"{path.stem}: loaded{other}")
-        return artifacts.rebuilt(path, Scores, kept["scores"])
+        return store.rebuilt(path, Scores, kept["scores"])
     if name not in BASELINES:
         raise checks.unknown("baseline", name, BASELINES)
-    z, y = (torch.cat([getattr(sets[split], kind) for split in ("train", "validation")]) for kind in (features, "y"))
-    scores = BASELINES[name](z, y, getattr(sets["test"], features), sets["test"].y, seed=run.seed, **settings)
-    artifacts.write_kept(path, key, library=artifacts.library_digest(), scores=asdict(scores))
+    z, y = (
+        torch.cat([getattr(sets[split], kind) for split in ("train", "validation")])
+        for kind in (features, "y")
+    )
+    scores = BASELINES[name](
+        z, y, getattr(sets["test"], features), sets["test"].y, seed=run.seed, **settings
+    )
+    store.write_kept(path, key, library=store.library_digest(), scores=asdict(scores))
     return scores
 
 
 def _base_model(run: Run, name: str) -> tuple[nn.Module, str]:
     torch.manual_seed(run.seed)
-    module = build_base_model(name, latent_dim=40).to(memory_format=torch.channels_last)  # a fifth faster on CPUs
+    module = build_base_model(name, latent_dim=40).to(
+        memory_format=torch.channels_last
+    )  # a fifth faster on CPUs
     training = _training(run, name, run.setting(EPOCHS_OF[name]))
-    key = {"data": run.data.checksum, "base": name, "model": module.config, "training": training, "seed": run.seed}
+    key = {
+        "data": run.data.checksum,
+        "base": name,
+        "model": module.config,
+        "training": training,
+        "seed": run.seed,
+    }
     return run.load_or_make(
         name,
         module,
         key,
-        lambda checkpoint: _fit_images(run, module, lambda x, y: module.loss(x), training, checkpoint, name),
+        lambda checkpoint: _fit_images(
+            run, module, lambda x, y: module.loss(x), training, checkpoint, name
+        ),
     )
 
 
 def _flow_settings(run: Run, base: str, width: int | None) -> tuple[dict, int]:
     """A plugin's shape and epochs. Batch norm, within and between layers, where the latents are large (section 5.1.1)."""
     if base == "ConvVAE":
-        shape = {"hidden_features": width or run.setting("flow_width"), "num_layers": 5, "num_blocks": 2}
+        shape = {
+            "hidden_features": width or run.setting("flow_width"),
+            "num_layers": 5,
+            "num_blocks": 2,
+        }
         return shape, run.setting("flow_epochs")
     layers, blocks = run.setting("ae_flow_layers"), run.setting("ae_flow_blocks")
-    shape = {"hidden_features": width or 100, "num_layers": layers, "num_blocks": blocks, "batch_norm": True}
+    shape = {
+        "hidden_features": width or 100,
+        "num_layers": layers,
+        "num_blocks": blocks,
+        "batch_norm": True,
+    }
     return shape, run.setting("ae_flow_epochs")
 
 
@@ -342,11 +418,19 @@ def _fit_images(
 ) -> History:
     """Train on train's images, put through ``change`` anew for each epoch where it is given."""
     (x, y), validation = (
-        (split.x.to(run.device), split.y.to(run.device)) for split in (run.data.train, run.data.validation)
+        (split.x.to(run.device), split.y.to(run.device))
+        for split in (run.data.train, run.data.validation)
     )
     train = (lambda generator: (change(x, generator), y)) if change else (x, y)
     return fit(
-        module, loss, train, validation, seed=run.seed, checkpoint=checkpoint, description=description, **training
+        module,
+        loss,
+        train,
+        validation,
+        seed=run.seed,
+        checkpoint=checkpoint,
+        description=description,
+        **training,
     )
 
 

@@ -6,16 +6,16 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
-from fpnlib import artifacts
-from fpnlib.artifacts import PROJECT
-from fpnlib.attributes import Attributes, Classes
+from fpnlib import store
 from fpnlib.base_models import MSP, ConvVAE, PointFlow
+from fpnlib.conditions import Attributes, Classes
 from fpnlib.data.digits import CLASSES
-from fpnlib.data.drawn_faces import load_drawn_faces
-from fpnlib.data.drawn_shapes import SHAPES
+from fpnlib.data.drawn.faces import load_drawn_faces
+from fpnlib.data.drawn.shapes import SHAPES
 from fpnlib.experiments.faces import EXCLUSIVE
 from fpnlib.experiments.pretrained import FOLDER
 from fpnlib.plugin import FlowPlugin, FlowPluginNetwork
+from fpnlib.store import PROJECT
 
 
 def pretrained_faces(n: int = 100) -> tuple[FlowPluginNetwork, Tensor, Tensor]:
@@ -26,7 +26,9 @@ def pretrained_faces(n: int = 100) -> tuple[FlowPluginNetwork, Tensor, Tensor]:
     """
     data = load_drawn_faces()
     base = _base(MSP, FOLDER / "drawn_faces_MSP.safetensors")
-    plugin = _plugin(FOLDER / "drawn_faces_MSP_maf.safetensors", Attributes(data.classes, EXCLUSIVE[data.name]))
+    plugin = _plugin(
+        FOLDER / "drawn_faces_MSP_maf.safetensors", Attributes(data.classes, EXCLUSIVE[data.name])
+    )
     test = data.test.first(n)
     return FlowPluginNetwork(base, plugin), test.x, test.y
 
@@ -38,7 +40,9 @@ def pretrained_shapes() -> FlowPluginNetwork:
         FileNotFoundError: the weights are not in ``outputs/pretrained``.
     """
     base = _base(PointFlow, FOLDER / "shapes_PointFlow.safetensors")
-    return FlowPluginNetwork(base, _plugin(FOLDER / "shapes_PointFlow_maf.safetensors", Classes(SHAPES)))
+    return FlowPluginNetwork(
+        base, _plugin(FOLDER / "shapes_PointFlow_maf.safetensors", Classes(SHAPES))
+    )
 
 
 def pretrained_digits(models: Path = PROJECT / "outputs" / "paper" / "models") -> FlowPluginNetwork:
@@ -48,24 +52,28 @@ def pretrained_digits(models: Path = PROJECT / "outputs" / "paper" / "models") -
         FileNotFoundError: the weights are not there.
     """
     base = _base(ConvVAE, models / "ConvVAE.safetensors")
-    return FlowPluginNetwork(base, _plugin(models / "ConvVAE_maf_fresh.safetensors", Classes(CLASSES)))
+    return FlowPluginNetwork(
+        base, _plugin(models / "ConvVAE_maf_fresh.safetensors", Classes(CLASSES))
+    )
 
 
 def _base(kind: type[nn.Module], path: Path) -> nn.Module:
     base = kind(**_made_from(path)["model"])
-    artifacts.load_module(path, base)
+    store.load_module(path, base)
     return base
 
 
 def _plugin(path: Path, attributes: Attributes | Classes) -> FlowPlugin:
-    settings = {name: value for name, value in _made_from(path)["flow"].items() if name != "attributes"}
+    settings = {
+        name: value for name, value in _made_from(path)["flow"].items() if name != "attributes"
+    }
     plugin = FlowPlugin(attributes=attributes, **settings)
-    artifacts.load_module(path, plugin)
+    store.load_module(path, plugin)
     return plugin.eval()
 
 
 def _made_from(path: Path) -> dict:
-    meta = artifacts.read_meta(path)
+    meta = store.read_meta(path)
     if meta is None:
         raise FileNotFoundError(f"{path} is missing; it comes with the repository")
     return meta["made_from"]

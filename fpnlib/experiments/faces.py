@@ -11,11 +11,10 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
-from fpnlib.artifacts import PROJECT
-from fpnlib.attributes import Attributes
 from fpnlib.base_models import MSP
 from fpnlib.base_models.patches import SharpenedMSP
-from fpnlib.data.drawn_faces import DrawnFaces, difference, draw
+from fpnlib.conditions import Attributes
+from fpnlib.data.drawn.faces import DrawnFaces, difference, draw
 from fpnlib.experiments import pretrained
 from fpnlib.experiments.digits import Latents, encode
 from fpnlib.experiments.run import Run
@@ -34,6 +33,7 @@ from fpnlib.metrics.editing import (
     success_at,
 )
 from fpnlib.plugin import FlowPlugin, FlowPluginNetwork
+from fpnlib.store import PROJECT
 from fpnlib.training import History, fit
 
 # Of each group a face has one attribute at most: to ask for one is to ask the others away. So CelebA's labels have it, but for
@@ -100,9 +100,14 @@ def attribute_plugin(run: Run) -> FlowPlugin:
         faces = run.data.train.first(run.setting("train_faces"))
         sides = [faces, faces.mirrored()] if _mirrors(run) else [faces]
         seen = [encode(base, side, run.seed, batch_size=250) for side in sides]
-        mean, std, y = (torch.cat([getattr(latents, part) for latents in seen]) for part in ("mean", "std", "y"))
+        mean, std, y = (
+            torch.cat([getattr(latents, part) for latents in seen]) for part in ("mean", "std", "y")
+        )
         held_out = face_latents(run, base, "validation")
-        validation, settings = (held_out.draw, held_out.y), {"seed": run.seed, "checkpoint": checkpoint} | training
+        validation, settings = (
+            (held_out.draw, held_out.y),
+            {"seed": run.seed, "checkpoint": checkpoint} | training,
+        )
         return plugin.fit(mean, y, std=std, validation=validation, **settings).history_
 
     key = {"base": base_key, "flow": plugin.config, "training": training, "seed": run.seed}
@@ -124,7 +129,13 @@ def attribute_judge(run: Run) -> AttributeJudge:
         judge.calibrate(faces.x.to(run.device), faces.y)
         return history
 
-    key = {"data": run.data.checksum, "judge": judge.config, "calibrated": True, "training": training, "seed": run.seed}
+    key = {
+        "data": run.data.checksum,
+        "judge": judge.config,
+        "calibrated": True,
+        "training": training,
+        "seed": run.seed,
+    }
     return _load_or_make(run, "face_judge", judge, key, make)[0]
 
 
@@ -178,7 +189,13 @@ def edit_scores(
     for name, editor in ways.items():
         for strength in strengths:
             after = decoded(base, editor(z, y, y + strength * (to - y)))
-            table = _scored(run, edits, score_edits(seen, read(reader, after), y, to), editor=name, strength=strength)
+            table = _scored(
+                run,
+                edits,
+                score_edits(seen, read(reader, after), y, to),
+                editor=name,
+                strength=strength,
+            )
             if wanted is not None:
                 table["outside"] = outside(before, after, region).numpy(force=True)
                 table["truth"] = (after - wanted.to(after)).abs().mean((1, 2, 3)).numpy(force=True)
@@ -204,14 +221,22 @@ def _scored(run: Run, edits: SingleEdits, scores: EditScores, **more: Any) -> pd
     """A row for each edit: what it was, and its scores."""
     columns = edits.columns.cpu()
     plus = edits.to[torch.arange(len(columns)), edits.columns].cpu() > 0.5
-    what = {"attribute": [run.data.classes[k] for k in columns], "edit": ["+" if yes else "-" for yes in plus]}
+    what = {
+        "attribute": [run.data.classes[k] for k in columns],
+        "edit": ["+" if yes else "-" for yes in plus],
+    }
     return pd.DataFrame(more | what | {name: score.numpy() for name, score in vars(scores).items()})
 
 
 def summary(scores: pd.DataFrame, by: list[str]) -> pd.DataFrame:
     """Means of what :func:`edit_scores` gives for each group of ``by``, every attribute counting alike."""
     means = scores.groupby([*dict.fromkeys([*by, "attribute"])], sort=False).mean(numeric_only=True)
-    return means.drop(columns=["strength"], errors="ignore").groupby(by, sort=False).mean().reset_index()
+    return (
+        means.drop(columns=["strength"], errors="ignore")
+        .groupby(by, sort=False)
+        .mean()
+        .reset_index()
+    )
 
 
 def averages(scores: pd.DataFrame, groups: dict[str, Iterable[str]], by: list[str]) -> pd.DataFrame:
@@ -224,9 +249,14 @@ def averages(scores: pd.DataFrame, groups: dict[str, Iterable[str]], by: list[st
     for name, names in groups.items():
         part = scores[scores["attribute"].isin(names)]
         if (size := part["attribute"].nunique()) and size not in sizes:
-            table = summary(part, by).merge(part.groupby(by, sort=False).size().rename("n").reset_index())
+            table = summary(part, by).merge(
+                part.groupby(by, sort=False).size().rename("n").reset_index()
+            )
             tables.append(
-                pd.concat([pd.DataFrame({"group": name, "attributes": size}, index=table.index), table], axis=1)
+                pd.concat(
+                    [pd.DataFrame({"group": name, "attributes": size}, index=table.index), table],
+                    axis=1,
+                )
             )
             sizes.add(size)
     return pd.concat(tables, ignore_index=True)
@@ -266,7 +296,10 @@ def ahead(each: pd.DataFrame, n: int, ours: str = "C-MAF (ours)") -> dict[str, l
     """
     table = each.pivot(index="attribute", columns="editor", values="achieved")
     error = 2 * ((table * (1 - table)).add(table[ours] * (1 - table[ours]), axis=0) / n) ** 0.5
-    return {name: list(table.index[table[name] - table[ours] > error[name]]) for name in table.columns.drop(ours)}
+    return {
+        name: list(table.index[table[name] - table[ours] > error[name]])
+        for name in table.columns.drop(ours)
+    }
 
 
 def most_edited(kinds: Attributes, y: Tensor, edits: list[str]) -> Tensor:
@@ -289,13 +322,22 @@ def sampled_scores(run: Run, temperatures: list[float], n: int) -> pd.DataFrame:
         )
         for temperature in temperatures
     }
-    faces = {"test faces": run.data.test.first(n).x, "reconstructions": decoded(base, test.mean)} | drawn
+    faces = {
+        "test faces": run.data.test.first(n).x,
+        "reconstructions": decoded(base, test.mean),
+    } | drawn
     rows = []
     for name, x in faces.items():
         right, balanced = (
-            score(reader, x, test.y) for score in (accuracy_per_attribute, balanced_accuracy_per_attribute)
+            score(reader, x, test.y)
+            for score in (accuracy_per_attribute, balanced_accuracy_per_attribute)
         )
-        row = {"faces": name, "right": right.mean().item(), "balanced": balanced.nanmean().item(), "n": len(x)}
+        row = {
+            "faces": name,
+            "right": right.mean().item(),
+            "balanced": balanced.nanmean().item(),
+            "n": len(x),
+        }
         rows.append(row)
     return pd.DataFrame(rows)
 
@@ -303,10 +345,14 @@ def sampled_scores(run: Run, temperatures: list[float], n: int) -> pd.DataFrame:
 def edited_faces(network: FlowPluginNetwork, x: Tensor, y: Tensor, edits: list[str]) -> Tensor:
     """Figure 14's rows: faces x (n, 3, size, size) of attributes y (n, A), their reconstructions, and one column for each edit."""
     x = x.to(network.plugin.loc_)
-    return torch.stack([x, network.reconstruct(x), *(network.edit(x, y, edit) for edit in edits)], dim=1)
+    return torch.stack(
+        [x, network.reconstruct(x), *(network.edit(x, y, edit) for edit in edits)], dim=1
+    )
 
 
-def strips(network: FlowPluginNetwork, x: Tensor, y: Tensor, names: list[str], values: list[float]) -> Tensor:
+def strips(
+    network: FlowPluginNetwork, x: Tensor, y: Tensor, names: list[str], values: list[float]
+) -> Tensor:
     """One face x (1, 3, size, size) as each named attribute grows through ``values``: (names, values, 3, size, size).
 
     What excludes the attribute goes as it comes.
@@ -366,18 +412,34 @@ def _msp(run: Run) -> tuple[MSP, str]:
         trained = SharpenedMSP(model, weight=terms["sharpen"], fidelity=terms["fidelity"])
         loss = trained.loss
     training = run.training(MSP_TRAINING, epochs=run.setting("msp_epochs"))
-    key = {"data": run.data.checksum, "model": model.config, "loss": terms, "training": training, "seed": run.seed}
+    key = {
+        "data": run.data.checksum,
+        "model": model.config,
+        "loss": terms,
+        "training": training,
+        "seed": run.seed,
+    }
     return _load_or_make(run, "MSP", model, key, _fitting(run, trained, loss, training, "MSP"))
 
 
-def _fitting(run: Run, module: nn.Module, loss: Callable, training: dict, description: str) -> Callable[[Any], History]:
+def _fitting(
+    run: Run, module: nn.Module, loss: Callable, training: dict, description: str
+) -> Callable[[Any], History]:
     """How a module is made by a loss of faces and attributes, of the first ``train_faces`` of train."""
 
     def make(checkpoint: Any) -> History:
         splits = run.data.train.first(run.setting("train_faces")), run.data.validation
         train, validation = ((split.x.to(run.device), split.y.to(run.device)) for split in splits)
-        draw = (lambda generator: (mirrored(train[0], generator), train[1])) if _mirrors(run) else train
-        settings = {"seed": run.seed, "checkpoint": checkpoint, "description": description} | training
+        draw = (
+            (lambda generator: (mirrored(train[0], generator), train[1]))
+            if _mirrors(run)
+            else train
+        )
+        settings = {
+            "seed": run.seed,
+            "checkpoint": checkpoint,
+            "description": description,
+        } | training
         return fit(module.to(run.device), loss, draw, validation, **settings)
 
     return make
@@ -388,7 +450,9 @@ def _mirrors(run: Run) -> bool:
     return run.data.name == "celeba"
 
 
-def _load_or_make(run: Run, name: str, module: nn.Module, key: dict, make: Callable) -> tuple[Any, str]:
+def _load_or_make(
+    run: Run, name: str, module: nn.Module, key: dict, make: Callable
+) -> tuple[Any, str]:
     """What the repository keeps pretrained, where it was made with the same key; else as :meth:`Run.load_or_make`."""
     if run.setting("train_faces") < len(run.data.train):
         key = key | {"train_faces": run.setting("train_faces")}

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from fpnlib import artifacts, checks
+from fpnlib import checks, store
 from fpnlib.base_models import PointFlow, load_released
 from fpnlib.classifiers import AUTOML_NEEDS, BASELINES, accuracies
 from fpnlib.data import Split
@@ -97,17 +97,32 @@ def flow_plugin(run: Run, flow: str) -> FlowPlugin:
     sets, key = _latents(run)
     torch.manual_seed(run.seed)
     latent_dim = sets["train"].mean.shape[1]
-    shape = {"hidden_features": run.setting("point_flow_width"), "dropout": run.setting("point_flow_dropout")}
+    shape = {
+        "hidden_features": run.setting("point_flow_width"),
+        "dropout": run.setting("point_flow_dropout"),
+    }
     plugin = FlowPlugin(latent_dim, run.classes, flow, **shape | FLOWS[flow])
     training = run.training(FLOW_TRAINING[flow], epochs=run.setting("point_flow_epochs"))
 
     def make(checkpoint: Any) -> History:
         train, held_out = sets["train"], sets["validation"]
         noise = NOISE * train.mean.std(0).expand_as(train.mean)
-        settings = {"seed": run.seed, "checkpoint": checkpoint, "description": plugin_name(flow)} | training
-        return plugin.fit(train.mean, train.y, std=noise, validation=(held_out.mean, held_out.y), **settings).history_
+        settings = {
+            "seed": run.seed,
+            "checkpoint": checkpoint,
+            "description": plugin_name(flow),
+        } | training
+        return plugin.fit(
+            train.mean, train.y, std=noise, validation=(held_out.mean, held_out.y), **settings
+        ).history_
 
-    key = {"latents": key, "flow": plugin.config, "training": training, "noise": NOISE, "seed": run.seed}
+    key = {
+        "latents": key,
+        "flow": plugin.config,
+        "training": training,
+        "noise": NOISE,
+        "seed": run.seed,
+    }
     return pretrained.load_or_make(run, plugin_name(flow), plugin, key, make)[0]
 
 
@@ -121,7 +136,12 @@ def judge(run: Run) -> PointNet:
     torch.manual_seed(run.seed)
     module = PointNet(len(run.classes), **JUDGE)
     training = run.training(JUDGE_TRAINING, epochs=run.setting("point_judge_epochs"))
-    key = {"data": run.data.checksum, "judge": module.config, "training": training, "points": JUDGE_POINTS}
+    key = {
+        "data": run.data.checksum,
+        "judge": module.config,
+        "training": training,
+        "points": JUDGE_POINTS,
+    }
 
     def make(checkpoint: Any) -> History:
         draw, validation = _drawing(run, JUDGE_POINTS)
@@ -142,18 +162,29 @@ def generators(run: Run, points: int | None = None) -> dict[str, Callable[[Tenso
     for flow, name in FLOW_NAMES.items():
         plugin = flow_plugin(run, flow)
         ways[name] = lambda y, seed, plugin=plugin: plugin.sample(y, seed=seed)
-    return {name: lambda y, seed, way=way: decode(base, way(y, seed), points, seed) for name, way in ways.items()}
+    return {
+        name: lambda y, seed, way=way: decode(base, way(y, seed), points, seed)
+        for name, way in ways.items()
+    }
 
 
 def decode(base: PointFlow, z: Tensor, points: int | None = None, seed: int = 0) -> Tensor:
     """Clouds (n, points, 3) of latents (n, latent_dim), on the CPU, with a progress bar; each from noise of its own."""
-    parts = tqdm(z.to(base.mean_).split(50), desc="decoding", unit="batch", leave=False, dynamic_ncols=True)
-    return torch.cat([base.decode(part, points, seed=seed + k).cpu() for k, part in enumerate(parts)])
+    parts = tqdm(
+        z.to(base.mean_).split(50), desc="decoding", unit="batch", leave=False, dynamic_ncols=True
+    )
+    return torch.cat(
+        [base.decode(part, points, seed=seed + k).cpu() for k, part in enumerate(parts)]
+    )
 
 
 def most_common(run: Run, n: int = 10) -> list[int]:
     """Indices of the ``n`` most common categories in train, the most common first (Figure 12)."""
-    return run.data.train.y.bincount(minlength=len(run.classes)).argsort(descending=True, stable=True)[:n].tolist()
+    return (
+        run.data.train.y.bincount(minlength=len(run.classes))
+        .argsort(descending=True, stable=True)[:n]
+        .tolist()
+    )
 
 
 def first_of_each(split: Split | Latents, n: int, categories: Iterable[int]) -> Tensor:
@@ -161,11 +192,18 @@ def first_of_each(split: Split | Latents, n: int, categories: Iterable[int]) -> 
     return torch.cat([(split.y.cpu() == k).nonzero()[:n, 0] for k in categories])
 
 
-def grid(run: Run, rows: Sequence[Tensor], categories: Iterable[int], columns: Sequence[str] | None = None) -> Figure:
+def grid(
+    run: Run,
+    rows: Sequence[Tensor],
+    categories: Iterable[int],
+    columns: Sequence[str] | None = None,
+) -> Figure:
     """A row of clouds (m, points, 3) for each category, seen from the front (Figure 13); rows may differ in m."""
     names = [run.classes.names[k] for k in categories]
     azimuth = AZIMUTH.get(run.data.name, 35.0)
-    return cloud_grid([row.cpu() for row in rows], names, columns, row_title="category", azimuth=azimuth)
+    return cloud_grid(
+        [row.cpu() for row in rows], names, columns, row_title="category", azimuth=azimuth
+    )
 
 
 def training_clouds(run: Run, y: Tensor, seed: int) -> Tensor:
@@ -189,14 +227,22 @@ def judged(run: Run, n: int, points: int) -> dict[str, tuple[Tensor, Tensor]]:
     latents_of_test = latents(run)["test"].mean[rows.to(run.device)]
     clouds = {
         "test shapes": (test.x[rows, :points], test.y[rows]),
-        "reconstructions of test": (decode(base_model(run), latents_of_test, points, run.seed), test.y[rows]),
+        "reconstructions of test": (
+            decode(base_model(run), latents_of_test, points, run.seed),
+            test.y[rows],
+        ),
         "training shapes": (training_clouds(run, y, run.seed)[:, :points], y),
     }
     return clouds | {name: (draw(y, run.seed), y) for name, draw in generators(run, points).items()}
 
 
 def score(
-    run: Run, clouds: Tensor, y: Tensor, compared: int = 0, points: int = 0, distances: Sequence[str] = ("chamfer",)
+    run: Run,
+    clouds: Tensor,
+    y: Tensor,
+    compared: int = 0,
+    points: int = 0,
+    distances: Sequence[str] = ("chamfer",),
 ) -> pd.DataFrame:
     """How clouds (n, ·, 3) for labels (n,) do: a line for all categories, and one for each.
 
@@ -215,13 +261,22 @@ def score(
     """
     reader, test, k = judge(run), run.data.test, len(run.classes)
     if compared and (fewest := min(clouds.shape[1], test.x.shape[1])) < points:
-        raise ValueError(f"distances between clouds of {points} points need as many of each, got {fewest}")
-    right = [right_class_rate(reader, clouds[y == c], y[y == c]) if (y == c).any() else math.nan for c in range(k)]
-    table = pd.DataFrame({"category": ["all", *run.classes.names], "right class": [np.nanmean(right), *right]})
+        raise ValueError(
+            f"distances between clouds of {points} points need as many of each, got {fewest}"
+        )
+    right = [
+        right_class_rate(reader, clouds[y == c], y[y == c]) if (y == c).any() else math.nan
+        for c in range(k)
+    ]
+    table = pd.DataFrame(
+        {"category": ["all", *run.classes.names], "right class": [np.nanmean(right), *right]}
+    )
     rows = first_of_each(test, compared, range(k))
     for distance in distances if compared else ():
         near = compare(clouds[:, :points], y, test.x[rows, :points], test.y[rows], k, distance)
-        table = table.assign(**{name + f", {distance}" * (distance != distances[0]): near[name] for name in near})
+        table = table.assign(
+            **{name + f", {distance}" * (distance != distances[0]): near[name] for name in near}
+        )
     return table
 
 
@@ -248,7 +303,9 @@ def table_2(run: Run, baselines: dict[str, dict]) -> pd.DataFrame:
         if name not in BASELINES:
             raise checks.unknown("baseline", name, BASELINES)
         if name == "automl" and rarest < AUTOML_NEEDS:
-            print(f"AutoML is left out: it needs {AUTOML_NEEDS} shapes of each category, and one has {rarest}")
+            print(
+                f"AutoML is left out: it needs {AUTOML_NEEDS} shapes of each category, and one has {rarest}"
+            )
             rows.append(["AutoML", "–", *PAPER[name], *[float("nan")] * 4])
             continue
         if name != "automl" and rarest < 5:
@@ -260,19 +317,36 @@ def table_2(run: Run, baselines: dict[str, dict]) -> pd.DataFrame:
         plugin, paper = flow_plugin(run, flow), PAPER.get(flow, (None, None))
         for prior in ("flat", "train"):
             (train, train_macro), (test, test_macro) = (
-                accuracies(sets[split].y.cpu().numpy(), plugin.predict(sets[split].mean, prior).cpu().numpy())
+                accuracies(
+                    sets[split].y.cpu().numpy(),
+                    plugin.predict(sets[split].mean, prior).cpu().numpy(),
+                )
                 for split in ("train", "test")
             )
             rows.append([f"FPN ({name})", prior, *paper, train, test, train_macro, test_macro])
-    columns = ["model", "prior", "paper, train", "paper, test", "train", "test", "train, macro", "test, macro"]
+    columns = [
+        "model",
+        "prior",
+        "paper, train",
+        "paper, test",
+        "train",
+        "test",
+        "train, macro",
+        "test, macro",
+    ]
     return pd.DataFrame(rows, columns=columns)
 
 
 def _base_model(run: Run) -> tuple[PointFlow, str]:
     if checkpoint := run.setting("point_checkpoint"):
         model = run.once(("released", checkpoint), lambda: load_released(checkpoint).to(run.device))
-        statistics = [model.mean_.tolist(), model.std_.tolist()]  # they lie beside it, in files of their own
-        return model, artifacts.digest({"checkpoint": artifacts.sha256(checkpoint), "statistics": statistics})
+        statistics = [
+            model.mean_.tolist(),
+            model.std_.tolist(),
+        ]  # they lie beside it, in files of their own
+        return model, store.digest(
+            {"checkpoint": store.sha256(checkpoint), "statistics": statistics}
+        )
     size, objective = run.setting("point_base"), run.setting("point_objective")
     if size not in SIZES:
         raise checks.unknown("point_base", size, SIZES)
@@ -291,8 +365,14 @@ def _base_model(run: Run) -> tuple[PointFlow, str]:
     def make(checkpoint: Any) -> History:
         model.standardise(run.data.train.x.to(run.device))
         draw, validation = _drawing(run, seen)
-        settings = {"seed": run.seed, "checkpoint": checkpoint, "description": "PointFlow"} | training
-        history = fit(model, lambda x, y: losses[objective](model, x, step), draw, validation, **settings)
+        settings = {
+            "seed": run.seed,
+            "checkpoint": checkpoint,
+            "description": "PointFlow",
+        } | training
+        history = fit(
+            model, lambda x, y: losses[objective](model, x, step), draw, validation, **settings
+        )
         model.eval().whiten(run.data.train.x.to(run.device))
         return history
 
@@ -307,10 +387,17 @@ def _base_model(run: Run) -> tuple[PointFlow, str]:
     return pretrained.load_or_make(run, "PointFlow", model, key | {"seed": run.seed}, make)
 
 
-def _drawing(run: Run, points: int) -> tuple[Callable[[torch.Generator], tuple[Tensor, Tensor]], tuple[Tensor, Tensor]]:
+def _drawing(
+    run: Run, points: int
+) -> tuple[Callable[[torch.Generator], tuple[Tensor, Tensor]], tuple[Tensor, Tensor]]:
     """Train with points drawn anew for each epoch, as ``fit`` wants it, and validation with its first ones."""
-    (x, y), held_out = ((s.x.to(run.device), s.y.to(run.device)) for s in (run.data.train, run.data.validation))
-    return lambda generator: (draw_points(x, points, generator), y), (held_out[0][:, :points], held_out[1])
+    (x, y), held_out = (
+        (s.x.to(run.device), s.y.to(run.device)) for s in (run.data.train, run.data.validation)
+    )
+    return lambda generator: (draw_points(x, points, generator), y), (
+        held_out[0][:, :points],
+        held_out[1],
+    )
 
 
 def _latents(run: Run) -> tuple[dict[str, Latents], str]:
@@ -318,7 +405,11 @@ def _latents(run: Run) -> tuple[dict[str, Latents], str]:
 
     def make() -> dict[str, Tensor]:
         sets = {split: encode(base, getattr(run.data, split), run.seed) for split in SPLITS}
-        return {f"{split}.{part}": getattr(sets[split], part) for split in SPLITS for part in ("mean", "y")}
+        return {
+            f"{split}.{part}": getattr(sets[split], part)
+            for split in SPLITS
+            for part in ("mean", "y")
+        }
 
     key = {"base": base_key, "data": run.data.checksum}
     tensors, key = run.load_or_make_tensors("PointFlow_latents", key, make)

@@ -8,9 +8,9 @@ from typing import Any
 
 from torch import nn
 
-from fpnlib import artifacts
-from fpnlib.artifacts import PROJECT
+from fpnlib import store
 from fpnlib.experiments.run import Run, described, load
+from fpnlib.store import PROJECT
 from fpnlib.training import History
 
 FOLDER = PROJECT / "outputs" / "pretrained"
@@ -20,7 +20,7 @@ def load_or_make(
     run: Run, name: str, module: nn.Module, key: dict, make: Callable[[Any], History]
 ) -> tuple[nn.Module, str]:
     """``module`` with the pretrained weights where they were made with the same key; else as :meth:`Run.load_or_make`."""
-    path, digest = _path(run.data.name, name), artifacts.digest(key)
+    path, digest = _path(run.data.name, name), store.digest(key)
     if (described(path) or {}).get("key") != digest:
         return run.load_or_make(name, module, key, make)
 
@@ -40,8 +40,8 @@ def keep(models: Path, dataset: str, names: Iterable[str]) -> list[Path]:
     """
     kept = []
     for name in names:
-        tensors, meta = artifacts.load_tensors(Path(models) / f"{name}.safetensors")
-        kept.append(artifacts.save_tensors(_path(dataset, name), tensors, meta))
+        tensors, meta = store.load_tensors(Path(models) / f"{name}.safetensors")
+        kept.append(store.save_tensors(_path(dataset, name), tensors, meta))
     return kept
 
 

@@ -29,10 +29,10 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from fpnlib import artifacts, data
-from fpnlib.artifacts import PROJECT
-from fpnlib.attributes import Classes
+from fpnlib import data, store
+from fpnlib.conditions import Classes
 from fpnlib.data import Dataset
+from fpnlib.store import PROJECT
 from fpnlib.training import History, batch_size_for
 
 PAPERS = ("mnist", "shapenet")  # the datasets of the paper's numbers
@@ -55,15 +55,25 @@ class Run:
     """Whether data that is missing is fetched, where that is possible."""
 
     def __init__(
-        self, notebook: str, *, out: str, seed: int = 0, dataset: str | None = None, data_dir: str = "", **settings: Any
+        self,
+        notebook: str,
+        *,
+        out: str,
+        seed: int = 0,
+        dataset: str | None = None,
+        data_dir: str = "",
+        **settings: Any,
     ):
-        self.arguments = dict(notebook=notebook, out=out, seed=seed, dataset=dataset, data_dir=data_dir) | settings
+        self.arguments = (
+            dict(notebook=notebook, out=out, seed=seed, dataset=dataset, data_dir=data_dir)
+            | settings
+        )
         self.notebook, self.seed, self.settings = notebook, seed, settings
         self.folder = PROJECT / out  # an absolute path stays as it is
         self.dataset_name, self.data_dir = dataset, data_dir
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self.results = artifacts.Results(self.folder / "results" / f"{notebook}.json")
-        self.manifest = artifacts.Manifest(self.folder)
+        self.results = store.Results(self.folder / "results" / f"{notebook}.json")
+        self.manifest = store.Manifest(self.folder)
         self._made: dict[Hashable, Any] = {}
         torch.manual_seed(seed)
         versions = ", ".join(f"{name} {version(name)}" for name in ("torch", "nflows", "numpy"))
@@ -75,7 +85,9 @@ class Run:
     @cached_property
     def data(self) -> Dataset:
         """The dataset, its splits drawn by the run's seed."""
-        loaded = data.load(self.dataset_name, root=self.data_dir or None, seed=self.seed, download=self.downloads)
+        loaded = data.load(
+            self.dataset_name, root=self.data_dir or None, seed=self.seed, download=self.downloads
+        )
         self.manifest.note("data", {loaded.name: loaded.checksum})
         return loaded
 
@@ -90,7 +102,9 @@ class Run:
         """The dataset's classes, as a plugin takes them."""
         return Classes(self.data.classes)
 
-    def record(self, quantity: str, value: float, *, paper: float | None = None, **more: Any) -> None:
+    def record(
+        self, quantity: str, value: float, *, paper: float | None = None, **more: Any
+    ) -> None:
         """Keep a number in ``results/<notebook>.json``, beside the paper's value where it has one, and print it.
 
         ``paper`` is left out as :meth:`papers` says.
@@ -107,18 +121,24 @@ class Run:
         """Save a figure as ``figures/<notebook>_<name>.png`` and hand it back to be shown."""
         png = io.BytesIO()
         figure.savefig(png, format="png", dpi=figure.dpi)
-        artifacts.write_bytes(self.folder / "figures" / f"{self.notebook}_{name}.png", png.getvalue())
+        store.write_bytes(self.folder / "figures" / f"{self.notebook}_{name}.png", png.getvalue())
         plt.close(figure)  # or the notebook would show it twice
         return figure
 
     def table(self, table: pd.DataFrame, name: str, digits: int = 4) -> pd.DataFrame:
         """Save a table as ``tables/<notebook>_<name>.csv`` and hand it back to be shown."""
-        artifacts.write_text(self.folder / "tables" / f"{self.notebook}_{name}.csv", table.to_csv(index=False))
+        store.write_text(
+            self.folder / "tables" / f"{self.notebook}_{name}.csv", table.to_csv(index=False)
+        )
         return table.style.format(precision=digits, na_rep="–").hide(axis="index")
 
     def training(self, settings: dict, **more: Any) -> dict:
         """``settings`` of ``training.fit`` for this dataset, with smaller batches where it is small."""
-        return settings | {"batch_size": batch_size_for(len(self.data.train), settings["batch_size"])} | more
+        return (
+            settings
+            | {"batch_size": batch_size_for(len(self.data.train), settings["batch_size"])}
+            | more
+        )
 
     def once(self, key: Hashable, make: Callable[[], T]) -> T:
         """What ``make()`` gives, made when it is first asked for: steps share models and latents, and none changes them."""
@@ -134,8 +154,10 @@ class Run:
         Returns the module, in eval mode on the run's device, and the key's digest. Its ``history_`` is the fit's history.
         Asked again, this run gives the very module that it gave before.
         """
-        digest = artifacts.digest(key)
-        kept = self.once((name, digest), lambda: self._module(name, module.to(self.device), key, digest, make))
+        digest = store.digest(key)
+        kept = self.once(
+            (name, digest), lambda: self._module(name, module.to(self.device), key, digest, make)
+        )
         return kept.eval(), digest
 
     def load_or_make_tensors(
@@ -145,13 +167,15 @@ class Run:
 
         Returns them and the key's digest.
         """
-        digest = artifacts.digest(key)
+        digest = store.digest(key)
         return self.once((name, digest), lambda: self._tensors(name, digest, make)), digest
 
-    def _module(self, name: str, module: nn.Module, key: dict, digest: str, make: Callable) -> nn.Module:
+    def _module(
+        self, name: str, module: nn.Module, key: dict, digest: str, make: Callable
+    ) -> nn.Module:
         path = self._path(name)
-        checkpoint = artifacts.Checkpoint(path.with_name(f".{name}-{digest}.safetensors"))
-        with artifacts.alone(path.with_suffix("")):  # whoever else needs it waits, and loads it
+        checkpoint = store.Checkpoint(path.with_name(f".{name}-{digest}.safetensors"))
+        with store.alone(path.with_suffix("")):  # whoever else needs it waits, and loads it
             if not self._load(name, module, digest):
                 self._make(name, module, key, digest, lambda: make(checkpoint))
             checkpoint.clear()  # not before what it led to is kept
@@ -168,7 +192,9 @@ class Run:
         print(f"{name}: loaded{made_by(meta)}")
         return True
 
-    def _make(self, name: str, module: nn.Module, key: dict, digest: str, make: Callable[[], History]) -> None:
+    def _make(
+        self, name: str, module: nn.Module, key: dict, digest: str, make: Callable[[], History]
+    ) -> None:
         threads = torch.get_num_threads()
         try:
             torch.set_num_threads(1)  # the same bits whatever the number of cores; see side_by_side
@@ -176,26 +202,33 @@ class Run:
         finally:
             torch.set_num_threads(threads)
         seconds = history.pop("seconds")  # of this machine, on this day: the manifest's
-        meta = {"key": digest, "made_from": key, "library": artifacts.library_digest(), "history": history}
-        artifacts.save_module(self._path(name), module, meta, half=True)
+        meta = {
+            "key": digest,
+            "made_from": key,
+            "library": store.library_digest(),
+            "history": history,
+        }
+        store.save_module(self._path(name), module, meta, half=True)
         load(self._path(name), module)  # the same bits now as whenever it is loaded
         self.manifest.note("seconds", {name: round(seconds, 1)})
 
-    def _tensors(self, name: str, digest: str, make: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
+    def _tensors(
+        self, name: str, digest: str, make: Callable[[], dict[str, Tensor]]
+    ) -> dict[str, Tensor]:
         path = self._path(name)
-        with artifacts.alone(path.with_suffix("")):
+        with store.alone(path.with_suffix("")):
             if (kept := self._kept_tensors(name, digest)) is not None:
                 return kept
             tensors = {part: tensor.cpu() for part, tensor in make().items()}
-            artifacts.save_tensors(path, tensors, {"key": digest})
+            store.save_tensors(path, tensors, {"key": digest})
             return tensors
 
     def _kept_tensors(self, name: str, digest: str) -> dict[str, Tensor] | None:
         """The tensors kept under ``name``; None where there are none, or they were made with another key."""
-        meta = artifacts.read_meta(path := self._path(name))
-        if meta is None or artifacts.expect(path.with_suffix(".json"), meta, key=str)["key"] != digest:
+        meta = store.read_meta(path := self._path(name))
+        if meta is None or store.expect(path.with_suffix(".json"), meta, key=str)["key"] != digest:
             return None
-        return artifacts.load_tensors(path)[0]
+        return store.load_tensors(path)[0]
 
     def _path(self, name: str) -> Path:
         return self.folder / "models" / f"{name}.safetensors"
@@ -206,7 +239,7 @@ class Run:
 
     def weights_sha256(self, name: str) -> str:
         """Checksum of the weights kept under ``name``."""
-        return artifacts.sha256(self._path(name))
+        return store.sha256(self._path(name))
 
     def setting(self, name: str) -> Any:
         """A setting of this run by name. Raises ValueError where the notebook did not give it."""
@@ -221,19 +254,27 @@ def described(path: Path) -> dict | None:
     Raises:
         ValueError: damaged, in one line.
     """
-    meta = artifacts.read_meta(path)
-    return None if meta is None else artifacts.expect(path.with_suffix(".json"), meta, key=str, history=dict)
+    meta = store.read_meta(path)
+    return (
+        None
+        if meta is None
+        else store.expect(path.with_suffix(".json"), meta, key=str, history=dict)
+    )
 
 
 def made_by(meta: dict) -> str:
     """What is to be said of something kept whose ``meta`` names another version of the library than this one."""
-    return "" if meta.get("library") == artifacts.library_digest() else ", made by another version of the library"
+    return (
+        ""
+        if meta.get("library") == store.library_digest()
+        else ", made by another version of the library"
+    )
 
 
 def load(path: Path, module: nn.Module) -> None:
-    """Load a module kept by :meth:`Run.load_or_make`, and its ``history_``. Raises as ``artifacts.load_module`` does."""
-    meta = artifacts.load_module(path, module)
-    module.history_ = artifacts.rebuilt(path.with_suffix(".json"), History, meta["history"])
+    """Load a module kept by :meth:`Run.load_or_make`, and its ``history_``. Raises as ``store.load_module`` does."""
+    meta = store.load_module(path, module)
+    module.history_ = store.rebuilt(path.with_suffix(".json"), History, meta["history"])
 
 
 def side_by_side(run: Run, steps: dict[str, tuple]) -> None:
@@ -245,19 +286,27 @@ def side_by_side(run: Run, steps: dict[str, tuple]) -> None:
         steps: name under ``models`` → (step, positional arguments…, {keyword arguments}), e.g.
             ``{"ConvVAE": (base_model, "ConvVAE", {})}``.
     """
-    missing = [step for name, step in steps.items() if not (run.folder / "models" / f"{name}.json").exists()]
-    if len(missing) < 2 or artifacts.cores() < 2 or run.device.type != "cpu":
+    missing = [
+        step
+        for name, step in steps.items()
+        if not (run.folder / "models" / f"{name}.json").exists()
+    ]
+    if len(missing) < 2 or store.cores() < 2 or run.device.type != "cpu":
         return
-    workers = dict(n_jobs=min(len(missing), artifacts.cores()), inner_max_num_threads=1)
+    workers = dict(n_jobs=min(len(missing), store.cores()), inner_max_num_threads=1)
     with parallel_config("loky", **workers, initializer=_end_with, initargs=(os.getpid(),)):
-        made = Parallel(return_as="generator_unordered")(delayed(_make)(run.arguments, *step) for step in missing)
+        made = Parallel(return_as="generator_unordered")(
+            delayed(_make)(run.arguments, *step) for step in missing
+        )
         for _ in tqdm(made, total=len(missing), desc="side by side", unit="model"):
             pass
 
 
 def _make(arguments: dict, step: Callable, *positional_and_keywords: Any) -> None:
     *positional, keywords = positional_and_keywords
-    with contextlib.redirect_stdout(io.StringIO()):  # what is printed belongs in the notebook, which loads it next
+    with contextlib.redirect_stdout(
+        io.StringIO()
+    ):  # what is printed belongs in the notebook, which loads it next
         step(Run(**arguments), *positional, **keywords)
 
 

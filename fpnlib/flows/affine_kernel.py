@@ -21,7 +21,23 @@ def _end(out, total, positive):
 
 
 @inlined
-def affine(out, out_step, weight, width, bias, extra, extra_step, given, step, begin, end, start, stop, add, positive):
+def affine(
+    out,
+    out_step,
+    weight,
+    width,
+    bias,
+    extra,
+    extra_step,
+    given,
+    step,
+    begin,
+    end,
+    start,
+    stop,
+    add,
+    positive,
+):
     """out[r] = weight[r] · given + bias[r] + extra[r] for the rows r of begin … end; + out[r] to ``add``, relu if ``positive``.
 
     All but ``width`` (of a weight's row), ``begin``, ``end`` and the last two are addresses and steps between rows, in
@@ -34,7 +50,10 @@ def affine(out, out_step, weight, width, bias, extra, extra_step, given, step, b
         o, w = out + row * out_step, weight + row * line
         b = bias + 4 * row if bias else 0
         e = extra + row * extra_step if extra else 0
-        low, high = integer(start + 8 * row) if start else 0, integer(stop + 8 * (row + rows - 1)) if stop else width
+        low, high = (
+            integer(start + 8 * row) if start else 0,
+            integer(stop + 8 * (row + rows - 1)) if stop else width,
+        )
         x = given + low * step
         w += 4 * low
         last = w + 4 * (high - low)

@@ -32,7 +32,9 @@ from fpnlib.flows.incremental import Incremental
 from fpnlib.flows.stack import Layer, Stack, add_norm
 
 WIDE = 640  # hidden units from which on large matrix products outrun the kernels
-WIDE_STEP = WIDE if torch.backends.cpu.get_cpu_capability() == "AVX512" else 448  # the same for a step of training
+WIDE_STEP = (
+    WIDE if torch.backends.cpu.get_cpu_capability() == "AVX512" else 448
+)  # the same for a step of training
 
 
 class AutoregressiveStack(Stack):
@@ -46,10 +48,16 @@ class AutoregressiveStack(Stack):
             elif isinstance(transform, MaskedAffineAutoregressiveTransform) and packable(transform):
                 made = transform.autoregressive_net
                 if order is None:
-                    order = torch.arange(transform.features, device=made.initial_layer.weight.device)
+                    order = torch.arange(
+                        transform.features, device=made.initial_layer.weight.device
+                    )
                 layers.append(Layer(transform, made, order))
                 order = None
-            elif not isinstance(transform, BatchNorm) or order is not None or not add_norm(layers, transform):
+            elif (
+                not isinstance(transform, BatchNorm)
+                or order is not None
+                or not add_norm(layers, transform)
+            ):
                 return None
         return layers if order is None and len({layer.widths for layer in layers}) == 1 else None
 
@@ -67,8 +75,13 @@ class AutoregressiveStack(Stack):
 
     def _trainer(self, layers: list[Layer], inputs: Tensor, context: Tensor) -> Callable | None:
         if layers[0].widths.units >= WIDE_STEP:
-            fits, name = self._fits(inputs, context, precisions=(torch.float32, torch.float64)), "triangular"
+            fits, name = (
+                self._fits(inputs, context, precisions=(torch.float32, torch.float64)),
+                "triangular",
+            )
         else:
             fits, name = self._fits(inputs, context), "gradients"
         module = compiled(name) if fits else None
-        return module and partial(module.noise_and_log_det, layers=[(layer.order, layer.transform) for layer in layers])
+        return module and partial(
+            module.noise_and_log_det, layers=[(layer.order, layer.transform) for layer in layers]
+        )

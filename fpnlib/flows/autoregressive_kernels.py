@@ -69,25 +69,45 @@ def addresses(net, plan, work, features, units, blocks, row):
 def _by_context(net, given, context, out, units, blocks):
     """What the contexts of 32 samples add, with the last row's biases, at ``out``; relu of it to the initial layer."""
     affine(out, ROW, net, context, 0, 0, 0, given, ROW, 0, units, 0, 0, False, True)
-    affine(out, ROW, net, context, 0, 0, 0, given, ROW, units, (1 + blocks) * units, 0, 0, False, False)
+    affine(
+        out, ROW, net, context, 0, 0, 0, given, ROW, units, (1 + blocks) * units, 0, 0, False, False
+    )
 
 
 @inlined
-def _hidden(net, plan, bias, extra, after, extra_step, work, row, features, units, blocks, begin, end):
+def _hidden(
+    net, plan, bias, extra, after, extra_step, work, row, features, units, blocks, begin, end
+):
     """The hidden layers for the units begin … end, whose inputs are known; ``extra`` and ``after`` as in ``step``."""
-    inner, outer, outer_bias, _, _, scale, shift, _, _, ranges, stream, before, inside, _ = addresses(
-        net, plan, work, features, units, blocks, row
+    inner, outer, outer_bias, _, _, scale, shift, _, _, ranges, stream, before, inside, _ = (
+        addresses(net, plan, work, features, units, blocks, row)
     )
     square = 4 * units * units
     unit_start, unit_stop = ranges + 16 * units, ranges + 24 * units
     affine(
-        stream, row, net, features, bias, extra, extra_step, work, row, begin, end, ranges, ranges + 8 * units, False, False
+        stream,
+        row,
+        net,
+        features,
+        bias,
+        extra,
+        extra_step,
+        work,
+        row,
+        begin,
+        end,
+        ranges,
+        ranges + 8 * units,
+        False,
+        False,
     )
     for block in range(blocks):
         skip = block * units * row
         for unit in range(begin, end):
             value = load(stream + unit * row) * number(scale + 4 * (block * units + unit))
-            store(before + skip + unit * row, relu(value + number(shift + 4 * (block * units + unit))))
+            store(
+                before + skip + unit * row, relu(value + number(shift + 4 * (block * units + unit)))
+            )
         own = (block + 1) * units
         affine(
             inside + skip, row, inner + block * square, units, bias + 4 * own,
@@ -103,7 +123,23 @@ def _hidden(net, plan, bias, extra, after, extra_step, work, row, features, unit
 
 @inlined
 def _find(
-    values, step, logs, net, plan, bias, extra, after, extra_step, work, row, features, units, blocks, add, begin, end
+    values,
+    step,
+    logs,
+    net,
+    plan,
+    bias,
+    extra,
+    after,
+    extra_step,
+    work,
+    row,
+    features,
+    units,
+    blocks,
+    add,
+    begin,
+    end,
 ):
     """Noise → data for the features begin … end of 32 samples, one after the other; adds the logs of their scales."""
     _, _, _, final, final_bias, _, _, gain, known, ranges, stream, _, _, outputs = addresses(
@@ -114,7 +150,21 @@ def _find(
     for i in range(begin, end):
         low, high = integer(known + 8 * i), integer(known + 8 * i + 8)
         if low < high:
-            _hidden(net, plan, bias, extra, after, extra_step, work, row, features, units, blocks, low, high)
+            _hidden(
+                net,
+                plan,
+                bias,
+                extra,
+                after,
+                extra_step,
+                work,
+                row,
+                features,
+                units,
+                blocks,
+                low,
+                high,
+            )
         affine(
             outputs, row, final, units, final_bias, 0, 0, stream, row,
             2 * i, 2 * i + 2, output_start, output_stop, add, False,
@@ -152,7 +202,21 @@ def _transform(values, step, logs, net, plan, bias, extra, work, features, units
 
 
 @jit(void(*(int64,) * 13))
-def solve(values, columns, logs, net, plan, bias, by_context, given, context, work, features, units, blocks):
+def solve(
+    values,
+    columns,
+    logs,
+    net,
+    plan,
+    bias,
+    by_context,
+    given,
+    context,
+    work,
+    features,
+    units,
+    blocks,
+):
     """Noise → data in place; adds up the logs of the scales.
 
     ``given`` are ``context`` rows of each sample's own context, to be multiplied with the weights ``by_context``.
@@ -170,7 +234,23 @@ def solve(values, columns, logs, net, plan, bias, by_context, given, context, wo
 
 
 @jit(void(*(int64,) * 15))
-def step(values, columns, count, logs, net, plan, bias, extra, after, work, features, units, blocks, begin, end):
+def step(
+    values,
+    columns,
+    count,
+    logs,
+    net,
+    plan,
+    bias,
+    extra,
+    after,
+    work,
+    features,
+    units,
+    blocks,
+    begin,
+    end,
+):
     """``solve`` for the features begin … end of the first ``count`` samples; what lies before the plan's ranges is added up.
 
     The rows are ``incremental.Rows``. Each feature comes for all samples before the next one, for neighbours in memory
@@ -187,7 +267,22 @@ def step(values, columns, count, logs, net, plan, bias, extra, after, work, feat
 
 @jit(void(*(int64,) * 16))
 def evaluate(
-    values, step, next_values, groups, logs, net, plan, bias, by_context, given, context, work, next_work, features, units, blocks
+    values,
+    step,
+    next_values,
+    groups,
+    logs,
+    net,
+    plan,
+    bias,
+    by_context,
+    given,
+    context,
+    work,
+    next_work,
+    features,
+    units,
+    blocks,
 ):
     """Data → noise in place; adds up the logs of the scales; ``given`` as in ``solve``, or 0: then ``bias`` has it all.
 
@@ -201,5 +296,15 @@ def evaluate(
         if given:
             _by_context(by_context, given + group * context * ROW, context, extra, units, blocks)
         _transform(
-            values + group * next_values, step, logs + group * ROW, net, plan, bias, extra, own, features, units, blocks
+            values + group * next_values,
+            step,
+            logs + group * ROW,
+            net,
+            plan,
+            bias,
+            extra,
+            own,
+            features,
+            units,
+            blocks,
         )

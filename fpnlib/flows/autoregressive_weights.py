@@ -25,8 +25,12 @@ class Layout(NamedTuple):
     input_mask: Tensor  # (H, D)
     unit_mask: Tensor  # (H, H)
     output_mask: Tensor  # (2 D, H), rows scale 0, shift 0, scale 1, …
-    forward: tuple[Tensor, ...]  # start and stop of inputs (H,), units (H,), outputs (2 D,): ranges of the masks' rows
-    backward: tuple[Tensor, ...]  # the same of the transposed masks: outputs (H,), units (H,), inputs (D,)
+    forward: tuple[
+        Tensor, ...
+    ]  # start and stop of inputs (H,), units (H,), outputs (2 D,): ranges of the masks' rows
+    backward: tuple[
+        Tensor, ...
+    ]  # the same of the transposed masks: outputs (H,), units (H,), inputs (D,)
 
 
 @lru_cache(maxsize=32)
@@ -60,7 +64,18 @@ def _suffix(mask: Tensor) -> tuple[Tensor, Tensor]:
 
 
 # What the kernels take in one piece.
-PARTS = "initial", "inner", "outer", "outer_bias", "final", "final_bias", "scale", "shift", "gain", "offset"
+PARTS = (
+    "initial",
+    "inner",
+    "outer",
+    "outer_bias",
+    "final",
+    "final_bias",
+    "scale",
+    "shift",
+    "gain",
+    "offset",
+)
 
 
 class Net(NamedTuple):
@@ -80,7 +95,9 @@ class Net(NamedTuple):
     shift: Tensor
     gain: Tensor  # (D,) with offset: what a batch norm after the layer does to output i
     offset: Tensor
-    ranges: tuple[Tensor, ...]  # start and stop of the rows' inputs: initial (H,), inner and outer (H,), final (2 D,)
+    ranges: tuple[
+        Tensor, ...
+    ]  # start and stop of the rows' inputs: initial (H,), inner and outer (H,), final (2 D,)
 
     def plan(self) -> Tensor:
         """The order, the units known and the ranges, in one piece."""
@@ -98,7 +115,9 @@ class Net(NamedTuple):
         """The same net, its parts being those of its flat ``weights``."""
         own = [getattr(self, name) for name in PARTS]
         parts = weights.split([part.numel() for part in own])
-        return self._replace(**{k: part.view_as(like) for k, part, like in zip(PARTS, parts, own, strict=True)})
+        return self._replace(
+            **{k: part.view_as(like) for k, part, like in zip(PARTS, parts, own, strict=True)}
+        )
 
 
 class Context(NamedTuple):
@@ -129,7 +148,9 @@ def packable(transform: MaskedAffineAutoregressiveTransform) -> bool:
         and net.activation is relu
         and hasattr(net, "context_layer")
         and len(net.blocks) > 0
-        and all(type(block) is MaskedResidualBlock and block.activation is relu for block in net.blocks)
+        and all(
+            type(block) is MaskedResidualBlock and block.activation is relu for block in net.blocks
+        )
     )
 
 
@@ -150,7 +171,8 @@ def pack(
     weight = made.initial_layer.weight
     plan = layout(weight.shape[1], weight.shape[0])
     sort, input_mask, unit_mask, output_mask = (
-        tensor.to(weight.device) for tensor in (plan.sort, plan.input_mask, plan.unit_mask, plan.output_mask)
+        tensor.to(weight.device)
+        for tensor in (plan.sort, plan.input_mask, plan.unit_mask, plan.output_mask)
     )
     rows = sort[:, None]
     scale, shift, inner, inner_bias, outer, outer_bias, given = [], [], [], [], [], [], []
@@ -163,8 +185,12 @@ def pack(
         )
         bias = bias + block.context_layer.bias[sort]
         if block.use_batch_norm:
-            (gain, offset), (inner_gain, inner_offset) = (batch_norm_affine(norm) for norm in block.batch_norm_layers)
-            gain, offset, inner_gain, inner_offset = (t[sort] for t in (gain, offset, inner_gain, inner_offset))
+            (gain, offset), (inner_gain, inner_offset) = (
+                batch_norm_affine(norm) for norm in block.batch_norm_layers
+            )
+            gain, offset, inner_gain, inner_offset = (
+                t[sort] for t in (gain, offset, inner_gain, inner_offset)
+            )
             weights, context = weights * inner_gain[:, None], context * inner_gain[:, None]
             bias = bias * inner_gain + inner_offset
         else:
@@ -201,7 +227,11 @@ def batch_norm_affine(norm: torch.nn.BatchNorm1d | BatchNorm) -> tuple[Tensor, T
 
 def between_affine(norm: BatchNorm | None, features: int, like: Tensor) -> tuple[Tensor, Tensor]:
     """(gain, offset) of nflows' batch norm in eval mode, or of none."""
-    return (like.new_ones(features), like.new_zeros(features)) if norm is None else batch_norm_affine(norm)
+    return (
+        (like.new_ones(features), like.new_zeros(features))
+        if norm is None
+        else batch_norm_affine(norm)
+    )
 
 
 def odd_columns(n: int, width: int = 16) -> int:

@@ -18,7 +18,9 @@ def compiled(name: str) -> ModuleType | None:
     try:
         with _announced(name):
             return import_module(f"fpnlib.flows.{name}")
-    except Exception as error:  # whatever goes wrong in a compiler, torch still gives the same numbers
+    except (
+        Exception
+    ) as error:  # whatever goes wrong in a compiler, torch still gives the same numbers
         warnings.warn(
             f"the compiled flow kernels are not available ({type(error).__name__}: {str(error).strip():.200s}); "
             "flows run in plain torch, more slowly",
@@ -45,7 +47,11 @@ def _announced(name: str) -> Iterator[None]:
         def on_start(self, event) -> None:
             if not self.said and event.data["dispatcher"].py_func.__module__.startswith("fpnlib"):
                 self.said = True
-                print(f"Compiling the flow kernels ({name}) for this machine, once …", file=sys.stderr, flush=True)
+                print(
+                    f"Compiling the flow kernels ({name}) for this machine, once …",
+                    file=sys.stderr,
+                    flush=True,
+                )
 
         def on_end(self, event) -> None:
             pass

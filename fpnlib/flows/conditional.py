@@ -27,7 +27,11 @@ class ConditionalFlow(Flow):
     """
 
     def __init__(
-        self, transform: Transform, features: int, context_features: int, embedding_net: nn.Module | None = None
+        self,
+        transform: Transform,
+        features: int,
+        context_features: int,
+        embedding_net: nn.Module | None = None,
     ):
         super().__init__(transform, StandardNormal([features]), embedding_net)
         self.features = checks.positive("features", features)
@@ -61,13 +65,21 @@ class ConditionalFlow(Flow):
         if not len(contexts):
             raise ValueError("class_log_prob needs one context or more, got none")
         every_kind = getattr(self._transform, "every_kind", None)
-        if every_kind is not None and (found := every_kind(inputs, self._embedding_net(contexts))) is not None:
+        if (
+            every_kind is not None
+            and (found := every_kind(inputs, self._embedding_net(contexts))) is not None
+        ):
             squares, logabsdet = found
             return logabsdet - squares / 2 - self._distribution._log_z.to(squares.dtype)
-        return in_turn(partial(self._class_log_prob, contexts=contexts), max(1, CHUNK // len(contexts)), inputs)
+        return in_turn(
+            partial(self._class_log_prob, contexts=contexts), max(1, CHUNK // len(contexts)), inputs
+        )
 
     def _class_log_prob(self, inputs: Tensor, contexts: Tensor) -> Tensor:
-        repeated, tiled = inputs.repeat_interleave(len(contexts), 0), contexts.repeat(len(inputs), 1)
+        repeated, tiled = (
+            inputs.repeat_interleave(len(contexts), 0),
+            contexts.repeat(len(inputs), 1),
+        )
         return super()._log_prob(repeated, tiled).view(len(inputs), len(contexts))
 
     def _log_prob(self, inputs: Tensor, context: Tensor) -> Tensor:
@@ -79,9 +91,13 @@ class ConditionalFlow(Flow):
         self._check(inputs, context)
         return self._in_chunks(super().transform_to_noise, inputs, context)
 
-    def _in_chunks(self, run: Callable[[Tensor, Tensor], Tensor], inputs: Tensor, context: Tensor) -> Tensor:
+    def _in_chunks(
+        self, run: Callable[[Tensor, Tensor], Tensor], inputs: Tensor, context: Tensor
+    ) -> Tensor:
         """``run(inputs, context)``, in parts where no gradient is wanted and, as in eval mode, rows don't see each other."""
-        if self.training or (torch.is_grad_enabled() and any(t.requires_grad for t in (inputs, *self.parameters()))):
+        if self.training or (
+            torch.is_grad_enabled() and any(t.requires_grad for t in (inputs, *self.parameters()))
+        ):
             return run(inputs, context)
         return in_turn(run, CHUNK, inputs, context)
 
@@ -92,11 +108,15 @@ class ConditionalFlow(Flow):
         """
         most = num_samples if batch_size is None else checks.positive("batch_size", batch_size)
         starts = range(0, checks.positive("num_samples", num_samples), most)
-        return torch.cat([self._sample(min(most, num_samples - start), context) for start in starts], 1)
+        return torch.cat(
+            [self._sample(min(most, num_samples - start), context) for start in starts], 1
+        )
 
     def _sample(self, num_samples: int, context: Tensor) -> Tensor:
         noise, context = self._noise(num_samples, context)
-        if torch.is_grad_enabled() and any(parameter.requires_grad for parameter in self.parameters()):
+        if torch.is_grad_enabled() and any(
+            parameter.requires_grad for parameter in self.parameters()
+        ):
             given = self._embedding_net(context).repeat_interleave(num_samples, 0)
             samples, _ = self._transform.inverse(noise, given)
         else:
@@ -109,7 +129,9 @@ class ConditionalFlow(Flow):
         given = self._embedding_net(context).repeat_interleave(num_samples, 0)
         samples, logabsdet = self._transform.inverse(noise, given)
         densities = self._distribution.log_prob(noise) - logabsdet
-        return samples.view(len(context), num_samples, self.features), densities.view(len(context), num_samples)
+        return samples.view(len(context), num_samples, self.features), densities.view(
+            len(context), num_samples
+        )
 
     def _noise(self, num_samples: int, context: Tensor) -> tuple[Tensor, Tensor]:
         """Noise for ``num_samples`` of each context, and the contexts, which may be an array as for nflows, as tensors."""
@@ -119,9 +141,13 @@ class ConditionalFlow(Flow):
         rows = len(context) * checks.positive("num_samples", num_samples)
         return torch.randn(rows, self.features, dtype=weight.dtype, device=weight.device), context
 
-    def _check(self, inputs: Tensor | None, context: Tensor | None, name: str = "inputs", rows: bool = True) -> None:
+    def _check(
+        self, inputs: Tensor | None, context: Tensor | None, name: str = "inputs", rows: bool = True
+    ) -> None:
         if context is None:
-            raise ValueError(f"the flow is conditional: context must have shape (n, {self.context_features}), got None")
+            raise ValueError(
+                f"the flow is conditional: context must have shape (n, {self.context_features}), got None"
+            )
         if inputs is not None:
             check_rows(name, inputs, self.features)
         check_rows("context", context, self.context_features)

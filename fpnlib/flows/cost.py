@@ -29,14 +29,21 @@ def cost_against_dimension(
     rows = []
     for features in dimensions:
         runs = _samplers(
-            *small_maf(features, 10, samples, seed, hidden_features=hidden_features, num_layers=num_layers)
+            *small_maf(
+                features, 10, samples, seed, hidden_features=hidden_features, num_layers=num_layers
+            )
         )
         seconds = interleaved(runs, repeats)
-        rows += [{"flow": "C-MAF", "implementation": name, "D": features, "seconds": s} for name, s in seconds.items()]
+        rows += [
+            {"flow": "C-MAF", "implementation": name, "D": features, "seconds": s}
+            for name, s in seconds.items()
+        ]
     return pd.DataFrame(rows)
 
 
-def _samplers(flow: ConditionalFlow, noise: torch.Tensor, context: torch.Tensor) -> dict[str, Callable]:
+def _samplers(
+    flow: ConditionalFlow, noise: torch.Tensor, context: torch.Tensor
+) -> dict[str, Callable]:
     return {
         "nflows": lambda: CompositeTransform.inverse(flow._transform, noise, context),
         "ours": lambda: flow.transform_from_noise(noise, context),

@@ -21,7 +21,9 @@ class CouplingEngine(Engine):
         for layer in reversed(range(len(self.nets))):
             self._couple(1, layer, values, logs, given, self.biases[layer])
 
-    def _evaluate(self, values: Tensor, logs: Tensor, given: Tensor | None, biases: list[Tensor] | None = None) -> None:
+    def _evaluate(
+        self, values: Tensor, logs: Tensor, given: Tensor | None, biases: list[Tensor] | None = None
+    ) -> None:
         for layer, bias in enumerate(biases or self.biases):
             self._couple(0, layer, values, logs, given, bias)
 

@@ -23,7 +23,21 @@ ROW = 4 * LANES  # bytes
 
 @jit(void(*(int64,) * 15))
 def couple(
-    values, columns, logs, net, plan, bias, by_context, given, context, work, inverts, known, units, blocks, moved
+    values,
+    columns,
+    logs,
+    net,
+    plan,
+    bias,
+    by_context,
+    given,
+    context,
+    work,
+    inverts,
+    known,
+    units,
+    blocks,
+    moved,
 ):
     """A coupling layer in place, data → noise or the other way (``inverts``); adds up the logs of the scales.
 
@@ -50,7 +64,23 @@ def couple(
     for sample in range(0, step, ROW):
         if given:
             own = given + sample * context
-            affine(extra, ROW, by_context, context, 0, 0, 0, own, ROW, 0, (1 + blocks) * units, 0, 0, False, False)
+            affine(
+                extra,
+                ROW,
+                by_context,
+                context,
+                0,
+                0,
+                0,
+                own,
+                ROW,
+                0,
+                (1 + blocks) * units,
+                0,
+                0,
+                False,
+                False,
+            )
             for at in range(gates, gates + blocks * units * ROW, ROW):
                 store(at, softplus(load(at))[1])
         if inverts:
@@ -76,8 +106,27 @@ def couple(
             for unit in range(units):
                 at = first + unit
                 gate = load(gates + at * ROW) if given else number(bias + 4 * (units + at))
-                store(stream + unit * ROW, load(stream + unit * ROW) + gate * load(hidden + unit * ROW))
-        affine(outputs, ROW, final, units, final_bias, 0, 0, stream, ROW, 0, 2 * moved, 0, 0, False, False)
+                store(
+                    stream + unit * ROW,
+                    load(stream + unit * ROW) + gate * load(hidden + unit * ROW),
+                )
+        affine(
+            outputs,
+            ROW,
+            final,
+            units,
+            final_bias,
+            0,
+            0,
+            stream,
+            ROW,
+            0,
+            2 * moved,
+            0,
+            0,
+            False,
+            False,
+        )
         product, exponents = splat(1.0), splat(0.0)
         for i in range(moved):
             place = values + integer(plan + 8 * (known + i)) * step + sample
@@ -89,4 +138,6 @@ def couple(
             for i in range(features):
                 x = load(values + i * step + sample) * number(gain + 4 * i)
                 store(values + i * step + sample, x + number(gain + 4 * (features + i)))
-        store(logs + sample, load(logs + sample) + log_of_mantissa(product) + exponents * 0.69314718)
+        store(
+            logs + sample, load(logs + sample) + log_of_mantissa(product) + exponents * 0.69314718
+        )

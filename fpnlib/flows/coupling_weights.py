@@ -34,9 +34,22 @@ class Coupling(NamedTuple):
 
     def flat(self) -> tuple[Tensor, Tensor, Tensor]:
         """The kernels' memory: weights, plan and biases, each in one piece."""
-        parts = self.initial, self.inner, self.inner_bias, self.outer, self.outer_bias, self.final, self.final_bias
+        parts = (
+            self.initial,
+            self.inner,
+            self.inner_bias,
+            self.outer,
+            self.outer_bias,
+            self.final,
+            self.final_bias,
+        )
         return (
-            torch.cat([part.flatten() for part in (*parts, self.scale, self.shift, self.gain, self.offset)]),
+            torch.cat(
+                [
+                    part.flatten()
+                    for part in (*parts, self.scale, self.shift, self.gain, self.offset)
+                ]
+            ),
             torch.cat([self.given, self.moved]),
             torch.cat([self.initial_bias[None], torch.zeros_like(self.inner_bias)]),
         )
@@ -73,7 +86,9 @@ def packable(transform: AffineCouplingTransform) -> bool:
     )
 
 
-def pack(transform: AffineCouplingTransform, after: BatchNorm | None = None) -> tuple[Coupling, Gates]:
+def pack(
+    transform: AffineCouplingTransform, after: BatchNorm | None = None
+) -> tuple[Coupling, Gates]:
     """The layer in eval mode, before the batch norm ``after``."""
     net, given = transform.transform_net, transform.identity_features
     first, weights = net.initial_layer, net.initial_layer.weight
@@ -82,9 +97,13 @@ def pack(transform: AffineCouplingTransform, after: BatchNorm | None = None) -> 
         one, bias = block.linear_layers[0].weight, block.linear_layers[0].bias
         head, tail = torch.ones_like(bias), torch.zeros_like(bias)
         if block.use_batch_norm:
-            (head, tail), (gain, offset) = (batch_norm_affine(norm) for norm in block.batch_norm_layers)
+            (head, tail), (gain, offset) = (
+                batch_norm_affine(norm) for norm in block.batch_norm_layers
+            )
             one, bias = one * gain[:, None], bias * gain + offset
-        for parts, part in zip((scale, shift, inner, inner_bias), (head, tail, one, bias), strict=True):
+        for parts, part in zip(
+            (scale, shift, inner, inner_bias), (head, tail, one, bias), strict=True
+        ):
             parts.append(part)
     coupling = Coupling(
         given,
@@ -101,5 +120,9 @@ def pack(transform: AffineCouplingTransform, after: BatchNorm | None = None) -> 
         torch.stack(shift),
         *between_affine(after, transform.features, weights),
     )
-    contexts = torch.stack([weights[:, len(given) :], *(block.context_layer.weight for block in net.blocks)])
-    return coupling, Gates(contexts, torch.stack([block.context_layer.bias for block in net.blocks]))
+    contexts = torch.stack(
+        [weights[:, len(given) :], *(block.context_layer.weight for block in net.blocks)]
+    )
+    return coupling, Gates(
+        contexts, torch.stack([block.context_layer.bias for block in net.blocks])
+    )

@@ -20,7 +20,9 @@ SHARE = 1 << 27  # weights times samples: less than this is not worth a second t
 class Engine:
     """A flow of packed layers, each a pair of weights and what it makes of the context, on the CPU in float32."""
 
-    size = 65 * LANES  # samples that one call of a kernel takes; an odd number, as in ``odd_columns``
+    size = (
+        65 * LANES
+    )  # samples that one call of a kernel takes; an odd number, as in ``odd_columns``
 
     def __init__(self, layers: list[tuple[Any, Any]]):
         self.nets = [net.flat() for net, _ in layers]
@@ -28,7 +30,9 @@ class Engine:
         self.contexts = [context for _, context in layers]
         self.features = len(layers[0][0].gain)
         self.units, self.blocks = len(layers[0][0].initial), len(layers[0][0].inner)
-        self.constant = sum(net.gain.log().sum() for net, _ in layers)  # the part of log|det| that no input changes
+        self.constant = sum(
+            net.gain.log().sum() for net, _ in layers
+        )  # the part of log|det| that no input changes
 
     @cached_property
     def by_context(self) -> list[Tensor]:
@@ -60,7 +64,14 @@ class Engine:
                 logs[kinds, part] = sums.view(-1, part.stop - part.start)
 
             parts = [slice(*piece) for piece in pieces(0, columns.shape[1], self.size)]
-            each(run, [(slice(*kinds), part) for part in parts for kinds in pieces(0, len(contexts), several)])
+            each(
+                run,
+                [
+                    (slice(*kinds), part)
+                    for part in parts
+                    for kinds in pieces(0, len(contexts), several)
+                ],
+            )
             return squares[:, : len(data)].T, logs[:, : len(data)].T + self.constant
 
     def _kinds(self, columns: int) -> int:
@@ -98,7 +109,9 @@ class Engine:
         """Noise → data in columns, in place; adds up the logs of the scales. ``given`` is each column's context."""
         raise NotImplementedError
 
-    def _evaluate(self, values: Tensor, logs: Tensor, given: Tensor | None, biases: list[Tensor] | None = None) -> None:
+    def _evaluate(
+        self, values: Tensor, logs: Tensor, given: Tensor | None, biases: list[Tensor] | None = None
+    ) -> None:
         """Data → noise, as ``_solve``; or with the layers' ``biases`` (K, 1 + B, H), which have K contexts' part in them."""
         raise NotImplementedError
 

@@ -33,7 +33,19 @@ def _gate(activation, gradient):
 
 @jit(void(*(int64,) * 13))
 def backpropagate(
-    grad_values, groups, grad_logs, plan, back, back_ranges, work, size, grads, grads_size, features, units, blocks
+    grad_values,
+    groups,
+    grad_logs,
+    plan,
+    back,
+    back_ranges,
+    work,
+    size,
+    grads,
+    grads_size,
+    features,
+    units,
+    blocks,
 ):
     """Gradient at the noise → at the data, in place; ``work`` is what ``evaluate`` kept there.
 
@@ -41,7 +53,9 @@ def backpropagate(
     ``grads`` takes, ``grads_size`` bytes for each group, the gradients at what is inside; what else it needs for a group
     lies where the next group's will come.
     """
-    _, _, _, _, _, _, _, _, _, _, _, before, inside, outputs = addresses(0, 0, work, features, units, blocks, ROW)
+    _, _, _, _, _, _, _, _, _, _, _, before, inside, outputs = addresses(
+        0, 0, work, features, units, blocks, ROW
+    )
     gate = outputs + 2 * features * ROW
     square, rows = 4 * units * units, units * ROW
     outer = back + 8 * features * units
@@ -74,7 +88,10 @@ def backpropagate(
                 0, units, unit_start, unit_stop, False, False,
             )  # fmt: skip
             for unit in range(0, rows, ROW):
-                store(within + own + unit, _gate(load(inside + behind + unit), load(within + own + unit)))
+                store(
+                    within + own + unit,
+                    _gate(load(inside + behind + unit), load(within + own + unit)),
+                )
             affine(
                 ahead + left, ROW, inner + block * square, units, 0, 0, 0, within + own, ROW,
                 0, units, unit_start, unit_stop, False, False,
@@ -110,7 +127,9 @@ def _put(line, column_order, low, stop, a, b, c):
 
 
 @inlined
-def _correlate(out, width, row_order, column_order, of, of_size, given, given_size, groups, rows, stop):
+def _correlate(
+    out, width, row_order, column_order, of, of_size, given, given_size, groups, rows, stop
+):
     """out[row_order[r], column_order[c]] = of[r] · given[c], summed over the samples, for c < stop[r].
 
     Twelve sums at a time: with what they are made of they fit in sixteen registers.
@@ -122,7 +141,11 @@ def _correlate(out, width, row_order, column_order, of, of_size, given, given_si
         stop0, stop1 = _at(stop, r0) if stop else width, _at(stop, r1) if stop else width
         stop2, stop3 = _at(stop, r2) if stop else width, _at(stop, r3) if stop else width
         for low in range(0, stop3, 3):
-            x, y, z = given + low * ROW, given + min(low + 1, stop3 - 1) * ROW, given + min(low + 2, stop3 - 1) * ROW
+            x, y, z = (
+                given + low * ROW,
+                given + min(low + 1, stop3 - 1) * ROW,
+                given + min(low + 2, stop3 - 1) * ROW,
+            )
             g0, g1, g2, g3 = of + r0 * ROW, of + r1 * ROW, of + r2 * ROW, of + r3 * ROW
             x0, x1, x2, x3 = splat_few(0.0), splat_few(0.0), splat_few(0.0), splat_few(0.0)
             y0, y1, y2, y3 = splat_few(0.0), splat_few(0.0), splat_few(0.0), splat_few(0.0)
@@ -147,7 +170,12 @@ def _correlate(out, width, row_order, column_order, of, of_size, given, given_si
 def of_parameters(products, count, out, grads, grads_size, work, size, given, given_size, groups):
     """The gradients of a layer's weights and biases at ``out``: ``count`` products, as ``gradients.Product`` has them."""
     for at in range(products, products + 72 * count, 72):
-        place, width, row_order, column_order = integer(at), integer(at + 8), integer(at + 16), integer(at + 24)
+        place, width, row_order, column_order = (
+            integer(at),
+            integer(at + 8),
+            integer(at + 16),
+            integer(at + 24),
+        )
         of, kept, with_, rows, stop = (
             integer(at + 32), integer(at + 40), integer(at + 48), integer(at + 56), integer(at + 64)
         )  # fmt: skip

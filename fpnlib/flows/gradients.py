@@ -23,11 +23,16 @@ from fpnlib.flows.engine import SHARE, groups, place, ungrouped
 from fpnlib.flows.threads import alone
 from fpnlib.flows.vectors import LANES
 
-PIECE, PIECES = 8, 16  # groups of samples that are worth a piece of their own, and how many pieces there are at most
+PIECE, PIECES = (
+    8,
+    16,
+)  # groups of samples that are worth a piece of their own, and how many pieces there are at most
 
 
 def noise_and_log_det(
-    inputs: Tensor, context: Tensor, layers: list[tuple[Tensor, MaskedAffineAutoregressiveTransform]]
+    inputs: Tensor,
+    context: Tensor,
+    layers: list[tuple[Tensor, MaskedAffineAutoregressiveTransform]],
 ) -> tuple[Tensor, Tensor]:
     """(noise (n, D), log|det| (n,)) of inputs (n, D), differentiable once in all that it is made of.
 
@@ -36,7 +41,9 @@ def noise_and_log_det(
         layers: of the same widths, each with the order of its inputs; no batch norm, no dropout.
     """
     orders = [order for order, _ in layers]
-    return _Flow.apply(orders, inputs, context, *(p for _, layer in layers for p in weights_and_biases(layer)))
+    return _Flow.apply(
+        orders, inputs, context, *(p for _, layer in layers for p in weights_and_biases(layer))
+    )
 
 
 class Product(NamedTuple):
@@ -44,7 +51,9 @@ class Product(NamedTuple):
 
     out: int
     width: int  # how many columns it has
-    row_order: int  # address of the places of its rows and of its columns, by degree; 0: as they come
+    row_order: (
+        int  # address of the places of its rows and of its columns, by degree; 0: as they come
+    )
     column_order: int
     of: int
     kept: bool  # whether ``given`` is among what the pass kept, or of the context
@@ -73,12 +82,19 @@ class Gather(NamedTuple):
 def _gather(features: int, units: int, blocks: int, context: int) -> Gather:
     shape = layout(features, units)
     square = torch.Size((units, units))
-    weights = [torch.Size((units, features)), *[square] * (2 * blocks), torch.Size((2 * features, units))]
+    weights = [
+        torch.Size((units, features)),
+        *[square] * (2 * blocks),
+        torch.Size((2 * features, units)),
+    ]
     weights += [torch.Size((units, context))] * (1 + blocks)
     shapes = weights + [size[:1] for size in weights]
     offsets = torch.tensor([0, *(size.numel() for size in shapes)]).cumsum(0).tolist()
     zero, total = offsets[-1], offsets[-1]
-    where = [torch.arange(total)[a:b].view(size) for a, b, size in zip(offsets, offsets[1:], shapes, strict=False)]
+    where = [
+        torch.arange(total)[a:b].view(size)
+        for a, b, size in zip(offsets, offsets[1:], shapes, strict=False)
+    ]
 
     rows, number = shape.sort[:, None], 2 + 2 * blocks
     weight, bias = where[: len(weights)], where[len(weights) :]
@@ -89,7 +105,10 @@ def _gather(features: int, units: int, blocks: int, context: int) -> Gather:
     initial = masked(weight[0][shape.sort], shape.input_mask)
     inner, outer = (
         torch.stack(
-            [masked(index[rows, shape.sort], shape.unit_mask) for index in weight[1 + part : 1 + part + blocks]]
+            [
+                masked(index[rows, shape.sort], shape.unit_mask)
+                for index in weight[1 + part : 1 + part + blocks]
+            ]
         )
         for part in (0, blocks)
     )
@@ -113,7 +132,11 @@ def _gather(features: int, units: int, blocks: int, context: int) -> Gather:
         torch.cat([part.flatten() for part in back]),
         plan,
         torch.cat(shape.backward),
-        torch.tensor(_products(offsets, features, units, blocks, context, shape.sort.data_ptr(), plan.data_ptr())),
+        torch.tensor(
+            _products(
+                offsets, features, units, blocks, context, shape.sort.data_ptr(), plan.data_ptr()
+            )
+        ),
         shape.sort,
     )
 
@@ -123,17 +146,26 @@ def _products(
 ) -> list[Product]:
     """In the order of ``weights_and_biases``, which begin at the offsets."""
     ranges, hidden = plan + 8 * (features + 1), ROW * units
-    of_inputs, of_units, of_outputs = (ranges + 8 * at for at in (units, 3 * units, 4 * units + 2 * features))
+    of_inputs, of_units, of_outputs = (
+        ranges + 8 * at for at in (units, 3 * units, 4 * units + 2 * features)
+    )
     stream = [2 * features * ROW + block * hidden for block in range(blocks + 1)]
     gate, *inside = (stream[-1] + (1 + block) * hidden for block in range(blocks + 1))
-    kept_stream, *kept = (features * ROW + at * hidden for at in range(1 + 2 * blocks))  # before and inside the blocks
+    kept_stream, *kept = (
+        features * ROW + at * hidden for at in range(1 + 2 * blocks)
+    )  # before and inside the blocks
     weights = [(features, sort, 0, stream[0], True, 0, units, of_inputs)]
-    weights += [(units, sort, sort, of, True, at, units, of_units) for of, at in zip(inside + stream[1:], kept, strict=True)]
+    weights += [
+        (units, sort, sort, of, True, at, units, of_units)
+        for of, at in zip(inside + stream[1:], kept, strict=True)
+    ]
     weights += [(units, 0, sort, 0, True, kept_stream, 2 * features, of_outputs)]
     weights += [(context, sort, 0, of, False, 0, units, 0) for of in (gate, *inside)]
     ones = context * ROW  # the context's last row
     biases = [(1, order, 0, of, False, ones, rows, 0) for _, order, _, of, *_, rows, _ in weights]
-    return [Product(4 * offset, *rest) for offset, rest in zip(offsets, weights + biases, strict=False)]
+    return [
+        Product(4 * offset, *rest) for offset, rest in zip(offsets, weights + biases, strict=False)
+    ]
 
 
 class Piece(NamedTuple):
@@ -161,11 +193,18 @@ class _Flow(torch.autograd.Function):
             plans = [torch.cat([order, where.plan]) for order in orders]
             values, given = groups(inputs), groups(torch.cat([context, context.new_ones(n, 1)], 1))
             logs = values.new_zeros(len(values), LANES)
-            rows = 3 * features + (2 + 2 * blocks) * units | 1  # an odd number: else groups would share cache lines
+            rows = (
+                3 * features + (2 + 2 * blocks) * units | 1
+            )  # an odd number: else groups would share cache lines
             parts = _parts(len(values))
             sizes = [layers * ((part.stop - part.start) * rows + blocks * units) for part in parts]
-            kept = values.new_empty(sum(sizes), LANES).split(sizes)  # in one: else the heap is given back at each step
-            pieces = [Piece(part, work.view(layers, -1, LANES)) for part, work in zip(parts, kept, strict=True)]
+            kept = values.new_empty(sum(sizes), LANES).split(
+                sizes
+            )  # in one: else the heap is given back at each step
+            pieces = [
+                Piece(part, work.view(layers, -1, LANES))
+                for part, work in zip(parts, kept, strict=True)
+            ]
 
             def run(piece: Piece) -> None:
                 some, own, sums = values[piece.part], given[piece.part], logs[piece.part]
@@ -191,7 +230,10 @@ class _Flow(torch.autograd.Function):
             back = flat.index_select(1, where.back)
             values, logs = groups(grad_noise), groups(grad_log_det[:, None])
             grad_given = torch.zeros_like(given) if ctx.needs_input_grad[2] else None
-            left, begin = 2 * features + (2 + 2 * blocks) * units | 1, 2 * features + (1 + blocks) * units
+            left, begin = (
+                2 * features + (2 + 2 * blocks) * units | 1,
+                2 * features + (1 + blocks) * units,
+            )
 
             def run(piece: Piece) -> Tensor:
                 some, own, sums = values[piece.part], given[piece.part], logs[piece.part]
@@ -208,7 +250,9 @@ class _Flow(torch.autograd.Function):
                         ROW * left, piece.work[k].data_ptr(), ROW * rows, own.data_ptr(), ROW * own.shape[1], len(some),
                     )  # fmt: skip
                     if grad_given is not None:
-                        of_context = grads[: len(some) * left].view(-1, left, LANES)[:, begin : begin + (1 + blocks) * units]
+                        of_context = grads[: len(some) * left].view(-1, left, LANES)[
+                            :, begin : begin + (1 + blocks) * units
+                        ]
                         grad_given[piece.part] += contexts[k].view(-1, own.shape[1]).T @ of_context
                 return gradient
 
@@ -216,8 +260,17 @@ class _Flow(torch.autograd.Function):
             for gradient in more:
                 total += gradient
         sizes = [size.numel() for size in where.shapes]
-        found = [part.view(size) for row in total for part, size in zip(row.split(sizes), where.shapes, strict=True)]
-        return None, ungrouped(values, n), None if grad_given is None else ungrouped(grad_given, n)[:, :-1], *found
+        found = [
+            part.view(size)
+            for row in total
+            for part, size in zip(row.split(sizes), where.shapes, strict=True)
+        ]
+        return (
+            None,
+            ungrouped(values, n),
+            None if grad_given is None else ungrouped(grad_given, n)[:, :-1],
+            *found,
+        )
 
 
 def _parts(groups: int) -> list[slice]:

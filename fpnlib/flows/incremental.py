@@ -12,8 +12,13 @@ from fpnlib.flows.autoregressive_weights import Context, Net
 from fpnlib.flows.settings import EPSILON
 from fpnlib.flows.threads import in_pieces
 
-UNITS = 64  # hidden units in a block of features: more make longer steps, fewer make smaller products
-NUMBERS = {"cpu": 1 << 24, "cuda": 1 << 28}  # in the working rows of one piece of the samples: bounds the memory
+UNITS = (
+    64  # hidden units in a block of features: more make longer steps, fewer make smaller products
+)
+NUMBERS = {
+    "cpu": 1 << 24,
+    "cuda": 1 << 28,
+}  # in the working rows of one piece of the samples: bounds the memory
 
 
 class Rows(NamedTuple):
@@ -34,7 +39,9 @@ class Rows(NamedTuple):
 class Incremental:
     """A flow of packed layers in plain torch: for float64, and where numba, or on a GPU Triton, does not compile."""
 
-    few = 1 << 15  # samples that it does not pay to share among threads: of small operations Python runs one at a time
+    few = (
+        1 << 15
+    )  # samples that it does not pay to share among threads: of small operations Python runs one at a time
 
     def __init__(self, layers: list[tuple[Net, Context]]):
         self.layers = layers
@@ -65,11 +72,22 @@ class Incremental:
         return rows.data.T, rows.logs
 
     def _rows(self, noise: Tensor) -> Rows:
-        (units, features), blocks, n = self.layers[0][0].initial.shape, len(self.layers[0][0].inner), len(noise)
+        (units, features), blocks, n = (
+            self.layers[0][0].initial.shape,
+            len(self.layers[0][0].inner),
+            len(noise),
+        )
         apart = self._apart(n)
         # All in one piece: small results kept between would leave holes in the memory, so that it grows with the pieces.
         work = noise.new_empty(self.row - features, apart)[:, :n]
-        sizes = [features, units, 2 * blocks * units, 2 * features, (1 + blocks) * units, blocks * units]
+        sizes = [
+            features,
+            units,
+            2 * blocks * units,
+            2 * features,
+            (1 + blocks) * units,
+            blocks * units,
+        ]
         inputs, stream, hidden, outputs, added, after = work.split(sizes)
         before, inside = hidden.view(2, blocks, units, n)
         added, after = added.view(1 + blocks, units, n), after.view(blocks, units, n)
@@ -88,7 +106,9 @@ class Incremental:
         middle = begin + self.block * -(-(end - begin) // (2 * self.block))
         self._find(layer, rows, begin, middle)
         old, new = slice(known[begin], known[middle]), slice(known[middle], known[end])
-        beta = min(begin, 1)  # nothing has been added to these rows where the features before are the first ones
+        beta = min(
+            begin, 1
+        )  # nothing has been added to these rows where the features before are the first ones
         if new.start < new.stop:
             rows.added[0, new].addmm_(net.initial[new, begin:middle], rows.inputs[begin:middle])
             for k in range(len(net.inner)):
@@ -108,9 +128,13 @@ class Incremental:
                 value = rows.added[0, new] + net.initial_bias[new, None]
                 value.addmm_(net.initial[new, begin:i], rows.inputs[begin:i])
                 for k in range(len(net.inner)):
-                    rows.before[k, new] = (value * net.scale[k, new, None] + net.shift[k, new, None]).relu_()
+                    rows.before[k, new] = (
+                        value * net.scale[k, new, None] + net.shift[k, new, None]
+                    ).relu_()
                     inner = rows.added[1 + k, new] + net.inner_bias[k, new, None]
-                    rows.inside[k, new] = inner.addmm_(net.inner[k, new, old], rows.before[k, old]).relu_()
+                    rows.inside[k, new] = inner.addmm_(
+                        net.inner[k, new, old], rows.before[k, old]
+                    ).relu_()
                     value += rows.after[k, new] + net.outer_bias[k, new, None]
                     value.addmm_(net.outer[k, new, old], rows.inside[k, old])
                 rows.stream[new] = value

@@ -25,7 +25,9 @@ class IncrementalGPU(Incremental):
     """``Incremental`` whose steps are the kernel's."""
 
     def __init__(self, layers: list[tuple[Net, Context]]):
-        super().__init__([(net._replace(known=net.known.to(net.order.device)), given) for net, given in layers])
+        super().__init__(
+            [(net._replace(known=net.known.to(net.order.device)), given) for net, given in layers]
+        )
         self.most = max(after - before for known in self.known for before, after in pairwise(known))
 
     def _apart(self, n: int) -> int:
@@ -49,7 +51,9 @@ def _launch(programs: int, given: list[Tensor | int], blocks: int, tile: int) ->
     sizes = dict(BLOCKS=blocks, UNITS=tile, SAMPLES=SAMPLES, EPSILON=EPSILON)
     key = *given[-2:], blocks, tile, given[0].dtype, given[0].device
     with nullcontext() if key in _launched else _announced():
-        step[(programs,)](*given, **sizes, num_warps=min(4, max(1, tile // 2)), enable_fp_fusion=True)
+        step[(programs,)](
+            *given, **sizes, num_warps=min(4, max(1, tile // 2)), enable_fp_fusion=True
+        )
     _launched.add(key)
 
 
@@ -95,33 +99,53 @@ def step(
     there, one = at < n, tl.zeros([1, 1], tl.int32)
     log_scales = tl.load(logs + at, mask=there, other=0.0)
     for i in range(begin, end):
-        noise = tl.load(inputs + i * row + at, mask=there, other=0.0)  # before the barriers, for one thread overwrites it
+        noise = tl.load(
+            inputs + i * row + at, mask=there, other=0.0
+        )  # before the barriers, for one thread overwrites it
         new, stop = tl.load(known + i).to(tl.int32), tl.load(known + i + 1).to(tl.int32)
         rows = new + tl.arange(0, UNITS)[:, None]
         mine = rows < stop
         here, both = rows * row + at, mine & there
-        value = tl.load(added + here, mask=both, other=0.0) + tl.load(initial_bias + rows, mask=mine, other=0.0)
+        value = tl.load(added + here, mask=both, other=0.0) + tl.load(
+            initial_bias + rows, mask=mine, other=0.0
+        )
         value = _add_product(value, initial, features, rows, mine, inputs, row, at, there, begin, i)
         for k in range(BLOCKS):
             unit, skip = rows + k * units, k * units * row
-            normed = value * tl.load(scale + unit, mask=mine, other=0.0) + tl.load(shift + unit, mask=mine, other=0.0)
+            normed = value * tl.load(scale + unit, mask=mine, other=0.0) + tl.load(
+                shift + unit, mask=mine, other=0.0
+            )
             tl.store(before + skip + here, _relu(normed), mask=both)
             tl.debug_barrier()
             total = tl.load(added + units * row + skip + here, mask=both, other=0.0)
             total += tl.load(inner_bias + unit, mask=mine, other=0.0)
-            total = _add_product(total, inner, units, unit, mine, before + skip, row, at, there, low, stop)
+            total = _add_product(
+                total, inner, units, unit, mine, before + skip, row, at, there, low, stop
+            )
             tl.store(inside + skip + here, _relu(total), mask=both)
             tl.debug_barrier()
             value += tl.load(after + skip + here, mask=both, other=0.0)
             value += tl.load(outer_bias + unit, mask=mine, other=0.0)
-            value = _add_product(value, outer, units, unit, mine, inside + skip, row, at, there, low, stop)
+            value = _add_product(
+                value, outer, units, unit, mine, inside + skip, row, at, there, low, stop
+            )
         tl.store(stream + here, value, mask=both)
         tl.debug_barrier()
-        unconstrained = tl.load(outputs + 2 * i * row + at, mask=there, other=0.0) + tl.load(final_bias + 2 * i)
-        unconstrained = _add_product(unconstrained, final, units, 2 * i + one, one == 0, stream, row, at, there, low, stop)
-        move = tl.load(outputs + (2 * i + 1) * row + at, mask=there, other=0.0) + tl.load(final_bias + 2 * i + 1)
-        move = _add_product(move, final, units, 2 * i + 1 + one, one == 0, stream, row, at, there, low, stop)
-        wide = unconstrained.to(tl.float64)  # in which the GPU's quick exponential and logarithm are not used
+        unconstrained = tl.load(outputs + 2 * i * row + at, mask=there, other=0.0) + tl.load(
+            final_bias + 2 * i
+        )
+        unconstrained = _add_product(
+            unconstrained, final, units, 2 * i + one, one == 0, stream, row, at, there, low, stop
+        )
+        move = tl.load(outputs + (2 * i + 1) * row + at, mask=there, other=0.0) + tl.load(
+            final_bias + 2 * i + 1
+        )
+        move = _add_product(
+            move, final, units, 2 * i + 1 + one, one == 0, stream, row, at, there, low, stop
+        )
+        wide = unconstrained.to(
+            tl.float64
+        )  # in which the GPU's quick exponential and logarithm are not used
         wide = tl.where(wide > 20, wide, tl.log(1 + tl.exp(wide))) + EPSILON  # torch's softplus
         found = ((noise - tl.load(offset + i)) / tl.load(gain + i) - move) / wide.to(move.dtype)
         tl.store(inputs + i * row + at, found, mask=there)

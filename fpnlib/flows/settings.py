@@ -21,8 +21,12 @@ def check_rows(name: str, rows: Tensor, width: int) -> None:
         raise ValueError(f"{name} must have shape (n, {width}), got {tuple(rows.shape)}")
 
 
-def context_embedding(context_features: int, embedding_features: int | None) -> tuple[nn.Module | None, int]:
+def context_embedding(
+    context_features: int, embedding_features: int | None
+) -> tuple[nn.Module | None, int]:
     """A linear embedding of the context, or None, and the width of what the networks are given."""
     if embedding_features is None:
         return None, context_features
-    return nn.Linear(context_features, checks.positive("embedding_features", embedding_features)), embedding_features
+    return nn.Linear(
+        context_features, checks.positive("embedding_features", embedding_features)
+    ), embedding_features

@@ -39,7 +39,9 @@ class Layer:
     @property
     def widths(self) -> Widths:
         given = self.network.blocks[0].context_layer
-        return Widths(self.transform.features, given.in_features, given.out_features, len(self.network.blocks))
+        return Widths(
+            self.transform.features, given.in_features, given.out_features, len(self.network.blocks)
+        )
 
 
 class Stack(CompositeTransform):
@@ -66,7 +68,9 @@ class Stack(CompositeTransform):
         if layers is None:
             return super().forward(inputs, context)
         if self._differentiates(inputs, context):
-            train = self._trainer(layers, inputs, context) if self._has_plain_networks(layers) else None
+            train = (
+                self._trainer(layers, inputs, context) if self._has_plain_networks(layers) else None
+            )
             return (train or super().forward)(inputs, context)
         if not self._is_fixed(layers):
             return super().forward(inputs, context)
@@ -114,7 +118,9 @@ class Stack(CompositeTransform):
         """What runs the forward pass with gradients; None: nflows."""
         return None
 
-    def _known(self, inputs: Tensor, context: Tensor | None, paired: bool = True) -> list[Layer] | None:
+    def _known(
+        self, inputs: Tensor, context: Tensor | None, paired: bool = True
+    ) -> list[Layer] | None:
         """``_layers``, for these rows: the kernels address memory by the widths of the layers, so the rows must have them."""
         layers = self._layers() if context is not None and len(inputs) else None
         if layers is not None:
@@ -124,9 +130,13 @@ class Stack(CompositeTransform):
                 checks.same_length(inputs, context, ("inputs", "context"))
         return layers
 
-    def _fits(self, *tensors: Tensor, precisions: tuple[torch.dtype, ...] = (torch.float32,)) -> bool:
+    def _fits(
+        self, *tensors: Tensor, precisions: tuple[torch.dtype, ...] = (torch.float32,)
+    ) -> bool:
         """Whether all is on the CPU and in one of these precisions."""
-        kinds = {(tensor.dtype, tensor.device.type) for tensor in (*tensors, next(self.parameters()))}
+        kinds = {
+            (tensor.dtype, tensor.device.type) for tensor in (*tensors, next(self.parameters()))
+        }
         return any(kinds == {(precision, "cpu")} for precision in precisions)
 
     def _compiled(self, layers: list[Layer] | None, *tensors: Tensor) -> Callable | None:
@@ -137,14 +147,17 @@ class Stack(CompositeTransform):
         return getattr(compiled(module), name, None)
 
     def _differentiates(self, *tensors: Tensor) -> bool:
-        return torch.is_grad_enabled() and any(t.requires_grad for t in chain(tensors, self.parameters()))
+        return torch.is_grad_enabled() and any(
+            t.requires_grad for t in chain(tensors, self.parameters())
+        )
 
     def _has_plain_networks(self, layers: list[Layer]) -> bool:
         """No batch norm anywhere, and no dropout at work."""
         return all(
             layer.norm is None
             and all(
-                not block.use_batch_norm and not (self.training and block.dropout.p) for block in layer.network.blocks
+                not block.use_batch_norm and not (self.training and block.dropout.p)
+                for block in layer.network.blocks
             )
             for layer in layers
         )
@@ -181,13 +194,21 @@ def _variable(stack: nn.Module) -> list[Tensor]:
 @torch.no_grad()
 def _fingerprint(tensors: list[Tensor]) -> tuple[int | float, ...]:
     """What changes with the numbers in these tensors; autograd's counts of changes miss ``.data`` and fused optimizers."""
-    kernel = compiled("checksum_kernel") if all(tensor.device.type == "cpu" for tensor in tensors) else None
+    kernel = (
+        compiled("checksum_kernel")
+        if all(tensor.device.type == "cpu" for tensor in tensors)
+        else None
+    )
     if kernel is None:
         longest = max(tensor.numel() for tensor in tensors)
         ramp = torch.linspace(1, 2, longest, dtype=torch.float64, device=tensors[0].device)
-        return tuple(torch.stack([t.flatten().double() @ ramp[: t.numel()] for t in tensors]).tolist())
+        return tuple(
+            torch.stack([t.flatten().double() @ ramp[: t.numel()] for t in tensors]).tolist()
+        )
     dense = [tensor.contiguous() for tensor in tensors]
-    places = array("q", [number for tensor in dense for number in (tensor.data_ptr(), tensor.nbytes // 4)])
+    places = array(
+        "q", [number for tensor in dense for number in (tensor.data_ptr(), tensor.nbytes // 4)]
+    )
     return (kernel.checksum(places.buffer_info()[0], len(dense)),)
 
 
@@ -205,7 +226,9 @@ class _Inverse(torch.autograd.Function):
     @staticmethod
     def forward(ctx, stack, inputs, context, *variable):
         ctx.stack = stack
-        ctx.save_for_backward(inputs, context, *variable)  # torch refuses those that have changed since
+        ctx.save_for_backward(
+            inputs, context, *variable
+        )  # torch refuses those that have changed since
         return stack.inverse(inputs, context)
 
     @staticmethod
@@ -213,10 +236,18 @@ class _Inverse(torch.autograd.Function):
     def backward(ctx, *gradients):
         stack, (inputs, context, *variable) = ctx.stack, ctx.saved_tensors
         if not stack._is_fixed(stack._layers()):
-            raise RuntimeError("gradients of what the flow gave in eval mode: take them before flow.train()")
+            raise RuntimeError(
+                "gradients of what the flow gave in eval mode: take them before flow.train()"
+            )
         inputs, context = (tensor.detach().requires_grad_() for tensor in (inputs, context))
         with torch.enable_grad():
             outputs = CompositeTransform.inverse(stack, inputs, context)
-            of = [t for t, needed in zip((inputs, context, *variable), ctx.needs_input_grad[1:], strict=True) if needed]
+            of = [
+                t
+                for t, needed in zip(
+                    (inputs, context, *variable), ctx.needs_input_grad[1:], strict=True
+                )
+                if needed
+            ]
             found = iter(torch.autograd.grad(outputs, of, gradients, allow_unused=True))
         return None, *(next(found) if needed else None for needed in ctx.needs_input_grad[1:])

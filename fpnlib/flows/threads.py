@@ -25,11 +25,17 @@ def alone() -> Iterator[Callable[[Callable, Sequence], list]]:
         results, left = [None] * len(jobs), enumerate(jobs)
 
         def work() -> None:
-            with torch.inference_mode(inference), torch.no_grad():  # a thread of the pool has modes of its own
+            with (
+                torch.inference_mode(inference),
+                torch.no_grad(),
+            ):  # a thread of the pool has modes of its own
                 for k, job in left:
                     results[k] = run(job)
 
-        helpers = [_pool(threads, os.getpid()).submit(work) for _ in range(min(threads, most or threads, len(jobs)) - 1)]
+        helpers = [
+            _pool(threads, os.getpid()).submit(work)
+            for _ in range(min(threads, most or threads, len(jobs)) - 1)
+        ]
         try:
             work()
         finally:
@@ -45,14 +51,20 @@ def alone() -> Iterator[Callable[[Callable, Sequence], list]]:
         torch.set_num_threads(threads)
 
 
-def in_pieces(run: Callable[..., tuple[Tensor, ...]], size: int, *rows: Tensor) -> tuple[Tensor, ...]:
+def in_pieces(
+    run: Callable[..., tuple[Tensor, ...]], size: int, *rows: Tensor
+) -> tuple[Tensor, ...]:
     """What ``run`` gives for all rows of some tensors, joined: called with at most ``size`` of them at a time.
 
     On the CPU by threads; a GPU has enough to do with one piece.
     """
     pieces = list(zip(*(tensor.split(size) for tensor in rows), strict=True))
     with alone() as each:
-        parts = each(lambda piece: run(*piece), pieces) if rows[0].is_cpu else [run(*piece) for piece in pieces]
+        parts = (
+            each(lambda piece: run(*piece), pieces)
+            if rows[0].is_cpu
+            else [run(*piece) for piece in pieces]
+        )
         return parts[0] if len(parts) == 1 else tuple(map(torch.cat, zip(*parts, strict=True)))
 
 

@@ -25,7 +25,9 @@ ROWS = 64  # of a tile on the diagonal
 
 
 def noise_and_log_det(
-    inputs: Tensor, context: Tensor, layers: list[tuple[Tensor, MaskedAffineAutoregressiveTransform]]
+    inputs: Tensor,
+    context: Tensor,
+    layers: list[tuple[Tensor, MaskedAffineAutoregressiveTransform]],
 ) -> tuple[Tensor, Tensor]:
     """(noise (n, D), log|det| (n,)) of inputs (n, D), differentiable once in all that it is made of.
 
@@ -61,7 +63,9 @@ class Stairs(NamedTuple):
         """``out`` (C, n) becomes weightᵀ · gradient, for weights by degree and a gradient (R, n)."""
         begun = 0  # a tile on the diagonal comes before all others over its columns
         for rows, columns in self.tiles:
-            out[columns].addmm_(weight[rows, columns].T, gradient[rows], beta=int(columns.start < begun))
+            out[columns].addmm_(
+                weight[rows, columns].T, gradient[rows], beta=int(columns.start < begun)
+            )
             begun = max(begun, columns.stop)
         out[begun:] = 0
         return out
@@ -88,8 +92,14 @@ class Stairs(NamedTuple):
 def _stairs(features: int, units: int) -> tuple[Stairs, Stairs, Stairs]:
     """Of the initial, the inner and the final products."""
     shape = layout(features, units)
-    orders = (shape.sort, torch.arange(features)), (shape.sort, shape.sort), (torch.arange(2 * features), shape.sort)
-    return tuple(_stair(*order, stop) for order, stop in zip(orders, shape.forward[1::2], strict=True))
+    orders = (
+        (shape.sort, torch.arange(features)),
+        (shape.sort, shape.sort),
+        (torch.arange(2 * features), shape.sort),
+    )
+    return tuple(
+        _stair(*order, stop) for order, stop in zip(orders, shape.forward[1::2], strict=True)
+    )
 
 
 def _stair(rows: Tensor, columns: Tensor, stop: Tensor) -> Stairs:
@@ -99,7 +109,9 @@ def _stair(rows: Tensor, columns: Tensor, stop: Tensor) -> Stairs:
     return Stairs(rows, columns, stop, cover, found)
 
 
-def tiles(stop: list[int], begin: int = 0, end: int | None = None, left: int = 0) -> Iterator[tuple[slice, slice]]:
+def tiles(
+    stop: list[int], begin: int = 0, end: int | None = None, left: int = 0
+) -> Iterator[tuple[slice, slice]]:
     """Rectangles over the columns left … stop[row] of the rows begin … end, the largest ones first to be split off."""
     end = len(stop) if end is None else end
     if end - begin <= ROWS:
@@ -145,7 +157,8 @@ class _Network(torch.autograd.Function):
         weights, biases = linears[: len(linears) // 2], linears[len(linears) // 2 :]
         first, hidden, last = stairs = _stairs(len(values), len(weights[0]))
         initial, *squares, final = (
-            part.sort(weight) for part, weight in zip([first, *[hidden] * 2 * blocks, last], weights, strict=False)
+            part.sort(weight)
+            for part, weight in zip([first, *[hidden] * 2 * blocks, last], weights, strict=False)
         )
         bias = [b[hidden.rows, None] for b in biases[: 1 + 2 * blocks]]
         contexts = [
@@ -157,10 +170,14 @@ class _Network(torch.autograd.Function):
         for k in range(blocks):
             before, inside = stream.relu(), torch.addmm(bias[1 + k], contexts[1 + k], given)
             add_product(parts(squares[k], hidden.tiles), before, inside).relu_()
-            add_product(parts(squares[blocks + k], hidden.tiles), inside, stream.add_(bias[1 + blocks + k]))
+            add_product(
+                parts(squares[blocks + k], hidden.tiles), inside, stream.add_(bias[1 + blocks + k])
+            )
             kept += [before, inside]
         ctx.stairs, ctx.blocks = stairs, blocks
-        ctx.save_for_backward(values, given, gate, stream, *kept, initial, *squares, final, *contexts)
+        ctx.save_for_backward(
+            values, given, gate, stream, *kept, initial, *squares, final, *contexts
+        )
         outputs = biases[1 + 2 * blocks][:, None].repeat(1, values.shape[1])
         return add_product(parts(final, last.tiles), stream, outputs)
 
@@ -169,10 +186,18 @@ class _Network(torch.autograd.Function):
     def backward(ctx, gradient):
         (first, hidden, last), blocks = ctx.stairs, ctx.blocks
         values, given, gate, stream, *more = ctx.saved_tensors
-        kept, (initial, *squares), final = more[: 2 * blocks], more[2 * blocks : 1 + 4 * blocks], more[1 + 4 * blocks]
+        kept, (initial, *squares), final = (
+            more[: 2 * blocks],
+            more[2 * blocks : 1 + 4 * blocks],
+            more[1 + 4 * blocks],
+        )
         contexts = more[2 + 4 * blocks :]
         of_final, of_final_bias = last.of_weight(gradient, stream), gradient.sum(1)
-        of_squares, of_outer_biases, of_contexts = [None] * 2 * blocks, [None] * blocks, [None] * (1 + blocks)
+        of_squares, of_outer_biases, of_contexts = (
+            [None] * 2 * blocks,
+            [None] * blocks,
+            [None] * (1 + blocks),
+        )
         of_given = torch.zeros_like(given) if ctx.needs_input_grad[1] else None
 
         def of_context(k: int, gradient: Tensor) -> None:
@@ -190,14 +215,27 @@ class _Network(torch.autograd.Function):
             of_squares[k] = hidden.of_weight(of_inside, before)
             of_context(1 + k, of_inside)
             of_stream += _of_relu(hidden.product_back(squares[k], of_inside, of_before), before)
-        of_initial, of_initial_bias = first.of_weight(of_stream, values), hidden.of_rows(of_stream.sum(1))
+        of_initial, of_initial_bias = (
+            first.of_weight(of_stream, values),
+            hidden.of_rows(of_stream.sum(1)),
+        )
         of_values = (
-            first.product_back(initial, of_stream, torch.empty_like(values)) if ctx.needs_input_grad[0] else None
+            first.product_back(initial, of_stream, torch.empty_like(values))
+            if ctx.needs_input_grad[0]
+            else None
         )
         of_context(0, _of_relu(of_stream, gate))
-        context_weights, context_biases = zip(*((both[:, :-1], both[:, -1]) for both in of_contexts), strict=True)
+        context_weights, context_biases = zip(
+            *((both[:, :-1], both[:, -1]) for both in of_contexts), strict=True
+        )
         of_weights = [of_initial, *of_squares, of_final, *context_weights]
-        of_biases = [of_initial_bias, *context_biases[1:], *of_outer_biases, of_final_bias, *context_biases]
+        of_biases = [
+            of_initial_bias,
+            *context_biases[1:],
+            *of_outer_biases,
+            of_final_bias,
+            *context_biases,
+        ]
         return of_values, of_given, *of_weights, *of_biases
 
 

@@ -24,9 +24,13 @@ VECTOR = ir.VectorType(FLOAT, LANES)
 BITS = ir.VectorType(ir.IntType(32), LANES)
 
 HERE = Path(__file__).parent
-SOURCES = sorted(path for name in ("vectors.py", "settings.py", "*kernel*.py") for path in HERE.glob(name))
+SOURCES = sorted(
+    path for name in ("vectors.py", "settings.py", "*kernel*.py") for path in HERE.glob(name)
+)
 MACHINE = f"{__version__} {binding.get_host_cpu_name()} {binding.get_host_cpu_features().flatten()}"
-VERSION = hashlib.sha256(b"".join(path.read_bytes() for path in SOURCES) + MACHINE.encode()).hexdigest()[:12]
+VERSION = hashlib.sha256(
+    b"".join(path.read_bytes() for path in SOURCES) + MACHINE.encode()
+).hexdigest()[:12]
 KEPT = Path(config.CACHE_DIR or HERE / "__pycache__") / f"kernels-{VERSION}"
 if config.DISABLE_JIT:
     raise ImportError("NUMBA_DISABLE_JIT is set")
@@ -70,7 +74,9 @@ class VecModel(models.PrimitiveModel):
 
 
 def _splat(builder, number, kind=VECTOR):
-    first = builder.insert_element(ir.Constant(kind, ir.Undefined), number, ir.Constant(ir.IntType(32), 0))
+    first = builder.insert_element(
+        ir.Constant(kind, ir.Undefined), number, ir.Constant(ir.IntType(32), 0)
+    )
     lanes = ir.Constant(ir.VectorType(ir.IntType(32), kind.count), [0] * kind.count)
     return builder.shuffle_vector(first, ir.Constant(kind, ir.Undefined), lanes)
 
@@ -150,7 +156,9 @@ def fma(typing, address, value, total):
 
     def generate(context, builder, signature, args):
         weight = _splat(builder, builder.load(builder.inttoptr(args[0], FLOAT.as_pointer())))
-        return builder.fadd(builder.fmul(weight, args[1], flags=("contract",)), args[2], flags=("contract",))
+        return builder.fadd(
+            builder.fmul(weight, args[1], flags=("contract",)), args[2], flags=("contract",)
+        )
 
     return vec(types.int64, vec, vec), generate
 
@@ -164,7 +172,9 @@ def store_total(typing, address, value):
         while lanes > 1:
             lanes //= 2
             halves = (
-                builder.shuffle_vector(total, total, ir.Constant(ir.VectorType(ir.IntType(32), lanes), [*range(a, b)]))
+                builder.shuffle_vector(
+                    total, total, ir.Constant(ir.VectorType(ir.IntType(32), lanes), [*range(a, b)])
+                )
                 for a, b in ((0, lanes), (lanes, 2 * lanes))
             )
             total = builder.fadd(*halves)
@@ -199,7 +209,12 @@ def _operator(symbol, instruction):
             return lambda a, b: lanewise(splat(types.float32(a)), b)
 
 
-for _symbol, _instruction in (("add", "fadd"), ("sub", "fsub"), ("mul", "fmul"), ("truediv", "fdiv")):
+for _symbol, _instruction in (
+    ("add", "fadd"),
+    ("sub", "fsub"),
+    ("mul", "fmul"),
+    ("truediv", "fdiv"),
+):
     _operator(getattr(operator, _symbol), _instruction)
 
 
@@ -208,7 +223,9 @@ def where_positive(typing, condition, yes, no):
     """``yes`` where condition > 0, ``no`` elsewhere; NaN counts as positive, so that it goes on as in torch's relu."""
 
     def generate(context, builder, signature, args):
-        return builder.select(builder.fcmp_unordered(">", args[0], _constant(0.0)), args[1], args[2])
+        return builder.select(
+            builder.fcmp_unordered(">", args[0], _constant(0.0)), args[1], args[2]
+        )
 
     return vec(vec, vec, vec), generate
 
@@ -219,7 +236,9 @@ def _times_power_of_two(typing, value, power):
 
     def generate(context, builder, signature, args):
         bits = builder.add(builder.bitcast(args[1], BITS), _constant(127, BITS))
-        return builder.fmul(args[0], builder.bitcast(builder.shl(bits, _constant(23, BITS)), VECTOR))
+        return builder.fmul(
+            args[0], builder.bitcast(builder.shl(bits, _constant(23, BITS)), VECTOR)
+        )
 
     return vec(vec, vec), generate
 
@@ -300,7 +319,9 @@ def log_of_mantissa(m):
 def multiply(product, exponents, scale):
     """The running product of the scales as mantissa and exponent: one logarithm serves all; infinity and NaN stay."""
     product = product * scale
-    return mantissa(product), exponents + exponent(product) + where_positive(scale - 3.4028235e38, scale, splat(0.0))
+    return mantissa(product), exponents + exponent(product) + where_positive(
+        scale - 3.4028235e38, scale, splat(0.0)
+    )
 
 
 @inlined

@@ -42,7 +42,9 @@ class WideEngine(AutoregressiveEngine):
         return self.incremental.inverse(noise, context)
 
     def _at_once(self, samples: int) -> int:
-        return self.size  # for any number of threads: torch's products round by the number of columns
+        return (
+            self.size
+        )  # for any number of threads: torch's products round by the number of columns
 
     def _given(self, context: Tensor) -> Tensor:
         return pad(context, (0, 0, 0, -len(context) % LANES))
@@ -50,7 +52,9 @@ class WideEngine(AutoregressiveEngine):
     def _kinds(self, columns: int) -> int:
         return max(1, self.size // columns)
 
-    def _evaluate(self, values: Tensor, logs: Tensor, given: Tensor | None, biases: list[Tensor] | None = None) -> None:
+    def _evaluate(
+        self, values: Tensor, logs: Tensor, given: Tensor | None, biases: list[Tensor] | None = None
+    ) -> None:
         rows = values.new_empty(3, self.units, odd_columns(values.shape[1]))
         stream, before, inside = rows[..., : values.shape[1]]
         for layer, (net, initial, inner, outer, final) in enumerate(self.layers):
@@ -60,10 +64,14 @@ class WideEngine(AutoregressiveEngine):
             add_product(initial, inputs, _begin(stream, bias[:, 0], extra[:1]))
             for k in range(self.blocks):
                 if self.normed:
-                    torch.mul(stream, net.scale[k, :, None], out=before).add_(net.shift[k, :, None]).relu_()
+                    torch.mul(stream, net.scale[k, :, None], out=before).add_(
+                        net.shift[k, :, None]
+                    ).relu_()
                 else:
                     torch.clamp_min(stream, 0, out=before)
-                add_product(inner[k], before, _begin(inside, bias[:, k + 1], extra[k + 1 : k + 2])).relu_()
+                add_product(
+                    inner[k], before, _begin(inside, bias[:, k + 1], extra[k + 1 : k + 2])
+                ).relu_()
                 add_product(outer[k], inside, stream.add_(net.outer_bias[k, :, None]))
             outputs = add_product(final, stream, net.final_bias[:, None].repeat(1, values.shape[1]))
             scale = softplus(outputs[::2]) + EPSILON
@@ -83,11 +91,20 @@ class _Blocks(Incremental):
 
     few = LANES
 
-    def __init__(self, layers: list[tuple[Net, Context]], nets: list[tuple[Tensor, Tensor, Tensor]]):
+    def __init__(
+        self, layers: list[tuple[Net, Context]], nets: list[tuple[Tensor, Tensor, Tensor]]
+    ):
         # The weights are large: the products take them from the kernels' memory.
-        super().__init__([(net.within(flat), given) for (net, given), (flat, _, _) in zip(layers, nets, strict=True)])
+        super().__init__(
+            [
+                (net.within(flat), given)
+                for (net, given), (flat, _, _) in zip(layers, nets, strict=True)
+            ]
+        )
         plans = [self._from_block_on(net).plan() for net, _ in layers]
-        self.nets = [(weights, plan, biases) for (weights, _, biases), plan in zip(nets, plans, strict=True)]
+        self.nets = [
+            (weights, plan, biases) for (weights, _, biases), plan in zip(nets, plans, strict=True)
+        ]
 
     def _from_block_on(self, net: Net) -> Net:
         """The net with ranges that begin at the block that a row is in."""
@@ -106,7 +123,10 @@ class _Blocks(Incremental):
         return odd_columns(n)
 
     def _step(self, layer: int, rows: Rows, begin: int, end: int) -> None:
-        (units, features), (weights, plan, biases) = self.layers[layer][0].initial.shape, self.nets[layer]
+        (units, features), (weights, plan, biases) = (
+            self.layers[layer][0].initial.shape,
+            self.nets[layer],
+        )
         autoregressive_kernels.step(
             rows.data.data_ptr(), rows.data.stride(0), len(rows.logs), rows.logs.data_ptr(), weights.data_ptr(),
             plan.data_ptr(), biases.data_ptr(), rows.added.data_ptr(), rows.after.data_ptr(), rows.work.data_ptr(),

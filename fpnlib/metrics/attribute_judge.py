@@ -27,7 +27,12 @@ class AttributeJudge(nn.Module):
 
     def __init__(self, num_attributes: int, size: int = 64, width: int = 16, dropout: float = 0.2):
         super().__init__()
-        self.config = {"num_attributes": num_attributes, "size": size, "width": width, "dropout": dropout}
+        self.config = {
+            "num_attributes": num_attributes,
+            "size": size,
+            "width": width,
+            "dropout": dropout,
+        }
         for name in ("num_attributes", "size", "width"):
             checks.positive(name, self.config[name])
         if size % 16:
@@ -79,7 +84,9 @@ class AttributeJudge(nn.Module):
         for k, (scores, has) in enumerate(zip(logits.T, y.T.cpu() > 0.5)):
             if has.all() or not has.any():
                 continue
-            false, true, levels = map(torch.from_numpy, roc_curve(has, scores, drop_intermediate=False))
+            false, true, levels = map(
+                torch.from_numpy, roc_curve(has, scores, drop_intermediate=False)
+            )
             here = (scores > 0)[has].float().mean() - (scores > 0)[~has].float().mean()
             best = int((true - false).argmax())
             if 0 < best < len(levels) - 1 and true[best] - false[best] > here + 1e-6:
@@ -88,4 +95,6 @@ class AttributeJudge(nn.Module):
 
 
 def _halving(inputs: int, outputs: int) -> nn.Sequential:
-    return nn.Sequential(nn.Conv2d(inputs, outputs, 3, stride=2, padding=1), nn.BatchNorm2d(outputs), nn.ReLU())
+    return nn.Sequential(
+        nn.Conv2d(inputs, outputs, 3, stride=2, padding=1), nn.BatchNorm2d(outputs), nn.ReLU()
+    )

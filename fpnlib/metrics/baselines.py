@@ -33,7 +33,9 @@ class ClassMixtures:
         y = torch.as_tensor(y).cpu()
         outside = y[(y < 0) | (y >= len(self.means))]
         if len(outside):
-            raise ValueError(f"class {outside[0].item()} is out of range; expected 0 to {len(self.means) - 1}")
+            raise ValueError(
+                f"class {outside[0].item()} is out of range; expected 0 to {len(self.means) - 1}"
+            )
         generator = torch.Generator().manual_seed(seed)
         component = torch.multinomial(self.weights[y], 1, generator=generator).squeeze(1)
         noise = torch.randn(len(y), self.means.shape[-1], 1, generator=generator)
@@ -66,7 +68,9 @@ def class_mixtures(
     needed = max(2, components)
     for k, count in enumerate(counts):
         if count < needed:
-            raise ValueError(f"class {k} has {count} samples; {components} Gaussians a class need {needed} or more")
+            raise ValueError(
+                f"class {k} has {count} samples; {components} Gaussians a class need {needed} or more"
+            )
     mixtures = [_fit(z[y == k].double().numpy(), components, seed) for k in range(len(counts))]
     weights, means, covariances = (
         torch.from_numpy(np.stack([getattr(mixture, name) for mixture in mixtures])).to(z)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from fpnlib import checks
-from fpnlib.attributes import Attributes
+from fpnlib.conditions import Attributes
 from fpnlib.metrics.attribute_judge import AttributeJudge
 
 Editor = Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -47,7 +47,9 @@ def mean_differences(z: Tensor, y: Tensor) -> MeanDifferences:
     counts = with_it.sum(0)
     if ((counts == 0) | (counts == len(y))).any():
         column = int(((counts == 0) | (counts == len(y))).nonzero()[0])
-        raise ValueError(f"attribute {column} is the same in all {len(y):,} latents; it has no direction")
+        raise ValueError(
+            f"attribute {column} is the same in all {len(y):,} latents; it has no direction"
+        )
     means = [(mask.T @ z) / mask.sum(0)[:, None] for mask in (with_it, 1 - with_it)]
     return MeanDifferences(means[0] - means[1])
 
@@ -128,7 +130,9 @@ def score_edits(before: Reading, after: Reading, y: Tensor, to: Tensor) -> EditS
 def outside(before: Tensor, after: Tensor, changed: Tensor) -> Tensor:
     """Mean absolute difference (m,) of faces (m, 3, s, s) where the attribute changes nothing; ``changed`` (m, s, s)."""
     unchanged = ~changed[:, None].expand_as(before)
-    return ((after - before).abs() * unchanged).flatten(1).sum(1) / unchanged.flatten(1).sum(1).clamp(min=1)
+    return ((after - before).abs() * unchanged).flatten(1).sum(1) / unchanged.flatten(1).sum(
+        1
+    ).clamp(min=1)
 
 
 def accuracy_per_attribute(judge: AttributeJudge, x: Tensor, y: Tensor) -> Tensor:
@@ -152,6 +156,8 @@ def success_at(cost: np.ndarray, success: np.ndarray, level: float, steps: int =
     """
     points = np.arange(len(cost))
     at = np.linspace(0, len(cost) - 1, steps * (len(cost) - 1) + 1)
-    cost, success = (np.interp(at, points, np.asarray(values, dtype=float)) for values in (cost, success))
+    cost, success = (
+        np.interp(at, points, np.asarray(values, dtype=float)) for values in (cost, success)
+    )
     affordable = cost <= level * (1 + 1e-9)
     return float(success[affordable].max()) if affordable.any() else float("nan")

@@ -43,7 +43,9 @@ def frechet_distance(real: Tensor, fake: Tensor) -> float:
     from torchmetrics.image.fid import FrechetInceptionDistance  # heavy, and only this needs it
 
     fake = checks.latents(fake, checks.latents(real, name="real").shape[1], "fake")
-    identity = nn.Identity()  # the metric gets features, so an identity stands where it expects a network
+    identity = (
+        nn.Identity()
+    )  # the metric gets features, so an identity stands where it expects a network
     identity.num_features = real.shape[1]
     distance = FrechetInceptionDistance(feature=identity)
     for name, seen in (("real", real), ("fake", fake)):
@@ -66,8 +68,14 @@ def diversity(features: Tensor, y: Tensor) -> float:
     counts = y.bincount().tolist()
     for k, count in enumerate(counts):
         if count < 2:
-            raise ValueError(f"diversity needs two images or more of each class, got {count} of class {k}")
-    return torch.stack([torch.pdist(features[y == k]).mean() for k in range(len(counts))]).mean().item()
+            raise ValueError(
+                f"diversity needs two images or more of each class, got {count} of class {k}"
+            )
+    return (
+        torch.stack([torch.pdist(features[y == k]).mean() for k in range(len(counts))])
+        .mean()
+        .item()
+    )
 
 
 def _predict(judge: Judge, x: Tensor, y: Tensor) -> Tensor:

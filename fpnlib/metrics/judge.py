@@ -19,7 +19,10 @@ class Judge(nn.Module):
 
     def __init__(self, num_classes: int = 10, dropout: float = 0.3):
         super().__init__()
-        self.config = {"num_classes": checks.positive("num_classes", num_classes), "dropout": dropout}
+        self.config = {
+            "num_classes": checks.positive("num_classes", num_classes),
+            "dropout": dropout,
+        }
         self.body = nn.Sequential(
             nn.Conv2d(1, 16, kernel_size=5, padding=2),
             nn.MaxPool2d(2),
@@ -63,7 +66,14 @@ def distorted(x: Tensor, generator: torch.Generator, batch_size: int = 1000) -> 
 
     angle, shear, zoom_x, zoom_y, shift_x, shift_y = (
         most * torch.empty(len(x), device=x.device).uniform_(-1, 1, generator=generator)
-        for most in (0.2, 0.15, 0.1, 0.1, 0.1, 0.1)  # radians, share of the height, shares of the size, …
+        for most in (
+            0.2,
+            0.15,
+            0.1,
+            0.1,
+            0.1,
+            0.1,
+        )  # radians, share of the height, shares of the size, …
     )
     cos, sin, wide, high = angle.cos(), angle.sin(), 1 + zoom_x, 1 + zoom_y
     rows = [
@@ -75,6 +85,8 @@ def distorted(x: Tensor, generator: torch.Generator, batch_size: int = 1000) -> 
     for part, affine, soft in zip(
         x.split(batch_size), torch.stack(rows, 1).split(batch_size), softness.split(batch_size)
     ):
-        moved = grid_sample(part, affine_grid(affine, list(part.shape), align_corners=False), align_corners=False)
+        moved = grid_sample(
+            part, affine_grid(affine, list(part.shape), align_corners=False), align_corners=False
+        )
         parts.append(moved.lerp(gaussian_blur(moved, [5, 5], [1.2, 1.2]), soft))
     return torch.cat(parts).clamp(0, 1)

@@ -11,7 +11,9 @@ from torch import Tensor
 from fpnlib import checks
 
 
-def embed(real: Tensor, sampled: Tensor, seed: int = 0, neighbors: int = 15) -> tuple[np.ndarray, np.ndarray]:
+def embed(
+    real: Tensor, sampled: Tensor, seed: int = 0, neighbors: int = 15
+) -> tuple[np.ndarray, np.ndarray]:
     """UMAP (McInnes et al. 2018, arXiv:1802.03426) of both sets of latents (n, D) and (m, D) in one embedding.
 
     Returns (n, 2) and (m, 2). Seeded, hence on one thread; other machines may still give another picture.
@@ -21,13 +23,24 @@ def embed(real: Tensor, sampled: Tensor, seed: int = 0, neighbors: int = 15) -> 
     for kernel in (umap_.smooth_knn_dist, umap_.compute_membership_strengths):
         with suppress(RuntimeError):  # no folder that numba could write to
             kernel.enable_caching()  # or each process would compile them, for ten seconds
-    z = torch.cat([checks.latents(real, name="real"), checks.latents(sampled, real.shape[1], "sampled").to(real)])
+    z = torch.cat(
+        [
+            checks.latents(real, name="real"),
+            checks.latents(sampled, real.shape[1], "sampled").to(real),
+        ]
+    )
     z, neighbors = z.float().cpu().numpy(), min(neighbors, len(z) - 1)
-    distances, nearest = NearestNeighbors(n_neighbors=neighbors).fit(z).kneighbors(z)  # umap's own takes 9 s to compile
+    distances, nearest = (
+        NearestNeighbors(n_neighbors=neighbors).fit(z).kneighbors(z)
+    )  # umap's own takes 9 s to compile
     known = nearest, distances.astype(z.dtype), None
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=r"precomputed_knn\[2\]")  # nothing is to be embedded later
-        points = UMAP(n_neighbors=neighbors, precomputed_knn=known, random_state=seed, n_jobs=1).fit_transform(z)
+        warnings.filterwarnings(
+            "ignore", message=r"precomputed_knn\[2\]"
+        )  # nothing is to be embedded later
+        points = UMAP(
+            n_neighbors=neighbors, precomputed_knn=known, random_state=seed, n_jobs=1
+        ).fit_transform(z)
     return points[: len(real)], points[len(real) :]
 
 

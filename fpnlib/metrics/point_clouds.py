@@ -12,7 +12,9 @@ from tqdm.auto import tqdm
 
 from fpnlib import checks
 
-AT_ONCE = 2**20  # distances between points held at a time, or one pair's: what a processor's cache holds
+AT_ONCE = (
+    2**20
+)  # distances between points held at a time, or one pair's: what a processor's cache holds
 
 
 def chamfer(a: Tensor, b: Tensor) -> Tensor:
@@ -28,7 +30,9 @@ def chamfer(a: Tensor, b: Tensor) -> Tensor:
     a, b = a - center, b - center
     rows, distances = max(1, AT_ONCE // (a.shape[1] * b.shape[1])), a.new_empty(len(a), len(b))
     for start in range(0, len(b), rows):
-        for i, cloud in enumerate(a):  # each into its place: pieces kept between large blocks would scatter the memory
+        for i, cloud in enumerate(
+            a
+        ):  # each into its place: pieces kept between large blocks would scatter the memory
             distances[i, start : start + rows] = _chamfer_to_all(cloud, b[start : start + rows])
     return distances
 
@@ -43,15 +47,22 @@ def earth_movers(a: Tensor, b: Tensor) -> Tensor:
     """
     a, b = _pair(a, b)
     if a.shape[1] != b.shape[1]:
-        raise ValueError(f"earth mover's distance matches as many points to as many, got {a.shape[1]} and {b.shape[1]}")
+        raise ValueError(
+            f"earth mover's distance matches as many points to as many, got {a.shape[1]} and {b.shape[1]}"
+        )
     distances = np.empty((len(a), len(b)))
     for i, j in np.ndindex(*distances.shape):
-        ways = torch.cdist(a[i], b[j], compute_mode="donot_use_mm_for_euclid_dist").cpu().numpy()  # 0 between equals
+        ways = (
+            torch.cdist(a[i], b[j], compute_mode="donot_use_mm_for_euclid_dist").cpu().numpy()
+        )  # 0 between equals
         distances[i, j] = ways[linear_sum_assignment(ways)].mean()
     return torch.from_numpy(distances).to(a)
 
 
-DISTANCES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"chamfer": chamfer, "earth mover's": earth_movers}
+DISTANCES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "chamfer": chamfer,
+    "earth mover's": earth_movers,
+}
 
 
 def pairwise(a: Tensor, b: Tensor | None = None, distance: str = "chamfer") -> Tensor:
@@ -64,7 +75,9 @@ def pairwise(a: Tensor, b: Tensor | None = None, distance: str = "chamfer") -> T
         raise checks.unknown("distance", distance, DISTANCES)
     other, measure = a if b is None else b, DISTANCES[distance]
     matrix = torch.zeros(len(a), len(other))
-    for i in tqdm(range(len(a)), desc=f"{distance} distances", unit="cloud", dynamic_ncols=True, leave=False):
+    for i in tqdm(
+        range(len(a)), desc=f"{distance} distances", unit="cloud", dynamic_ncols=True, leave=False
+    ):
         start = i + 1 if b is None else 0
         if start < len(other):
             matrix[i, start:] = measure(a[i : i + 1], other[start:])[0].cpu()
@@ -72,7 +85,12 @@ def pairwise(a: Tensor, b: Tensor | None = None, distance: str = "chamfer") -> T
 
 
 def compare(
-    samples: Tensor, y_samples: Tensor, reference: Tensor, y_reference: Tensor, classes: int, distance: str = "chamfer"
+    samples: Tensor,
+    y_samples: Tensor,
+    reference: Tensor,
+    y_reference: Tensor,
+    classes: int,
+    distance: str = "chamfer",
 ) -> dict[str, list[float]]:
     """Scores of clouds (n, p, 3) of classes (n,) against a reference (m, q, 3) of classes (m,), overall and by class.
 
@@ -145,8 +163,12 @@ def set_scores(across: Tensor, samples: Tensor, reference: Tensor) -> dict[str, 
 def _chamfer_to_all(cloud: Tensor, others: Tensor) -> Tensor:
     """Chamfer distances (m,) of one cloud (p, 3) to others (m, q, 3)."""
     to = others.square().sum(2)[:, None]
-    squares = torch.baddbmm(to, -2 * cloud.expand(len(others), -1, -1), others.mT).add_(cloud.square().sum(1)[:, None])
-    return sum(squares.amin(axis).clamp_min(0).mean(1) for axis in (1, 2))  # rounding goes below zero
+    squares = torch.baddbmm(to, -2 * cloud.expand(len(others), -1, -1), others.mT).add_(
+        cloud.square().sum(1)[:, None]
+    )
+    return sum(
+        squares.amin(axis).clamp_min(0).mean(1) for axis in (1, 2)
+    )  # rounding goes below zero
 
 
 def _pair(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:

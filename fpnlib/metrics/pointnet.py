@@ -28,7 +28,10 @@ class PointNet(nn.Module):
     """
 
     def __init__(
-        self, num_classes: int, widths: tuple[int, ...] = (64, 64, 128, 256), head_widths: tuple[int, ...] = (128, 64)
+        self,
+        num_classes: int,
+        widths: tuple[int, ...] = (64, 64, 128, 256),
+        head_widths: tuple[int, ...] = (128, 64),
     ):
         super().__init__()
         self.config = {
@@ -61,6 +64,11 @@ class PointNet(nn.Module):
 def _varied(x: Tensor) -> Tensor:
     angle = math.radians(TURN) * (2 * torch.rand(len(x), 1, device=x.device) - 1)
     right, up, depth = x.unbind(-1)
-    x = torch.stack([right * angle.cos() + depth * angle.sin(), up, depth * angle.cos() - right * angle.sin()], -1)
+    x = torch.stack(
+        [right * angle.cos() + depth * angle.sin(), up, depth * angle.cos() - right * angle.sin()],
+        -1,
+    )
     jitter = JITTER * torch.rand(len(x), 1, 1, device=x.device)
-    return x * (1 + STRETCH * (2 * torch.rand(len(x), 1, 3, device=x.device) - 1)) + jitter * torch.randn_like(x)
+    return x * (
+        1 + STRETCH * (2 * torch.rand(len(x), 1, 3, device=x.device) - 1)
+    ) + jitter * torch.randn_like(x)

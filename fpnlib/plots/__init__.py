@@ -11,7 +11,15 @@ from fpnlib.plots.look import COLORS, style
 from fpnlib.plots.planes import change_of_variables, densities, embedding, grids, jacobians
 from fpnlib.plots.point_clouds import cloud_grid, render
 from fpnlib.plots.schemas import SCHEMAS, schema
-from fpnlib.plots.scores import accuracies, confusion, confusions, costs, latent_spread, trade_off, training_curves
+from fpnlib.plots.scores import (
+    accuracies,
+    confusion,
+    confusions,
+    costs,
+    latent_spread,
+    trade_off,
+    training_curves,
+)
 from fpnlib.plots.spread import spread
 from fpnlib.plots.turntable import turntable
 

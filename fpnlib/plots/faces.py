@@ -43,7 +43,9 @@ def face_grid(
     column_labels = None if column_labels is None else [_wrapped(label) for label in column_labels]
     lines = max((1 + label.count("\n") for label in column_labels or ()), default=0)
     above = 0.3 * bool(title) + 0.16 * lines + 0.1
-    fig, axes = new_figure(CELL * columns + 0.075 * widest + 0.1, CELL * rows + above, rows, columns)
+    fig, axes = new_figure(
+        CELL * columns + 0.075 * widest + 0.1, CELL * rows + above, rows, columns
+    )
     fig.set_dpi(DPI)
     fig.get_layout_engine().set(w_pad=0.04, h_pad=0.04, wspace=0.0, hspace=0.0)
     for (i, j), ax in np.ndenumerate(axes):
@@ -55,7 +57,15 @@ def face_grid(
         if j == 0 and row_labels is not None:
             ax.set_ylabel(row_labels[i], rotation=0, ha="right", va="center", fontsize=8)
     for i, j in framed:
-        frame = Rectangle((0, 0), 1, 1, transform=axes[i, j].transAxes, fill=False, edgecolor=COLORS[1], linewidth=2)
+        frame = Rectangle(
+            (0, 0),
+            1,
+            1,
+            transform=axes[i, j].transAxes,
+            fill=False,
+            edgecolor=COLORS[1],
+            linewidth=2,
+        )
         axes[i, j].add_patch(frame)
     if title:
         fig.suptitle(title, fontsize=9.5)
@@ -90,7 +100,9 @@ def attribute_scores(
     if table.empty:
         raise ValueError("table must have rows, got none")
     names = list(dict.fromkeys(table[label]))
-    fig, axes = new_figure(3.4 * len(panels) + 1.2, 0.19 * len(names) + 0.9, 1, len(panels), sharey=True)
+    fig, axes = new_figure(
+        3.4 * len(panels) + 1.2, 0.19 * len(names) + 0.9, 1, len(panels), sharey=True
+    )
     floors, others = table[table[hue] == floor], table[table[hue] != floor]
     for ax, (column, title) in zip(axes[0], panels.items()):
         lowest, highest = others[column].min(), others[column].max()
@@ -98,9 +110,23 @@ def attribute_scores(
         high = 1.0 if highest > 0.5 else max(1.05 * highest, 0.01)
         for k, (editor, rows) in enumerate(others.groupby(hue, sort=False)):
             at = [names.index(name) + 0.16 * (k - 1) for name in rows[label]]
-            ax.plot(rows[column], at, MARKERS[k], color=COLORS[k], markersize=4.5, label=editor, clip_on=False)
+            ax.plot(
+                rows[column],
+                at,
+                MARKERS[k],
+                color=COLORS[k],
+                markersize=4.5,
+                label=editor,
+                clip_on=False,
+            )
         if (floors[column] > low).any():
-            ax.plot(floors[column], [names.index(name) for name in floors[label]], "|", color=MUTED, label=floor)
+            ax.plot(
+                floors[column],
+                [names.index(name) for name in floors[label]],
+                "|",
+                color=MUTED,
+                label=floor,
+            )
         ax.set(xlabel=title, ylim=(len(names) - 0.4, -0.6), xlim=(low, high))
         ax.set_yticks(range(len(names)), [name.replace("_", " ") for name in names])
         ax.grid(axis="y", color=FAINT)
@@ -113,4 +139,7 @@ def attribute_scores(
 
 def _wrapped(label: str) -> str:
     """An edit such as "+Wearing_Lipstick -Smiling" on lines that fit a face."""
-    return "\n".join(word.replace("_", " ") if len(word) < 14 else word.replace("_", "\n") for word in label.split(" "))
+    return "\n".join(
+        word.replace("_", " ") if len(word) < 14 else word.replace("_", "\n")
+        for word in label.split(" ")
+    )

@@ -45,7 +45,9 @@ def image_grid(
     longest = max((len(str(label)) for label in column_labels or ()), default=0)
     above = 0.2 + 0.3 * bool(title) + (0.08 * longest if longest > 4 else 0.2 * bool(longest))
     fig, axes = new_figure(0.48 * scale * cols * width / height + 0.7, 0.48 * scale * rows + above)
-    across = _draw_grid(axes[0, 0], images, row_labels, column_labels, title, row_title, framed, cmap)
+    across = _draw_grid(
+        axes[0, 0], images, row_labels, column_labels, title, row_title, framed, cmap
+    )
     whole_pixels(fig, axes[0, 0], across, height)
     return fig
 
@@ -78,14 +80,18 @@ def compare_grids(
         2,
         width_ratios=[left.shape[1], right.shape[1]],
     )
-    across = _draw_grid(axes[0, 0], left, left_labels, None, titles[0], row_title if left_labels else None)
+    across = _draw_grid(
+        axes[0, 0], left, left_labels, None, titles[0], row_title if left_labels else None
+    )
     _draw_grid(axes[0, 1], right, row_labels, None, titles[1], None if left_labels else row_title)
     whole_pixels(fig, axes[0, 0], across, left.shape[3])
     return fig
 
 
 @styled
-def posteriors(images, log_posterior, class_names: Sequence | None = None, *, labels=None, columns: int = 5) -> Figure:
+def posteriors(
+    images, log_posterior, class_names: Sequence | None = None, *, labels=None, columns: int = 5
+) -> Figure:
     """Images with their class posteriors p(y | z) beneath, equation 15; the most probable class is darker.
 
     Args:
@@ -102,7 +108,9 @@ def posteriors(images, log_posterior, class_names: Sequence | None = None, *, la
     labels = None if labels is None else checked(labels, "labels", n).astype(int)
     columns = min(columns, n)
     bands = math.ceil(n / columns)
-    fig, axes = new_figure(1.45 * columns, 2.3 * bands, 2 * bands, columns, height_ratios=[1.3, 1] * bands)
+    fig, axes = new_figure(
+        1.45 * columns, 2.3 * bands, 2 * bands, columns, height_ratios=[1.3, 1] * bands
+    )
     fig.set_dpi(200)
     for cell in range(bands * columns):
         picture, bars = axes[2 * (cell // columns) : 2 * (cell // columns) + 2, cell % columns]
@@ -116,22 +124,30 @@ def posteriors(images, log_posterior, class_names: Sequence | None = None, *, la
         shades = [COLORS[0] if k == best else "0.75" for k in range(classes)]
         bars.bar(range(classes), probabilities[cell], color=shades, width=0.8)
         bars.set(ylim=(0, 1.12), yticks=[0, 1], xlim=(-0.6, classes - 0.4))
-        bars.set_xticks(range(classes), names, rotation=0 if max(map(len, names)) < 3 else 90, fontsize=7)
+        bars.set_xticks(
+            range(classes), names, rotation=0 if max(map(len, names)) < 3 else 90, fontsize=7
+        )
         bars.tick_params(length=2)
         if cell % columns == 0:
             bars.set_ylabel("p(y | z)")
         if labels is not None:
             height = min(probabilities[cell, labels[cell]] + 0.06, 1.06)
-            bars.plot(labels[cell], height, marker="v", color=COLORS[3], markersize=4.5, clip_on=False)
+            bars.plot(
+                labels[cell], height, marker="v", color=COLORS[3], markersize=4.5, clip_on=False
+            )
     if labels is not None:
-        mark = Line2D([], [], marker="v", color=COLORS[3], linestyle="", markersize=4.5, label="true class")
+        mark = Line2D(
+            [], [], marker="v", color=COLORS[3], linestyle="", markersize=4.5, label="true class"
+        )
         fig.legend(handles=[mark], loc="outside lower right")
     return fig
 
 
 def _rows_of_images(images, columns: int) -> np.ndarray:
     """Images (rows, columns, channels, h, w); a flat list is laid out in rows and filled up with white (zeros)."""
-    array = images.detach().cpu().numpy() if isinstance(images, torch.Tensor) else np.asarray(images)
+    array = (
+        images.detach().cpu().numpy() if isinstance(images, torch.Tensor) else np.asarray(images)
+    )
     if array.ndim == 4:
         array = checked(array, "images", "n", "channels", "h", "w")
         columns = min(checks.positive("columns", columns), len(array))
@@ -155,17 +171,34 @@ def _picture(image: np.ndarray) -> np.ndarray:
 
 
 def _draw_grid(
-    ax: Axes, images, row_labels=None, column_labels=None, title=None, row_title=None, framed=(), cmap="gray_r"
+    ax: Axes,
+    images,
+    row_labels=None,
+    column_labels=None,
+    title=None,
+    row_title=None,
+    framed=(),
+    cmap="gray_r",
 ) -> int:
     """All images as one picture, a thin line between them; how many pixels wide it is."""
     rows, cols, channels, height, width = images.shape
     line = max(1, round(height / 28))
-    canvas = np.full((rows * (height + line) - line, cols * (width + line) - line, channels), np.nan)
+    canvas = np.full(
+        (rows * (height + line) - line, cols * (width + line) - line, channels), np.nan
+    )
     for i, j in np.ndindex(rows, cols):
-        canvas[i * (height + line) :][:height, j * (width + line) :][:, :width] = images[i, j].transpose(1, 2, 0)
+        canvas[i * (height + line) :][:height, j * (width + line) :][:, :width] = images[
+            i, j
+        ].transpose(1, 2, 0)
     if channels == 1:
         colors = mpl.colormaps[cmap].with_extremes(bad="0.85")
-        ax.imshow(np.ma.masked_invalid(canvas[..., 0]), cmap=colors, vmin=0, vmax=1, interpolation="nearest")
+        ax.imshow(
+            np.ma.masked_invalid(canvas[..., 0]),
+            cmap=colors,
+            vmin=0,
+            vmax=1,
+            interpolation="nearest",
+        )
     else:
         ax.imshow(np.nan_to_num(canvas.clip(0, 1), nan=1.0), interpolation="nearest")
     ax.xaxis.tick_top()
@@ -175,7 +208,9 @@ def _draw_grid(
     ):
         if labels is not None and len(labels) != count:
             raise ValueError(f"{name}_labels must name {count} {name}s, got {len(labels)}")
-        axis.set_ticks([k * (step + line) + (step - 1) / 2 for k in range(count)] if labels is not None else [])
+        axis.set_ticks(
+            [k * (step + line) + (step - 1) / 2 for k in range(count)] if labels is not None else []
+        )
         if labels is not None:
             axis.set_ticklabels([str(label) for label in labels])
     for text in ax.get_xticklabels():
@@ -183,7 +218,11 @@ def _draw_grid(
             text.set(rotation=40, ha="left", rotation_mode="anchor")
     for i, j in framed:
         corner = (j * (width + line) - 0.5, i * (height + line) - 0.5)
-        ax.add_patch(Rectangle(corner, width, height, fill=False, edgecolor=COLORS[1], linewidth=1.5, clip_on=False))
+        ax.add_patch(
+            Rectangle(
+                corner, width, height, fill=False, edgecolor=COLORS[1], linewidth=1.5, clip_on=False
+            )
+        )
     ax.tick_params(length=0)
     ax.spines[:].set_visible(False)
     ax.set_title(title or "")

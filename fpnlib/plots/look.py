@@ -56,12 +56,25 @@ def styled(draw: Callable[..., Figure]) -> Callable[..., Figure]:
 
 
 def new_figure(
-    width: float, height: float, rows: int = 1, columns: int = 1, *, width_ratios=None, height_ratios=None, **shared
+    width: float,
+    height: float,
+    rows: int = 1,
+    columns: int = 1,
+    *,
+    width_ratios=None,
+    height_ratios=None,
+    **shared,
 ):
     """A figure and its axes (rows, columns), closed for pyplot: it's shown where it's returned, once, and not kept."""
     ratios = {"width_ratios": width_ratios, "height_ratios": height_ratios}
     fig, axes = plt.subplots(
-        rows, columns, figsize=(width, height), layout="constrained", squeeze=False, **ratios, **shared
+        rows,
+        columns,
+        figsize=(width, height),
+        layout="constrained",
+        squeeze=False,
+        **ratios,
+        **shared,
     )
     x, y = EDGE / width, EDGE / height
     fig.get_layout_engine().set(rect=(x, y, 1 - 2 * x, 1 - 2 * y))
@@ -83,15 +96,21 @@ def whole_pixels(fig: Figure, ax: Axes, across: int, height: int) -> None:
 
 def checked(values, name: str, *shape: int | str, finite: bool = True) -> np.ndarray:
     """``values`` as an array of that shape (a str is any length), finite; otherwise a ValueError of one line."""
-    array = values.detach().cpu().numpy() if isinstance(values, torch.Tensor) else np.asarray(values)
-    if len(shape) != array.ndim or any(isinstance(want, int) and want != got for want, got in zip(shape, array.shape)):
+    array = (
+        values.detach().cpu().numpy() if isinstance(values, torch.Tensor) else np.asarray(values)
+    )
+    if len(shape) != array.ndim or any(
+        isinstance(want, int) and want != got for want, got in zip(shape, array.shape)
+    ):
         expected = ", ".join(map(str, shape)) + ("," if len(shape) == 1 else "")
         raise ValueError(f"{name} must have shape ({expected}), got {array.shape}")
     if not array.size:
         raise ValueError(f"{name} must not be empty, got shape {array.shape}")
     if np.isnan(array).any() or (finite and not np.isfinite(array).all()):
         bad = int((~np.isfinite(array)).sum())
-        raise ValueError(f"{name} has {bad:,} NaN or infinite entries of {array.size:,}; expected finite numbers")
+        raise ValueError(
+            f"{name} has {bad:,} NaN or infinite entries of {array.size:,}; expected finite numbers"
+        )
     return array
 
 

@@ -48,7 +48,14 @@ def embedding(
         order = np.random.default_rng(0).permutation(len(points))
         shades = np.array([colors[k] for k in labels])
         size = float(np.clip(9000 / len(points), 3, 14))
-        ax.scatter(*points[order].T, c=shades[order], s=size, alpha=0.8, linewidths=0, rasterized=len(points) > 5000)
+        ax.scatter(
+            *points[order].T,
+            c=shades[order],
+            s=size,
+            alpha=0.8,
+            linewidths=0,
+            rasterized=len(points) > 5000,
+        )
         shown = np.unique(labels) if numbered else ()
         inch = reach / (3.1, 2.7)
         places = [_place(points[labels == k], names[k], inch) for k in shown]
@@ -68,7 +75,10 @@ def embedding(
         if not ticks:
             ax.tick_params(left=False, bottom=False, labelleft=False, labelbottom=False)
     axes[0, 0].set_ylabel(axis_labels[1])
-    keys = [Line2D([], [], marker="o", linestyle="", markersize=5, color=colors[k], label=names[k]) for k in colors]
+    keys = [
+        Line2D([], [], marker="o", linestyle="", markersize=5, color=colors[k], label=names[k])
+        for k in colors
+    ]
     fig.legend(handles=keys, title=legend_title, loc="outside right center")
     return fig
 
@@ -82,7 +92,9 @@ def _place(points: np.ndarray, name: str, inch: np.ndarray) -> np.ndarray:
     return np.array([middle[0], points[away <= np.median(away), 1].max() + 0.12 * inch[1]])
 
 
-def _apart(places: Sequence[np.ndarray], words: Sequence[str], inch: np.ndarray) -> list[np.ndarray]:
+def _apart(
+    places: Sequence[np.ndarray], words: Sequence[str], inch: np.ndarray
+) -> list[np.ndarray]:
     """Places (2,) of words in bold, 10 pt at most, moved up and down until none covers another; ``inch`` (2,) in their units."""
     places = [np.array(place, dtype=float) for place in places]
     for _ in range(100):
@@ -115,16 +127,23 @@ def densities(
         samples: title → points (n, 2) drawn in that panel.
     """
     grids = {title: checked(grid, f"density '{title}'", "m", "k") for title, grid in panels.items()}
-    samples = {title: checked(points, f"samples '{title}'", "n", 2) for title, points in (samples or {}).items()}
+    samples = {
+        title: checked(points, f"samples '{title}'", "n", 2)
+        for title, points in (samples or {}).items()
+    }
     for title in samples:
         if title not in grids:
             raise checks.unknown("panel", title, grids)
     columns = min(columns, len(grids))
     bands = math.ceil(len(grids) / columns)
-    fig, axes = new_figure(2.3 * columns + 0.9, 2.3 * bands + 0.5, bands, columns, sharex=True, sharey=True)
+    fig, axes = new_figure(
+        2.3 * columns + 0.9, 2.3 * bands + 0.5, bands, columns, sharex=True, sharey=True
+    )
     top = max(grid.max() for grid in grids.values())
     for ax, (title, grid) in zip(axes.flat, grids.items()):
-        shown = ax.imshow(grid, extent=extent, origin="lower", cmap="cividis", vmin=0, vmax=top, aspect="equal")
+        shown = ax.imshow(
+            grid, extent=extent, origin="lower", cmap="cividis", vmin=0, vmax=top, aspect="equal"
+        )
         if title in samples:
             ax.scatter(*samples[title].T, s=5, color="white", edgecolors=INK, linewidths=0.3)
         ax.set(title=title, xlim=extent[:2], ylim=extent[2:])
@@ -139,7 +158,9 @@ def densities(
 
 
 @styled
-def change_of_variables(u, x, density_u, density_x, *, interval: tuple[float, float] = (0.0, 1.0)) -> Figure:
+def change_of_variables(
+    u, x, density_u, density_x, *, interval: tuple[float, float] = (0.0, 1.0)
+) -> Figure:
     """Equations 2 and 3 on a line: p_u below, x = T(u) in the middle, p_x on the left; equal shaded areas.
 
     Args:
@@ -161,7 +182,13 @@ def change_of_variables(u, x, density_u, density_x, *, interval: tuple[float, fl
     mass_u, mass_x = np.interp(ends, u, density_u), np.interp(images, x, density_x)
     middle.plot(u, x, color=INK)
     for end, image in ((ends[0], images[0]), (ends[-1], images[-1])):
-        middle.plot([end, end, u.min()], [x.min(), image, image], color=COLORS[1], linewidth=0.8, linestyle=(0, (3, 2)))
+        middle.plot(
+            [end, end, u.min()],
+            [x.min(), image, image],
+            color=COLORS[1],
+            linewidth=0.8,
+            linestyle=(0, (3, 2)),
+        )
     below.plot(u, density_u, color=COLORS[0])
     below.fill_between(ends, mass_u, color=COLORS[1], alpha=0.5, linewidth=0)
     left.plot(density_x, x, color=COLORS[2])
@@ -174,7 +201,9 @@ def change_of_variables(u, x, density_u, density_x, *, interval: tuple[float, fl
     middle.tick_params(labelleft=False, labelbottom=False)
     masses = np.trapezoid(mass_u, ends), np.trapezoid(mass_x, images)
     text = f"shaded mass\nof $u$: {masses[0]:.4f}\nof $x$: {masses[1]:.4f}"
-    axes[1, 0].text(0.5, 0.5, text, ha="center", va="center", transform=axes[1, 0].transAxes, linespacing=1.6)
+    axes[1, 0].text(
+        0.5, 0.5, text, ha="center", va="center", transform=axes[1, 0].transAxes, linespacing=1.6
+    )
     return fig
 
 
@@ -191,16 +220,28 @@ def grids(
         panels: title → images (rows, columns, 2) of the points of a regular grid, the same points in each panel.
         stride: draw every so many lines of the grid; more points than lines make smooth curves.
     """
-    panels = {title: checked(points, f"grid '{title}'", "rows", "columns", 2) for title, points in panels.items()}
+    panels = {
+        title: checked(points, f"grid '{title}'", "rows", "columns", 2)
+        for title, points in panels.items()
+    }
     corners = np.concatenate([points.reshape(-1, 2) for points in panels.values()])
     low, high = corners.min(0), corners.max(0)
     (left, below), (right, above) = low - 0.04 * (high - low), high + 0.04 * (high - low)
     shape = np.clip((above - below) / (right - left), 0.4, 2)
     fig, axes = new_figure(2.4 * len(panels) + 0.3, 2.2 * shape + 0.8, 1, len(panels))
     for ax, (title, points) in zip(axes[0], panels.items()):
-        for lines, color in ((points[::stride], COLORS[0]), (points.transpose(1, 0, 2)[::stride], COLORS[1])):
+        for lines, color in (
+            (points[::stride], COLORS[0]),
+            (points.transpose(1, 0, 2)[::stride], COLORS[1]),
+        ):
             ax.add_collection(LineCollection(list(lines), colors=[color], linewidths=0.8))
-        ax.set(title=title, xlabel=axis_labels[0], aspect="equal", xlim=(left, right), ylim=(below, above))
+        ax.set(
+            title=title,
+            xlabel=axis_labels[0],
+            aspect="equal",
+            xlim=(left, right),
+            ylim=(below, above),
+        )
         ax.label_outer()
     axes[0, 0].set_ylabel(axis_labels[1])
     return fig
@@ -217,7 +258,9 @@ def jacobians(panels: Mapping[str, object], *, row: str = "u", column: str = "x"
     panels = {title: square(matrix, f"Jacobian '{title}'") for title, matrix in panels.items()}
     fig, axes = new_figure(2.5 * len(panels) + 0.6, 2.7, 1, len(panels))
     top = max(np.abs(matrix).max() for matrix in panels.values())
-    linear = 10.0 ** round(math.log10(top or 1) - 1.5)  # below this the scale is linear, above logarithmic
+    linear = 10.0 ** round(
+        math.log10(top or 1) - 1.5
+    )  # below this the scale is linear, above logarithmic
     norm = mpl.colors.SymLogNorm(linthresh=linear, vmin=-top or -1, vmax=top or 1)
     for ax, (title, matrix) in zip(axes[0], panels.items()):
         ax.patch.set(facecolor="0.93", edgecolor="0.72", hatch="////", linewidth=0)
@@ -229,7 +272,11 @@ def jacobians(panels: Mapping[str, object], *, row: str = "u", column: str = "x"
         ax.set(title=title, xlabel=f"$j$ (of ${column}_j$)", ylabel=f"$i$ (of ${row}_i$)")
         ax.spines[:].set_visible(True)
     bar = fig.colorbar(
-        shown, ax=axes, label=rf"$\partial {row}_i / \partial {column}_j$ (hatched: exactly 0)", shrink=0.85, pad=0.02
+        shown,
+        ax=axes,
+        label=rf"$\partial {row}_i / \partial {column}_j$ (hatched: exactly 0)",
+        shrink=0.85,
+        pad=0.02,
     )
     bar.outline.set_visible(False)
     bar.minorticks_off()

@@ -23,7 +23,9 @@ AROUND = 12  # neighbours that tell how a surface lies
 FINER = 2  # drawn so many times as large and averaged: smooth edges
 
 
-def render(points, *, azimuth: float = 35.0, elevation: float = 20.0, size: int = 100) -> np.ndarray:
+def render(
+    points, *, azimuth: float = 35.0, elevation: float = 20.0, size: int = 100
+) -> np.ndarray:
     """A picture (size, size, 3) in [0, 1] of one cloud (n, 3) with y up, in parallel projection.
 
     The cloud is centred and scaled to fill the picture; what went far astray is left out.
@@ -72,7 +74,10 @@ def cloud_grid(
         azimuth, elevation: degrees, of all.
         size: pixels of a picture's side, which is an inch on paper.
     """
-    rows = [checked(row, f"clouds[{k}]", "columns", "n", 3) if len(row) else [] for k, row in enumerate(clouds)]
+    rows = [
+        checked(row, f"clouds[{k}]", "columns", "n", 3) if len(row) else []
+        for k, row in enumerate(clouds)
+    ]
     if not any(map(len, rows)):
         raise ValueError("clouds must have a cloud in some row")
     down, across = len(rows), max(map(len, rows))
@@ -84,7 +89,11 @@ def cloud_grid(
         for j, cloud in enumerate(row):
             picture = render(cloud, azimuth=azimuth, elevation=elevation, size=size)
             canvas[i * size :, j * size :][:size, :size] = picture
-    left = 0.08 * max((len(str(label)) for label in row_labels or ()), default=0) + 0.3 * bool(row_title) + 0.1
+    left = (
+        0.08 * max((len(str(label)) for label in row_labels or ()), default=0)
+        + 0.3 * bool(row_title)
+        + 0.1
+    )
     top = 0.25 * bool(column_labels) + 0.3 * bool(title) + 0.05
     figure, axes = new_figure(left + across + 0.05, top + down + 0.05)
     figure.set_layout_engine("none")  # the pictures stand where they have a dot for every pixel
@@ -94,7 +103,10 @@ def cloud_grid(
     ax.imshow(canvas, interpolation="nearest", aspect="auto")
     ax.xaxis.tick_top()
     for axis, labels in ((ax.yaxis, row_labels), (ax.xaxis, column_labels)):
-        axis.set_ticks([(k + 0.5) * size for k in range(len(labels or ()))], [str(label) for label in labels or ()])
+        axis.set_ticks(
+            [(k + 0.5) * size for k in range(len(labels or ()))],
+            [str(label) for label in labels or ()],
+        )
     ax.tick_params(length=0)
     ax.spines[:].set_visible(False)
     ax.set_title(title or "")
@@ -159,13 +171,18 @@ def _balls(
     bright, flat = surface[:, :1], 0.85 * surface[:, 1:]
     lit = 0.45 + 0.6 * (flat * bright + (1 - flat) * ball)
 
-    column, row = (np.round((seen[:, k, None] + 1) / 2 * (pixels - 1)).astype(int) + d for k, d in ((0, dx), (1, dy)))
+    column, row = (
+        np.round((seen[:, k, None] + 1) / 2 * (pixels - 1)).astype(int) + d
+        for k, d in ((0, dx), (1, dy))
+    )
     depth = seen[:, 2, None] + 2 * bulge / pixels
     fits = (column >= 0) & (column < pixels) & (row >= 0) & (row < pixels)
     place = ((pixels - 1 - row) * pixels + column)[fits]
     picture = np.full((3, pixels**2), [[-np.inf], [0], [-1]])
     for layer, values in zip(picture, (depth, lit, np.arange(len(seen))[:, None])):
-        layer[place] = np.broadcast_to(values, fits.shape)[fits]  # of several at one place the last stays: the nearest
+        layer[place] = np.broadcast_to(values, fits.shape)[
+            fits
+        ]  # of several at one place the last stays: the nearest
     depth, brightness, of = picture.reshape(3, pixels, pixels)
     return depth, brightness, of.astype(int)
 
@@ -175,7 +192,9 @@ def _behind(depth: np.ndarray, pixels: int) -> np.ndarray:
     far = np.where(np.isfinite(depth), depth, -1.5)
     nearer = np.zeros_like(far)
     steps = [max(1, round(pixels * part)) for part in (0.012, 0.03)]
-    offsets = [(i * step, j * step) for step in steps for i in (-1, 0, 1) for j in (-1, 0, 1) if i or j]
+    offsets = [
+        (i * step, j * step) for step in steps for i in (-1, 0, 1) for j in (-1, 0, 1) if i or j
+    ]
     for offset in offsets:
         nearer += (np.roll(far, offset, (0, 1)) - far - 0.03).clip(0, 0.5)
     return np.exp(-2.5 * nearer / len(offsets))

@@ -15,7 +15,12 @@ from fpnlib.plots.look import INK, MUTED, new_figure, styled
 # Okabe and Ito's green, yellow and vermillion, paled; the outline says the same without colour.
 KINDS = {
     "input": {"facecolor": "#a6dccb", "edgecolor": INK, "linewidth": 0.8},
-    "intermediate": {"facecolor": "#faf3a0", "edgecolor": INK, "linewidth": 0.8, "linestyle": (0, (3, 2))},
+    "intermediate": {
+        "facecolor": "#faf3a0",
+        "edgecolor": INK,
+        "linewidth": 0.8,
+        "linestyle": (0, (3, 2)),
+    },
     "output": {"facecolor": "#f2b391", "edgecolor": INK, "linewidth": 2.0},
 }
 
@@ -40,12 +45,21 @@ SCHEMAS = {
     "training": [
         (
             "(a) data encoding",
-            {"x": ("input", 0, 0.75), "E": ("encoder, frozen", 1.5, 0.75), "z": ("output", 3, 0.75)},
+            {
+                "x": ("input", 0, 0.75),
+                "E": ("encoder, frozen", 1.5, 0.75),
+                "z": ("output", 3, 0.75),
+            },
             "x→E E→z",
         ),
         (
             "(b) flow training",
-            {"z": ("input", 0, 1.5), "y": ("input", 0, 0), "F": ("flow, trained", 1.5, 0.75), "u": ("output", 3, 0.75)},
+            {
+                "z": ("input", 0, 1.5),
+                "y": ("input", 0, 0),
+                "F": ("flow, trained", 1.5, 0.75),
+                "u": ("output", 3, 0.75),
+            },
             "z→F y→F F→u",
         ),
     ],
@@ -124,7 +138,13 @@ def schema(name: str) -> Figure:
             shape = "-|>" if way == "→" else "<|-|>"
             ax.add_patch(
                 FancyArrowPatch(
-                    *ends, arrowstyle=shape, mutation_scale=9, shrinkA=0, shrinkB=0, color=MUTED, linewidth=1
+                    *ends,
+                    arrowstyle=shape,
+                    mutation_scale=9,
+                    shrinkA=0,
+                    shrinkB=0,
+                    color=MUTED,
+                    linewidth=1,
                 )
             )
         ax.set(title=title, xlim=(-0.65, span - 0.65), ylim=(-0.75, 2.2), aspect="equal")
@@ -140,7 +160,13 @@ def _draw_node(ax: Axes, label: str, kind: str, x: float, y: float) -> None:
     network = {"facecolor": "#dfe6f0", "edgecolor": INK, "linewidth": 0.8}
     if kind in KINDS:
         ax.add_patch(
-            FancyBboxPatch((x - 0.3, y - 0.3), 0.6, 0.6, boxstyle="round,pad=0.1,rounding_size=0.35", **KINDS[kind])
+            FancyBboxPatch(
+                (x - 0.3, y - 0.3),
+                0.6,
+                0.6,
+                boxstyle="round,pad=0.1,rounding_size=0.35",
+                **KINDS[kind],
+            )
         )
         ax.text(
             x,
@@ -152,10 +178,17 @@ def _draw_node(ax: Axes, label: str, kind: str, x: float, y: float) -> None:
         )
         return
     if kind.startswith("flow"):
-        ax.add_patch(FancyBboxPatch((x - 0.33, y - 0.33), 0.66, 0.66, boxstyle="round,pad=0.08", **network))
+        ax.add_patch(
+            FancyBboxPatch((x - 0.33, y - 0.33), 0.66, 0.66, boxstyle="round,pad=0.08", **network)
+        )
     else:
         wide, narrow = (0.55, 0.3) if kind.startswith("encoder") else (0.3, 0.55)
-        corners = [(x - 0.4, y - wide), (x + 0.4, y - narrow), (x + 0.4, y + narrow), (x - 0.4, y + wide)]
+        corners = [
+            (x - 0.4, y - wide),
+            (x + 0.4, y - narrow),
+            (x + 0.4, y + narrow),
+            (x - 0.4, y + wide),
+        ]
         ax.add_patch(Polygon(corners, closed=True, **network))
     ax.text(x, y, rf"$\mathcal{{{label}}}$", ha="center", va="center", fontsize=12)
     ax.text(x, y - 0.66, kind, ha="center", va="center", fontsize=7, color=MUTED)

@@ -14,14 +14,28 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import EngFormatter, LogLocator, MaxNLocator
 
 from fpnlib import checks
-from fpnlib.plots.look import COLORS, FAINT, INK, MARKERS, MUTED, checked, names_of, new_figure, square, styled
+from fpnlib.plots.look import (
+    COLORS,
+    FAINT,
+    INK,
+    MARKERS,
+    MUTED,
+    checked,
+    names_of,
+    new_figure,
+    square,
+    styled,
+)
 
 HATCHES = ("", "////", "....", "xxxx")
 
 
 @styled
 def training_curves(
-    histories: Mapping[str, Sequence[Mapping]], ylabel: str | Mapping[str, str], *, title: str | None = None
+    histories: Mapping[str, Sequence[Mapping]],
+    ylabel: str | Mapping[str, str],
+    *,
+    title: str | None = None,
 ) -> Figure:
     """Training (dashed) and validation (solid) loss against the epoch, the best epoch marked with its value.
 
@@ -34,25 +48,38 @@ def training_curves(
     apart = not isinstance(ylabel, str)
     columns = 1 if not apart else 2 if len(histories) == 4 else min(3, len(histories))
     rows_of_panels = -(-len(histories) // columns) if apart else 1
-    fig, axes = new_figure(3.6 * columns if apart else 5.2, 3.1 * rows_of_panels, rows_of_panels, columns)
+    fig, axes = new_figure(
+        3.6 * columns if apart else 5.2, 3.1 * rows_of_panels, rows_of_panels, columns
+    )
     panels = axes.flatten()
     for ax in panels[len(histories) if apart else 1 :]:
         ax.remove()
     panels = panels[: len(histories) if apart else 1]
     dashes = {"linestyle": (0, (4, 2)), "linewidth": 1}
-    kinds = [Line2D([], [], color=MUTED, label="training", **dashes), Line2D([], [], color=MUTED, label="validation")]
+    kinds = [
+        Line2D([], [], color=MUTED, label="training", **dashes),
+        Line2D([], [], color=MUTED, label="validation"),
+    ]
     keys = {ax: list(kinds) for ax in panels}
     for i, (name, rows) in enumerate(histories.items()):
         ax = panels[i if apart else 0]
         epoch, train, validation = _losses(name, rows)
         best = int(validation.argmin())
-        look = {"color": COLORS[i % len(COLORS)], "marker": MARKERS[i % len(MARKERS)], "markeredgecolor": INK}
+        look = {
+            "color": COLORS[i % len(COLORS)],
+            "marker": MARKERS[i % len(MARKERS)],
+            "markeredgecolor": INK,
+        }
         ax.plot(epoch, train, color=look["color"], **dashes)
         ax.plot(epoch, validation, color=look["color"])
         ax.plot(epoch[best], validation[best], **look)
         text = f"{'' if apart else name + ', '}best: {validation[best]:.4g} (epoch {epoch[best]:g})"
         keys[ax].append(Line2D([], [], label=text, **look))
-        ax.set(xlabel="epoch", ylabel=ylabel[name] if apart else ylabel, title=name if apart else title or "")
+        ax.set(
+            xlabel="epoch",
+            ylabel=ylabel[name] if apart else ylabel,
+            title=name if apart else title or "",
+        )
     for ax in panels:
         ax.xaxis.set_major_locator(MaxNLocator(integer=True))
         _clip_top(ax)
@@ -77,7 +104,13 @@ def latent_spread(mean, std) -> Figure:
     ax, place = axes[0, 0], np.arange(1, len(order) + 1)
     ax.bar(place, between[order], color=COLORS[0], label="variance of the means")
     noise = {"color": COLORS[1], "hatch": "////", "edgecolor": "white", "linewidth": 0}
-    ax.bar(place, within[order], bottom=between[order], label="mean variance of the posteriors", **noise)
+    ax.bar(
+        place,
+        within[order],
+        bottom=between[order],
+        label="mean variance of the posteriors",
+        **noise,
+    )
     ax.axhline(1, color=INK, linewidth=0.8, linestyle=(0, (4, 2)), label="variance of the prior")
     ax.set(xlabel="latent dimension, sorted", ylabel="variance", xlim=(0, len(order) + 1))
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -120,7 +153,9 @@ def confusion(
     ax.set(xlabel=column_title, ylabel=row_title, title=title or "")
     ax.tick_params(length=0)
     ax.spines[:].set_visible(False)
-    fig.colorbar(shown, ax=ax, label="confused, % of the row", shrink=0.8, pad=0.02).outline.set_visible(False)
+    fig.colorbar(
+        shown, ax=ax, label="confused, % of the row", shrink=0.8, pad=0.02
+    ).outline.set_visible(False)
     return fig
 
 
@@ -140,20 +175,36 @@ def confusions(
         first: pairs (class, taken for) to show before those, however rare, marked with a star.
         top: how many pairs to show, the others ordered by their sum over the models.
     """
-    rates = {name: (m := _confusion(matrix)) / m.sum(1, keepdims=True) for name, matrix in matrices.items()}
+    rates = {
+        name: (m := _confusion(matrix)) / m.sum(1, keepdims=True)
+        for name, matrix in matrices.items()
+    }
     classes = len(next(iter(rates.values())))
     names = names_of(class_names, classes)
     total = sum(rates.values()) * (1 - np.eye(classes))
     order = [divmod(int(flat), classes) for flat in np.argsort(-total, axis=None, kind="stable")]
     others = [(i, j) for i, j in order if i != j and (i, j) not in first]
     pairs = [*first, *others][: checks.positive("top", top)]
-    labels = {(i, j): f"{names[i]} → {names[j]}" + ("*" if (i, j) in first else "") for i, j in pairs}
-    rows = [(labels[i, j], name, 100 * rate[i, j]) for i, j in pairs for name, rate in rates.items()]
+    labels = {
+        (i, j): f"{names[i]} → {names[j]}" + ("*" if (i, j) in first else "") for i, j in pairs
+    }
+    rows = [
+        (labels[i, j], name, 100 * rate[i, j]) for i, j in pairs for name, rate in rates.items()
+    ]
     table = pd.DataFrame(rows, columns=["pair", "model", "percent"])
     fig, axes = new_figure(4.6, 0.3 * len(pairs) * max(1, 0.45 * len(rates)) + 0.9)
     ax = axes[0, 0]
     palette = COLORS[: len(rates)]
-    sns.barplot(table, y="pair", x="percent", hue="model", palette=palette, ax=ax, errorbar=None, saturation=1)
+    sns.barplot(
+        table,
+        y="pair",
+        x="percent",
+        hue="model",
+        palette=palette,
+        ax=ax,
+        errorbar=None,
+        saturation=1,
+    )
     ax.set(xlabel="% of the first class taken for the second", ylabel="", title=title or "")
     handles, labels = ax.get_legend_handles_labels()
     for i, bars in enumerate(ax.containers):
@@ -166,7 +217,11 @@ def confusions(
 
 @styled
 def accuracies(
-    table: pd.DataFrame, *, label: str = "model", xlabel: str = "test accuracy", title: str | None = None
+    table: pd.DataFrame,
+    *,
+    label: str = "model",
+    xlabel: str = "test accuracy",
+    title: str | None = None,
 ) -> Figure:
     """Scores of each model as dots on a line, ours beside the paper's: Tables 1 and 2 at a glance, values written.
 
@@ -178,12 +233,18 @@ def accuracies(
         raise ValueError(
             f"the table needs a column '{label}' with the models' names; it has {', '.join(map(str, table.columns))}"
         )
-    series = [column for column in table.columns if column != label and pd.api.types.is_numeric_dtype(table[column])]
+    series = [
+        column
+        for column in table.columns
+        if column != label and pd.api.types.is_numeric_dtype(table[column])
+    ]
     if not series:
         raise ValueError("the table needs at least one numeric column of scores, got none")
     papers = [column for column in series if column.startswith("paper")]
     rows = np.arange(len(table))[::-1]
-    fig, axes = new_figure(5 + 0.085 * max(7, *map(len, series)) * len(series), 0.38 * len(table) + 1.0)
+    fig, axes = new_figure(
+        5 + 0.085 * max(7, *map(len, series)) * len(series), 0.38 * len(table) + 1.0
+    )
     ax = axes[0, 0]
     beside = ax.get_yaxis_transform()
     gap = 5.2 * max(7, *map(len, series)) + 6  # points from one written column to the next
@@ -204,8 +265,19 @@ def accuracies(
         )
         for row, value in zip([*rows, len(table) - 0.5], [*values, column]):
             text = value if value is column else f"{value:.4f}" if np.isfinite(value) else "–"
-            where = {"xy": (1, row), "xycoords": beside, "xytext": (14 + gap * i, 0), "textcoords": "offset points"}
-            ax.annotate(text, **where, va="center", fontsize=8, fontweight="bold" if value is column else "normal")
+            where = {
+                "xy": (1, row),
+                "xycoords": beside,
+                "xytext": (14 + gap * i, 0),
+                "textcoords": "offset points",
+            }
+            ax.annotate(
+                text,
+                **where,
+                va="center",
+                fontsize=8,
+                fontweight="bold" if value is column else "normal",
+            )
     ax.set_yticks(rows, table[label])
     ax.set(xlabel=xlabel, title=title or "", ylim=(-0.6, len(table) - 0.3))
     ax.tick_params(axis="y", length=0)
@@ -234,13 +306,19 @@ def costs(
         reference: the one of ``hue`` to set the others against, dashed.
     """
     if missing := [column for column in (x, y, hue) if column not in table]:
-        raise ValueError(f"the table lacks {', '.join(missing)}; it has {', '.join(map(str, table.columns))}")
+        raise ValueError(
+            f"the table lacks {', '.join(missing)}; it has {', '.join(map(str, table.columns))}"
+        )
     groups = dict(list(table.groupby(panel, sort=False))) if panel in table else {"": table}
     fig, axes = new_figure(3.2 * len(groups) + 0.4, 2.8, 1, len(groups), sharey=True)
     for ax, (name, group) in zip(axes[0], groups.items()):
         for i, (which, line) in enumerate(group.groupby(hue, sort=False)):
             line = line.groupby(x)[y].median()
-            look = {"marker": MARKERS[i % len(MARKERS)], "markersize": 5, "markeredgecolor": "white"}
+            look = {
+                "marker": MARKERS[i % len(MARKERS)],
+                "markersize": 5,
+                "markeredgecolor": "white",
+            }
             if which == reference:
                 look = {"color": MUTED, "linestyle": (0, (4, 2))}
             ax.plot(line.index, line, label=which, **look)
@@ -258,7 +336,9 @@ def costs(
 
 
 @styled
-def trade_off(table: pd.DataFrame, *, x: str, y: str, hue: str, along: str, mark: float | None = None) -> Figure:
+def trade_off(
+    table: pd.DataFrame, *, x: str, y: str, hue: str, along: str, mark: float | None = None
+) -> Figure:
     """One score against another as a dial is turned: a line for each ``hue``, its points larger the farther it is turned.
 
     Args:
@@ -279,12 +359,22 @@ def trade_off(table: pd.DataFrame, *, x: str, y: str, hue: str, along: str, mark
         look = {"color": COLORS[i % len(COLORS)], "marker": MARKERS[i % len(MARKERS)]}
         ax.plot(*points.T, color=look["color"])
         for point, turn in zip(points, rows[along]):
-            ax.plot(*point, **look, markersize=sizes[turn], markeredgecolor=INK if turn == mark else "white")
+            ax.plot(
+                *point,
+                **look,
+                markersize=sizes[turn],
+                markeredgecolor=INK if turn == mark else "white",
+            )
         keys.append(Line2D([], [], label=name, markeredgecolor="white", **look))
     keys.append(Line2D([], [], linestyle="", label=f"\n{along}"))
     for turn in turns if len(turns) <= 4 else sorted({turns[0], turns[-1], mark} - {None}):
         edge = INK if turn == mark else "white"
-        dot = {"marker": "o", "markersize": sizes.get(turn, 5), "markeredgecolor": edge, "color": MUTED}
+        dot = {
+            "marker": "o",
+            "markersize": sizes.get(turn, 5),
+            "markeredgecolor": edge,
+            "color": MUTED,
+        }
         keys.append(Line2D([], [], linestyle="", label=f"{turn:g}", **dot))
     ax.set(xlabel=x, ylabel=y)
     fig.legend(handles=keys, title=hue, loc="outside right upper")
@@ -296,8 +386,13 @@ def _losses(name: str, rows: Sequence[Mapping]) -> list[np.ndarray]:
     columns = ("epoch", "train", "validation")
     if not rows or (missing := [column for column in columns if column not in rows[0]]):
         lack = f"it lacks {', '.join(missing)}" if rows else "it is empty"
-        raise ValueError(f"history '{name}' must have rows with epoch, train and validation; {lack}")
-    return [checked([row[column] for row in rows], f"history '{name}', {column},", "n") for column in columns]
+        raise ValueError(
+            f"history '{name}' must have rows with epoch, train and validation; {lack}"
+        )
+    return [
+        checked([row[column] for row in rows], f"history '{name}', {column},", "n")
+        for column in columns
+    ]
 
 
 def _clip_top(ax: Axes) -> None:

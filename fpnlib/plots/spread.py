@@ -23,8 +23,12 @@ def spread(table: pd.DataFrame, *, across: Sequence[str] = (), title: str | None
         table: a row a number of a run, with the columns "quantity" (text), "value" and "paper" (NaN: not reported).
         across: columns whose values get rows of their own, e.g. ("flow_width",).
     """
-    if missing := [column for column in ("quantity", "value", "paper", *across) if column not in table]:
-        raise ValueError(f"the table lacks {', '.join(missing)}; it has {', '.join(map(str, table.columns))}")
+    if missing := [
+        column for column in ("quantity", "value", "paper", *across) if column not in table
+    ]:
+        raise ValueError(
+            f"the table lacks {', '.join(missing)}; it has {', '.join(map(str, table.columns))}"
+        )
     checked(table["value"].to_numpy(float), "value", "n")
     parts = table["quantity"].str.partition(", ")
     labels = parts[2].where(parts[2] != "", parts[0])
@@ -40,12 +44,41 @@ def spread(table: pd.DataFrame, *, across: Sequence[str] = (), title: str | None
             values, paper = group["value"].to_numpy(float), group["paper"].to_numpy(float)[0]
             mean, deviation = values.mean(), values.std(ddof=1) if len(values) > 1 else 0
             ax.axhline(place, color=FAINT, linewidth=0.8, zorder=0)
-            ax.errorbar(mean, place, xerr=deviation, fmt="|", color=INK, capsize=3, markersize=9, zorder=3)
-            ax.plot(values, np.full(len(values), place), "o", color=COLORS[0], alpha=0.6, markeredgewidth=0, zorder=2)
+            ax.errorbar(
+                mean, place, xerr=deviation, fmt="|", color=INK, capsize=3, markersize=9, zorder=3
+            )
+            ax.plot(
+                values,
+                np.full(len(values), place),
+                "o",
+                color=COLORS[0],
+                alpha=0.6,
+                markeredgewidth=0,
+                zorder=2,
+            )
             if np.isfinite(paper):
-                ax.plot(paper, place, "D", markerfacecolor="white", markeredgecolor=INK, markersize=6, zorder=4)
-            beside = {"xycoords": ax.get_yaxis_transform(), "xytext": (8, 0), "textcoords": "offset points"}
-            ax.annotate(f"{mean:.4f} ± {deviation:.4f}", (1, place), va="center", fontsize=8, color=MUTED, **beside)
+                ax.plot(
+                    paper,
+                    place,
+                    "D",
+                    markerfacecolor="white",
+                    markeredgecolor=INK,
+                    markersize=6,
+                    zorder=4,
+                )
+            beside = {
+                "xycoords": ax.get_yaxis_transform(),
+                "xytext": (8, 0),
+                "textcoords": "offset points",
+            }
+            ax.annotate(
+                f"{mean:.4f} ± {deviation:.4f}",
+                (1, place),
+                va="center",
+                fontsize=8,
+                color=MUTED,
+                **beside,
+            )
         ax.set_yticks(range(len(rows)), [label for label, _ in rows])
         ax.set(xlabel=measure, ylim=(len(rows) - 0.4, -0.6))
         ax.tick_params(axis="y", length=0)
@@ -55,7 +88,11 @@ def spread(table: pd.DataFrame, *, across: Sequence[str] = (), title: str | None
         Line2D([], [], color=INK, marker="|", markersize=9, label="mean ± standard deviation"),
     ]
     if table["paper"].notna().any():
-        keys.append(Line2D([], [], linestyle="", marker="D", markerfacecolor="white", color=INK, label="paper"))
+        keys.append(
+            Line2D(
+                [], [], linestyle="", marker="D", markerfacecolor="white", color=INK, label="paper"
+            )
+        )
     fig.legend(handles=keys, loc="outside upper center", ncols=3)
     if title:
         fig.suptitle(title)

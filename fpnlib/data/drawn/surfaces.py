@@ -1,0 +1,115 @@
+"""Surfaces as triangles: a few solids to build shapes from, and points drawn uniformly by area.
+
+A surface is an array of triangles (t, 3, 3): t triangles of three corners with coordinates x (width), y (up), z (depth).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+Triangles = np.ndarray
+SIDES = 14  # of what is round
+
+
+def loft(rings: ArrayLike, caps: bool = True) -> Triangles:
+    """The skin over k cross-sections of m points each, ``rings`` (k, m, 3); ``caps`` close its two ends (convex ones)."""
+    rings = np.asarray(rings, dtype=float)
+    a, b = rings[:-1], rings[1:]
+    c, d = np.roll(a, -1, axis=1), np.roll(b, -1, axis=1)
+    sides = [np.stack([a, b, c], 2), np.stack([c, b, d], 2)]
+    if caps:
+        ends = rings[[0, -1]]
+        middle = np.broadcast_to(ends.mean(1, keepdims=True), ends.shape)
+        sides.append(np.stack([ends, np.roll(ends, -1, axis=1), middle], 2))
+    return np.concatenate([side.reshape(-1, 3, 3) for side in sides])
+
+
+def block(x: float, y: float, z: float, width: float, height: float, depth: float) -> Triangles:
+    """A box over the floor point (x, z), from y up."""
+    return plate((x - width / 2, y, z, height, depth), (x + width / 2, y, z, height, depth))
+
+
+def plate(start: tuple, end: tuple) -> Triangles:
+    """A wing or a board along x between two upright rectangles, each (x, y of its lower edge, z of its middle, height, depth)."""
+    corners = [[0, -0.5], [0, 0.5], [1, 0.5], [1, -0.5]]
+    return loft(
+        [
+            [[x, y + up * height, z + along * depth] for up, along in corners]
+            for x, y, z, height, depth in (start, end)
+        ]
+    )
+
+
+def holed(x: float, y: float, z: float, width: float, height: float, radius: float) -> Triangles:
+    """A front towards +z, width × height around the point (x, y, z), with a round hole in its middle."""
+    edge = np.linspace(-1, 1, 4, endpoint=False)
+    side = np.stack([edge, np.full(4, -1.0)], 1)
+    outer = np.concatenate([side, side[:, ::-1] * [-1, 1], -side, side[:, ::-1] * [1, -1]]) * [
+        width / 2,
+        height / 2,
+    ]
+    inner = radius * outer / np.linalg.norm(outer, axis=1, keepdims=True)
+    return loft([[[x + a, y + b, z] for a, b in ring] for ring in (inner, outer)], caps=False)
+
+
+def tube(
+    start: ArrayLike,
+    end: ArrayLike,
+    radius: float,
+    end_radius: float | None = None,
+    caps: bool = True,
+) -> Triangles:
+    """A cylinder, or with ``end_radius`` a cone's frustum, between two points."""
+    start, end = np.asarray(start, dtype=float), np.asarray(end, dtype=float)
+    axis = (end - start) / np.linalg.norm(end - start)
+    across = np.cross(axis, np.eye(3)[np.abs(axis).argmin()])
+    across /= np.linalg.norm(across)
+    angle = np.linspace(0, 2 * np.pi, SIDES, endpoint=False)[:, None]
+    circle = np.cos(angle) * across + np.sin(angle) * np.cross(axis, across)
+    return loft(
+        [start + radius * circle, end + (radius if end_radius is None else end_radius) * circle],
+        caps,
+    )
+
+
+def lathe(profile: ArrayLike, x: float = 0.0, z: float = 0.0, caps: bool = True) -> Triangles:
+    """A body of revolution about the upright axis through (x, z); ``profile`` (k, 2) holds radius and height."""
+    angle = np.linspace(0, 2 * np.pi, SIDES, endpoint=False)
+    return loft(
+        [[[x + r * np.cos(a), y, z + r * np.sin(a)] for a in angle] for r, y in profile], caps
+    )
+
+
+def turned(surface: Triangles, axis: int, angle: float, about: ArrayLike = (0, 0, 0)) -> Triangles:
+    """The surface turned about an axis (0: x, 1: y, 2: z) through the point ``about``, by an angle in radians."""
+    i, j = (axis + 1) % 3, (axis + 2) % 3
+    rotation = np.eye(3)
+    rotation[[i, i, j, j], [i, j, i, j]] = (
+        np.cos(angle),
+        -np.sin(angle),
+        np.sin(angle),
+        np.cos(angle),
+    )
+    return (surface - about) @ rotation.T + about
+
+
+def mirrored(*surfaces: Triangles) -> Triangles:
+    """The surfaces, and their images on the other side of the plane x = 0."""
+    one_side = np.concatenate(surfaces)
+    return np.concatenate([one_side, one_side * [-1, 1, 1]])
+
+
+def sample(surface: Triangles, n: int, rng: np.random.Generator) -> np.ndarray:
+    """``n`` points (n, 3), uniform by area."""
+    a, b, c = surface.transpose(1, 0, 2)
+    area = np.linalg.norm(np.cross(b - a, c - a), axis=1)
+    chosen = rng.choice(len(surface), size=n, p=area / area.sum())
+    u, v = np.sqrt(rng.random((n, 1))), rng.random((n, 1))  # uniform on a triangle
+    return (1 - u) * a[chosen] + u * (1 - v) * b[chosen] + u * v * c[chosen]
+
+
+def unit_sphere(points: np.ndarray) -> np.ndarray:
+    """Points (n, 3) centred on their bounding box, the farthest at distance 1."""
+    points = points - (points.max(0) + points.min(0)) / 2
+    return points / np.linalg.norm(points, axis=1).max()

@@ -1,0 +1,58 @@
+"""This machine's folders in text: named by what they are in what is written down, and found again where it is read."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from pathlib import Path
+
+from fpnlib.store import PROJECT
+
+
+def named(node: object) -> object:
+    """``node``, JSON-able, with this machine's folders in its text named by what they are; pictures stay as they are."""
+    return _named(_places(), node)
+
+
+def found(text: str) -> str:
+    """The path that :func:`named` has named, on this machine; other text stays as it is."""
+    return (
+        os.path.expandvars(os.path.expanduser(text))
+        if text.startswith(("~/", "$FPN_DATA"))
+        else text
+    )
+
+
+def _places() -> list[tuple[re.Pattern, str]]:
+    """Each folder as it stands in text, and what stands for it; not a root, with which every path begins."""
+    data = os.environ.get("FPN_DATA")
+    places = {str(Path(data).absolute()): "$FPN_DATA"} if data else {}
+    places |= {f"{PROJECT}{os.sep}": "", str(PROJECT): "."}
+    places |= {f"{sys.prefix}{os.sep}": "", f"{Path.home()}{os.sep}": "~/"}
+    paths = [
+        (_path(place), name)
+        for place, name in places.items()
+        if Path(place) != Path(Path(place).anchor)
+    ]
+    return [*paths, (re.compile(r"()[^\s\"']*/ipykernel_\d+/\d+\.py"), "cell")]
+
+
+def _path(place: str) -> re.Pattern:
+    """``place`` where a path begins, which a colour may precede, and where a name in it ends."""
+    end = "" if place.endswith(os.sep) else r"(?![\w-]|\.\w)"
+    return re.compile(rf"(^|[^\w.~$/-]|\x1b\[[\d;]*m){re.escape(place)}{end}")
+
+
+def _named(places: list[tuple[re.Pattern, str]], node: object) -> object:
+    if isinstance(node, dict):
+        return {
+            key: value if key.startswith("image/") else _named(places, value)
+            for key, value in node.items()
+        }
+    if isinstance(node, list):
+        return [_named(places, value) for value in node]
+    if isinstance(node, str):
+        for place, name in places:
+            node = place.sub(lambda match, name=name: match[1] + name, node)
+    return node

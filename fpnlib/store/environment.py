@@ -1,0 +1,73 @@
+"""What computes: commit, versions, device, processor, cores."""
+
+from __future__ import annotations
+
+import platform
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+
+import torch
+from joblib import cpu_count
+
+from fpnlib.store.files import PROJECT
+
+
+def environment() -> dict:
+    """Commit, versions, device and processor of this process, for a manifest."""
+    packages = (
+        "torch",
+        "torchvision",
+        "nflows",
+        "numpy",
+        "scipy",
+        "scikit-learn",
+        "safetensors",
+        "torchmetrics",
+        "umap-learn",
+        "flaml",
+    )
+    commit = _git("rev-parse", "HEAD")
+    return {
+        "commit": commit,
+        "uncommitted changes": bool(_git("status", "--porcelain", "--", "fpnlib", "notebooks"))
+        if commit
+        else None,
+        "python": platform.python_version(),
+        "versions": {name: _version(name) for name in packages},
+        "platform": f"{platform.system()} {platform.machine()}",
+        "processor": _processor(),
+        "cores": cores(),
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
+    }
+
+
+def cores() -> int:
+    """Processor cores that this process may use: its affinity, a container's limits and $LOKY_MAX_CPU_COUNT count."""
+    return cpu_count()
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _git(*arguments: str) -> str | None:
+    try:
+        done = subprocess.run(
+            ["git", *arguments], cwd=PROJECT, capture_output=True, text=True, check=True
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return done.stdout.strip()
+
+
+def _processor() -> str:
+    if sys.platform == "linux":
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.processor() or platform.machine()

@@ -1,0 +1,69 @@
+"""The numbers that a notebook records, each beside the paper's."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+from fpnlib.store.files import PathLike, damaged, expect, read_json, write_json
+
+
+class Results:
+    """The numbers of one notebook, each beside the paper's where it has one, in ``results/<notebook>.json``.
+
+    A list of ``{"quantity", "value", "paper", "n", "seed", …}`` in the order of recording. It starts empty and holds no
+    times or dates, so that two runs with one seed write the same bytes.
+    """
+
+    def __init__(self, path: PathLike):
+        self.path = Path(path)
+        self.records: list[dict] = []
+
+    def record(
+        self,
+        quantity: str,
+        value: float,
+        *,
+        paper: float | None = None,
+        n: int | None = None,
+        seed: int | None = None,
+        **more,
+    ) -> float:
+        """Write one number down, in place of an earlier one of the same ``quantity``; returns it as a float.
+
+        Args:
+            quantity: what was measured, e.g. ``"test accuracy, ConvVAE + C-MAF"``.
+            value: the measurement.
+            paper: the paper's value; None where it has none.
+            n: the number of samples behind the value.
+            seed: the seed that gave it.
+            more: whatever else a reader needs, JSON-able.
+
+        Raises:
+            ValueError: NaN or an infinite value.
+            OSError: as :func:`write_bytes`.
+        """
+        value = float(value)
+        if not math.isfinite(value):
+            raise ValueError(f"'{quantity}' must be a finite number, got {value}")
+        row = {"quantity": quantity, "value": value, "paper": paper, "n": n, "seed": seed, **more}
+        names = [earlier["quantity"] for earlier in self.records]
+        if quantity in names:
+            self.records[names.index(quantity)] = row
+        else:
+            self.records.append(row)
+        write_json(self.path, self.records)
+        return value
+
+
+def read_results(path: PathLike) -> list[dict]:
+    """The records that :class:`Results` wrote, in their order.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: damaged, or a record without a quantity and a number; one line.
+    """
+    records = read_json(path)
+    if not isinstance(records, list):
+        raise damaged(path, f"expected a list of results, got {type(records).__name__}")
+    return [expect(path, record, quantity=str, value=(int, float)) for record in records]
