@@ -13,7 +13,7 @@ from torch import nn
 from traps import Code, unpickles
 
 from fpnlib import store
-from fpnlib.store import Checkpoint, Manifest, Results, locks
+from fpnlib.store import Checkpoint, Manifest, Results, Uses, locks
 from fpnlib.training import History
 
 TENSORS = {
@@ -579,3 +579,32 @@ def test_a_manifest_of_another_shape_is_one_line(tmp_path, text):
     with pytest.raises(ValueError, match="manifest.json is damaged") as caught:
         Manifest(tmp_path).read()
     one_line(caught)
+
+
+def _use_many(folder, name):
+    for i in range(200):
+        Uses(folder, "04_some").file(folder / "tables" / f"{name}{i}.csv")
+
+
+def test_what_a_notebooks_processes_use_comes_back_once_each(tmp_path):
+    uses = Uses(tmp_path / "run", "04_some")
+    assert uses.read() == ([], {})
+    uses.file(tmp_path / "run" / "tables" / "a.csv")
+    uses.file(tmp_path / "run" / "tables" / "a.csv")
+    uses.file(tmp_path / "kept" / "x.safetensors")
+    uses.data("digits", "06b0")
+    outside = [str(tmp_path / "kept" / f"x.{kind}") for kind in ("json", "safetensors")]
+    assert uses.read() == (sorted([*outside, "tables/a.csv"]), {"digits": "06b0"})
+    assert Uses(tmp_path / "run", "05_other").read() == ([], {})
+    uses.clear()
+    assert uses.read() == ([], {})
+
+
+def test_processes_that_use_files_at_once_lose_none_of_each_others_lines(tmp_path):
+    fork = multiprocessing.get_context("fork")
+    writers = [fork.Process(target=_use_many, args=(tmp_path, name)) for name in "ab"]
+    for writer in writers:
+        writer.start()
+    for writer in writers:
+        writer.join()
+    assert len(Uses(tmp_path, "04_some").read()[0]) == 400

@@ -343,6 +343,7 @@ def kept_baseline(
     key = store.digest(
         {"base": base_key, "baseline": name, "features": features, "seed": run.seed} | settings
     )
+    run.uses.file(path)
     if kept := store.read_kept(path, key, scores=dict):
         if other := made_by(kept):
             print(f"{path.stem}: loaded{other}")

@@ -26,6 +26,7 @@ def load_or_make(
 
     def pretrained() -> nn.Module:
         load(path, module.to(run.device))
+        run.uses.file(path)
         print(f"{name}: loaded, pretrained")
         return module
 

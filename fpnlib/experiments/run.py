@@ -74,6 +74,7 @@ class Run:
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.results = store.Results(self.folder / "results" / f"{notebook}.json")
         self.manifest = store.Manifest(self.folder)
+        self.uses = store.Uses(self.folder, notebook)
         self._made: dict[Hashable, Any] = {}
         torch.manual_seed(seed)
         versions = ", ".join(f"{name} {version(name)}" for name in ("torch", "nflows", "numpy"))
@@ -89,6 +90,7 @@ class Run:
             self.dataset_name, root=self.data_dir or None, seed=self.seed, download=self.downloads
         )
         self.manifest.note("data", {loaded.name: loaded.checksum})
+        self.uses.data(loaded.name, loaded.checksum)
         return loaded
 
     def on(self, dataset: str, **settings: Any) -> Run:
@@ -111,6 +113,7 @@ class Run:
         """
         paper = self.papers(paper)
         self.results.record(quantity, float(value), paper=paper, seed=self.seed, **more)
+        self.uses.file(self.results.path)
         print(f"{quantity}: {value:.4f}" + (f"  (paper: {paper:.4f})" if paper is not None else ""))
 
     def papers(self, value: float | None) -> float | None:
@@ -121,15 +124,15 @@ class Run:
         """Save a figure as ``figures/<notebook>_<name>.png`` and hand it back to be shown."""
         png = io.BytesIO()
         figure.savefig(png, format="png", dpi=figure.dpi)
-        store.write_bytes(self.folder / "figures" / f"{self.notebook}_{name}.png", png.getvalue())
+        path = self.folder / "figures" / f"{self.notebook}_{name}.png"
+        self.uses.file(store.write_bytes(path, png.getvalue()))
         plt.close(figure)  # or the notebook would show it twice
         return figure
 
     def table(self, table: pd.DataFrame, name: str, digits: int = 4) -> pd.DataFrame:
         """Save a table as ``tables/<notebook>_<name>.csv`` and hand it back to be shown."""
-        store.write_text(
-            self.folder / "tables" / f"{self.notebook}_{name}.csv", table.to_csv(index=False)
-        )
+        path = self.folder / "tables" / f"{self.notebook}_{name}.csv"
+        self.uses.file(store.write_text(path, table.to_csv(index=False)))
         return table.style.format(precision=digits, na_rep="–").hide(axis="index")
 
     def training(self, settings: dict, **more: Any) -> dict:
@@ -179,6 +182,7 @@ class Run:
             if not self._load(name, module, digest):
                 self._make(name, module, key, digest, lambda: make(checkpoint))
             checkpoint.clear()  # not before what it led to is kept
+        self.uses.file(path)
         return module
 
     def _load(self, name: str, module: nn.Module, digest: str) -> bool:
@@ -217,6 +221,7 @@ class Run:
     ) -> dict[str, Tensor]:
         path = self._path(name)
         with store.alone(path.with_suffix("")):
+            self.uses.file(path)
             if (kept := self._kept_tensors(name, digest)) is not None:
                 return kept
             tensors = {part: tensor.cpu() for part, tensor in make().items()}

@@ -32,7 +32,7 @@ from fpnlib.metrics.editing import accuracy_per_attribute
 from fpnlib.metrics.images import right_class_rate
 from fpnlib.runs import places
 from fpnlib.runs.tables import gathered, varied
-from fpnlib.store import Manifest, library_digest, read_results
+from fpnlib.store import Manifest, Uses, library_digest, read_results
 
 TOLERANCE = 0.002
 """Between an accuracy that is recorded and the same computed again: twenty of MNIST's 10,000 test images on another
@@ -44,6 +44,11 @@ class _ReadOnly(Manifest):
         """Nothing: what is verified is not changed."""
 
 
+class _Silent(Uses):
+    def _append(self, note: dict[str, str]) -> None:
+        """Nothing: what is verified is not changed."""
+
+
 class Kept(Run):
     """A run whose models are only loaded, and whose folder is only read."""
 
@@ -51,7 +56,7 @@ class Kept(Run):
 
     def __init__(self, notebook: str, **parameters: Any):
         super().__init__(notebook, **parameters)
-        self.manifest = _ReadOnly(self.folder)
+        self.manifest, self.uses = _ReadOnly(self.folder), _Silent(self.folder, notebook)
 
     def _module(
         self, name: str, module: nn.Module, key: dict, digest: str, make: Callable

@@ -33,6 +33,7 @@ from fpnlib.store.tensors import (
     save_module,
     save_tensors,
 )
+from fpnlib.store.uses import Uses
 
 __all__ = [
     "PROJECT",
@@ -40,6 +41,7 @@ __all__ = [
     "FolderInUse",
     "Manifest",
     "Results",
+    "Uses",
     "alone",
     "claim",
     "cores",

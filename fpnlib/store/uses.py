@@ -1,0 +1,68 @@
+"""Which files and data a notebook of a run uses: told by its processes, read by the runner."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+from fpnlib.store.files import PathLike, make_folder
+
+
+class Uses:
+    """The files and data that one notebook of a run has used, as JSON lines in ``.uses/<notebook>.jsonl``.
+
+    The notebook's process and its workers append a line each time they read or write a file or load a dataset. A line
+    is one write to a file that is open for appending, so that processes can share the file.
+
+    Args:
+        folder: the run's folder.
+        notebook: name of the notebook, e.g. "04_conditional_generation".
+
+    >>> from tempfile import TemporaryDirectory
+    >>> with TemporaryDirectory() as folder:
+    ...     uses = Uses(folder, "04_conditional_generation")
+    ...     uses.file(f"{folder}/tables/scores.csv")
+    ...     uses.data("digits", "06b0d1")
+    ...     uses.read()
+    (['tables/scores.csv'], {'digits': '06b0d1'})
+    """
+
+    def __init__(self, folder: PathLike, notebook: str):
+        self.folder = Path(folder).resolve()
+        self.path = self.folder / ".uses" / f"{notebook}.jsonl"
+
+    def file(self, path: PathLike) -> None:
+        """Note that a file was read or written; with weights, the JSON that describes them.
+
+        A path inside the run's folder is kept relative to it.
+        """
+        path = Path(path).resolve()
+        pair = [path, path.with_suffix(".json")] if path.suffix == ".safetensors" else [path]
+        for one in pair:
+            inside = one.is_relative_to(self.folder)
+            self._append({"file": str(one.relative_to(self.folder) if inside else one)})
+
+    def data(self, name: str, checksum: str) -> None:
+        """Note that a dataset was loaded."""
+        self._append({"data": name, "checksum": checksum})
+
+    def clear(self) -> None:
+        """Forget what was noted, because the notebook is executed again."""
+        self.path.unlink(missing_ok=True)
+
+    def read(self) -> tuple[list[str], dict[str, str]]:
+        """The names of the files (relative inside the run's folder, else absolute), and the checksums of the datasets."""
+        text = self.path.read_text(encoding="utf-8") if self.path.is_file() else ""
+        notes = [json.loads(line) for line in text.splitlines()]
+        files = {note["file"] for note in notes if "file" in note}
+        return sorted(files), {note["data"]: note["checksum"] for note in notes if "data" in note}
+
+    def _append(self, note: dict[str, str]) -> None:
+        make_folder(self.path.parent)
+        line = json.dumps(note) + "\n"
+        descriptor = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
+        try:
+            os.write(descriptor, line.encode())
+        finally:
+            os.close(descriptor)
