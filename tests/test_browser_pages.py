@@ -41,12 +41,10 @@ def page(tmp_path):
     for name, size in (("wide", (2400, 300)), ("tall", (300, 2000))):
         png = io.BytesIO()
         Image.new("L", size, 128).save(png, "png")
-        store.write_bytes(
-            tmp_path / "figures" / f"04_conditional_generation_{name}.png", png.getvalue()
-        )
+        store.write(tmp_path / "figures" / f"04_conditional_generation_{name}.png", png.getvalue())
     cells = ["a rather long name of a column, " * 2] + [f"{k / 7}" for k in range(30)]
     row = ",".join(f'"{cell}"' for cell in cells)
-    store.write_text(tmp_path / "tables" / "04_conditional_generation_scores.csv", f"{row}\n" * 5)
+    store.write(tmp_path / "tables" / "04_conditional_generation_scores.csv", f"{row}\n" * 5)
     results = store.Results(tmp_path / "results" / "04_conditional_generation.json")
     for k in range(20):
         results.record(
@@ -68,7 +66,7 @@ def page(tmp_path):
     manifest.note("notebooks", {"04_conditional_generation": made})
     manifest.note("environment", {"device": "cpu", "processor": "of a long name " * 5, "cores": 2})
     manifest.note_files()
-    store.write_text(tmp_path / "tables" / f"{'not_in_the_manifest' * 6}.csv", "a\n1\n")
+    store.write(tmp_path / "tables" / f"{'not_in_the_manifest' * 6}.csv", "a\n1\n")
     return report.write(tmp_path)
 
 

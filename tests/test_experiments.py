@@ -81,7 +81,7 @@ def test_a_part_on_another_dataset_adds_its_numbers_to_the_same_file(tmp_path):
 
 
 def test_side_by_side_makes_the_same_bits(folder, tmp_path, monkeypatch):
-    monkeypatch.setattr(store, "cores", lambda: 2)
+    monkeypatch.setattr("fpnlib.experiments.run.cpu_count", lambda: 2)
     run = Run("side_by_side", out=tmp_path, **SETTINGS)
     steps = {name: (base_model, name, {}) for name in ("ConvVAE", "ConvAE")}
     side_by_side(run, steps)
@@ -95,6 +95,7 @@ LONELY = """
 import sys
 from fpnlib import store
 from fpnlib.experiments import Run, side_by_side
+from fpnlib.experiments import run as run_module
 
 def for_ever(run, name):
     with store.alone(run.folder / "models" / name):
@@ -103,7 +104,7 @@ def for_ever(run, name):
         while True:
             pass
 
-store.cores = lambda: 2
+run_module.cpu_count = lambda: 2
 side_by_side(Run("lonely", out=sys.argv[1]), {name: (for_ever, name, {}) for name in ("one", "other")})
 """
 
@@ -112,7 +113,7 @@ side_by_side(Run("lonely", out=sys.argv[1]), {name: (for_ever, name, {}) for nam
     sys.platform == "win32", reason="a process does not learn there that its parent is gone"
 )
 def test_what_is_made_side_by_side_does_not_outlive_a_killed_parent(tmp_path):
-    script = store.write_text(tmp_path / "lonely.py", LONELY)
+    script = store.write(tmp_path / "lonely.py", LONELY)
     env = os.environ | {"PYTHONPATH": str(store.PROJECT), "TQDM_DISABLE": "1"}
     command = [sys.executable, script, str(tmp_path)]
     with subprocess.Popen(
@@ -200,7 +201,7 @@ def test_what_was_fitted_is_not_lost_where_it_can_not_be_kept(tmp_path, monkeypa
 
 
 def test_a_damaged_manifest_comes_after_the_model_is_kept(tmp_path):
-    store.write_text(tmp_path / "manifest.json", "[]")
+    store.write(tmp_path / "manifest.json", "[]")
     with pytest.raises(ValueError, match="manifest.json is damaged"):
         tiny(Run("first", out=tmp_path))
     assert (tmp_path / "models" / "tiny.json").is_file()

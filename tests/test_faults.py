@@ -19,7 +19,7 @@ import pytest
 from test_runner import write_notebook
 
 from fpnlib.__main__ import main
-from fpnlib.store import Manifest, read_results
+from fpnlib.store import Manifest, Results
 
 KILLS = int(os.environ.get("FPN_KILLS", "1"))
 VICTIMS = ("runner", "kernel", "all")
@@ -173,8 +173,8 @@ def assert_whole(out, expected):
     """Every file is as the undisturbed run left it; results are its results or the first of them."""
     for name, data in made(out).items():
         if name.startswith("results/"):
-            begun = read_results(out / name)
-            assert begun == read_results(expected / name)[: len(begun)]
+            begun = Results.read(out / name)
+            assert begun == Results.read(expected / name)[: len(begun)]
         else:
             assert data == (expected / name).read_bytes(), name
     for copy in (out / "notebooks").glob("[!.]*.ipynb"):

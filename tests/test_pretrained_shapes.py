@@ -4,13 +4,13 @@ import pandas as pd
 import pytest
 
 from fpnlib.experiments import FLOW_NAMES
-from fpnlib.store import PROJECT, read_results
+from fpnlib.store import PROJECT, Results
 
 
 def recorded(run, notebook):
     return {
         row["quantity"]: row["value"]
-        for row in read_results(PROJECT / "outputs" / run / "results" / f"{notebook}.json")
+        for row in Results.read(PROJECT / "outputs" / run / "results" / f"{notebook}.json")
     }
 
 

@@ -20,13 +20,13 @@ EVIL = "<script>alert('x')</script><img src=x onerror=alert(1)>"
 @pytest.fixture
 def folder(tmp_path):
     """A run's folder with one notebook's files, named and worded by somebody who means harm."""
-    store.write_bytes(tmp_path / "figures" / "04_some_figure_7.png", PNG)
-    store.write_text(tmp_path / "figures" / "04_some_no_picture.png", EVIL)
-    store.write_text(
+    store.write(tmp_path / "figures" / "04_some_figure_7.png", PNG)
+    store.write(tmp_path / "figures" / "04_some_no_picture.png", EVIL)
+    store.write(
         tmp_path / "tables" / "04_some_scores.csv", f'model,score\n"{EVIL}",0.123456\nplain,12\n'
     )
     rows = "\n".join(f"{i},{i / 7}" for i in range(100))
-    store.write_text(tmp_path / "tables" / "04_some_long.csv", f"i,x\n{rows}\n")
+    store.write(tmp_path / "tables" / "04_some_long.csv", f"i,x\n{rows}\n")
     results = store.Results(tmp_path / "results" / "04_some.json")
     results.record(f"accuracy {EVIL}", 0.9777, paper=0.9677, n=10000, seed=0)
     results.record("far short", 0.5, paper=0.9)
@@ -65,10 +65,10 @@ def sweep(tmp_path):
         for width, notebook, name, paper in rows
     ]
     head = "flow_width,notebook,quantity,paper,mean,standard deviation,runs"
-    store.write_text(tmp_path / "tables" / "summary.csv", "\n".join([head, *lines]) + "\n")
-    store.write_bytes(tmp_path / "figures" / "08_some_spread.png", PNG)
+    store.write(tmp_path / "tables" / "summary.csv", "\n".join([head, *lines]) + "\n")
+    store.write(tmp_path / "figures" / "08_some_spread.png", PNG)
     for seed in (0, 9):
-        store.write_text(tmp_path / "runs" / f"seed={seed}" / "notebooks" / "08_some.ipynb", "{}")
+        store.write(tmp_path / "runs" / f"seed={seed}" / "notebooks" / "08_some.ipynb", "{}")
     store.write_json(tmp_path / "grid.json", {f"seed={seed}": {"seed": seed} for seed in range(3)})
     manifest = Manifest(tmp_path)
     manifest.note("notebooks", {"08_some": {"parameters": {"seed": [0, 1, 2]}, "seconds": 3}})
@@ -186,7 +186,7 @@ def test_text_from_the_runs_files_stays_text(folder):
 
 def test_odd_names_of_files_stay_names(folder):
     for name in ("<u>x<u>", "a b&c", "%2e%2e", "#"):
-        store.write_text(folder / "tables" / f"04_some_{name}.csv", "a\n1\n")
+        store.write(folder / "tables" / f"04_some_{name}.csv", "a\n1\n")
     shown = page(folder)
     assert not [tag for tag, _ in shown.tags if tag == "u"] and "<u>x<u>" in shown.text
     links = [attributes["href"] for tag, attributes in shown.tags if tag == "a"]
@@ -208,7 +208,7 @@ def test_a_link_out_of_the_folder_is_refused(folder, tmp_path_factory):
 def test_what_is_not_as_the_manifest_has_it_is_said(folder):
     (folder / "tables" / "04_some_scores.csv").write_text("model\nanother\n")
     (folder / "tables" / "04_some_long.csv").unlink()
-    store.write_text(folder / "tables" / "stray.csv", "a\n1\n")
+    store.write(folder / "tables" / "stray.csv", "a\n1\n")
     text = page(folder).text
     assert (
         "tables/04_some_long.csv is missing; tables/04_some_scores.csv is not the file that the run made"

@@ -15,6 +15,7 @@ import papermill
 import pytest
 import torch
 import zmq
+from joblib import cpu_count
 from jupyter_client.connect import LocalPortCache
 from nbclient.output_widget import OutputWidget
 from nbformat import v4
@@ -25,7 +26,7 @@ from fpnlib.data import load
 from fpnlib.runs import CellError, Limits, copies, engine, execute, places
 from fpnlib.runs.engine import TimeUp
 from fpnlib.runs.uses import Uses
-from fpnlib.store import PROJECT, Manifest, claim, cores, read_json, sha256, write_json
+from fpnlib.store import PROJECT, Manifest, claim, read_json, sha256, write_json
 
 FIRST = """out = "outputs/tiny"  # help the run's folder
 seed = 0  # help the seed
@@ -153,7 +154,7 @@ def test_the_kernel_is_this_python_with_threads_and_a_hash_seed_that_do_not_depe
     executable, cwd, env = json.loads((finished / "out" / "tables" / "here.json").read_text())
     assert (executable, cwd) == (sys.executable, str(PROJECT))
     assert env["PYTHONHASHSEED"] == "0"
-    assert env["OMP_NUM_THREADS"] == ("1" if not torch.cuda.is_available() else str(cores()))
+    assert env["OMP_NUM_THREADS"] == ("1" if not torch.cuda.is_available() else str(cpu_count()))
     assert env["NUMBA_NUM_THREADS"] == "1"  # the user's own choice
 
 
@@ -327,6 +328,13 @@ def test_a_manifest_of_another_shape_is_one_line(tiny, capsys, damage, said):
     assert run(tiny) == (2, "")
     error = capsys.readouterr().err
     assert f"{path} is damaged ({said}" in error and error.count("\n") == 1
+
+
+def test_the_environment_names_commit_versions_and_device():
+    here = execute.environment()
+    assert here["versions"]["torch"] == torch.__version__.split("+")[0]
+    assert here["cores"] >= 1 and here["device"] and here["processor"]
+    assert here["commit"] is None or re.fullmatch("[0-9a-f]{40}", here["commit"])
 
 
 def test_a_failing_cell_fails_the_command_and_is_the_last_thing_seen(tiny, capfd):

@@ -162,11 +162,11 @@ def test_a_fresh_sweep_leaves_nothing_of_an_earlier_one_and_spares_what_is_not_i
     notebooks, scheduler, tmp_path, capsys
 ):
     out, stale = tmp_path / "out", tmp_path / "out" / "runs" / "seed=9"
-    mine = store.write_text(out / "runs" / "mine" / "figures" / "thesis.png", "")
+    mine = store.write(out / "runs" / "mine" / "figures" / "thesis.png", "")
     fresh = ["--fresh", "--seeds", "0", "1", "--scheduler", scheduler]
-    store.write_text(stale / "results" / "00_tiny.json", "[]")
+    store.write(stale / "results" / "00_tiny.json", "[]")
     store.write_json(stale / "manifest.json", {})
-    store.write_text(out / "figures" / "09_old_spread.png", "")
+    store.write(out / "figures" / "09_old_spread.png", "")
     store.write_json(out / "grid.json", {"seed=9": {"seed": 9}})
     Manifest(out).note_files()
     assert command(notebooks, out, *fresh) == 2

@@ -147,7 +147,7 @@ def test_notebooks_made_from_another_file_than_the_runs_are_named(folder):
 @pytest.mark.parametrize("text", ["{}", '[{"quantity": 1}]', "["])
 def test_results_of_another_shape_are_named_and_the_others_computed(folder, text):
     Manifest(folder).note("notebooks", {"04_conditional_generation": {"parameters": PARAMETERS}})
-    store.write_text(folder / "results" / "04_conditional_generation.json", text)
+    store.write(folder / "results" / "04_conditional_generation.json", text)
     Manifest(folder).note_files()
     said = []
     (wrong,) = verify.verify(folder, say=said.append)
@@ -162,7 +162,7 @@ def test_another_version_of_the_library_and_unlisted_files_are_said_and_no_fault
     }
     entries["05_latent_spaces"]["library"] = store.library_digest()
     Manifest(folder).note("notebooks", entries)
-    store.write_text(folder / "figures" / "drawn_later.png", "")
+    store.write(folder / "figures" / "drawn_later.png", "")
     said = []
     assert verify.verify(folder, say=said.append) == []
     assert said[1] == "1 more that it does not have: figures/drawn_later.png"
@@ -206,7 +206,7 @@ def test_the_runs_of_a_sweep_are_verified_with_it(folder, tmp_path, capsys):
     [("[]", "is damaged (no mapping of runs)"), ('{"../x": {}}', "'../x' leads out of")],
 )
 def test_a_damaged_grid_is_one_line_among_the_others(folder, grid, said):
-    store.write_text(folder / "grid.json", grid)
+    store.write(folder / "grid.json", grid)
     (folder / MODEL).unlink()
     missing, damaged = verify.verify(folder)
     assert missing == f"{MODEL} is missing" and said in damaged
@@ -234,7 +234,7 @@ def test_folders_without_a_run_or_with_a_damaged_one_are_one_line_each_and_the_o
     folder, tmp_path, capsys
 ):
     damaged = tmp_path / "damaged" / "manifest.json"
-    store.write_text(damaged, "[")
+    store.write(damaged, "[")
     assert main(["verify", str(tmp_path), str(damaged.parent), str(folder), "--files-only"]) == 1
     out, error = capsys.readouterr()
     first, second = error.splitlines()
@@ -251,6 +251,6 @@ def test_every_check_is_of_a_number_that_the_committed_runs_have_recorded():
     recorded = {
         (path.stem, record["quantity"])
         for path in (store.PROJECT / "outputs").glob("*/results/*.json")
-        for record in store.read_results(path)
+        for record in store.Results.read(path)
     }
     assert {(check.notebook, check.quantity) for check in verify.CHECKS} <= recorded

@@ -24,7 +24,7 @@ from typing import Any, TypeVar
 import matplotlib.pyplot as plt
 import pandas as pd
 import torch
-from joblib import Parallel, delayed, parallel_config
+from joblib import Parallel, cpu_count, delayed, parallel_config
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 from tqdm.auto import tqdm
@@ -125,14 +125,14 @@ class Run:
         png = io.BytesIO()
         figure.savefig(png, format="png", dpi=figure.dpi)
         path = self.folder / "figures" / f"{self.notebook}_{name}.png"
-        self.uses.file(store.write_bytes(path, png.getvalue()))
+        self.uses.file(store.write(path, png.getvalue()))
         plt.close(figure)  # or the notebook would show it twice
         return figure
 
     def table(self, table: pd.DataFrame, name: str, digits: int = 4) -> pd.DataFrame:
         """Save a table as ``tables/<notebook>_<name>.csv`` and hand it back to be shown."""
         path = self.folder / "tables" / f"{self.notebook}_{name}.csv"
-        self.uses.file(store.write_text(path, table.to_csv(index=False)))
+        self.uses.file(store.write(path, table.to_csv(index=False)))
         return table.style.format(precision=digits, na_rep="–").hide(axis="index")
 
     def training(self, settings: dict, **more: Any) -> dict:
@@ -230,8 +230,8 @@ class Run:
 
     def _kept_tensors(self, name: str, digest: str) -> dict[str, Tensor] | None:
         """The tensors kept under ``name``; None where there are none, or they were made with another key."""
-        meta = store.read_meta(path := self._path(name))
-        if meta is None or store.expect(path.with_suffix(".json"), meta, key=str)["key"] != digest:
+        meta = store.read_meta(path := self._path(name), key=str)
+        if meta is None or meta["key"] != digest:
             return None
         return store.load_tensors(path)[0]
 
@@ -259,12 +259,7 @@ def described(path: Path) -> dict | None:
     Raises:
         ValueError: damaged, in one line.
     """
-    meta = store.read_meta(path)
-    return (
-        None
-        if meta is None
-        else store.expect(path.with_suffix(".json"), meta, key=str, history=dict)
-    )
+    return store.read_meta(path, key=str, history=dict)
 
 
 def made_by(meta: dict) -> str:
@@ -296,9 +291,9 @@ def side_by_side(run: Run, steps: dict[str, tuple]) -> None:
         for name, step in steps.items()
         if not (run.folder / "models" / f"{name}.json").exists()
     ]
-    if len(missing) < 2 or store.cores() < 2 or run.device.type != "cpu":
+    if len(missing) < 2 or cpu_count() < 2 or run.device.type != "cpu":
         return
-    workers = dict(n_jobs=min(len(missing), store.cores()), inner_max_num_threads=1)
+    workers = dict(n_jobs=min(len(missing), cpu_count()), inner_max_num_threads=1)
     with parallel_config("loky", **workers, initializer=_end_with, initargs=(os.getpid(),)):
         made = Parallel(return_as="generator_unordered")(
             delayed(_make)(run.arguments, *step) for step in missing

@@ -8,7 +8,7 @@ import nbformat
 from nbformat import NotebookNode
 
 from fpnlib.runs import places
-from fpnlib.store import write_text
+from fpnlib.store import write
 
 
 def with_text_of(source: NotebookNode, executed: NotebookNode) -> NotebookNode:
@@ -35,4 +35,4 @@ def save(notebook: NotebookNode, path: Path) -> None:
             part["id"] = "injected-parameters"  # papermill's is drawn anew each time
     text = nbformat.writes(notebook)
     if not path.is_file() or path.read_text(encoding="utf-8") != text:
-        write_text(path, text)
+        write(path, text)

@@ -23,7 +23,6 @@ from papermill.exceptions import PapermillExecutionError
 from tqdm.auto import tqdm
 
 from fpnlib.runs.kernel import ThisPython
-from fpnlib.store.files import cannot_write
 
 _ANSI = re.compile(r"\x1b\[[0-9;]*m")
 
@@ -132,7 +131,8 @@ def execute(
     except OSError as error:  # papermill's of a full disk names no file
         if error.errno is None or error.filename not in (None, str(target)):
             raise
-        raise cannot_write(target, error) from None
+        reason = f"({error.strerror}); expected a folder that can be written to"
+        raise OSError(error.errno, f"cannot write {target} {reason}") from None
     finally:
         if watched:
             watched[0].bar.close()

@@ -18,6 +18,7 @@ from tqdm.auto import tqdm
 from fpnlib import checks
 from fpnlib.runs import copies, places
 from fpnlib.runs.engine import CellError, Limits, TimeUp, execute
+from fpnlib.runs.environment import environment
 from fpnlib.runs.fresh import SHOWN, clear, refuse_strangers
 from fpnlib.runs.kernel import ThisPython, jobs
 from fpnlib.runs.plan import plan, source_of
@@ -27,11 +28,8 @@ from fpnlib.store import (
     Manifest,
     claim,
     digest,
-    environment,
     library_digest,
-    make_folder,
     sha256,
-    sweep_up,
 )
 
 
@@ -80,11 +78,10 @@ def run(
             print(
                 "taking up what process {process} on {host} left when it was stopped".format(**left)
             )
-        sweep_up(folder)
         if fresh:
             clear(manifest)
         manifest.read()  # a damaged one is refused here, before anything runs
-        make_folder(folder / "notebooks")
+        (folder / "notebooks").mkdir(exist_ok=True)
         session = _Session(manifest, uses, limits, width, environment(), library_digest())
 
         def stop() -> None:

@@ -10,10 +10,11 @@ from tempfile import TemporaryDirectory
 
 import torch
 from ipykernel.kernelspec import get_kernel_dict
+from joblib import cpu_count
 from jupyter_client.kernelspec import KernelSpec
 from jupyter_client.manager import AsyncKernelManager
 
-from fpnlib.store import PROJECT, cores
+from fpnlib.store import PROJECT
 
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS")
 
@@ -76,9 +77,9 @@ class ThisPython(AsyncKernelManager):
 
 def threads() -> int:
     """Threads in each kernel. On a CPU one: the same bits whatever the number of cores, which notebooks share out."""
-    return cores() if torch.cuda.is_available() else 1
+    return cpu_count() if torch.cuda.is_available() else 1
 
 
 def jobs() -> int:
     """Notebooks at a time, where nothing else is asked for: one a core, or one on a GPU."""
-    return 1 if torch.cuda.is_available() else cores()
+    return 1 if torch.cuda.is_available() else cpu_count()

@@ -17,6 +17,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 
+from joblib import cpu_count
 from tqdm.auto import tqdm
 
 from fpnlib import checks, store
@@ -24,7 +25,7 @@ from fpnlib.runs import CellError, Limits, fan_out, plan, run
 from fpnlib.runs.fresh import clear, refuse_strangers
 from fpnlib.runs.kernel import jobs
 from fpnlib.runs.tables import RUNS, gathered, varied
-from fpnlib.store import PROJECT, Manifest, cores
+from fpnlib.store import PROJECT, Manifest
 
 PATIENCE = 10, 60
 """Seconds in which a scheduler has to answer, and then in which a worker has to join it."""
@@ -199,7 +200,7 @@ def _client(points: int, workers: int | None, scheduler: str | None) -> Iterator
             yield client
         return
     count = min(points, jobs() if workers is None else checks.positive("workers", workers))
-    share = {"LOKY_MAX_CPU_COUNT": str(max(1, cores() // count))}
+    share = {"LOKY_MAX_CPU_COUNT": str(max(1, cpu_count() // count))}
     quiet = {"dashboard_address": None, "silence_logs": logging.CRITICAL, "memory_limit": None}
     with LocalCluster(
         n_workers=count, threads_per_worker=1, processes=True, env=share, **quiet
@@ -255,14 +256,14 @@ def _gather(
     tables = gathered(folder, points, names, notebooks)
     files = list(tables)
     for name, table in tables.items():
-        store.write_text(folder / name, table.to_csv(index=False))
+        store.write(folder / name, table.to_csv(index=False))
     for notebook, rows in tables[RUNS].groupby("notebook", sort=True):
         figure = plots.spread(rows, across=[name for name in names if name != "seed"])
         png = io.BytesIO()
         figure.savefig(png, format="png", dpi=110, pil_kwargs={"optimize": True})
         plt.close(figure)
         files.append(f"figures/{notebook}_spread.png")
-        store.write_bytes(folder / files[-1], png.getvalue())
+        store.write(folder / files[-1], png.getvalue())
     return files
 
 

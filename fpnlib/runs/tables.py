@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from fpnlib.store import Manifest, read_results
+from fpnlib.store import Manifest, Results
 
 RUNS = "tables/runs.csv"
 """A row for each number of each run; their means are ``Manifest.SUMMARY``."""
@@ -41,7 +41,7 @@ def tidy(
                 f"{folder / 'runs' / name} has no results; the workers need to share this folder"
             )
         for path in results:
-            for record in read_results(path):
+            for record in Results.read(path):
                 of_it = {key: record.get(key) for key in ("quantity", "value", "paper", "n")}
                 rows.append({key: point[key] for key in names} | {"notebook": path.stem} | of_it)
     table = pd.DataFrame(rows)

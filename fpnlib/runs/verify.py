@@ -32,7 +32,7 @@ from fpnlib.metrics.editing import accuracy_per_attribute
 from fpnlib.metrics.images import right_class_rate
 from fpnlib.runs import places
 from fpnlib.runs.tables import gathered, varied
-from fpnlib.store import Manifest, Uses, library_digest, read_results
+from fpnlib.store import Manifest, Results, Uses, library_digest
 
 TOLERANCE = 0.002
 """Between an accuracy that is recorded and the same computed again: twenty of MNIST's 10,000 test images on another
@@ -259,7 +259,7 @@ def _changed_numbers(
     for check in CHECKS:
         results, entry = folder / "results" / f"{check.notebook}.json", entries.get(check.notebook)
         try:
-            records = read_results(results) if entry and results.is_file() else []
+            records = Results.read(results) if entry and results.is_file() else []
             recorded = {record["quantity"]: record["value"] for record in records}
             if check.quantity not in recorded:
                 continue

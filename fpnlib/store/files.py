@@ -1,6 +1,6 @@
-"""Files that are complete or not there: atomic writes, JSON, hashes.
+"""Files that are complete or absent: atomic writes, JSON, digests.
 
-Every write goes to a temporary file in the same folder, is flushed to the disk and then renamed: a run killed at any
+A write goes to a temporary file in the same folder, is flushed to the disk and renamed. A process that is killed at any
 moment leaves either the old file or the new one.
 """
 
@@ -16,32 +16,110 @@ from pathlib import Path
 from typing import TypeVar
 
 PROJECT = Path(__file__).resolve().parents[2]
-"""The checkout: relative output folders and the default data folder are under it, whatever the working directory."""
+"""The checkout. Relative output folders and the default data folder count from here, whatever the working directory."""
 
 PathLike = str | os.PathLike[str]
 T = TypeVar("T")
 
 
-def write_bytes(path: PathLike, data: bytes) -> Path:
-    """Write ``data`` atomically, making the folders above ``path``; returns the path.
+def write(path: PathLike, data: str | bytes) -> Path:
+    """Write a file atomically, text as UTF-8, and make the folders above it.
+
+    Returns:
+        The path.
 
     Raises:
         OSError: the folder cannot be written to; one line that names the file and the reason.
     """
-    with replaced(path, data):
+    with _replaced(path, data.encode() if isinstance(data, str) else data):
         return Path(path)
 
 
-@contextmanager
-def replaced(path: PathLike, data: bytes) -> Iterator[None]:
-    """``data`` on the disk beside ``path``, whose place it takes at the end of the block, if that ends well.
+def write_json(path: PathLike, obj: object) -> Path:
+    """Write ``obj`` atomically as JSON. Tensors, arrays, NumPy values and paths become lists, numbers and text.
 
     Raises:
-        OSError: as :func:`write_bytes`, before the block.
+        ValueError: NaN or infinite numbers, which JSON does not know.
+        TypeError: something that JSON cannot hold.
+        OSError: as :func:`write`.
     """
+    return write(path, _json_text(path, obj))
+
+
+def read_json(path: PathLike) -> object:
+    """Read the object in a JSON file.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: the file is truncated or no JSON; one line that names it.
+    """
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise damaged(path, f"no valid JSON: {error}") from None
+
+
+def rebuilt(path: PathLike, kind: type[T], values: Mapping) -> T:
+    """``kind(**values)`` from the content of a JSON file. Raises ValueError, in one line, if the fields do not fit."""
+    try:
+        return kind(**values)
+    except TypeError:
+        raise damaged(path, f"it holds no {kind.__name__}") from None
+
+
+def write_kept(path: PathLike, key: str, **values: object) -> Path:
+    """Keep JSON-able ``values`` under ``key``, a digest of what they depend on. Raises as :func:`write_json` does."""
+    return write(path, _sealed(path, {"key": key} | values))
+
+
+def read_kept(path: PathLike, key: str, **kinds: type) -> dict | None:
+    """Read what :func:`write_kept` wrote under ``key``; None if there is no file, or one of another key.
+
+    Args:
+        kinds: the type of each field that must be there.
+
+    Raises:
+        ValueError: the file is damaged; one line.
+    """
+    if not Path(path).is_file():
+        return None
+    kept = _read_sealed(path, key=str, **kinds)
+    return kept if kept["key"] == key else None
+
+
+def damaged(path: PathLike, reason: str) -> ValueError:
+    """The error, in one line, for a file that is not as it was written. The caller raises it."""
+    return ValueError(f"{path} is damaged ({reason}); delete it and run again")
+
+
+def sha256(path: PathLike) -> str:
+    """SHA-256 of a file, in hexadecimal."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def digest(obj: object) -> str:
+    """Twelve hexadecimal digits that identify a JSON-able object, in whatever order its keys are.
+
+    >>> digest({"epochs": 2, "seed": 0}) == digest({"seed": 0, "epochs": 2})
+    True
+    """
+    text = json.dumps(obj, sort_keys=True, separators=(",", ":"), default=_plain)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+@cache
+def library_digest() -> str:
+    """A digest of the library's code, as it is when first asked for."""
+    files = (PROJECT / "fpnlib").rglob("*.py")
+    return digest({path.relative_to(PROJECT).as_posix(): sha256(path) for path in files})
+
+
+@contextmanager
+def _replaced(path: PathLike, data: bytes) -> Iterator[None]:
+    """Put ``data`` on the disk beside ``path``, and in its place if the block ends well."""
     path = Path(path)
-    make_folder(path.parent)
-    _note_use(path)
+    _make_folder(path.parent)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with _in_one_line(path), open(temporary, "wb") as file:
@@ -55,203 +133,62 @@ def replaced(path: PathLike, data: bytes) -> Iterator[None]:
         temporary.unlink(missing_ok=True)
 
 
-def make_folder(path: PathLike) -> Path:
-    """Make a folder and those above it; returns it. Raises OSError, in one line, where that cannot be done."""
-    path = Path(path)
+def _make_folder(path: Path) -> Path:
     with _in_one_line(path):
         path.mkdir(parents=True, exist_ok=True)
     return path
-
-
-def write_text(path: PathLike, text: str) -> Path:
-    """Write ``text`` atomically as UTF-8. Raises as :func:`write_bytes` does."""
-    return write_bytes(path, text.encode())
-
-
-def write_json(path: PathLike, obj: object) -> Path:
-    """Write ``obj`` atomically as JSON; tensors, arrays, NumPy values and paths become lists, numbers and text.
-
-    Raises:
-        ValueError: NaN or infinite numbers, which JSON does not know.
-        TypeError: something that JSON cannot hold.
-        OSError: as :func:`write_bytes`.
-    """
-    return write_text(path, json_text(path, obj))
-
-
-def json_text(path: PathLike, obj: object) -> str:
-    """What :func:`write_json` writes; raises as it does, in the name of ``path``."""
-    try:
-        return json.dumps(obj, indent=1, ensure_ascii=False, allow_nan=False, default=plain) + "\n"
-    except ValueError as error:
-        raise ValueError(f"{path} must hold finite numbers: {error}") from None
-
-
-def read_json(path: PathLike) -> object:
-    """The object in a JSON file.
-
-    Raises:
-        FileNotFoundError: no such file.
-        ValueError: truncated or no JSON at all; one line that names the file.
-    """
-    _note_use(path)
-    try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise damaged(path, f"no valid JSON: {error}") from None
-
-
-def expect(path: PathLike, obj: object, **kinds: type | tuple[type, ...]) -> dict:
-    """``obj``, read from the JSON file ``path``, as a mapping that has at least these fields, each of its kind.
-
-    Raises:
-        ValueError: anything else; one line that names the file and the field.
-    """
-    if not isinstance(obj, dict):
-        raise damaged(path, f"expected a mapping, got {type(obj).__name__}")
-    for name, kind in kinds.items():
-        if not isinstance(obj.get(name), kind):
-            raise damaged(
-                path, f"'{name}' is {'another thing than expected' if name in obj else 'missing'}"
-            )
-    return obj
-
-
-def rebuilt(path: PathLike, kind: type[T], values: Mapping) -> T:
-    """``kind(**values)`` of what a JSON file holds. Raises ValueError, in one line, where they are not its fields."""
-    try:
-        return kind(**values)
-    except TypeError:
-        raise damaged(path, f"it holds no {kind.__name__}") from None
-
-
-def sealed(path: PathLike, content: Mapping) -> str:
-    """JSON of ``content`` with a ``digest`` of it, for a file ``path`` that :func:`read_sealed` reads.
-
-    Raises:
-        ValueError, TypeError: as :func:`write_json`.
-    """
-    content = json.loads(json_text(path, content))
-    return json_text(path, content | {"digest": digest(content)})
-
-
-def read_sealed(path: PathLike, **kinds: type) -> dict:
-    """The content of a file written with :func:`sealed`; earlier versions wrote no digest.
-
-    Raises:
-        FileNotFoundError: no such file.
-        ValueError: changed since, or other fields than ``kinds``, see :func:`expect`; one line.
-    """
-    content = expect(path, read_json(path), **kinds)
-    seal = content.pop("digest", None)
-    if seal not in (None, digest(content)):
-        raise damaged(path, "its digest is that of another content")
-    return content
-
-
-def write_kept(path: PathLike, key: str, **values: object) -> Path:
-    """Keep JSON-able ``values`` under ``key``, the digest of what they depend on. Raises as :func:`write_json` does."""
-    return write_text(path, sealed(path, {"key": key} | values))
-
-
-def read_kept(path: PathLike, key: str, **kinds: type) -> dict | None:
-    """What :func:`write_kept` wrote under ``key``; None where there is nothing, or it was kept under another key.
-
-    Raises:
-        ValueError: as :func:`read_sealed`.
-    """
-    if not Path(path).is_file():
-        return None
-    kept = read_sealed(path, key=str, **kinds)
-    return kept if kept["key"] == key else None
-
-
-def damaged(path: PathLike, what: str) -> ValueError:
-    """The error of one line for a file that is not as it was written; to be raised by the caller."""
-    return ValueError(f"{path} is damaged ({what}); delete it and run again")
-
-
-def sha256(path: PathLike) -> str:
-    """SHA-256 of a file, in hexadecimal."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def digest(obj: object) -> str:
-    """The first 12 hexadecimal digits of a hash of a JSON-able object in whatever order of keys: a cache's key."""
-    text = json.dumps(obj, sort_keys=True, separators=(",", ":"), default=plain)
-    return hashlib.sha256(text.encode()).hexdigest()[:12]
-
-
-@cache
-def library_digest() -> str:
-    """A digest of the library's code, as it is when first asked for."""
-    return digest(
-        {
-            path.relative_to(PROJECT).as_posix(): sha256(path)
-            for path in (PROJECT / "fpnlib").rglob("*.py")
-        }
-    )
-
-
-def inside(folder: PathLike, name: str) -> Path:
-    """The file ``name`` of a run's folder. Names come from files that others wrote: none leads out of the folder.
-
-    Raises:
-        ValueError: an absolute name, one with "..", or a link to somewhere else.
-    """
-    root = Path(folder).resolve()
-    path = (root / str(name)).resolve()
-    if not path.is_relative_to(root) or path == root:
-        raise ValueError(f"'{name}' leads out of {folder}; a run's files lie within its folder")
-    return path
-
-
-def sweep_up(folder: PathLike) -> None:
-    """Remove the temporary files that killed processes of this machine left under ``folder``."""
-    for path in Path(folder).rglob(".*.tmp"):
-        owner = path.suffixes[-2][1:] if len(path.suffixes) > 1 else ""
-        if owner.isdecimal() and not _alive(int(owner)):
-            path.unlink(missing_ok=True)
-
-
-def cannot_write(path: Path, error: OSError) -> OSError:
-    """The error of one line for a file that could not be written; to be raised by the caller."""
-    return OSError(
-        error.errno,
-        f"cannot write {path} ({error.strerror}); expected a folder that can be written to",
-    )
-
-
-def plain(obj: object) -> object:
-    """What JSON takes in place of a tensor, an array, a NumPy value or a path. Raises TypeError on anything else."""
-    if hasattr(obj, "tolist"):
-        return obj.tolist()
-    if isinstance(obj, os.PathLike):
-        return os.fspath(obj)
-    raise TypeError(f"JSON holds numbers, text, lists and mappings, got {type(obj).__name__}")
 
 
 @contextmanager
 def _in_one_line(path: Path) -> Iterator[None]:
     try:
         yield
+    except TimeoutError:  # of a lock
+        raise
     except OSError as error:
-        raise cannot_write(path, error) from None
+        reason = f"({error.strerror}); expected a folder that can be written to"
+        raise OSError(error.errno, f"cannot write {path} {reason}") from None
 
 
-def _alive(process: int) -> bool:
+def _json_text(path: PathLike, obj: object) -> str:
     try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except OSError:  # another user's
-        pass
-    return True
+        text = json.dumps(obj, indent=1, ensure_ascii=False, allow_nan=False, default=_plain)
+    except ValueError as error:
+        raise ValueError(f"{path} must hold finite numbers: {error}") from None
+    return text + "\n"
 
 
-def _note_use(path: PathLike) -> None:
-    """Tell the runner, where it listens, which files a notebook's processes write and read."""
-    if listener := os.environ.get("FPN_USES"):
-        with open(listener, "a", encoding="utf-8") as file:
-            file.write(f"{os.path.abspath(path)}\n")
+def _expect(path: PathLike, obj: object, **kinds: type | tuple[type, ...]) -> dict:
+    """``obj``, read from ``path``, if it is a mapping with at least these fields, each of its type."""
+    if not isinstance(obj, dict):
+        raise damaged(path, f"expected a mapping, got {type(obj).__name__}")
+    for name, kind in kinds.items():
+        if name not in obj:
+            raise damaged(path, f"'{name}' is missing")
+        if not isinstance(obj[name], kind):
+            raise damaged(path, f"'{name}' is of another type than expected")
+    return obj
+
+
+def _sealed(path: PathLike, content: Mapping) -> str:
+    """JSON of ``content`` with its digest, for :func:`_read_sealed`."""
+    content = json.loads(_json_text(path, content))
+    return _json_text(path, content | {"digest": digest(content)})
+
+
+def _read_sealed(path: PathLike, **kinds: type) -> dict:
+    """Read the content of a sealed file and check its digest. Earlier versions wrote no digest."""
+    content = _expect(path, read_json(path), **kinds)
+    seal = content.pop("digest", None)
+    if seal not in (None, digest(content)):
+        raise damaged(path, "its digest is that of another content")
+    return content
+
+
+def _plain(obj: object) -> object:
+    """What JSON takes in place of a tensor, an array, a NumPy value or a path."""
+    if hasattr(obj, "tolist"):
+        return obj.tolist()
+    if isinstance(obj, os.PathLike):
+        return os.fspath(obj)
+    raise TypeError(f"JSON holds numbers, text, lists and mappings, got {type(obj).__name__}")

@@ -1,22 +1,21 @@
-"""One at a time: a run's folder for one run, a file for one process. The system drops a lock when its holder dies."""
+"""Locks: a run's folder for one run, a file for one process. The system frees a lock when its holder dies."""
 
 from __future__ import annotations
 
-import json
 import os
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 from tqdm.auto import tqdm
 
-from fpnlib.store.files import PathLike, cannot_write, make_folder, read_json, write_json
+from fpnlib.store.files import PathLike, _in_one_line, _make_folder, read_json, write_json
 
 MOMENT = 1.0
-"""Seconds of waiting that need no word."""
+"""Seconds of waiting that need no message."""
 
 
 class FolderInUse(OSError):
@@ -25,25 +24,25 @@ class FolderInUse(OSError):
 
 @contextmanager
 def claim(folder: PathLike) -> Iterator[dict | None]:
-    """Hold a run's folder against every other run; yields who held it before and did not let go (killed), or None.
+    """Hold a run's folder against every other run, and remove the temporary files of killed processes.
+
+    Yields:
+        The host, process and time of a holder that was killed; None if there was none.
 
     Raises:
-        FolderInUse: a run that is alive holds it; one line with its host, its process and since when.
+        FolderInUse: a run that is alive holds the folder; one line with its host, its process and since when.
         OSError: the folder cannot be written to.
     """
-    folder = make_folder(folder)
-    card = (
-        folder / ".run.json"
-    )  # who holds it; the lock itself is the system's, and cannot go stale
-    lock = FileLock(folder / ".run.lock")
+    folder = _make_folder(Path(folder))
+    card, lock = folder / ".run.json", FileLock(folder / ".run.lock")
     try:
         _acquire(lock, timeout=0)
     except Timeout:
-        who = _who(card, "a run that just began")
-        raise FolderInUse(
-            f"{folder} is in use by {who}; wait for it, or give another folder with --out"
-        ) from None
+        holder = _holder(card) or "a run that just began"
+        remedy = "wait for it, or give another folder with --out"
+        raise FolderInUse(f"{folder} is in use by {holder}; {remedy}") from None
     try:
+        _sweep_up(folder)
         left = _read(card)
         write_json(card, _card())
         yield left
@@ -54,21 +53,23 @@ def claim(folder: PathLike) -> Iterator[dict | None]:
 
 @contextmanager
 def alone(path: PathLike) -> Iterator[None]:
-    """Be the only process in this block, among those that name the same ``path``; waits for its turn, and says for whom.
+    """Be the only process in this block among those that name the same ``path``.
+
+    A process that has to wait shows for whom.
 
     Raises:
         OSError: the folder cannot be written to.
     """
     path = Path(path)
-    folder = make_folder(path.parent)
+    folder = _make_folder(path.parent)
     card, lock = folder / f".{path.name}.holder", FileLock(folder / f".{path.name}.lock")
     try:
         _acquire(lock, MOMENT)
     except Timeout:
-        _wait(lock, lambda: f"{path.name}: waiting for {_who(card, 'another process')}")
+        _wait(lock, path.name, card)
     try:
-        with suppress(OSError):  # it only serves the one that waits
-            card.write_text(json.dumps(_card()))
+        with suppress(OSError):  # a full disk: the card serves only those that wait
+            write_json(card, _card())
         yield
     finally:
         with suppress(OSError):
@@ -76,33 +77,30 @@ def alone(path: PathLike) -> Iterator[None]:
         lock.release()
 
 
-def _wait(lock: FileLock, say: Callable[[], str]) -> None:
-    """Acquire the lock, however long it takes, with a line on the screen meanwhile."""
-    with tqdm(desc=say(), bar_format="{desc} ({elapsed})", leave=False, dynamic_ncols=True) as line:
+def _wait(lock: FileLock, name: str, card: Path) -> None:
+    """Acquire the lock, however long it takes, and show a line meanwhile."""
+    shape = "{desc} ({elapsed})"
+    with tqdm(bar_format=shape, leave=False, dynamic_ncols=True) as line:
         while True:
+            line.set_description_str(f"{name}: waiting for {_holder(card) or 'another process'}")
             with suppress(Timeout):
                 return _acquire(lock, MOMENT)
-            line.set_description_str(say())
 
 
 def _acquire(lock: FileLock, timeout: float) -> None:
-    try:
+    with _in_one_line(Path(lock.lock_file)):
         lock.acquire(timeout=timeout)
-    except Timeout:
-        raise
-    except OSError as error:
-        raise cannot_write(Path(lock.lock_file), error) from None
 
 
 def _card() -> dict:
-    """Who this process is, and since when it holds what it holds."""
+    """Who this process is, and since when it holds the lock."""
     since = time.strftime("%Y-%m-%d %H:%M:%S %z")
     return {"host": socket.gethostname(), "process": os.getpid(), "since": since}
 
 
-def _who(card: Path, else_: str) -> str:
+def _holder(card: Path) -> str | None:
     holder = _read(card)
-    return "process {process} on {host}, since {since}".format(**holder) if holder else else_
+    return holder and "process {process} on {host}, since {since}".format(**holder)
 
 
 def _read(card: Path) -> dict | None:
@@ -111,3 +109,21 @@ def _read(card: Path) -> dict | None:
         return held if {"host", "process", "since"} <= held.keys() else None
     except (OSError, ValueError, AttributeError):
         return None
+
+
+def _sweep_up(folder: Path) -> None:
+    """Remove the temporary files that killed processes of this machine left under ``folder``."""
+    for path in folder.rglob(".*.tmp"):
+        owner = path.suffixes[-2][1:] if len(path.suffixes) > 1 else ""
+        if owner.isdecimal() and not _alive(int(owner)):
+            path.unlink(missing_ok=True)
+
+
+def _alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:  # another user's process
+        pass
+    return True

@@ -2,35 +2,33 @@
 
 from __future__ import annotations
 
-import json
-import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from types import NoneType
 from typing import TypeVar
 
-from fpnlib.store.files import PathLike, damaged, inside, read_json, sha256, write_json
+from fpnlib.store.files import PathLike, damaged, read_json, sha256, write_json
 from fpnlib.store.locks import alone
 
 T = TypeVar("T")
 
-# What a section holds, name by name; sections that are not here may hold anything.
 NUMBER = (int, float)
+# The type of a section's values. Sections that are not named here may hold anything.
 SECTIONS = {"data": str, "differences": str, "failed": str, "files": str, "notebooks": dict}
 SECTIONS |= {"seconds": NUMBER, "total": NUMBER}
-# What an entry of "notebooks" holds, where it is there.
+# The type of each field of a notebook's entry, if it is there, and the fields that map names to text.
 MAPPINGS = ("parameters", "environment", "files", "data", "inputs")
 ENTRY = {"key": str, "commit": (str, NoneType), "seconds": NUMBER} | dict.fromkeys(MAPPINGS, dict)
 OF_TEXT = ("files", "data", "inputs")
 
 
 class Manifest:
-    """``manifest.json`` of a run's folder: where its numbers come from.
+    """``manifest.json`` of a run's folder.
 
-    Sections are flat mappings that notebooks and the runner add to, each from its own process: ``environment`` (commit,
-    versions, device), ``data`` (checksums), ``notebooks`` (parameters, seconds), ``files`` (sha256), ``total`` (of the last
-    command that executed something: its seconds, and how many notebooks), or any other.
+    Its sections are flat mappings. Notebooks and the runner add to them, each from its own process: ``environment``
+    (commit, versions, device), ``data`` (checksums), ``notebooks`` (parameters, seconds), ``files`` (sha256), ``total``
+    (seconds and notebooks of the last command that executed something), or any other.
     """
 
     KEPT = ("figures", "tables", "results", "models")
@@ -45,10 +43,10 @@ class Manifest:
         self.path = self.folder / "manifest.json"
 
     def read(self) -> dict:
-        """All sections; empty where there is no manifest yet. Raises ValueError, in one line, on a damaged file."""
+        """All sections; empty if there is no manifest yet. Raises ValueError, in one line, on a damaged file."""
         sections = read_json(self.path) if self.path.is_file() else {}
-        if wrong := _wrong(sections):
-            raise damaged(self.path, wrong)
+        if fault := _fault(sections):
+            raise damaged(self.path, fault)
         return sections
 
     def note(self, section: str, values: Mapping) -> None:
@@ -61,115 +59,109 @@ class Manifest:
             sections = self.read()
             sections.setdefault(section, {}).update(values)
             write_json(self.path, sections)
-        if listener := os.environ.get("FPN_USES"):  # the runner asks which notebook noted it
-            with open(listener, "a", encoding="utf-8") as file:
-                file.write(json.dumps({section: dict(values)}) + "\n")
 
     def note_notebook(self, name: str, entry: Mapping, environment: Mapping | None = None) -> None:
-        """Note a finished notebook: its ``entry``, the sha256 of its own ``files``, and where it was executed.
+        """Note a finished notebook.
 
-        The section ``environment`` is that of the last notebook; the entries of earlier ones keep what differs there. A file
-        that is no notebook's any more is not vouched for any longer.
+        The section ``environment`` is that of the last notebook; the entries of earlier ones keep what differs there.
+        Files that no notebook produces any more are dropped.
 
         Args:
-            environment: None where the notebook was not executed anew.
+            entry: parameters, seconds and the like, and the sha256 of its own ``files``.
+            environment: where the notebook was executed; None if it was not executed again.
         """
         with alone(self.path):
             sections = self.read()
-            notebooks, before = (
-                sections.setdefault("notebooks", {}),
-                sections.get("environment", {}),
-            )
+            notebooks = sections.setdefault("notebooks", {})
             if environment is not None:
-                changed = {
-                    key: value for key, value in before.items() if value != environment.get(key)
-                }
+                before = sections.get("environment", {}).items()
+                changed = {key: value for key, value in before if value != environment.get(key)}
                 for other in notebooks.values() if changed else ():
                     other["environment"] = changed | other.get("environment", {})
                 sections["environment"] = dict(environment)
             notebooks[name] = dict(entry)
             files = sections.get("files", {}) | entry["files"]
-            owned = {file for one in notebooks.values() for file in one.get("files", {})}
+            owned = set().union(*(one.get("files", {}) for one in notebooks.values()))
             sections["files"] = {file: files[file] for file in sorted(files.keys() & owned)}
             write_json(self.path, sections)
 
     def note_files(self) -> None:
-        """Note the sha256 of every file that it vouches for, see :meth:`files`, and drop those that are gone."""
+        """Note the sha256 of every file that belongs in a manifest, see :meth:`files`, and drop those that are gone."""
         with alone(self.path):
             write_json(self.path, self.read() | {"files": self.files()})
 
     def files(self, names: Iterable[str] | None = None) -> dict[str, str]:
-        """sha256 of the files ``names`` that are there, by the path within the folder; None: of all that it vouches for.
+        """sha256 of the files ``names`` that exist, by the path within the folder.
 
-        These are what notebooks made, their executed copies, and a sweep's grid.
+        Args:
+            names: None for all that belong in a manifest: what notebooks made, their executed copies, a sweep's grid.
         """
-        return self._of(
-            self._all() if names is None else [self.folder / name for name in names], sha256
-        )
+        paths = self._all() if names is None else [self.folder / name for name in names]
+        return self._of(paths, sha256)
+
+    def path_of(self, name: str) -> Path:
+        """The file ``name`` of the folder. Names come from files that others wrote, so none may lead out of the folder.
+
+        Raises:
+            ValueError: an absolute name, one with "..", or a link to somewhere else.
+        """
+        return _inside(self.folder, name)
 
     def runs(self) -> dict[str, dict]:
-        """A sweep's combinations by the names of its runs, which stand in ``runs``; empty where the folder is no sweep's.
+        """A sweep's combinations by the names of its runs, which stand in ``runs``; empty if the folder is no sweep's.
 
         Raises:
             ValueError: damaged, or a name that leads out of the folder; one line.
         """
         path = self.folder / self.GRID
         points = read_json(path) if path.is_file() else {}
-        if not isinstance(points, dict) or not all(
-            isinstance(point, dict) for point in points.values()
-        ):
+        if not _is_mapping_of(points, dict):
             raise damaged(path, "no mapping of runs")
         for name in points:
-            inside(self.folder / "runs", name)
+            _inside(self.folder / "runs", name)
         return points
 
     def changed(self) -> list[str]:
-        """What is not as it was when it was noted, one line each; empty where all is.
+        """What is not as it was when it was noted, one line each.
 
-        Of one of a sweep's runs the figures, models or executed copies need not be there at all: their numbers are kept.
+        One of a sweep's runs may lack its figures, models or executed copies altogether, because its numbers are enough.
 
         Raises:
             ValueError: a damaged manifest.
         """
-        sections, in_sweep, wrong = self.read(), self.folder.resolve().parent.name == "runs", []
+        sections = self.read()
         files = sections.get("files", {})
-        for name, checksum in files.items():
-            try:
-                path, kind = inside(self.folder, name), Path(name).parts[0]
-            except ValueError as error:
-                wrong.append(str(error))
-                continue
-            if not path.is_file():
-                if not (
-                    in_sweep
-                    and kind in ("figures", "models", "notebooks")
-                    and not (self.folder / kind).exists()
-                ):
-                    wrong.append(f"{name} is missing")
-            elif sha256(path) != checksum:
-                wrong.append(
-                    f"{name} is not the file that the run made: its sha256 differs from the manifest's"
-                )
+        faults = [self._difference(name, checksum) for name, checksum in files.items()]
         for notebook, entry in sections.get("notebooks", {}).items():
-            others = [
-                name
-                for name, checksum in entry.get("files", {}).items()
-                if files.get(name) != checksum
-            ]
-            wrong += [f"{notebook} was made with another {name}" for name in others]
-        return wrong
+            for name, checksum in entry.get("files", {}).items():
+                if files.get(name) != checksum:
+                    faults.append(f"{notebook} was made with another {name}")
+        return [fault for fault in faults if fault]
 
     def unlisted(self) -> list[str]:
-        """Files that stand among those of :meth:`files` and that the manifest does not have."""
+        """Files that belong in the manifest, see :meth:`files`, and are not there."""
         listed = self.read().get("files", {})
         return [name for name in self._of(self._all(), str) if name not in listed]
 
     def each(self, what: Callable[[Path], T]) -> dict[str, T]:
         """``what`` of each finished file under figures, tables, results and models, by its path within the folder.
 
-        One that another process removes meanwhile is left out.
+        A file that another process removes meanwhile is left out.
         """
         return self._of(self._made(), what)
+
+    def _difference(self, name: str, checksum: str) -> str:
+        try:
+            path = self.path_of(name)
+        except ValueError as error:
+            return str(error)
+        if path.is_file():
+            another = f"{name} is not the file that the run made: its sha256 differs"
+            return "" if sha256(path) == checksum else f"{another} from the manifest's"
+        kind = Path(name).parts[0]
+        optional = kind in ("figures", "models", "notebooks") and not (self.folder / kind).exists()
+        in_sweep = self.folder.resolve().parent.name == "runs"
+        return "" if in_sweep and optional else f"{name} is missing"
 
     def _made(self) -> Iterator[Path]:
         for kept in self.KEPT:
@@ -190,33 +182,46 @@ class Manifest:
         return found
 
 
-def _wrong(sections: object) -> str:
-    """What is not as a manifest has it; empty where all is."""
-    if not isinstance(sections, dict) or not all(
-        isinstance(section, dict) for section in sections.values()
-    ):
+def _inside(folder: Path, name: str) -> Path:
+    root = folder.resolve()
+    path = (root / str(name)).resolve()
+    if not path.is_relative_to(root) or path == root:
+        raise ValueError(f"'{name}' leads out of {folder}; a run's files lie within its folder")
+    return path
+
+
+def _is_mapping_of(obj: object, kind: type | tuple[type, ...]) -> bool:
+    return isinstance(obj, dict) and all(isinstance(value, kind) for value in obj.values())
+
+
+def _fault(sections: object) -> str:
+    """How a manifest's content is malformed; empty if it is well formed."""
+    if not _is_mapping_of(sections, dict):
         return "no mapping of sections"
     for section, kind in SECTIONS.items():
         for name, value in sections.get(section, {}).items():
             if not isinstance(value, kind):
                 return f"{section}, '{name}': {value!r:.40}"
     notebooks = sections.get("notebooks", {})
-    for environment in [
-        holder.get("environment", {}) for holder in (sections, *notebooks.values())
-    ]:
+    environments = [one.get("environment", {}) for one in (sections, *notebooks.values())]
+    for environment in environments:
         if not isinstance(environment, dict) or not isinstance(
             environment.get("versions", {}), dict
         ):
             return "environment: no mapping of versions"
-    for name, entry in notebooks.items():
-        if name.startswith(".") or Path(name).name != name:
-            return f"'{name}' names no notebook"
-        if "parameters" not in entry:
-            return f"notebook '{name}': no parameters"
-        for key, kind in ENTRY.items():
-            if key in entry and not isinstance(entry[key], kind):
-                return f"notebook '{name}', {key}: {entry[key]!r:.40}"
-        for key in OF_TEXT:
-            if not all(isinstance(value, str) for value in entry.get(key, {}).values()):
-                return f"notebook '{name}', {key}: no mapping of text"
+    faults = (_entry_fault(name, entry) for name, entry in notebooks.items())
+    return next(filter(None, faults), "")
+
+
+def _entry_fault(name: str, entry: Mapping) -> str:
+    if name.startswith(".") or Path(name).name != name:
+        return f"'{name}' names no notebook"
+    if "parameters" not in entry:
+        return f"notebook '{name}': no parameters"
+    for key, kind in ENTRY.items():
+        if key in entry and not isinstance(entry[key], kind):
+            return f"notebook '{name}', {key}: {entry[key]!r:.40}"
+    for key in OF_TEXT:
+        if not _is_mapping_of(entry.get(key, {}), str):
+            return f"notebook '{name}', {key}: no mapping of text"
     return ""

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Any
 
-from fpnlib.store.files import PathLike, damaged, expect, read_json, write_json
+from fpnlib.store.files import PathLike, _expect, damaged, read_json, write_json
 
 
 class Results:
-    """The numbers of one notebook, each beside the paper's where it has one, in ``results/<notebook>.json``.
+    """The numbers of one notebook, in ``results/<notebook>.json``.
 
-    A list of ``{"quantity", "value", "paper", "n", "seed", …}`` in the order of recording. It starts empty and holds no
-    times or dates, so that two runs with one seed write the same bytes.
+    The file is a list of ``{"quantity", "value", "paper", "n", "seed", …}`` in the order of recording. It starts empty and
+    holds no times or dates, so that two runs with one seed write the same bytes.
     """
 
     def __init__(self, path: PathLike):
@@ -27,21 +28,24 @@ class Results:
         paper: float | None = None,
         n: int | None = None,
         seed: int | None = None,
-        **more,
+        **more: Any,
     ) -> float:
-        """Write one number down, in place of an earlier one of the same ``quantity``; returns it as a float.
+        """Write one number, in place of an earlier one of the same ``quantity``.
 
         Args:
             quantity: what was measured, e.g. ``"test accuracy, ConvVAE + C-MAF"``.
             value: the measurement.
-            paper: the paper's value; None where it has none.
+            paper: the paper's value; None if it has none.
             n: the number of samples behind the value.
             seed: the seed that gave it.
             more: whatever else a reader needs, JSON-able.
 
+        Returns:
+            The value, as a float.
+
         Raises:
             ValueError: NaN or an infinite value.
-            OSError: as :func:`write_bytes`.
+            OSError: as :func:`write`.
         """
         value = float(value)
         if not math.isfinite(value):
@@ -55,15 +59,17 @@ class Results:
         write_json(self.path, self.records)
         return value
 
+    @staticmethod
+    def read(path: PathLike) -> list[dict]:
+        """Read the records of a results file, in their order.
 
-def read_results(path: PathLike) -> list[dict]:
-    """The records that :class:`Results` wrote, in their order.
-
-    Raises:
-        FileNotFoundError: no such file.
-        ValueError: damaged, or a record without a quantity and a number; one line.
-    """
-    records = read_json(path)
-    if not isinstance(records, list):
-        raise damaged(path, f"expected a list of results, got {type(records).__name__}")
-    return [expect(path, record, quantity=str, value=(int, float)) for record in records]
+        Raises:
+            FileNotFoundError: no such file.
+            ValueError: damaged, or a record without a quantity and a number; one line.
+        """
+        records = read_json(path)
+        if not isinstance(records, list):
+            raise damaged(path, f"expected a list of results, got {type(records).__name__}")
+        for record in records:
+            _expect(path, record, quantity=str, value=(int, float))
+        return records

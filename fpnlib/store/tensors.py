@@ -12,28 +12,30 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from fpnlib.store.files import PathLike, damaged, plain, read_sealed, replaced, sealed, write_bytes
+from fpnlib.store import files
+from fpnlib.store.files import PathLike, damaged, write
 
 
 def save_tensors(path: PathLike, tensors: Mapping[str, Tensor], meta: Mapping) -> Path:
     """Write ``tensors`` as safetensors and, beside them, ``<stem>.json``: ``meta``, their shapes and the file's sha256.
 
-    Where the JSON stands, the pair is complete; a disk that is full spares the earlier pair.
+    The pair is complete if the JSON is there. A full disk leaves the earlier pair as it was.
 
     Raises:
         ValueError: a path that does not end in ``.safetensors``; numbers that are not finite in ``meta``.
-        OSError: as :func:`write_bytes`.
+        OSError: as :func:`write`.
     """
     path = _weights(path)
-    data, described = safetensors.torch.save(_plain_tensors(tensors)), path.with_suffix(".json")
-    shapes = {name: list(tensor.shape) for name, tensor in tensors.items()}
-    text = sealed(
-        described, {"meta": meta, "sha256": hashlib.sha256(data).hexdigest(), "shapes": shapes}
-    )
-    with (
-        replaced(described, text.encode()),
-        replaced(path, data),
-    ):  # the weights take their place before the JSON does
+    described = path.with_suffix(".json")
+    data = safetensors.torch.save(_contiguous(tensors))
+    content = {
+        "meta": meta,
+        "sha256": hashlib.sha256(data).hexdigest(),
+        "shapes": {name: list(tensor.shape) for name, tensor in tensors.items()},
+    }
+    text = files._sealed(described, content)
+    # Both are on the disk before either takes its place; the weights take theirs first.
+    with files._replaced(described, text.encode()), files._replaced(path, data):
         described.unlink(missing_ok=True)
     return path
 
@@ -48,48 +50,49 @@ def load_tensors(path: PathLike) -> tuple[dict[str, Tensor], dict]:
     path = _weights(path)
     for part in (path, path.with_suffix(".json")):
         if not part.is_file():
-            raise FileNotFoundError(
-                f"{part} is missing; expected {path.name} and {path.stem}.json in {path.parent}"
-            )
+            pair = f"{path.name} and {path.stem}.json"
+            raise FileNotFoundError(f"{part} is missing; expected {pair} in {path.parent}")
     described, data = _described(path), path.read_bytes()
     if described["sha256"] != hashlib.sha256(data).hexdigest():
-        raise ValueError(
-            f"{path} is truncated or damaged: its sha256 is not the one in {path.stem}.json; delete it and run again"
-        )
+        said = f"its sha256 is not the one in {path.stem}.json; delete it and run again"
+        raise ValueError(f"{path} is truncated or damaged: {said}")
     try:
         return safetensors.torch.load(data), described["meta"]
     except safetensors.SafetensorError:
         raise damaged(path, "it holds no tensors") from None
 
 
-def read_meta(path: PathLike) -> dict | None:
-    """The ``meta`` that :func:`save_tensors` wrote, without the tensors; None where there is no such pair.
+def read_meta(path: PathLike, **kinds: type) -> dict | None:
+    """The ``meta`` that :func:`save_tensors` wrote, without the tensors; None if there is no such pair.
+
+    Args:
+        kinds: the type of each field that must be there.
 
     Raises:
-        ValueError: a damaged JSON file, in one line.
+        ValueError: a damaged JSON file, or one without these fields; one line.
     """
-    path = _weights(path)
-    return _described(path)["meta"] if path.with_suffix(".json").is_file() else None
+    described = _weights(path).with_suffix(".json")
+    if not described.is_file():
+        return None
+    return files._expect(described, _described(path)["meta"], **kinds)
 
 
 def save_module(path: PathLike, module: nn.Module, meta: Mapping, *, half: bool = False) -> Path:
-    """:func:`save_tensors` of the module's state dict; with ``half``, :func:`halved`: load it to compute with what is kept."""
+    """:func:`save_tensors` of the module's state dict.
+
+    Args:
+        half: round floating matrices to half precision, if its range holds them. Half the size; to compute with what is
+            kept, load it again.
+    """
     tensors = module.state_dict()
-    return save_tensors(path, halved(tensors) if half else tensors, meta)
-
-
-def halved(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Floating matrices rounded to half precision, for half the size, where its range holds them; all else as it is."""
-
-    def rounded(tensor: Tensor) -> Tensor:
-        small = tensor.half() if tensor.ndim > 1 and tensor.is_floating_point() else tensor
-        return small if small.isfinite().all() else tensor
-
-    return {name: rounded(tensor) for name, tensor in tensors.items()}
+    return save_tensors(path, _halved(tensors) if half else tensors, meta)
 
 
 def load_module(path: PathLike, module: nn.Module) -> dict:
-    """Load what :func:`save_module` wrote into ``module``, on the module's own device; returns the ``meta``.
+    """Load what :func:`save_module` wrote into ``module``, on the module's own device.
+
+    Returns:
+        The ``meta``.
 
     Raises:
         ValueError: another architecture; one line with the first difference. ``module`` stays as it was.
@@ -98,17 +101,11 @@ def load_module(path: PathLike, module: nn.Module) -> dict:
     tensors, meta = load_tensors(path)
     own = module.state_dict()
     for name in [*own, *tensors]:
-        there, here = (
-            tuple(state[name].shape) if name in state else None for state in (tensors, own)
-        )
-        if there != here:
-            there, here = (
-                "absent" if shape is None else f"of shape {shape}" for shape in (there, here)
-            )
-            wanted = type(module).__name__
-            raise ValueError(
-                f"{path} holds another architecture than {wanted}: '{name}' is {there}, expected {here}"
-            )
+        found, expected = _shape(tensors, name), _shape(own, name)
+        if found != expected:
+            difference = f"'{name}' is {found}, expected {expected}"
+            kind = type(module).__name__
+            raise ValueError(f"{path} holds another architecture than {kind}: {difference}")
     module.load_state_dict(tensors)
     return meta
 
@@ -120,7 +117,7 @@ class Checkpoint:
         self.path = _weights(path)
 
     def load(self) -> tuple[dict[str, Tensor], dict] | None:
-        """What was saved last (tensors on the CPU), or None where nothing was.
+        """The tensors (on the CPU) and the ``meta`` that were saved last; None if nothing was.
 
         Raises:
             ValueError: a damaged file, in one line.
@@ -129,10 +126,8 @@ class Checkpoint:
             return None
         try:
             with safetensors.safe_open(self.path, framework="pt") as file:
-                tensors, noted = (
-                    {name: file.get_tensor(name) for name in file.keys()},
-                    file.metadata(),
-                )
+                tensors = {name: file.get_tensor(name) for name in file.keys()}
+                noted = file.metadata()
             if noted["sha256"] != _sha256(tensors, noted["meta"]):
                 raise ValueError("its sha256 is that of another content")
             return tensors, json.loads(noted["meta"])
@@ -140,42 +135,51 @@ class Checkpoint:
             raise ValueError(f"{self.path} is damaged ({error}); delete it to start over") from None
 
     def save(self, tensors: Mapping[str, Tensor], meta: Mapping) -> None:
-        """Replace what was saved before. Raises as :func:`write_bytes` does."""
-        tensors, text = _plain_tensors(tensors), json.dumps(meta, default=plain)
-        noted = {"meta": text, "sha256": _sha256(tensors, text)}
-        write_bytes(self.path, safetensors.torch.save(tensors, noted))
+        """Replace what was saved before. Raises as :func:`write` does."""
+        contiguous, text = _contiguous(tensors), json.dumps(meta, default=files._plain)
+        noted = {"meta": text, "sha256": _sha256(contiguous, text)}
+        write(self.path, safetensors.torch.save(contiguous, noted))
 
     def clear(self) -> None:
-        """Forget: what was unfinished is finished."""
+        """Remove the file: what was unfinished is finished."""
         self.path.unlink(missing_ok=True)
 
 
 def _weights(path: PathLike) -> Path:
     path = Path(path)
     if path.suffix != ".safetensors":
-        raise ValueError(
-            f"weights are kept as .safetensors, got '{path.name}'; did you mean '{path.stem}.safetensors'?"
-        )
+        remedy = f"did you mean '{path.stem}.safetensors'?"
+        raise ValueError(f"weights are kept as .safetensors, got '{path.name}'; {remedy}")
     return path
 
 
-def _plain_tensors(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    # Clones: safetensors refuses tensors that share memory.
-    return {
-        name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
-        for name, tensor in tensors.items()
-    }
+def _described(path: PathLike) -> dict:
+    """The content of the JSON beside the weights."""
+    return files._read_sealed(Path(path).with_suffix(".json"), meta=dict, sha256=str)
+
+
+def _contiguous(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Copies on the CPU, because safetensors refuses tensors that share memory."""
+    layout = torch.contiguous_format
+    return {key: value.detach().cpu().clone(memory_format=layout) for key, value in tensors.items()}
+
+
+def _halved(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    halved = dict(tensors)
+    for name, tensor in tensors.items():
+        if tensor.ndim > 1 and tensor.is_floating_point() and tensor.half().isfinite().all():
+            halved[name] = tensor.half()
+    return halved
+
+
+def _shape(tensors: Mapping[str, Tensor], name: str) -> str:
+    return f"of shape {tuple(tensors[name].shape)}" if name in tensors else "absent"
 
 
 def _sha256(tensors: Mapping[str, Tensor], meta: str) -> str:
-    """Of what a checkpoint holds: the file can't hold its own."""
+    """A checksum of a checkpoint's content, because a file cannot hold its own."""
     summed = hashlib.sha256(meta.encode())
     for name, tensor in sorted(tensors.items()):
         summed.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         summed.update(tensor.reshape(-1).view(torch.uint8).numpy())
     return summed.hexdigest()
-
-
-def _described(path: Path) -> dict:
-    """What the JSON beside the weights says."""
-    return read_sealed(path.with_suffix(".json"), meta=dict, sha256=str)

@@ -6,7 +6,7 @@ import json
 import os
 from pathlib import Path
 
-from fpnlib.store.files import PathLike, make_folder
+from fpnlib.store.files import PathLike, _make_folder
 
 
 class Uses:
@@ -59,7 +59,7 @@ class Uses:
         return sorted(files), {note["data"]: note["checksum"] for note in notes if "data" in note}
 
     def _append(self, note: dict[str, str]) -> None:
-        make_folder(self.path.parent)
+        _make_folder(self.path.parent)
         line = json.dumps(note) + "\n"
         descriptor = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
         try:

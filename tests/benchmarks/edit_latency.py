@@ -43,9 +43,7 @@ def main() -> None:
     table = table.rename_axis("stage").reset_index()
     print(__doc__.split("\n\n")[-1])
     print(table.to_string(index=False, float_format="%.2f"))
-    store.write_text(
-        options.out / "edit_latency.csv", table.to_csv(index=False, float_format="%.3f")
-    )
+    store.write(options.out / "edit_latency.csv", table.to_csv(index=False, float_format="%.3f"))
 
 
 @torch.no_grad()

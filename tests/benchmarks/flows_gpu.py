@@ -36,7 +36,7 @@ def main() -> None:
     table = pd.DataFrame([sampling(n, options.turns, "cuda") for n in options.samples])
     table = table.assign(GPU=torch.cuda.get_device_name(), torch=torch.__version__)
     print(table.to_string(index=False, float_format="%.4g"))
-    store.write_text(options.out / "flows_gpu.csv", table.to_csv(index=False, float_format="%.4g"))
+    store.write(options.out / "flows_gpu.csv", table.to_csv(index=False, float_format="%.4g"))
 
 
 @torch.no_grad()

@@ -10,7 +10,7 @@ from pathlib import Path
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from fpnlib.runs.report.content import Number, amount, page
-from fpnlib.store import write_text
+from fpnlib.store import write as write_file
 
 __all__ = ["Number", "page", "write"]
 
@@ -31,6 +31,6 @@ def write(folder: Path) -> Path:
         lstrip_blocks=True,
     )
     templates.filters["amount"] = amount
-    return write_text(
+    return write_file(
         folder / "report.html", templates.get_template("page.html").render(page(folder))
     )

@@ -9,8 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from fpnlib.store import Manifest, inside, read_json
-from fpnlib.store.files import damaged
+from fpnlib.store import Manifest, damaged, read_json
 
 NEAR = 0.02
 """A number is green where it is better than the paper's, or short of it by at most this share of the paper's."""
@@ -114,7 +113,7 @@ def page(folder: Path) -> dict:
     files = manifest.each(lambda path: path)
     promised, made = noted.get("files", {}), noted.get("notebooks", {})
     for name in [*files, *promised]:
-        inside(folder, name)
+        manifest.path_of(name)
     sweep = manifest.SUMMARY in files
     numbers = _means(folder / manifest.SUMMARY) if sweep else _results(folder)
     stems = sorted({*made, *numbers})
@@ -163,7 +162,7 @@ def _section(
     numbers: list[Number],
 ) -> Section:
     name = f"notebooks/{stem}.ipynb"
-    copy = inside(folder, name)
+    copy = Manifest(folder).path_of(name)
     copies = {"executed notebook": name} if copy.is_file() else {}
     copies |= {
         run: f"runs/{run}/{name}" for run in runs if (folder / "runs" / run / name).is_file()

@@ -1,4 +1,4 @@
-"""What computes: commit, versions, device, processor, cores."""
+"""Where a run is computed: commit, versions, device, processor, cores."""
 
 from __future__ import annotations
 
@@ -11,41 +11,26 @@ from pathlib import Path
 import torch
 from joblib import cpu_count
 
-from fpnlib.store.files import PROJECT
+from fpnlib.store import PROJECT
+
+PACKAGES = ("torch", "torchvision", "nflows", "numpy", "scipy", "scikit-learn", "safetensors")
+PACKAGES += ("torchmetrics", "umap-learn", "flaml")
 
 
 def environment() -> dict:
     """Commit, versions, device and processor of this process, for a manifest."""
-    packages = (
-        "torch",
-        "torchvision",
-        "nflows",
-        "numpy",
-        "scipy",
-        "scikit-learn",
-        "safetensors",
-        "torchmetrics",
-        "umap-learn",
-        "flaml",
-    )
     commit = _git("rev-parse", "HEAD")
+    changes = _git("status", "--porcelain", "--", "fpnlib", "notebooks")
     return {
         "commit": commit,
-        "uncommitted changes": bool(_git("status", "--porcelain", "--", "fpnlib", "notebooks"))
-        if commit
-        else None,
+        "uncommitted changes": bool(changes) if commit else None,
         "python": platform.python_version(),
-        "versions": {name: _version(name) for name in packages},
+        "versions": {name: _version(name) for name in PACKAGES},
         "platform": f"{platform.system()} {platform.machine()}",
         "processor": _processor(),
-        "cores": cores(),
+        "cores": cpu_count(),
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
     }
-
-
-def cores() -> int:
-    """Processor cores that this process may use: its affinity, a container's limits and $LOKY_MAX_CPU_COUNT count."""
-    return cpu_count()
 
 
 def _version(package: str) -> str | None:
@@ -56,10 +41,9 @@ def _version(package: str) -> str | None:
 
 
 def _git(*arguments: str) -> str | None:
+    command = ["git", *arguments]
     try:
-        done = subprocess.run(
-            ["git", *arguments], cwd=PROJECT, capture_output=True, text=True, check=True
-        )
+        done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, check=True)
     except (OSError, subprocess.CalledProcessError):
         return None
     return done.stdout.strip()
