@@ -1,13 +1,19 @@
-"""Loaders: what they return, and what they say when something is missing."""
+"""Splits and loaders: what they return, and what they say when something is missing."""
 
+import doctest
+import sys
 from contextlib import contextmanager
+from importlib import import_module
+from types import ModuleType
 
 import pytest
 import torch
 from torchvision.datasets import MNIST
 
 from fpnlib import data
+from fpnlib.data import Dataset, Split
 from fpnlib.data import digits as digits_module
+from fpnlib.store import PROJECT
 
 
 @pytest.fixture(scope="module")
@@ -32,6 +38,124 @@ def write_mnist(root, train=60, test=20):
 
 def rows(split):
     return {x.numpy().tobytes() for x in split.x}
+
+
+@pytest.mark.parametrize(
+    "module", ["", ".dataset", ".digits", ".files", ".drawn.faces", ".drawn.shapes"]
+)
+def test_examples(module):
+    result = doctest.testmod(import_module(f"fpnlib.data{module}"))
+    assert result.attempted and not result.failed
+
+
+def test_bytes_are_seen_as_floats_between_0_and_1_and_floats_as_they_are():
+    pixels = torch.tensor([[0, 51], [255, 102]], dtype=torch.uint8)
+    split = Split(pixels, torch.tensor([0, 1]))
+    torch.testing.assert_close(split.x, torch.tensor([[0, 0.2], [1, 0.4]]))
+    assert split.data is pixels and split.x is split.x
+    floats = Split(split.x, split.y)
+    assert floats.x is split.x
+
+
+def test_rows_are_taken_of_everything():
+    y = torch.tensor([[0, 1], [1, 0], [1, 1]])
+    split = Split(torch.arange(3.0), y, {"weight": torch.tensor([5, 6, 7])})
+    taken = split.take([2, 0])
+    assert taken.x.tolist() == [2, 0] and taken.y.tolist() == [[1, 1], [0, 1]]
+    assert taken.extra["weight"].tolist() == [7, 5]
+    assert split.first(2).x.tolist() == [0, 1] and split.first(9) is split
+    assert split.take(y[:, 0] > 0).x.tolist() == [1, 2]
+
+
+def test_objects_are_made_once_and_only_of_the_rows_that_are_needed():
+    made = []
+
+    def make(y, weight):
+        made.append(y.tolist())
+        return weight.float() * y
+
+    split = Split(make, torch.tensor([1, 2, 3]), {"weight": torch.tensor([1, 10, 100])})
+    assert split.first(2).x.tolist() == [1, 20] and made == [[1, 2]]
+    assert split.x.tolist() == [1, 20, 300] and split.take([1]).x.tolist() == [20]
+    assert made == [[1, 2], [1, 2, 3]]
+
+
+def test_parts_of_different_lengths_are_refused():
+    with pytest.raises(ValueError, match="data and y must have the same length, got 2 and 3"):
+        Split(torch.zeros(2), torch.zeros(3))
+    with pytest.raises(ValueError, match="weight and y must have the same length, got 2 and 3"):
+        Split(torch.zeros(3), torch.zeros(3), {"weight": torch.zeros(2)})
+
+
+def own(test_y=(0, 1), classes=("cat", "dog"), **parts):
+    """A dataset of a user's own."""
+    split = Split(torch.zeros(2, 1, 8, 8), torch.tensor([0, 1]))
+    test = Split(torch.zeros(len(test_y), 1, 8, 8), torch.tensor(test_y))
+    parts = {"train": split, "validation": split, "test": test} | parts
+    return Dataset("pets", **parts, classes=classes, checksum="0")
+
+
+@pytest.fixture
+def own_module(monkeypatch):
+    """A module that Python can import, whose function ``load`` returns what ``made`` holds."""
+    module = ModuleType("pets_of_mine")
+    module.load = lambda root, seed, download: module.made
+    monkeypatch.setitem(sys.modules, "pets_of_mine", module)
+    return module
+
+
+def test_a_users_dataset_is_loaded_by_its_name_or_by_its_loader(own_module, monkeypatch):
+    own_module.made = own()
+    assert data.load("pets_of_mine:load") is own_module.made
+    monkeypatch.setitem(data.DATASETS, "pets", own_module.load)
+    assert data.load("pets") is own_module.made
+
+
+@pytest.mark.parametrize(
+    ("made", "said"),
+    [
+        (lambda: None, "the loader of 'pets_of_mine:load' must return a data.Dataset, got NoneType"),
+        (lambda: own(train=torch.zeros(3)), "'pets': its train split must be a data.Split, got Tensor"),
+        (lambda: own(test_y=()), "its test split is empty"),
+        (lambda: own(test_y=(0, 2)), "has classes from 0 to 2; 2 classes have indices 0 to 1"),
+        (lambda: own(test_y=(-1, 1)), "has classes from -1 to 1"),
+        (lambda: own(test_y=(0.0, 1.0)), "class indices of type torch.float32; expected integers"),
+        (lambda: own(test_y=([0, 1, 1],)), r"labels of shape \(1, 3\); expected \(n,\) or \(n, 2\)"),
+        (lambda: own(test_y=([-1, 1],)), "has attributes from -1 to 1; expected 0 and 1"),
+        (lambda: own(test_y=([0.5, float("nan")],)), "has NaN or infinite labels"),
+    ],
+)  # fmt: skip
+def test_a_users_dataset_that_does_not_fit_gets_one_line(own_module, made, said):
+    own_module.made = made()
+    with pytest.raises((ValueError, TypeError), match=said) as raised:
+        data.load("pets_of_mine:load")
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("mnits", "did you mean 'mnist'"),
+        ("pets_of_nobody:load", "cannot import 'pets_of_nobody' .*; install it, or put its folder"),
+        ("pets_of_mine:laod", "'pets_of_mine' has no function 'laod'"),
+    ],
+)
+def test_a_dataset_that_is_not_there_gets_one_line(own_module, name, said):
+    with pytest.raises(ValueError, match=said) as raised:
+        data.load(name)
+    assert "\n" not in str(raised.value)
+
+
+def test_the_root_is_the_argument_else_the_environments_else_the_projects(monkeypatch, tmp_path):
+    monkeypatch.delenv("FPN_DATA", raising=False)
+    assert data.data_root() == PROJECT / "data"
+    monkeypatch.setenv("FPN_DATA", str(tmp_path))
+    assert data.data_root() == tmp_path and data.data_root("") == tmp_path
+    assert data.data_root("mine") == PROJECT / "mine"
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert data.data_root("~/mine") == tmp_path / "mine"
+    monkeypatch.setenv("FPN_DATA", "~/other")
+    assert data.data_root() == tmp_path / "other"
 
 
 def test_digits_are_laid_out_as_mnist(digits):
@@ -149,8 +273,3 @@ def test_real_mnist(shared):
     assert mnist.test.y[:5].tolist() == [7, 2, 1, 0, 4]
     share = mnist.train.y.bincount() / 55_000 - mnist.validation.y.bincount() / 5_000
     assert share.abs().max() < 1e-3
-
-
-def test_misspelt_dataset_names_the_nearest():
-    with pytest.raises(ValueError, match="did you mean 'mnist'"):
-        data.load("mnits")

@@ -77,6 +77,18 @@ def test_modelnet_is_turned_upright_without_mirroring(tmp_path):
     assert np.linalg.det(rotation) == pytest.approx(1, abs=1e-5)
 
 
+def test_what_other_programs_leave_is_passed_over(tmp_path):
+    folder = tmp_path / "modelnet"
+    write(folder / "bed", {"train": 3, "test": 1})
+    before = load_modelnet(tmp_path, points=20)
+    for name in (".ipynb_checkpoints", "__MACOSX"):
+        (folder / name / "bed").mkdir(parents=True)
+    (folder / "bed" / "train" / "._000.npy").write_bytes(b"Mac OS X")
+    after = load_modelnet(tmp_path, points=20)
+    assert after.classes == before.classes == ("bed",)
+    assert after.checksum == before.checksum
+
+
 def broken(cloud):
     return lambda path: np.save(path, cloud)
 

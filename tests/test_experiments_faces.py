@@ -61,7 +61,9 @@ def few():
         patch.setitem(
             data.DATASETS,
             "drawn_faces",
-            lambda root, seed, download: load_drawn_faces(seed, 400, 40, 60),
+            lambda root, seed, download: load_drawn_faces(
+                seed=seed, train=400, validation=40, test=60
+            ),
         )
         yield
 

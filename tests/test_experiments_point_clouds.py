@@ -43,7 +43,7 @@ def small():
         patch.setitem(
             data.DATASETS,
             "shapes",
-            lambda root, seed, download: load_drawn_shapes(seed, n=150, points=40),
+            lambda root, seed, download: load_drawn_shapes(seed=seed, n=150, points=40),
         )
         patch.setitem(point_clouds.SIZES, "tiny", TINY)
         patch.setitem(point_clouds.BASE_TRAINING, "tiny", point_clouds.BASE_TRAINING["small"])

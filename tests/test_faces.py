@@ -52,7 +52,9 @@ def test_drawn_faces_are_laid_out_as_celeba(drawn):
 
 
 def test_a_seed_gives_the_same_faces_and_another_others(drawn):
-    again, other = (load_drawn_faces(seed, 400, 40, 60) for seed in (0, 1))
+    again, other = (
+        load_drawn_faces(seed=seed, train=400, validation=40, test=60) for seed in (0, 1)
+    )
     assert again.checksum == drawn.checksum != other.checksum
     assert torch.equal(again.test.x, drawn.test.x) and not torch.equal(other.test.x, drawn.test.x)
     assert not {x.numpy().tobytes() for x in drawn.test.x} & {
@@ -84,7 +86,9 @@ def test_every_attribute_shows_and_only_where_it_should(drawn, name):
     with_it = kinds.edited(faces.y, {name: 1})
     without = with_it.clone()
     without[:, column(name)] = 0
-    seen = difference(draw(without, faces.variation), draw(with_it, faces.variation))
+    seen = difference(
+        draw(without, faces.extra["variation"]), draw(with_it, faces.extra["variation"])
+    )
     assert (seen.flatten(1).sum(1) >= 20).all(), (
         "a face with and without it must differ in twenty pixels or more"
     )
@@ -97,7 +101,7 @@ def test_every_attribute_shows_and_only_where_it_should(drawn, name):
 def test_every_variation_shows_in_every_face(drawn, name):
     """Else an edit could not know it: a cap that a face does not wear yet has a colour that it shows already."""
     faces = drawn.test
-    ends = [faces.variation.clone() for _ in range(2)]
+    ends = [faces.extra["variation"].clone() for _ in range(2)]
     for variation, value in zip(
         ends, (-0.6, 0.6)
     ):  # of hues, which go round in a circle, not its two equal ends
@@ -108,7 +112,7 @@ def test_every_variation_shows_in_every_face(drawn, name):
 def test_a_beard_outlives_the_hair(drawn):
     faces, kinds = drawn.test.first(20), Attributes(ATTRIBUTES, EXCLUSIVE["drawn_faces"])
     shaven, blond, bald = (
-        draw(kinds.edited(faces.y, edits), faces.variation)
+        draw(kinds.edited(faces.y, edits), faces.extra["variation"])
         for edits in ("-Goatee +Blond_Hair", "+Goatee +Blond_Hair", "+Goatee +Bald")
     )
     beard = difference(shaven, blond, threshold=0.4)
@@ -120,19 +124,21 @@ def test_parts_are_drawn_whole(drawn, monkeypatch):
     faces = drawn.test
     kept = faces.x
     monkeypatch.setattr(portrait, "PARTS", [(part, 0.0, 1.0) for part, _, _ in portrait.PARTS])
-    torch.testing.assert_close(draw(faces.y, faces.variation), kept, atol=1e-6, rtol=0)
+    torch.testing.assert_close(draw(faces.y, faces.extra["variation"]), kept, atol=1e-6, rtol=0)
 
 
 def test_half_an_attribute_lies_between(drawn):
     faces = drawn.test.first(8)
     low, high = faces.y.clone().float(), faces.y.clone().float()
     low[:, column("Eyeglasses")], high[:, column("Eyeglasses")] = 0, 1
-    without, half, with_ = (draw(y, faces.variation) for y in (low, (low + high) / 2, high))
+    without, half, with_ = (
+        draw(y, faces.extra["variation"]) for y in (low, (low + high) / 2, high)
+    )
     assert ((half - without).abs().mean((1, 2, 3)) < (with_ - without).abs().mean((1, 2, 3))).all()
 
 
 def test_what_cannot_be_drawn_is_refused(drawn):
-    y, variation = drawn.test.y[:2], drawn.test.variation[:2]
+    y, variation = drawn.test.y[:2], drawn.test.extra["variation"][:2]
     for arguments, message in (
         ((y[:, 1:], variation), rf"y must have shape \(n, {len(ATTRIBUTES)}\)"),
         ((2 * y - 1, variation), r"y must lie in \[0, 1\]"),
@@ -143,6 +149,20 @@ def test_what_cannot_be_drawn_is_refused(drawn):
         with pytest.raises(ValueError, match=message):
             draw(*arguments)
     assert len(VARIATION) == variation.shape[1]
+
+
+def test_faces_are_drawn_only_when_they_are_needed(monkeypatch):
+    drawn = []
+
+    def counting(attributes, variation, size):
+        drawn.append(len(variation["x"]))
+        return torch.zeros(len(variation["x"]), 3, size, size)
+
+    monkeypatch.setattr(portrait, "draw", counting)
+    faces = load_drawn_faces(train=5_000, validation=40, test=60)
+    first = faces.test.first(10)
+    assert not drawn and len(first) == 10
+    assert first.x is first.x and drawn == [10]
 
 
 def write_celeba(root, n=9, skip=(), rows=None, parts=None):
@@ -173,10 +193,8 @@ def test_a_partial_copy_is_joined_with_the_lists(tmp_path):
     assert faces.classes == tuple(NAMES) and faces.name == "celeba"
     assert [len(split) for split in (faces.train, faces.validation, faces.test)] == [2, 2, 3]
     assert faces.train.y.tolist() == [[0, 0, 0], [0, 1, 1]]  # images 1 and 7: bits of 0 and 6
-    assert faces.train.x.shape == (2, 3, 16, 16) and faces.train.pixels.dtype == torch.uint8
-    assert torch.equal(faces.train.mirrored().x, faces.train.x.flip(3)) and torch.equal(
-        faces.train.first(1).x, faces.train.x[:1]
-    )
+    assert faces.train.x.shape == (2, 3, 16, 16) and faces.train.data.dtype == torch.uint8
+    assert torch.equal(faces.train.first(1).x, faces.train.x[:1])
     torch.testing.assert_close(
         faces.train.x[1, :, 8, 8], torch.tensor([150, 100, 200]) / 255, atol=0.02, rtol=0
     )
@@ -209,6 +227,14 @@ def test_a_list_of_chosen_images_makes_a_part_of_celeba_the_same_for_everyone(tm
         FileNotFoundError, match="000002.jpg, which .*list_chosen.txt names, is not in"
     ):
         load_celeba(tmp_path / "part", size=16)
+
+
+def test_what_other_programs_leave_among_the_images_is_passed_over(tmp_path):
+    folder = write_celeba(tmp_path)
+    before = load_celeba(tmp_path, size=16)
+    (folder / "img_align_celeba" / "._000001.jpg").write_bytes(b"Mac OS X")
+    (folder / "img_align_celeba" / ".ipynb_checkpoints").mkdir()
+    assert load_celeba(tmp_path, size=16).checksum == before.checksum
 
 
 def test_the_crop_is_the_middle(tmp_path):

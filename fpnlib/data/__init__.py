@@ -1,5 +1,13 @@
-"""Datasets by name, each with its embedded stand-in, all returned as one type."""
+"""Datasets by name; every loader returns a :class:`Dataset`.
 
+A loader is a function ``loader(root, seed, download) -> Dataset``. ``DATASETS`` names those of the
+library. Add your own there, or name it as "module:function" wherever a dataset's name is taken.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 
 from fpnlib import checks
@@ -8,42 +16,74 @@ from fpnlib.data.digits import load_digits, load_mnist
 from fpnlib.data.drawn.faces import load_drawn_faces
 from fpnlib.data.drawn.shapes import load_drawn_shapes
 from fpnlib.data.faces import load_celeba
+from fpnlib.data.files import data_root
 from fpnlib.data.point_clouds import load_modelnet, load_shapenet
 
-# name: loader(root, seed, download)
-DATASETS = {
-    "digits": lambda root, seed, download: load_digits(seed),  # ships with scikit-learn
+Loader = Callable[..., Dataset]
+
+DATASETS: dict[str, Loader] = {
+    "digits": load_digits,  # ships with scikit-learn
     "mnist": load_mnist,
-    "drawn_faces": lambda root, seed, download: load_drawn_faces(seed),  # drawn by the library
-    "celeba": lambda root, seed, download: load_celeba(root),
-    "shapes": lambda root, seed, download: load_drawn_shapes(seed),  # drawn by the library
-    "modelnet": lambda root, seed, download: load_modelnet(root, seed),
-    "shapenet": lambda root, seed, download: load_shapenet(root, seed),
+    "drawn_faces": load_drawn_faces,  # drawn by the library
+    "celeba": load_celeba,
+    "shapes": load_drawn_shapes,  # drawn by the library
+    "modelnet": load_modelnet,
+    "shapenet": load_shapenet,
 }
 
 
 def load(
     name: str, root: str | Path | None = None, seed: int = 0, download: bool = False
 ) -> Dataset:
-    """The dataset called ``name``, its splits drawn by ``seed``.
+    """Load the dataset called ``name``.
 
     Args:
-        root: folder of the data; None: the environment variable FPN_DATA, else ``data/`` in the project.
-        download: fetch what is missing, where that is possible.
+        name: a key of ``DATASETS``, or "module:function" for a loader of your own, whose module
+            Python can import.
+        root: folder of the data; None: see :func:`data_root`.
+        seed: of the splits, and of what is drawn.
+        download: fetch missing files, if the loader can.
 
     Raises:
-        ValueError: an unknown name, with the nearest one; or damaged files.
+        ValueError: an unknown name, damaged files, or a dataset whose parts do not fit together.
+        TypeError: a loader that returns no :class:`Dataset`.
         FileNotFoundError: a missing file: which, where it should be, how to get it.
+
+    >>> load("digits").train.x.shape
+    torch.Size([1257, 1, 28, 28])
     """
-    if name not in DATASETS:
+    loader = DATASETS.get(name) or _loader_of(name)
+    dataset = loader(root, seed, download)
+    if not isinstance(dataset, Dataset):
+        raise TypeError(
+            f"the loader of '{name}' must return a data.Dataset, got {type(dataset).__name__}"
+        )
+    return dataset.check()
+
+
+def _loader_of(name: str) -> Loader:
+    """The loader that "module:function" names."""
+    module, colon, function = name.partition(":")
+    if not colon:
         raise checks.unknown("dataset", name, DATASETS)
-    return DATASETS[name](root, seed, download)
+    try:
+        found = import_module(module)
+    except ImportError as error:
+        raise ValueError(
+            f"dataset '{name}': cannot import '{module}' ({error}); "
+            "install it, or put its folder on PYTHONPATH"
+        ) from None
+    if not callable(getattr(found, function, None)):
+        raise ValueError(f"dataset '{name}': '{module}' has no function '{function}'")
+    return getattr(found, function)
 
 
 __all__ = [
     "DATASETS",
     "Dataset",
+    "Loader",
     "Split",
+    "data_root",
     "load",
     "load_celeba",
     "load_digits",

@@ -1,7 +1,7 @@
-"""Handwritten digits, 28×28 and grey: MNIST, and the small set inside scikit-learn that stands in for it offline."""
+"""Handwritten digits of 28×28 grey pixels: MNIST, and scikit-learn's small set for use offline."""
 
-import hashlib
-import os
+from __future__ import annotations
+
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -13,55 +13,93 @@ from torch import Tensor
 from torch.nn.functional import interpolate, pad
 
 from fpnlib.data.dataset import Dataset, Split
-from fpnlib.store import PROJECT, alone
+from fpnlib.data.files import checksum, data_root
+from fpnlib.store import alone
 
 CLASSES = tuple("0123456789")
 REMEDY = "set FPN_DATA to the folder that has MNIST/raw/ with the unpacked files"
-MNIST_FILES = [
-    f"{part}-{kind}-ubyte" for part in ("train", "t10k") for kind in ("images-idx3", "labels-idx1")
-]
+MNIST_FILES = (
+    "train-images-idx3-ubyte",
+    "train-labels-idx1-ubyte",
+    "t10k-images-idx3-ubyte",
+    "t10k-labels-idx1-ubyte",
+)
 
 
-def load_digits(seed: int = 0, test: int = 360, validation: int = 180) -> Dataset:
-    """scikit-learn's 1,797 handwritten digits (Alpaydin & Kaynak 1998), laid out as MNIST is.
+def load_digits(
+    root: str | Path | None = None,
+    seed: int = 0,
+    download: bool = False,
+    *,
+    test: int = 360,
+    validation: int = 180,
+) -> Dataset:
+    """Load scikit-learn's 1,797 handwritten digits (Alpaydin & Kaynak 1998), laid out as MNIST is.
 
-    Each 8×8 image of counts 0…16 becomes a 20×20 one, centred in 28×28; float32 in [0, 1], shape (n, 1, 28, 28).
-    The splits are stratified and drawn by ``seed``.
+    Each 8×8 image of counts 0…16 becomes a 20×20 one, centred in 28×28: x is (n, 1, 28, 28),
+    float32 in [0, 1].
+
+    Args:
+        root, download: not used; the digits ship with scikit-learn.
+        seed: of the stratified splits.
+        test, validation: sizes of these splits.
+
+    >>> dataset = load_digits()
+    >>> dataset.test.x.shape, dataset.classes[:3]
+    (torch.Size([360, 1, 28, 28]), ('0', '1', '2'))
     """
     pixels, labels = datasets.load_digits(return_X_y=True)
     x = torch.from_numpy(pixels).float().reshape(-1, 1, 8, 8) / 16
-    # Bicubic for smooth strokes; it overshoots a little, hence the clamp.
-    x = pad(
-        interpolate(x, size=(20, 20), mode="bicubic", align_corners=False).clamp(0, 1), (4, 4, 4, 4)
-    )
-    y = torch.from_numpy(labels).long()
-    rest, held_out = _split(np.arange(len(y)), y, test, seed)
-    train, validation_rows = _split(rest, y[rest], validation, seed)
-    splits = (Split(x[rows], y[rows]) for rows in (train, validation_rows, held_out))
-    return Dataset(
-        "digits", *splits, CLASSES, _checksum(pixels.astype(np.uint8), labels.astype(np.uint8))
-    )
+    # Bicubic interpolation gives smooth strokes and overshoots a little, hence the clamp.
+    x = interpolate(x, size=(20, 20), mode="bicubic", align_corners=False).clamp(0, 1)
+    everything = Split(pad(x, (4, 4, 4, 4)), torch.from_numpy(labels).long())
+    rest, held_out = _stratified(everything, test, seed)
+    train, validation_split = _stratified(rest, validation, seed)
+    digest = checksum(pixels.astype(np.uint8), labels.astype(np.uint8))
+    return Dataset("digits", train, validation_split, held_out, CLASSES, digest)
 
 
 def load_mnist(
-    root: str | Path | None = None, seed: int = 0, download: bool = False, validation: int = 5_000
+    root: str | Path | None = None,
+    seed: int = 0,
+    download: bool = False,
+    *,
+    validation: int = 5_000,
 ) -> Dataset:
-    """MNIST (LeCun et al. 1998): float32 in [0, 1], shape (n, 1, 28, 28).
+    """Load MNIST (LeCun et al. 1998): x is (n, 1, 28, 28), float32 in [0, 1].
 
-    The 10,000 test images stay as they are; ``validation`` of the 60,000 training images are held out of train,
-    stratified and drawn by ``seed``.
+    The 10,000 test images stay as they are. ``validation`` of the 60,000 training images are held
+    out, stratified.
 
     Args:
-        root: the folder that has ``MNIST/raw/``; None: $FPN_DATA, else ``data/`` in the project.
-        download: fetch through torchvision what is missing, into ``root``; of several processes one does.
+        root: folder that has ``MNIST/raw/``; None: see :func:`data_root`.
+        seed: of the images held out.
+        download: fetch missing files into ``root`` through torchvision; of several processes only
+            one does.
 
     Raises:
-        FileNotFoundError: a file is missing, or could not be fetched: which, where, and how to get it.
+        FileNotFoundError: a file is missing, or could not be fetched: which, where, and how to get
+            it.
         ValueError: a file is damaged.
     """
-    from torchvision.datasets import MNIST  # heavy, and only MNIST needs it
+    root = data_root(root)
+    (pixels, labels), (test_pixels, test_labels) = _read_mnist(root, download)
+    digest = checksum(
+        pixels.numpy(),
+        labels.to(torch.uint8).numpy(),
+        test_pixels.numpy(),
+        test_labels.to(torch.uint8).numpy(),
+    )
+    everything = Split(pixels.unsqueeze(1), labels.long())
+    train, held_out = _stratified(everything, validation, seed)
+    test = Split(test_pixels.unsqueeze(1), test_labels.long())
+    return Dataset("mnist", train, held_out, test, CLASSES, digest)
 
-    root = Path(root or os.environ.get("FPN_DATA") or PROJECT / "data")
+
+def _read_mnist(root: Path, download: bool) -> list[tuple[Tensor, Tensor]]:
+    """Pixels and labels of MNIST's training and test images, as their files have them."""
+    from torchvision.datasets import MNIST  # slow to import, and only MNIST needs it
+
     raw = root / "MNIST" / "raw"
     missing = next((name for name in MNIST_FILES if not (raw / name).is_file()), None)
     if missing and not download:
@@ -69,38 +107,24 @@ def load_mnist(
             f"MNIST: {missing} is not in {raw}; {REMEDY}, or, with a network, pass download=True"
         )
     try:
-        with (
-            alone(root / "MNIST") if missing else nullcontext()
-        ):  # torchvision looks again: whoever waited finds it
-            parts = [
-                MNIST(root, train=train, download=missing is not None) for train in (True, False)
-            ]
+        # torchvision looks for the files again, so a process that waited finds what another
+        # fetched.
+        with alone(root / "MNIST") if missing else nullcontext():
+            parts = [MNIST(root, train=train, download=bool(missing)) for train in (True, False)]
     except (OSError, RuntimeError, AssertionError, ValueError, IndexError) as error:
         if missing is None:
             raise ValueError(f"MNIST: the files in {raw} are damaged; replace them") from None
         reason = str(error).splitlines()[0]
-        said = f"MNIST: {missing} is not in {raw} and could not be fetched ({reason}); {REMEDY}"
-        raise FileNotFoundError(said) from None
-    (x, y), (x_test, y_test) = ((_scaled(part.data), part.targets.long()) for part in parts)
-    train, held_out = _split(np.arange(len(y)), y, validation, seed)
-    checksum = _checksum(
-        *(array.numpy() for part in parts for array in (part.data, part.targets.to(torch.uint8)))
+        raise FileNotFoundError(
+            f"MNIST: {missing} is not in {raw} and could not be fetched ({reason}); {REMEDY}"
+        ) from None
+    return [(part.data, part.targets) for part in parts]
+
+
+def _stratified(split: Split, held_out: int, seed: int) -> tuple[Split, Split]:
+    """Hold out ``held_out`` objects; both parts have the class frequencies of the whole."""
+    rows = np.arange(len(split))
+    kept, other = train_test_split(
+        rows, test_size=held_out, stratify=split.y.numpy(), random_state=seed
     )
-    splits = Split(x[train], y[train]), Split(x[held_out], y[held_out]), Split(x_test, y_test)
-    return Dataset("mnist", *splits, CLASSES, checksum)
-
-
-def _scaled(pixels: Tensor) -> Tensor:
-    return pixels.unsqueeze(1).float().div_(255)
-
-
-def _split(rows: np.ndarray, y: Tensor, held_out: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Two parts of ``rows``, the second of ``held_out``, each with y's class frequencies."""
-    return train_test_split(rows, test_size=held_out, stratify=y.numpy(), random_state=seed)
-
-
-def _checksum(*arrays: np.ndarray) -> str:
-    digest = hashlib.sha256()
-    for array in arrays:
-        digest.update(np.ascontiguousarray(array).tobytes())
-    return digest.hexdigest()
+    return split.take(kept), split.take(other)

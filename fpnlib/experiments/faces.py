@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from fpnlib.base_models import MSP
 from fpnlib.base_models.patches import SharpenedMSP
 from fpnlib.conditions import Attributes
-from fpnlib.data.drawn.faces import DrawnFaces, difference, draw
+from fpnlib.data import Split
+from fpnlib.data.drawn.faces import difference, draw
 from fpnlib.experiments import pretrained
 from fpnlib.experiments.digits import Latents, encode
 from fpnlib.experiments.run import Run
@@ -98,7 +99,9 @@ def attribute_plugin(run: Run) -> FlowPlugin:
 
     def make(checkpoint: Any) -> History:
         faces = run.data.train.first(run.setting("train_faces"))
-        sides = [faces, faces.mirrored()] if _mirrors(run) else [faces]
+        sides = [faces]
+        if _mirrors(run):
+            sides.append(Split(faces.data.flip(3), faces.y))
         seen = [encode(base, side, run.seed, batch_size=250) for side in sides]
         mean, std, y = (
             torch.cat([getattr(latents, part) for latents in seen]) for part in ("mean", "std", "y")
@@ -182,7 +185,7 @@ def edit_scores(
     z, y = latents.mean[rows], latents.y[rows].to(to)
     before, wanted, region = decoded(base, z), None, None
     seen = read(reader, before)
-    if isinstance(faces, DrawnFaces):
+    if "variation" in faces.extra:
         wanted = _redrawn(faces, edits)
         region = difference(faces.x[rows.cpu()], wanted).to(before.device)
     tables = []
@@ -212,9 +215,9 @@ def true_scores(run: Run, each: int) -> pd.DataFrame:
     return _scored(run, edits, scores, editor="drawn again", strength=1.0)
 
 
-def _redrawn(faces: DrawnFaces, edits: SingleEdits) -> Tensor:
+def _redrawn(faces: Split, edits: SingleEdits) -> Tensor:
     """Drawn faces (m, 3, size, size) as m edits ought to leave them."""
-    return draw(edits.to.cpu(), faces.variation[edits.rows.cpu()])
+    return draw(edits.to.cpu(), faces.extra["variation"][edits.rows.cpu()])
 
 
 def _scored(run: Run, edits: SingleEdits, scores: EditScores, **more: Any) -> pd.DataFrame:

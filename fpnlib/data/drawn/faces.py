@@ -1,15 +1,14 @@
-"""Drawn faces: portraits whose attributes are known exactly, a stand-in for CelebA that needs no download.
+"""Drawn faces: portraits whose attributes are known exactly, a stand-in for CelebA offline.
 
-Twenty-one attributes carry CelebA's names and hang together much as CelebA's do; sixteen things that no attribute tells
-(pose, skin, the shape of the face, the colours around it) vary freely, and show in every face. A face is drawn from the two,
-so what an edit ought to give is known: the same face drawn again with other attributes.
+The 21 attributes carry CelebA's names and correlate much as CelebA's do. The 16 variations (pose,
+skin, the shape of the face, the colours around it) are independent of the attributes and show in
+every face. A face is drawn from its attributes and its variations. So the right result of an edit
+is known: the same variations drawn with other attributes.
 """
 
 from __future__ import annotations
 
-import hashlib
-from dataclasses import dataclass
-from functools import cached_property
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -17,12 +16,13 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from fpnlib import checks
-from fpnlib.data.dataset import Dataset
+from fpnlib.data.dataset import Dataset, Split
 from fpnlib.data.drawn import portrait
+from fpnlib.data.files import checksum
 
 SIZE = 64
-DRAWING = 3  # to be raised when a face is drawn differently: it is part of the checksum
-# The log-odds of each attribute, and what the ones before it add to them where they hold.
+DRAWING = 3  # part of the checksum; raise it when a face is drawn differently
+# The log-odds of each attribute, and what each earlier attribute adds to them.
 LOG_ODDS = {
     "Male": (-0.2, {}),
     "Young": (0.9, {"Male": -0.4}),
@@ -42,7 +42,8 @@ LOG_ODDS = {
     "Goatee": (-4.9, {"Male": 3.9, "Mustache": 1.0}),
     "Pale_Skin": (-1.6, {"Male": -0.6}),
 }
-# How frequent each colour of hair is, of the young and of others; what remains is red, which no attribute names.
+# Frequencies of the colours of hair, of the young and of others. The rest has red hair, which no
+# attribute names.
 COLORS = {
     "Black_Hair": (0.30, 0.16),
     "Blond_Hair": (0.22, 0.14),
@@ -50,119 +51,94 @@ COLORS = {
     "Gray_Hair": (0.04, 0.42),
 }
 ATTRIBUTES = tuple(sorted({*LOG_ODDS, *COLORS}))
+# fmt: off
 VARIATION = (
-    *(
-        "x",
-        "y",
-        "size",
-        "tilt",
-        "turn",
-        "gaze",
-        "width",
-        "height",
-        "skin",
-        "eyes",
-        "eye_spacing",
-        "brows",
-        "mouth_width",
-    ),
-    *("hair", "clothes_hue", "background_hue"),
+    "x", "y", "size", "tilt", "turn", "gaze", "width", "height", "skin", "eyes", "eye_spacing",
+    "brows", "mouth_width", "hair", "clothes_hue", "background_hue",
 )
-
-
-@dataclass(frozen=True)
-class DrawnFaces:
-    """A split of faces: their attributes ``y`` (n, 21), 0 or 1, and their ``variation`` (n, 16) in [-1, 1]."""
-
-    y: Tensor
-    variation: Tensor
-
-    def __len__(self) -> int:
-        return len(self.y)
-
-    @cached_property
-    def x(self) -> Tensor:
-        """The faces, (n, 3, 64, 64), float32 in [0, 1]; drawn when they are first asked for, 2 ms each."""
-        return draw(self.y, self.variation)
-
-    def first(self, n: int) -> DrawnFaces:
-        """The first n of them, or all where there are fewer."""
-        return DrawnFaces(self.y[:n], self.variation[:n]) if n < len(self) else self
+# fmt: on
 
 
 def load_drawn_faces(
-    seed: int = 0, train: int = 20_000, validation: int = 1_000, test: int = 1_000
+    root: str | Path | None = None,
+    seed: int = 0,
+    download: bool = False,
+    *,
+    train: int = 20_000,
+    validation: int = 1_000,
+    test: int = 1_000,
 ) -> Dataset:
-    """Drawn faces: a dataset whose splits are :class:`DrawnFaces` and whose classes are 21 attributes by CelebA's names.
+    """Load drawn faces: x (n, 3, 64, 64) and attributes y (n, 21), 0 or 1.
 
-    No two splits share a face, whatever their sizes.
+    ``extra["variation"]`` (n, 16), in [-1, 1], is what else a face is drawn from.
+    The faces of a split are drawn when they are first needed, 2 ms each. No two splits share a
+    face.
+
+    Args:
+        root, download: not used; the faces are drawn.
+        seed: of the faces; those of a split do not depend on the sizes of the others.
+        train, validation, test: sizes of the splits.
+
+    >>> dataset = load_drawn_faces()
+    >>> dataset.test.first(2).x.shape
+    torch.Size([2, 3, 64, 64])
     """
-    sizes = [
-        checks.positive(name, n)
-        for name, n in (("train", train), ("validation", validation), ("test", test))
-    ]
-    described = [describe(n, np.random.default_rng([seed, split])) for split, n in enumerate(sizes)]
-    digest = hashlib.sha256(f"drawing {DRAWING}".encode())
-    for (
-        y,
-        variation,
-    ) in (
-        described
-    ):  # numbers that are drawn alike everywhere, where pixels may differ in a last digit
-        digest.update(y.numpy().tobytes() + variation.numpy().tobytes())
-    return Dataset(
-        "drawn_faces", *(DrawnFaces(*split) for split in described), ATTRIBUTES, digest.hexdigest()
-    )
+    splits, numbers = [], []
+    for k, (name, n) in enumerate({"train": train, "validation": validation, "test": test}.items()):
+        y, variation = _describe(checks.positive(name, n), np.random.default_rng([seed, k]))
+        splits.append(Split(draw, y, {"variation": variation}))
+        # These numbers are the same on every machine; the last digits of pixels may differ.
+        numbers += [y.numpy(), variation.numpy()]
+    drawing = np.frombuffer(f"drawing {DRAWING}".encode(), np.uint8)
+    return Dataset("drawn_faces", *splits, ATTRIBUTES, checksum(drawing, *numbers))
 
 
-def describe(n: int, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
-    """Attributes (n, 21), int64, and free variation (n, 16), float32 in [-1, 1], of n faces to draw."""
+def draw(y: Tensor, variation: Tensor, batch_size: int = 64) -> Tensor:
+    """Draw the faces of attributes (n, 21) and variations (n, 16).
+
+    Returns float32 images (n, 3, 64, 64) in [0, 1]. Attributes may lie between 0 and 1: half a smile, hair between two colours.
+
+    Raises:
+        ValueError: other shapes, attributes outside [0, 1], or variations outside [-1, 1].
+    """
+    _check_range("y", y, 0, len(ATTRIBUTES))
+    _check_range("variation", variation, -1, len(VARIATION))
+    checks.same_length(y, variation, ("y", "variation"))
+    batches = list(zip(y.split(batch_size), variation.split(batch_size)))
+    few = len(batches) < 20
+    bar = tqdm(batches, desc="drawing faces", unit="batch", leave=False, disable=few)
+    parts = []
+    for attributes, variations in bar:
+        named = dict(zip(ATTRIBUTES, attributes.T)), dict(zip(VARIATION, variations.T))
+        parts.append(portrait.draw(*named, SIZE))
+    return torch.cat(parts)
+
+
+def difference(x: Tensor, other: Tensor, threshold: float = 0.02) -> Tensor:
+    """Mark the pixels, bool (n, 64, 64), in which two drawings (n, 3, 64, 64) differ visibly."""
+    return ((x - other).abs() > threshold).any(1)
+
+
+def _describe(n: int, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
+    """Attributes (n, 21), int64, and variations (n, 16), float32 in [-1, 1], of n random faces."""
     has: dict[str, np.ndarray] = {}
     for name, (log_odds, effects) in LOG_ODDS.items():
         log_odds = log_odds + sum(effect * has[other] for other, effect in effects.items())
         has[name] = rng.random(n) < 1 / (1 + np.exp(-log_odds))
     has["Bangs"] &= ~has["Bald"]
-    frequencies = np.where(has["Young"], *np.transpose(list(COLORS.values()))[..., None])
+    young, others = np.transpose(list(COLORS.values()))[..., None]
+    frequencies = np.where(has["Young"], young, others)
     color = (rng.random(n) > frequencies.cumsum(0)).sum(0)
-    has |= {name: (color == k) & ~has["Bald"] for k, name in enumerate(COLORS)}
+    for k, name in enumerate(COLORS):
+        has[name] = (color == k) & ~has["Bald"]
     y = np.stack([has[name] for name in ATTRIBUTES], axis=1)
-    return torch.from_numpy(y).long(), torch.from_numpy(
-        rng.uniform(-1, 1, (n, len(VARIATION)))
-    ).float()
+    variation = rng.uniform(-1, 1, (n, len(VARIATION)))
+    return torch.from_numpy(y).long(), torch.from_numpy(variation).float()
 
 
-def draw(y: Tensor, variation: Tensor, batch_size: int = 64) -> Tensor:
-    """The faces (n, 3, 64, 64), float32 in [0, 1], that attributes (n, 21) and free variation (n, 16) describe.
-
-    Attributes may lie between 0 and 1: half a smile, hair between two colours.
-
-    Raises:
-        ValueError: other shapes, attributes outside [0, 1], or a variation outside [-1, 1].
-    """
-    for name, values, low, columns in (
-        ("y", y, 0, ATTRIBUTES),
-        ("variation", variation, -1, VARIATION),
-    ):
-        if values.ndim != 2 or values.shape[1] != len(columns):
-            raise ValueError(
-                f"{name} must have shape (n, {len(columns)}), got {tuple(values.shape)}"
-            )
-        if not ((values >= low) & (values <= 1)).all():
-            raise ValueError(
-                f"{name} must lie in [{low}, 1], got values from {values.min():g} to {values.max():g}"
-            )
-    checks.same_length(y, variation, ("y", "variation"))
-    batches = list(zip(y.split(batch_size), variation.split(batch_size)))
-    return torch.cat(
-        [
-            portrait.draw(dict(zip(ATTRIBUTES, a.T)), dict(zip(VARIATION, v.T)), SIZE)
-            for a, v in tqdm(
-                batches, desc="drawing faces", unit="batch", leave=False, disable=len(batches) < 20
-            )
-        ]
-    )
-
-
-def difference(x: Tensor, other: Tensor, threshold: float = 0.02) -> Tensor:
-    """Where two drawings (n, 3, 64, 64) of the same faces differ by more than an eye would see: bool, (n, 64, 64)."""
-    return ((x - other).abs() > threshold).any(1)
+def _check_range(name: str, values: Tensor, low: int, columns: int) -> None:
+    if values.ndim != 2 or values.shape[1] != columns:
+        raise ValueError(f"{name} must have shape (n, {columns}), got {tuple(values.shape)}")
+    if not ((values >= low) & (values <= 1)).all():
+        given = f"{values.min():g} to {values.max():g}"
+        raise ValueError(f"{name} must lie in [{low}, 1], got values from {given}")

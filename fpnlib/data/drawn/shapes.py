@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -476,41 +477,52 @@ def draw_shape(category: str, rng: Rng, points: int = POOL) -> np.ndarray:
 
 
 def load_drawn_shapes(
-    seed: int = 0, n: int = 3000, points: int = POOL, categories: Iterable[str] | None = None
+    root: str | Path | None = None,
+    seed: int = 0,
+    download: bool = False,
+    *,
+    n: int = 3000,
+    points: int = POOL,
+    categories: Iterable[str] | None = None,
 ) -> Dataset:
-    """About ``n`` drawn shapes, imbalanced as ShapeNet is: 70 % train, 10 % validation, 20 % test of each category.
+    """Load drawn shapes: x (n, points, 3), float32, with y up, imbalanced as ShapeNet is.
+
+    70 % of each category are train, 10 % validation and 20 % test.
 
     Args:
-        seed: of the shapes, each of which depends on it, its category and its number alone.
-        points: of each cloud; x is (n, points, 3), float32.
+        root, download: not used; the shapes are drawn.
+        seed: of the shapes. A shape depends only on it, its category and its number.
+        n: about how many shapes in all.
+        points: points of each cloud.
         categories: some of ``SHAPES``; None: all ten.
 
     Raises:
-        TypeError: categories that are a name, not a list of names.
+        TypeError: ``categories`` is a name, not a list of names.
         ValueError: an unknown category, or one named twice; n or points below 1.
+
+    >>> load_drawn_shapes(n=100, points=16, categories=["chair", "lamp"]).test.x.shape
+    torch.Size([5, 16, 3])
     """
-    checks.positive("n", n), checks.positive("points", points)
+    checks.positive("n", n)
+    checks.positive("points", points)
     names = chosen(categories, SHAPES)
-    total, numbers = (
-        sum(count for _, count in SHAPES.values()),
-        {name: k for k, name in enumerate(SHAPES)},
-    )
-    splits: list[list] = [[], [], []]
+    total = sum(count for _, count in SHAPES.values())
+    numbers = {name: k for k, name in enumerate(SHAPES)}
+    shapes: tuple[list, list, list] = ([], [], [])
+    labels: tuple[list, list, list] = ([], [], [])
     for y, name in enumerate(names):
         count = max(10, round(n * SHAPES[name][1] / total))
         for k in range(count):
-            shape = draw_shape(name, np.random.default_rng([seed, numbers[name], k]), points)
-            splits[0 if k < 0.7 * count else 1 if k < 0.8 * count else 2].append((shape, y))
-    parts = [
-        Split(
-            torch.from_numpy(np.stack([shape for shape, _ in split])),
-            torch.tensor([y for _, y in split]),
-        )
-        for split in splits
-    ]
-    # Of what the shapes follow from: their last digits may differ between machines.
+            split = 0 if k < 0.7 * count else 1 if k < 0.8 * count else 2
+            rng = np.random.default_rng([seed, numbers[name], k])
+            shapes[split].append(draw_shape(name, rng, points))
+            labels[split].append(y)
+    splits = []
+    for x, y in zip(shapes, labels):
+        splits.append(Split(torch.from_numpy(np.stack(x)), torch.tensor(y)))
+    # The checksum covers the recipe, because the shapes' last digits may differ between machines.
     recipe = repr((DRAWING, seed, n, points, names))
-    return Dataset("shapes", *parts, names, hashlib.sha256(recipe.encode()).hexdigest())
+    return Dataset("shapes", *splits, names, hashlib.sha256(recipe.encode()).hexdigest())
 
 
 def _legs(width: float, depth: float, height: float, thick: float, rng: Rng) -> Triangles:
