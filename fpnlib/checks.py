@@ -1,6 +1,8 @@
-"""What every room says to bad input: one line that names what was given, what was expected and the nearest right answer."""
+"""Checks at the library's public edge: one door for arrays, one for labels, one line for each mistake."""
 
-from collections.abc import Iterable
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 from numbers import Integral
 
@@ -9,7 +11,7 @@ from torch import Tensor
 
 
 def unknown(kind: str, given: object, choices: Iterable[object]) -> ValueError:
-    """The error for a name that is not among ``choices``, with the nearest one; to be raised by the caller."""
+    """The error for a name that is not among ``choices``, with the nearest one; the caller raises it."""
     names = [str(choice) for choice in choices]
     by_lower_case = {name.lower(): name for name in names}
     nearest = get_close_matches(str(given).lower(), by_lower_case, n=1, cutoff=0.5)
@@ -27,38 +29,99 @@ def positive(name: str, value: object) -> int:
     return int(value)
 
 
-def latents(z: object, latent_dim: int | None = None, name: str = "z") -> Tensor:
-    """``z`` as a floating-point tensor (n, latent_dim), every entry finite.
+def array(x: object, shape: Sequence[int | str], name: str = "x") -> Tensor:
+    """``x`` as a floating-point tensor of finite numbers: the one door for arrays.
+
+    Args:
+        x: a tensor, an array or nested lists of numbers.
+        shape: sizes; a string such as "n" stands for any size.
+        name: what the error calls x.
 
     Raises:
-        TypeError: not numbers.
-        ValueError: not two-dimensional, another width, no rows, or NaN or infinite entries.
+        TypeError: not real numbers.
+        ValueError: another shape, or NaN or infinite entries.
     """
-    z = _floats(z, name)
-    wanted = f"(n, {latent_dim if latent_dim is not None else 'latent_dim'})"
-    if z.ndim != 2 or latent_dim not in (None, z.shape[1]):
-        raise ValueError(f"{name} must have shape {wanted}, got {tuple(z.shape)}")
-    _finite(z, name)
-    return z
+    try:
+        tensor = torch.as_tensor(x)
+    except (TypeError, ValueError, RuntimeError):
+        raise TypeError(
+            f"{name} must be a tensor or an array of numbers, got {type(x).__name__}"
+        ) from None
+    if tensor.is_complex() or tensor.dtype == torch.bool:
+        raise TypeError(f"{name} must hold real numbers, got {tensor.dtype}")
+    sizes = [
+        given if isinstance(wanted, str) else wanted for wanted, given in zip(shape, tensor.shape)
+    ]
+    if tensor.ndim != len(shape) or sizes != list(tensor.shape):
+        wanted = ", ".join(map(str, shape))
+        raise ValueError(f"{name} must have shape ({wanted}), got {tuple(tensor.shape)}")
+    if not tensor.is_floating_point():
+        return tensor.float()
+    bad = tensor.numel() - int(torch.isfinite(tensor).sum())
+    if bad:
+        raise ValueError(
+            f"{name} has {bad:,} NaN or infinite entries of {tensor.numel():,};"
+            " expected finite numbers"
+        )
+    return tensor
+
+
+def labels(y: object, names: Sequence[str], kind: str = "class") -> Tensor:
+    """Class indices (n,), int64: the one door for labels.
+
+    Args:
+        y: an index, a name, or a list, array or tensor (n,) of either.
+        names: the classes in the order of their indices.
+        kind: what the error calls a label.
+
+    Raises:
+        ValueError: an index out of range, an unknown name, or more than one dimension.
+        TypeError: fractions or NaN.
+    """
+    if not isinstance(y, Tensor):
+        given = y if isinstance(y, Iterable) and not isinstance(y, str) else [y]
+        y = [_index(label, names, kind) for label in given]
+    indices = torch.atleast_1d(torch.as_tensor(y))
+    if indices.ndim != 1:
+        raise ValueError(f"labels must have shape (n,), got {tuple(indices.shape)}")
+    if indices.is_floating_point() and (indices - indices.round() != 0).any():  # NaN, too
+        raise TypeError("labels must be whole numbers or names, got fractions or NaN")
+    indices = indices.long()
+    outside = indices[(indices < 0) | (indices >= len(names))]
+    if len(outside):
+        raise ValueError(
+            f"{kind} {outside[0].item()} is out of range; expected 0 to {len(names) - 1}"
+        )
+    return indices
+
+
+def _index(label: object, names: Sequence[str], kind: str) -> object:
+    """The index of a name; anything else as it is."""
+    if not isinstance(label, str):
+        return label
+    if label not in names:
+        raise unknown(kind, label, names)
+    return names.index(label)
+
+
+def latents(z: object, latent_dim: int | None = None, name: str = "z") -> Tensor:
+    """``z`` as latents (n, latent_dim); None: of any width. Raises as :func:`array` does."""
+    return array(z, ("n", latent_dim or "latent_dim"), name)
 
 
 def images(x: object, channels: int, size: int, name: str = "x") -> Tensor:
-    """``x`` as float images (n, channels, size, size) with values in [0, 1].
+    """``x`` as images (n, channels, size, size) with values in [0, 1].
 
     Raises:
-        TypeError: integers (divide 0…255 by 255 first) or no numbers at all.
-        ValueError: another shape, values outside [0, 1], or NaN or infinite entries.
+        TypeError: integers, which the error tells to divide by 255.
+        ValueError: values outside [0, 1], or as :func:`array`.
     """
     if isinstance(x, Tensor) and not x.is_floating_point():
         raise TypeError(
-            f"{name} must hold floats in [0, 1], got {x.dtype}; for bytes 0…255 pass {name}.float() / 255"
+            f"{name} must hold floats in [0, 1], got {x.dtype};"
+            f" for bytes 0…255 pass {name}.float() / 255"
         )
-    x = _floats(x, name)
-    if x.ndim != 4 or tuple(x.shape[1:]) != (channels, size, size):
-        raise ValueError(
-            f"{name} must have shape (n, {channels}, {size}, {size}), got {tuple(x.shape)}"
-        )
-    _finite(x, name)
+    x = array(x, ("n", channels, size, size), name)
     if x.numel() and (x.min() < 0 or x.max() > 1):
         raise ValueError(
             f"{name} must lie in [0, 1], got values from {x.min():.4g} to {x.max():.4g}"
@@ -67,47 +130,25 @@ def images(x: object, channels: int, size: int, name: str = "x") -> Tensor:
 
 
 def clouds(x: object, name: str = "x") -> Tensor:
-    """``x`` as float point clouds (n, points, 3), every coordinate finite, each of more than one place.
+    """``x`` as point clouds (n, points, 3), each with more than one place.
 
     Raises:
-        TypeError: not numbers.
-        ValueError: another shape, no points, NaN or infinite coordinates, or a cloud whose points are all equal.
+        TypeError: as :func:`array`.
+        ValueError: no points, a cloud whose points are all equal, or as :func:`array`.
     """
-    x = _floats(x, name)
-    if x.ndim != 3 or x.shape[2] != 3 or not x.shape[1]:
+    x = array(x, ("n", "points", 3), name)
+    if not x.shape[1]:
         raise ValueError(f"{name} must have shape (n, points, 3), got {tuple(x.shape)}")
-    _finite(x, name)
     degenerate = (x == x[:, :1]).all(-1).all(-1)
     if degenerate.any():
-        raise ValueError(
-            f"{name}[{int(degenerate.nonzero()[0])}] is degenerate: all its points are equal"
-        )
+        first = int(degenerate.nonzero()[0])
+        raise ValueError(f"{name}[{first}] is degenerate: all its points are equal")
     return x
 
 
 def same_length(a: Tensor, b: Tensor, names: tuple[str, str] = ("z", "y")) -> None:
-    """Raises ValueError unless both have the same number of rows."""
+    """Raise ValueError unless both have the same number of rows."""
     if len(a) != len(b):
         raise ValueError(
             f"{names[0]} and {names[1]} must have the same length, got {len(a)} and {len(b)}"
-        )
-
-
-def _floats(values: object, name: str) -> Tensor:
-    try:
-        tensor = torch.as_tensor(values)
-    except (TypeError, ValueError, RuntimeError):
-        raise TypeError(
-            f"{name} must be a tensor or an array of numbers, got {type(values).__name__}"
-        ) from None
-    if tensor.is_complex() or tensor.dtype == torch.bool:
-        raise TypeError(f"{name} must hold real numbers, got {tensor.dtype}")
-    return tensor if tensor.is_floating_point() else tensor.float()
-
-
-def _finite(tensor: Tensor, name: str) -> None:
-    bad = tensor.numel() - int(torch.isfinite(tensor).sum())
-    if bad:
-        raise ValueError(
-            f"{name} has {bad:,} NaN or infinite entries of {tensor.numel():,}; expected finite numbers"
         )

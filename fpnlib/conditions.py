@@ -1,10 +1,11 @@
-"""Names ⇄ context vectors: what a person asks for, as the *context* y that conditions a flow (paper, section 3.2)."""
+"""What conditions a flow: names and values on one side, context vectors on the other (section 3.2)."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from numbers import Real
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -13,23 +14,51 @@ from torch.nn.functional import one_hot
 from fpnlib import checks
 
 
+class Condition(Protocol):
+    """What a plugin needs to know of its condition. ``len`` gives the number of names."""
+
+    names: tuple[str, ...]
+
+    def __len__(self) -> int: ...
+
+    @property
+    def context_dim(self) -> int:
+        """Width C of the context vectors."""
+        ...
+
+    def encode(self, y: object) -> Tensor:
+        """The context (n, C), float32, of labels; a single label gives one row."""
+        ...
+
+    def edited(self, y: object, to: object) -> Tensor:
+        """The labels (n, …) of objects with labels ``y`` after the edit ``to``."""
+        ...
+
+    def check_coverage(self, context: Tensor) -> None:
+        """Raise ValueError if the training contexts (n, C) leave something that cannot be learned."""
+        ...
+
+
 class Classes:
-    """One of K classes, one-hot encoded as in the paper's MNIST and ShapeNet experiments (section 5.1.1).
+    """One of K classes, one-hot encoded as for MNIST and ShapeNet (section 5.1.1).
 
     Args:
         names: the K classes in the order of their indices, e.g. ``range(10)`` or ``["chair", "sofa"]``.
 
     Raises:
         ValueError: no classes, or a name twice.
+
+    Examples:
+        >>> shapes = Classes(["chair", "sofa", "table"])
+        >>> shapes.encode(["sofa", "chair"])
+        tensor([[0., 1., 0.],
+                [1., 0., 0.]])
+        >>> shapes.index("table")
+        tensor([2])
     """
 
     def __init__(self, names: Iterable[object]):
-        self.names = tuple(str(name) for name in names)
-        if not self.names:
-            raise ValueError("classes need at least one name, got none")
-        if len(set(self.names)) < len(self.names):
-            twice = next(name for name in self.names if self.names.count(name) > 1)
-            raise ValueError(f"class names must differ, got '{twice}' twice")
+        self.names = _distinct(names, "class", "classes")
 
     def __len__(self) -> int:
         return len(self.names)
@@ -39,44 +68,28 @@ class Classes:
 
     @property
     def context_dim(self) -> int:
-        """Width of the context vector: K."""
+        """Width of the context vectors: K."""
         return len(self.names)
 
     def index(self, y: object) -> Tensor:
-        """Class indices (n,), int64, of ``y``: an index, a name, or a list, array or tensor (n,) of either.
+        """Class indices (n,), int64, of an index, a name, or a list, array or tensor (n,) of either.
 
         Raises:
             ValueError: an index outside 0…K-1, an unknown name, or more than one dimension.
-            TypeError: fractional labels.
+            TypeError: fractions or NaN.
         """
-        if isinstance(y, str):
-            y = [y]
-        if not isinstance(y, Tensor):
-            y = list(y) if isinstance(y, Iterable) else [y]
-            y = [self._index_of(label) if isinstance(label, str) else label for label in y]
-        y = torch.atleast_1d(torch.as_tensor(y))
-        if y.ndim != 1:
-            raise ValueError(f"labels must have shape (n,), got {tuple(y.shape)}")
-        if y.is_floating_point() and (not torch.isfinite(y).all() or (y != y.round()).any()):
-            raise TypeError("labels must be whole numbers or names, got fractions or NaN")
-        y = y.long()
-        outside = y[(y < 0) | (y >= len(self))]
-        if len(outside):
-            raise ValueError(
-                f"class {outside[0].item()} is out of range; expected 0 to {len(self) - 1}"
-            )
-        return y
+        return checks.labels(y, self.names)
 
     def encode(self, y: object) -> Tensor:
-        """The context (n, K), float32: row i is the one-hot code of ``y[i]``. Raises as :meth:`index` does."""
+        """One-hot codes (n, K), float32, of labels. Raises as :meth:`index` does."""
         return one_hot(self.index(y), len(self)).float()
 
     def edited(self, y: object, to: object) -> Tensor:
-        """The classes that objects of classes ``y`` are to have: ``to``, whatever ``y`` was. Raises as :meth:`index` does."""
+        """The indices of the classes ``to``, whatever ``y`` was. Raises as :meth:`index` does."""
         return self.index(to)
 
-    def refuse_unseen(self, context: Tensor) -> None:
-        """Raises ValueError for a class that no row of the training contexts (n, K) has: it could not be learned."""
+    def check_coverage(self, context: Tensor) -> None:
+        """Raise ValueError for a class without a row in the training contexts (n, K)."""
         missing = (context.sum(0) == 0).nonzero()
         if len(missing):
             empty = self.names[int(missing[0])]
@@ -84,35 +97,34 @@ class Classes:
                 f"class '{empty}' has no samples to fit; every class needs at least one"
             )
 
-    def _index_of(self, name: str) -> int:
-        if name not in self.names:
-            raise checks.unknown("class", name, self.names)
-        return self.names.index(name)
-
 
 class Attributes:
-    """A properties that an object has or lacks at once, as the vector of 0 and 1 of the paper's section 5.1.3.
+    """A properties that an object has or lacks, as a vector of 0 and 1 (section 5.1.3).
 
-    Values between 0 and 1, and beyond them, stand for properties that show less, or more, than usual.
+    Values between 0 and 1, and beyond, stand for properties that show less, or more, than usual.
 
     Args:
         names: the A attributes in the order of their columns, e.g. CelebA's forty.
-        exclusive: groups of names of which one holds at most, e.g. the colours of hair: as one comes, the others go.
+        exclusive: groups of names of which at most one holds, e.g. the colours of hair. Adding one
+            removes the others.
 
     Raises:
         ValueError: no attributes, a name twice, or a group with an unknown name.
+
+    Examples:
+        >>> face = Attributes(["Bald", "Bangs", "Smiling"], exclusive=[("Bald", "Bangs")])
+        >>> face.encode("+Bangs")
+        tensor([[0., 1., 0.]])
+        >>> face.edited([0, 1, 0], "+Bald Smiling=0.5")
+        tensor([[1.0000, 0.0000, 0.5000]])
     """
 
     def __init__(self, names: Iterable[str], exclusive: Iterable[Sequence[str]] = ()):
-        self.names = tuple(str(name) for name in names)
-        if not self.names:
-            raise ValueError("attributes need at least one name, got none")
-        if len(set(self.names)) < len(self.names):
-            twice = next(name for name in self.names if self.names.count(name) > 1)
-            raise ValueError(f"attribute names must differ, got '{twice}' twice")
+        self.names = _distinct(names, "attribute", "attributes")
         self.exclusive = tuple(tuple(group) for group in exclusive)
-        for name in (name for group in self.exclusive for name in group):
-            self.column(name)
+        for group in self.exclusive:
+            for name in group:
+                self.column(name)
 
     def __len__(self) -> int:
         return len(self.names)
@@ -122,20 +134,22 @@ class Attributes:
 
     @property
     def context_dim(self) -> int:
-        """Width of the context vector: A."""
+        """Width of the context vectors: A."""
         return len(self.names)
 
     def column(self, name: str) -> int:
-        """The column of an attribute. Raises ValueError, with the nearest name, for one that is not known."""
+        """The column of an attribute. Raises ValueError, with the nearest name, for an unknown one."""
         if name not in self.names:
             raise checks.unknown("attribute", name, self.names)
         return self.names.index(name)
 
     def encode(self, y: object) -> Tensor:
-        """The context (n, A), float32, of values (n, A) or (A,), or of names: ``"+Smiling +Young"`` has these two alone.
+        """The context (n, A), float32, of values (n, A) or (A,), or of names.
+
+        ``"+Smiling +Young"`` has these two attributes and no other.
 
         Raises:
-            ValueError: another width, NaN or infinite values, or what :meth:`parse` refuses.
+            ValueError: another width, NaN or infinite values, or as :meth:`parse`.
             TypeError: not numbers.
         """
         if isinstance(y, str | Mapping):
@@ -146,103 +160,105 @@ class Attributes:
             raise TypeError(
                 f"attributes must be numbers (n, {len(self)}) or names, got {y!r:.80}"
             ) from None
-        values = values[None] if values.ndim == 1 else values
-        if values.ndim != 2 or values.shape[1] != len(self):
-            raise ValueError(
-                f"attributes must have shape (n, {len(self)}), got {tuple(values.shape)}"
-            )
-        if not values.isfinite().all():
-            raise ValueError("attributes must be finite numbers, got NaN or infinite ones")
-        return values
+        if values.ndim == 1:
+            values = values[None]
+        return checks.array(values, ("n", len(self)), "attributes")
 
     def edited(self, y: object, to: object) -> Tensor:
-        """The contexts (n, A) of objects with attributes ``y`` once the edits ``to`` are made.
+        """The contexts (n, A) of objects with attributes ``y`` after an edit.
 
         Args:
             y: what the objects have, as :meth:`encode` takes it.
-            to: edits as :meth:`parse` takes them; or the values (n, A) or (A,) that all attributes are to have.
+            to: edits as :meth:`parse` takes them, or values (n, A) or (A,) for all attributes.
 
         Raises:
             ValueError, TypeError: as :meth:`encode` and :meth:`parse`.
         """
-        return self.set(y, self.parse(to)) if isinstance(to, str | Mapping) else self.encode(to)
+        if isinstance(to, str | Mapping):
+            return self.set(y, self.parse(to))
+        return self.encode(to)
 
     def set(self, y: object, values: Mapping[str, float]) -> Tensor:
-        """The contexts (n, A) of objects with attributes ``y`` once the named ones are at ``values``, as sliders set them.
+        """The contexts (n, A) of objects with attributes ``y`` once the named ones have ``values``.
 
-        What excludes an attribute gives way as it comes: at a value of 0.3 it keeps 0.7 of its own, from 1 on nothing. What
-        is named itself is at its own value all the same, so two colours of hair can be half there.
+        What excludes a named attribute gives way in proportion: a value of 0.3 leaves it 0.7 of its own,
+        1 or more leaves nothing. Named attributes have their own values, so two can be half there.
 
         Raises:
-            ValueError, TypeError: an unknown name, or a value that is no finite number.
+            ValueError, TypeError: an unknown name, or a value that is not a finite number.
         """
         contexts = self.encode(y).clone()
-        values = {name: self._number(name, value) for name, value in values.items()}
         for name, value in values.items():
+            kept = 1 - min(max(self._number(name, value), 0.0), 1.0)
             for other in self.excluded_by(name):
-                contexts[:, self.column(other)] *= 1 - min(max(value, 0.0), 1.0)
+                contexts[:, self.column(other)] *= kept
         for name, value in values.items():
             contexts[:, self.column(name)] = value
         return contexts
 
     def excluded_by(self, name: str) -> list[str]:
         """The attributes that cannot be there together with ``name``, in their groups' order."""
-        groups = [group for group in self.exclusive if name in group]
-        return list(dict.fromkeys(other for group in groups for other in group if other != name))
+        others: dict[str, None] = {}
+        for group in self.exclusive:
+            if name in group:
+                others |= dict.fromkeys(group)
+        return [other for other in others if other != name]
 
     def parse(self, edits: str | Mapping[str, float]) -> dict[str, float]:
-        """The value that each named attribute is to have.
+        """The value that edits give to each named attribute.
 
         Args:
-            edits: ``"+Smiling -Eyeglasses"`` for 1 and 0, ``"Smiling=0.5"`` for anything else; or a mapping, name to value.
+            edits: ``"+Smiling -Eyeglasses"`` for 1 and 0, ``"Smiling=0.5"`` for other values; or a
+                mapping from names to values.
 
         Raises:
-            ValueError: an unknown name, with the nearest one; an edit without a sign, with two, or with a sign and a value;
-                contradictory edits; a value that is not finite.
+            ValueError: an unknown name, with the nearest one; an edit without a sign, with two, or with
+                a sign and a value; contradictory edits; a value that is not finite.
             TypeError: a value that is not a number.
         """
-        pairs = (
-            edits.items()
-            if isinstance(edits, Mapping)
-            else [self._edit(word) for word in edits.split()]
-        )
+        if isinstance(edits, str):
+            pairs = [self._edit(word) for word in edits.split()]
+        else:
+            pairs = list(edits.items())
         values: dict[str, float] = {}
-        for name, value in pairs:
-            value = self._number(name, value)
+        for name, given in pairs:
+            value = self._number(name, given)
             if values.setdefault(name, value) != value:
                 raise ValueError(
                     f"contradictory edits: '{name}' is to be both {values[name]:g} and {value:g}"
                 )
         for group in self.exclusive:
-            both = [name for name in group if values.get(name, 0) > 0]
-            if len(both) > 1:
+            wanted = [name for name in group if values.get(name, 0) > 0]
+            if len(wanted) > 1:
                 raise ValueError(
-                    f"contradictory edits: '{both[0]}' and '{both[1]}' exclude each other"
+                    f"contradictory edits: '{wanted[0]}' and '{wanted[1]}' exclude each other"
                 )
         return values
 
-    def refuse_unseen(self, context: Tensor) -> None:
-        """Raises ValueError for training contexts (n, A) outside [0, 1], or with an attribute that is the same in every row."""
+    def check_coverage(self, context: Tensor) -> None:
+        """Raise ValueError for training contexts (n, A) outside [0, 1], or a constant attribute."""
         low, high = context.amin(0), context.amax(0)
         if low.min() < 0 or high.max() > 1:
             raise ValueError(
-                f"attributes to fit must be 0 or 1, got values from {low.min():g} to {high.max():g}; "
-                "for -1 and 1 pass (y + 1) / 2"
+                f"attributes to fit must be 0 or 1, got values from {low.min():g} to {high.max():g};"
+                " for -1 and 1 pass (y + 1) / 2"
             )
         constant = (low == high).nonzero()
         if len(constant):
-            name, value = self.names[int(constant[0])], low[constant[0]].item()
+            column = int(constant[0])
             raise ValueError(
-                f"attribute '{name}' is {value:g} in all {len(context):,} samples; its effect cannot be learned"
+                f"attribute '{self.names[column]}' is {low[column].item():g} in all"
+                f" {len(context):,} samples; its effect cannot be learned"
             )
 
     def _edit(self, word: str) -> tuple[str, float]:
-        """What one word of an edit says."""
+        """Name and value of one word of an edit."""
         rest = word.lstrip("+-−")
         name, equals, value = rest.partition("=")
         if len(word) - len(rest) + len(equals) > 1:
             raise ValueError(
-                f"an edit has one sign or a value, got '{word}'; write '+{name}', '-{name}' or '{name}=0.5'"
+                f"an edit has one sign or a value, got '{word}';"
+                f" write '+{name}', '-{name}' or '{name}=0.5'"
             )
         if equals:
             try:
@@ -262,3 +278,14 @@ class Attributes:
         if not math.isfinite(value):
             raise ValueError(f"the value of '{name}' must be a finite number, got {value}")
         return float(value)
+
+
+def _distinct(names: Iterable[object], kind: str, kinds: str) -> tuple[str, ...]:
+    """Names as strings. Raises ValueError if there are none, or one is there twice."""
+    strings = tuple(str(name) for name in names)
+    if not strings:
+        raise ValueError(f"{kinds} need at least one name, got none")
+    for name in strings:
+        if strings.count(name) > 1:
+            raise ValueError(f"{kind} names must differ, got '{name}' twice")
+    return strings

@@ -22,8 +22,8 @@ from torch import Tensor
 
 from fpnlib import checks
 from fpnlib.conditions import Attributes, Classes
+from fpnlib.network import FlowPluginNetwork
 from fpnlib.plots import turntable
-from fpnlib.plugin import FlowPluginNetwork
 
 DELAY = 0.02  # seconds in which changes are gathered
 PIXELS = 288  # a picture's side on the screen
@@ -47,7 +47,7 @@ class AttributeEditor(widgets.VBox):
     """
 
     def __init__(self, network: FlowPluginNetwork, x: Tensor, y: Tensor):
-        attributes = network.plugin.attributes
+        attributes = network.plugin.condition
         if not isinstance(attributes, Attributes):
             raise TypeError(
                 f"the editor needs a plugin for Attributes, got one for {type(attributes).__name__}"
@@ -280,7 +280,7 @@ def png(image: Tensor) -> bytes:
 
 
 def _class_names(network: FlowPluginNetwork) -> list[str]:
-    classes = network.plugin.attributes
+    classes = network.plugin.condition
     if not isinstance(classes, Classes):
         raise TypeError(
             f"the explorer needs a plugin for Classes, got one for {type(classes).__name__}"

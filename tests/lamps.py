@@ -13,7 +13,7 @@ class Lamps:
     loc_ = torch.zeros(2)
 
     def __init__(self, exclusive=()):
-        self.attributes = Attributes(["left_lit", "right_lit"], exclusive)
+        self.condition = Attributes(["left_lit", "right_lit"], exclusive)
 
     def encode(self, x):
         return torch.stack([x[:, 0, :, :8].mean((1, 2)), x[:, 0, :, 8:].mean((1, 2))], 1)

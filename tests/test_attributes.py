@@ -152,6 +152,6 @@ def test_values_that_are_no_attributes_are_refused():
 
 def test_what_cannot_be_learned_is_refused():
     with pytest.raises(ValueError, match="'Bald' is 0 in all 2 samples"):
-        FACE.refuse_unseen(torch.tensor([[0.0, 1, 1, 0, 1], [0, 0, 0, 1, 0]]))
+        FACE.check_coverage(torch.tensor([[0.0, 1, 1, 0, 1], [0, 0, 0, 1, 0]]))
     with pytest.raises(ValueError, match=r"for -1 and 1 pass \(y \+ 1\) / 2"):
-        FACE.refuse_unseen(torch.tensor([[-1.0] * 5, [1] * 5]))
+        FACE.check_coverage(torch.tensor([[-1.0] * 5, [1] * 5]))

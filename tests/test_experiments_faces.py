@@ -34,7 +34,7 @@ from fpnlib.experiments import (
     summary,
 )
 from fpnlib.experiments.faces import EXCLUSIVE, mirrored
-from fpnlib.plugin import FlowPluginNetwork
+from fpnlib.network import FlowPluginNetwork
 from fpnlib.store import PROJECT
 
 SETTINGS = dict(

@@ -14,7 +14,7 @@ from fpnlib.classifiers import logistic_regression
 from fpnlib.data.drawn.shapes import load_drawn_shapes
 from fpnlib.data.point_clouds import SYNSETS, load_shapenet
 from fpnlib.experiments import Run, point_clouds, pretrained
-from fpnlib.plugin import FlowPluginNetwork
+from fpnlib.network import FlowPluginNetwork
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:.*overflowed"
@@ -271,7 +271,7 @@ def test_55_categories_imbalanced_as_shapenet_from_end_to_end(tmp_path, capsys):
         )
         run = Run("55", out=tmp_path / "run", dataset="shapenet", **settings)
         plugin = point_clouds.flow_plugin(run, "maf")
-    assert plugin.attributes.context_dim == 55 and run.data.train.y.bincount().min() == 3
+    assert plugin.condition.context_dim == 55 and run.data.train.y.bincount().min() == 3
     z = point_clouds.latents(run)["test"].mean
     assert plugin.log_posterior(z, "train").exp().sum(1).tolist() == pytest.approx(
         [1.0] * 55, abs=1e-4

@@ -26,8 +26,9 @@ NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 PROFILES = sorted((ROOT / "notebooks" / "profiles").glob("*.yaml"))
 FLOORS = {
     "basement": {"checks", "store"},
-    "ground": {"conditions", "flows", "base_models", "training"},
+    "ground": {"conditions", "flows", "base_models", "training", "latents"},
     "middle": {"plugin", "data", "metrics", "classifiers", "plots"},
+    "upper": {"network"},
     "top": {"experiments", "widgets"},
     "attic": {"runs"},
     "roof": {"__main__"},

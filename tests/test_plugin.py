@@ -12,7 +12,8 @@ from torch import nn
 
 from fpnlib.conditions import Attributes, Classes
 from fpnlib.flows import build_flow
-from fpnlib.plugin import FlowPlugin, FlowPluginNetwork
+from fpnlib.network import FlowPluginNetwork
+from fpnlib.plugin import FlowPlugin
 
 MEANS = torch.tensor([[2.0, -1.0], [-3.0, 4.0], [0.0, 0.5]])
 FACTORS = torch.tensor(
@@ -74,7 +75,7 @@ def test_a_known_conditional_gaussian_is_recovered(fitted):
 def test_what_is_evaluated_is_what_was_trained(fitted):
     """No cache of an earlier epoch: the flow gives without gradients what it gives with them, and fitting made it better."""
     z, y = gaussians(50, seed=9)
-    inputs, context = (z - fitted.loc_) / fitted.scale_, fitted.attributes.encode(y)
+    inputs, context = (z - fitted.loc_) / fitted.scale_, fitted.condition.encode(y)
     with torch.no_grad():
         evaluated = fitted.flow.log_prob(inputs, context)
     torch.testing.assert_close(
@@ -163,7 +164,7 @@ def test_nothing_outside_the_plugin_has_a_gradient():
     base, x, y = Base(), torch.randn(60, 5), torch.arange(3).repeat(20)
     plugin = FlowPlugin(2, THREE, hidden_features=8, num_layers=2)
     fpn = FlowPluginNetwork(base, plugin)
-    loss = -plugin.flow.log_prob(base.encode(x), plugin.attributes.encode(y)).mean()
+    loss = -plugin.flow.log_prob(base.encode(x), plugin.condition.encode(y)).mean()
     loss.backward()
     assert all(parameter.grad is not None for parameter in plugin.flow.parameters())
     assert all(parameter.grad is None for parameter in base.parameters())

@@ -10,7 +10,7 @@ import torch
 from fpnlib.base_models import PointFlow, load_released
 from fpnlib.base_models.pointflow import paired
 from fpnlib.base_models.pointflow_cnf import MovingBatchNorm, Solver, log_normal
-from fpnlib.plugin import FlowPluginNetwork
+from fpnlib.network import FlowPluginNetwork
 from fpnlib.store import Checkpoint, load_module, save_module
 from fpnlib.training import fit
 

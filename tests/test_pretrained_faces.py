@@ -18,7 +18,7 @@ from fpnlib.experiments import (
     summary,
     true_scores,
 )
-from fpnlib.plugin import FlowPluginNetwork
+from fpnlib.network import FlowPluginNetwork
 from fpnlib.store import PROJECT, read_json
 
 NOTEBOOK = PROJECT / "notebooks" / "07_attribute_editing.ipynb"
@@ -47,7 +47,7 @@ def test_editing_to_ones_own_attributes_and_there_and_back_is_the_reconstruction
     test, plugin = run.data.test.first(50), network.plugin
     rebuilt = network.reconstruct(test.x)
     torch.testing.assert_close(network.edit(test.x, test.y, test.y), rebuilt, atol=1e-3, rtol=0)
-    there = plugin.attributes.edited(test.y, "+Smiling")
+    there = plugin.condition.edited(test.y, "+Smiling")
     z = plugin.from_noise(plugin.to_noise(network.base.encode(test.x), test.y), there)
     with torch.no_grad():
         back = network.base.decode(plugin.from_noise(plugin.to_noise(z, there), test.y))

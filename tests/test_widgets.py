@@ -11,7 +11,8 @@ from PIL import Image
 from torch import nn
 
 from fpnlib.conditions import Attributes, Classes
-from fpnlib.plugin import FlowPlugin, FlowPluginNetwork
+from fpnlib.network import FlowPluginNetwork
+from fpnlib.plugin import FlowPlugin
 from fpnlib.widgets import AttributeEditor, DigitExplorer, png
 
 

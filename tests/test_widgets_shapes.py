@@ -5,7 +5,8 @@ import torch
 
 from fpnlib.base_models import PointFlow
 from fpnlib.conditions import Classes
-from fpnlib.plugin import FlowPlugin, FlowPluginNetwork
+from fpnlib.network import FlowPluginNetwork
+from fpnlib.plugin import FlowPlugin
 from fpnlib.widgets import ShapeExplorer
 
 

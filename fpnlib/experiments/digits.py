@@ -15,7 +15,7 @@ from fpnlib import checks, store
 from fpnlib.base_models import build_base_model
 from fpnlib.classifiers import BASELINES, Scores
 from fpnlib.data import Split
-from fpnlib.experiments.run import Run, made_by
+from fpnlib.experiments.run import Run, kept_config, made_by
 from fpnlib.metrics.baselines import class_gaussians, class_mixtures
 from fpnlib.metrics.images import diversity, features, frechet_distance, right_class_rate
 from fpnlib.metrics.judge import Judge, distorted
@@ -135,7 +135,7 @@ def flow_plugin(
 
     key = {
         "base": base_key,
-        "flow": plugin.config,
+        "flow": kept_config(plugin),
         "training": training,
         "draws": draws,
         "seed": run.seed,

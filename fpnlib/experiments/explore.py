@@ -8,13 +8,14 @@ from torch import Tensor, nn
 
 from fpnlib import store
 from fpnlib.base_models import MSP, ConvVAE, PointFlow
-from fpnlib.conditions import Attributes, Classes
+from fpnlib.conditions import Attributes, Classes, Condition
 from fpnlib.data.digits import CLASSES
 from fpnlib.data.drawn.faces import load_drawn_faces
 from fpnlib.data.drawn.shapes import SHAPES
 from fpnlib.experiments.faces import EXCLUSIVE
 from fpnlib.experiments.pretrained import FOLDER
-from fpnlib.plugin import FlowPlugin, FlowPluginNetwork
+from fpnlib.network import FlowPluginNetwork
+from fpnlib.plugin import FlowPlugin
 from fpnlib.store import PROJECT
 
 
@@ -63,11 +64,13 @@ def _base(kind: type[nn.Module], path: Path) -> nn.Module:
     return base
 
 
-def _plugin(path: Path, attributes: Attributes | Classes) -> FlowPlugin:
+def _plugin(path: Path, condition: Condition) -> FlowPlugin:
     settings = {
-        name: value for name, value in _made_from(path)["flow"].items() if name != "attributes"
+        name: value
+        for name, value in _made_from(path)["flow"].items()
+        if name not in ("attributes", "condition")
     }
-    plugin = FlowPlugin(attributes=attributes, **settings)
+    plugin = FlowPlugin(condition=condition, **settings)
     store.load_module(path, plugin)
     return plugin.eval()
 

@@ -18,7 +18,7 @@ from fpnlib.data import Split
 from fpnlib.data.drawn.faces import difference, draw
 from fpnlib.experiments import pretrained
 from fpnlib.experiments.digits import Latents, encode
-from fpnlib.experiments.run import Run
+from fpnlib.experiments.run import Run, kept_config
 from fpnlib.metrics.attribute_judge import AttributeJudge
 from fpnlib.metrics.editing import (
     Editor,
@@ -33,7 +33,8 @@ from fpnlib.metrics.editing import (
     single_edits,
     success_at,
 )
-from fpnlib.plugin import FlowPlugin, FlowPluginNetwork
+from fpnlib.network import FlowPluginNetwork
+from fpnlib.plugin import FlowPlugin
 from fpnlib.store import PROJECT
 from fpnlib.training import History, fit
 
@@ -113,7 +114,7 @@ def attribute_plugin(run: Run) -> FlowPlugin:
         )
         return plugin.fit(mean, y, std=std, validation=validation, **settings).history_
 
-    key = {"base": base_key, "flow": plugin.config, "training": training, "seed": run.seed}
+    key = {"base": base_key, "flow": kept_config(plugin), "training": training, "seed": run.seed}
     return _load_or_make(run, "MSP_maf", plugin, key, make)[0]
 
 
@@ -363,7 +364,7 @@ def strips(
     x, count = x.to(network.plugin.loc_), len(values)
     rows = []
     for name in names:
-        contexts = torch.cat([network.plugin.attributes.set(y, {name: value}) for value in values])
+        contexts = torch.cat([network.plugin.condition.set(y, {name: value}) for value in values])
         rows.append(network.edit(x.expand(count, -1, -1, -1), y.expand(count, -1), contexts))
     return torch.stack(rows)
 

@@ -20,7 +20,7 @@ from fpnlib.data import Split
 from fpnlib.data.point_clouds import draw_points
 from fpnlib.experiments import pretrained
 from fpnlib.experiments.digits import FLOW_NAMES, Latents, encode, kept_baseline
-from fpnlib.experiments.run import Run
+from fpnlib.experiments.run import Run, kept_config
 from fpnlib.metrics.baselines import class_gaussians
 from fpnlib.metrics.images import right_class_rate
 from fpnlib.metrics.point_clouds import compare
@@ -118,7 +118,7 @@ def flow_plugin(run: Run, flow: str) -> FlowPlugin:
 
     key = {
         "latents": key,
-        "flow": plugin.config,
+        "flow": kept_config(plugin),
         "training": training,
         "noise": NOISE,
         "seed": run.seed,

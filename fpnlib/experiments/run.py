@@ -32,6 +32,7 @@ from tqdm.auto import tqdm
 from fpnlib import data, store
 from fpnlib.conditions import Classes
 from fpnlib.data import Dataset
+from fpnlib.plugin import FlowPlugin
 from fpnlib.store import PROJECT
 from fpnlib.training import History, batch_size_for
 
@@ -251,6 +252,12 @@ class Run:
         if name not in self.settings:
             raise ValueError(f"this step needs the setting '{name}'; pass {name}=… to Run")
         return self.settings[name]
+
+
+def kept_config(plugin: FlowPlugin) -> dict:
+    """``plugin.config`` as the kept weights' keys have it, in which the condition is called "attributes"."""
+    config = dict(plugin.config)
+    return {"attributes": config.pop("condition")} | config
 
 
 def described(path: Path) -> dict | None:
