@@ -8,7 +8,7 @@ PY := $(VENV)/bin/python
 PYTHON ?= $(shell for python in python3.11 python3 python; do \
 	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$python && break; done)
 
-.PHONY: help demo paper report verify test test-faults test-browser lab app bench clean
+.PHONY: help demo paper report verify check test test-faults test-browser lab app bench clean
 
 help:  ## list these targets
 	@sed -n 's/^\([a-z-]*\):[^#]*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -25,8 +25,14 @@ report: $(VENV)/.runtime  ## a page for each run in outputs/: report.html, self-
 verify: $(VENV)/.runtime  ## the runs' files against their manifests, and some numbers computed again
 	$(PY) -m fpnlib verify $(ARGS)
 
+check: $(VENV)/.test  ## layout, lint rules, import layers, type hints, clean notebooks: in seconds
+	$(PY) -m ruff format --check --quiet
+	$(PY) -m ruff check --quiet
+	$(VENV)/bin/lint-imports --no-logo
+	$(PY) -m mypy
+	$(PY) -m nbstripout --verify --keep-id notebooks/*.ipynb notebooks/app/*.ipynb
+
 test: $(VENV)/.test  ## the tests
-	$(PY) -m ruff check fpnlib tests
 	$(PY) -m pytest -n logical --maxprocesses 4 --dist worksteal $(ARGS)
 
 test-faults: $(VENV)/.test  ## runs killed at thirty random moments, full disks, damaged files
@@ -51,7 +57,7 @@ bench: $(VENV)/.test  ## the flows beside nflows and zuko, on a GPU too; decodin
 	$(PY) tests/benchmarks/edit_latency.py
 
 clean:  ## remove the environment, caches and the demo's outputs
-	rm -rf $(VENV) outputs/demo .pytest_cache .ruff_cache *.egg-info
+	rm -rf $(VENV) outputs/demo .pytest_cache .ruff_cache .mypy_cache .import_linter_cache *.egg-info
 	find fpnlib tests -name __pycache__ -type d -exec rm -rf {} +
 
 # One stamp for each set of extras, so that a second call installs nothing. What numba compiles, the flows' kernels and

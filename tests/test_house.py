@@ -1,6 +1,8 @@
-"""The house in order: pins, floors, notebooks and profiles hold together."""
+"""Pins, versions, notebooks and profiles hold together.
 
-import ast
+``make check`` holds the rest: layout, lint rules, import layers, type hints, clean notebooks.
+"""
+
 import re
 import statistics
 import subprocess
@@ -24,20 +26,13 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 CONDA = yaml.safe_load((ROOT / "environment.yml").read_text())["dependencies"]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 PROFILES = sorted((ROOT / "notebooks" / "profiles").glob("*.yaml"))
-FLOORS = {
-    "basement": {"checks", "store"},
-    "ground": {"conditions", "flows", "base_models", "training", "latents"},
-    "middle": {"plugin", "data", "metrics", "classifiers", "plots"},
-    "upper": {"network"},
-    "top": {"experiments", "widgets"},
-    "attic": {"runs"},
-    "roof": {"__main__"},
-}
+# Their parameters are still to move into the profiles.
+WIDE = {"04_conditional_generation", "06_point_clouds", "07_attribute_editing", "08_classification"}
 each_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 
 
 def pins() -> dict[str, str]:
-    """Versions by name in constraints.txt, which holds nothing else: no hosts, no paths, no ranges."""
+    """Versions by name in constraints.txt, which names no hosts, paths or ranges."""
     lines = (ROOT / "constraints.txt").read_text().splitlines()
     matches = [
         re.fullmatch(r"([A-Za-z0-9._-]+)==([A-Za-z0-9.!+]+)", line)
@@ -102,33 +97,20 @@ def test_one_version():
     assert citation["version"] == fpnlib.__version__
 
 
-def test_rooms_import_only_rooms_below():
-    floor_of = {room: height for height, rooms in enumerate(FLOORS.values()) for room in rooms}
-    wrong = []
+def test_no_room_imports_a_private_name_of_another():
+    """Ruff's own rule (PLC2701) looks only at names of other packages."""
+    imports = re.compile(r"^\s*from fpnlib\.?(\S*) import (\([^)]*\)|[^\n]*)", re.MULTILINE)
+    private = re.compile(r"(?<!\w)_[a-zA-Z]")
     for path in sorted((ROOT / "fpnlib").rglob("*.py")):
         room = path.relative_to(ROOT / "fpnlib").with_suffix("").parts[0]
-        if room == "__init__":
-            continue
-        assert room in floor_of, f"on which floor is {room}?"
-        for below in imported_rooms(path) - {room}:
-            if floor_of[below] >= floor_of[room]:
-                wrong.append(f"{path.relative_to(ROOT)} imports {below}")
-    assert not wrong
+        for module, names in imports.findall(path.read_text()):
+            if module.split(".")[0] != room:
+                assert not private.search(module + " " + names), f"{path} imports {names}"
 
 
-def imported_rooms(path: Path) -> set[str]:
-    """Rooms of fpnlib that a module imports anywhere in it."""
-    rooms = set()
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.Import):
-            rooms |= {
-                name.name.split(".")[1] for name in node.names if name.name.startswith("fpnlib.")
-            }
-        elif isinstance(node, ast.ImportFrom) and node.module == "fpnlib":
-            rooms |= {name.name for name in node.names}
-        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("fpnlib."):
-            rooms.add(node.module.split(".")[1])
-    return rooms
+def test_the_pre_commit_hooks_fetch_nothing():
+    hooks = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())
+    assert {repository["repo"] for repository in hooks["repos"]} == {"local"}
 
 
 @each_notebook
@@ -146,13 +128,10 @@ def test_a_notebook_begins_with_its_parameters(path):
 
 
 @each_notebook
-def test_a_notebook_is_committed_clean_and_runs_anywhere(path):
+def test_a_notebook_runs_anywhere(path):
     notebook = nbformat.read(path, as_version=4)
     nbformat.validate(notebook)
     assert notebook.metadata.kernelspec.name == "python3"
-    assert not [
-        cell.source for cell in code(path) if cell.outputs or cell.execution_count is not None
-    ]
     for cell in notebook.cells:
         absolute = re.search(
             r"(?<![\w.:/~$)}])/(home|root|Users|tmp|opt|mnt|work|usr|var)/|\b[A-Z]:\\", cell.source
@@ -162,15 +141,22 @@ def test_a_notebook_is_committed_clean_and_runs_anywhere(path):
 
 @each_notebook
 def test_a_notebook_is_thin(path):
-    lengths = [len(cell.source.splitlines()) for cell in code(path)]
-    assert statistics.median(lengths) <= 8
-    assert max(lengths[1:]) <= 15, "a cell that no screen holds"
-    wide = [line for cell in code(path) for line in cell.source.splitlines() if len(line) > 120]
-    assert not wide, "a line that no screen holds"
-    for cell in code(path):
-        for node in ast.walk(ast.parse(re.sub(r"^[%!]", "#", cell.source, flags=re.MULTILINE))):
-            if isinstance(node, ast.FunctionDef | ast.ClassDef):
-                assert node.end_lineno - node.lineno < 5, f"{node.name} belongs in fpnlib"
+    """Ruff holds the width of its lines and the length of its functions: notebooks/ruff.toml."""
+    cells = [cell.source.splitlines() for cell in code(path)]
+    assert statistics.median(map(len, cells)) <= 8
+    assert max(map(len, cells[1:])) <= 15, "a cell that no screen holds"
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        pytest.param(path, marks=pytest.mark.xfail(strict=True)) if path.stem in WIDE else path
+        for path in NOTEBOOKS
+    ],
+    ids=lambda path: path.stem,
+)
+def test_a_notebook_has_at_most_a_dozen_parameters(path):
+    assert len(runs.parameters(path)) <= 12
 
 
 @each_notebook
@@ -200,7 +186,7 @@ def test_a_notebook_says_what_it_costs_what_was_seen_and_where_to_go_next(path):
     ],
 )
 def test_git_keeps_what_a_reader_wants_and_no_locks(name, kept):
-    done = subprocess.run(["git", "check-ignore", "-q", f"outputs/{name}"], cwd=ROOT)
+    done = subprocess.run(["git", "check-ignore", "-q", f"outputs/{name}"], cwd=ROOT, check=False)
     if done.returncode > 1:
         pytest.skip("needs git and the repository")
     assert done.returncode == kept
