@@ -6,12 +6,12 @@ from pathlib import Path
 
 
 def peak() -> int:
-    """Of this process alone: where it was started by a large one, ``ru_maxrss`` begins at that one's."""
+    """Peak memory of this process alone: on Linux ``ru_maxrss`` begins at the parent's peak."""
     status = Path("/proc/self/status")
     if not status.is_file():
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (
-            1 if sys.platform == "darwin" else 1024
-        )
-    return 1024 * next(
-        int(line.split()[1]) for line in status.read_text().splitlines() if line.startswith("VmHWM")
-    )
+        unit = 1 if sys.platform == "darwin" else 1024
+        return unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    for line in status.read_text().splitlines():
+        if line.startswith("VmHWM"):
+            return 1024 * int(line.split()[1])
+    raise OSError("no VmHWM in /proc/self/status")

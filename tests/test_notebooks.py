@@ -1,4 +1,4 @@
-"""Notebooks from their first cell to their last, through the runner and through papermill, at sizes that soon finish.
+"""Notebooks executed whole, by the runner and by papermill, at small sizes.
 
 ``make demo`` executes all of them, and ``make test-browser`` in JupyterLab.
 """
@@ -18,11 +18,9 @@ from fpnlib.experiments import Run, attribute_judge, attribute_plugin, msp, poin
 from fpnlib.experiments.digits import Latents
 from fpnlib.store import PROJECT
 
-NOTEBOOKS = [
-    "02_base_models",
-    "04_conditional_generation",
-]  # the second needs the models that the first makes
-# Which notebook uses what the repository keeps trained, on which of its datasets.
+# The second notebook needs models that the first one trains.
+NOTEBOOKS = ["02_base_models", "04_conditional_generation"]
+# Notebook, its parameter for the dataset, and the steps that load weights kept in the repository.
 KEPT = [
     (
         "06_point_clouds",
@@ -58,7 +56,7 @@ def test_it_runs_and_leaves_figures_and_results(folder, name):
 def test_plain_papermill_executes_a_notebook_from_any_folder_and_gives_the_same_bits(
     folder, tmp_path
 ):
-    """Those of the runner, side by side with another notebook that made half of the models."""
+    """The runner executed it beside the notebook that trains half of its models."""
     name = NOTEBOOKS[-1]
     source = str(PROJECT / "notebooks" / f"{name}.ipynb")
     given = small(name) | {"out": str(tmp_path / "run")}
@@ -72,10 +70,11 @@ def test_plain_papermill_executes_a_notebook_from_any_folder_and_gives_the_same_
         *parameters,
         "--no-progress-bar",
     ]
-    env = os.environ | dict.fromkeys(
-        runs.kernel.THREADS, "1"
-    )  # as the runner's; more threads add up in another order
-    done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True)
+    # One thread, as in the runner: more threads add up in another order.
+    env = os.environ | dict.fromkeys(runs.kernel.THREADS, "1")
+    done = subprocess.run(
+        command, cwd=tmp_path, env=env, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr
     code = [
         cell
@@ -93,12 +92,12 @@ def test_plain_papermill_executes_a_notebook_from_any_folder_and_gives_the_same_
 def test_what_the_repository_keeps_trained_fits_the_notebooks_defaults(
     tmp_path, monkeypatch, name, data, steps
 ):
-    """Else the demo would train it anew."""
+    """Otherwise the demo would train it again."""
 
     def train(run, what, *_):
         raise AssertionError(f"{what} of {run.dataset_name} would be trained anew")
 
-    def encode(base, split, *_, **__):  # what the latents are does not matter here
+    def encode(base, split, *_, **__):  # the values of the latents do not matter here
         z = torch.zeros(len(split.y), base.latent_dim)
         return Latents(z, z, z, split.y)
 

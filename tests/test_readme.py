@@ -1,4 +1,4 @@
-"""README's code runs as it stands, and its tables are what the runs in outputs/ recorded, digit by digit."""
+"""README's code runs, and its tables show what the runs in outputs/ recorded, to the last digit."""
 
 import json
 import re
@@ -36,10 +36,8 @@ class Results:
 
     def of(self, quantity: str, field: str) -> float | str:
         if field not in (record := self.records.get(quantity, {})):
-            pytest.fail(
-                f"{self.path.relative_to(ROOT)} is older than its notebook: no {field} of '{quantity}'",
-                pytrace=False,
-            )
+            older = f"{self.path.relative_to(ROOT)} is older than its notebook"
+            pytest.fail(f"{older}: no {field} of '{quantity}'", pytrace=False)
         return record[field]
 
     def __call__(self, quantity: str, digits: int = 4, bold: bool = False) -> str:
@@ -135,19 +133,14 @@ def shapes() -> list[list[str]]:
         *FLOWS.values(),
     ):
         scores = [f"{score}, {way}" for score in ("right class", "coverage", "1-nna")]
-        alone = (
-            ["–", "–"] if way == "test shapes" else None
-        )  # which are what the others are compared with
-        rows.append(
-            [
-                way,
-                *(
-                    text
-                    for of in runs
-                    for text in [of(scores[0], 3), *(alone or [of(s, 3) for s in scores[1:]])]
-                ),
-            ]
-        )
+        row = [way]
+        for results in runs:
+            row.append(results(scores[0], 3))
+            if way == "test shapes":  # the others are compared with them
+                row += ["–", "–"]
+            else:
+                row += [results(score, 3) for score in scores[1:]]
+        rows.append(row)
     return rows
 
 
@@ -173,7 +166,7 @@ TABLES = {
 
 
 def table(header: str) -> list[str]:
-    """The rows of README's table whose head begins so."""
+    """The rows of the table in README whose head begins with ``header``."""
     lines = README.splitlines()
     (start,) = (i for i, line in enumerate(lines) if line.startswith(header))
     rows = lines[start + 2 :]
@@ -190,7 +183,7 @@ def test_a_table_is_what_the_runs_recorded(header):
 
 
 @pytest.mark.parametrize(
-    "said, run, notebook, quantity",
+    ("said", "run", "notebook", "quantity"),
     [
         (r"1,024 points: ([\d.]+) and", "drawn_shapes", "06_point_clouds", "judge, test accuracy"),
         (
@@ -218,7 +211,7 @@ def test_a_number_in_the_text_is_what_the_runs_recorded(said, run, notebook, qua
 
 
 @pytest.mark.parametrize(
-    "said, file, rows, column, which",
+    ("said", "file", "rows", "column", "which"),
     [
         (
             r"ConvVAE's flow ([\d,.]+) times faster",
@@ -279,7 +272,7 @@ def test_the_longest_training_takes_what_is_said():
 
 
 def test_an_edit_is_live_and_decoding_without_the_trace_pays():
-    """Fifty milliseconds from the slider to the picture on one core, and half the seconds of a solve with the trace."""
+    """An edit takes at most 50 ms on one core; solving without the trace takes half the time."""
     kept = ROOT / "outputs" / "benchmarks"
     assert (
         pd.read_csv(kept / "edit_latency.csv").set_index("stage").loc["all", "95th percentile ms"]
@@ -292,7 +285,7 @@ def test_an_edit_is_live_and_decoding_without_the_trace_pays():
 
 
 def test_every_table_is_whole():
-    """No line that a blank one has cut off from its table's head."""
+    """No blank line separates a row from the head of its table."""
     lines = README.splitlines()
     for before, line, after in zip(["", *lines], lines, [*lines[1:], ""]):
         if line.startswith("|") and not before.startswith("|"):
@@ -305,7 +298,7 @@ def test_every_link_leads_somewhere():
 
 
 class Model(nn.Module):
-    """An ordinary autoencoder of the reader's, in train mode, with all that training could move."""
+    """An autoencoder of a reader, in train mode, with layers that a call in train mode changes."""
 
     latent_dim = 3
 
