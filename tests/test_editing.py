@@ -1,24 +1,26 @@
 """Scores of edits, held against editors and judges whose answers are known."""
 
+import doctest
+from importlib import import_module
+
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from torch import nn
 from torch.testing import assert_close
 
 from fpnlib.conditions import Attributes
-from fpnlib.metrics.attribute_judge import AttributeJudge
 from fpnlib.metrics.editing import (
+    MeanDifferences,
+    SingleEdits,
     accuracy_per_attribute,
-    balanced_accuracy_per_attribute,
-    mean_differences,
     no_edit,
     outside,
-    read,
     score_edits,
-    single_edits,
-    success_at,
 )
+from fpnlib.metrics.editing_tables import ahead, at_equal_cost, mean_scores
+from fpnlib.metrics.judge import Judge, face_judge
 
 FOUR = Attributes(
     ["Bald", "Black_Hair", "Blond_Hair", "Smiling"],
@@ -26,15 +28,26 @@ FOUR = Attributes(
 )
 
 
-class Reader(AttributeJudge):
-    """Reads attribute a off pixel (0, 0, a): there where it is above a half."""
+class Pixels(nn.Module):
+    """The first pixels of a face, less a half."""
 
-    def __init__(self):
-        super().__init__(4, size=16, width=2)
-        self.head = nn.Identity()
-
-    def features(self, x):
+    def forward(self, x):
         return x[:, 0, 0, :4] - 0.5
+
+
+def reader():
+    """A judge that reads attribute a off pixel (0, 0, a): there if it is above a half."""
+    judge = Judge(Pixels(), 4, outputs=4, exclusive=False)
+    with torch.no_grad():
+        judge.head[1].weight.copy_(torch.eye(4))
+        judge.head[1].bias.zero_()
+    return judge
+
+
+@pytest.mark.parametrize("module", ["editing", "editing_tables"])
+def test_examples(module):
+    result = doctest.testmod(import_module(f"fpnlib.metrics.{module}"))
+    assert result.attempted and not result.failed
 
 
 def faces(y):
@@ -44,12 +57,12 @@ def faces(y):
 
 
 def scored(before, after, y, to):
-    return score_edits(read(Reader(), before), read(Reader(), after), y, to)
+    return score_edits(reader().read(before), reader().read(after), y, to)
 
 
 def test_single_edits_turn_one_attribute_into_its_opposite():
     y = torch.tensor([[0, 1, 0, 0], [0, 0, 1, 1], [1, 0, 0, 1], [0, 0, 0, 0]])
-    edits = single_edits(FOUR, y, each=2)
+    edits = SingleEdits(FOUR, y, each=2)
     before = y[edits.rows]
     m = torch.arange(len(edits.rows))
     assert len(m) == 8
@@ -65,15 +78,15 @@ def test_a_perfect_edit_and_one_that_does_nothing():
     to = torch.tensor([[0, 1, 0, 1], [1, 0, 0, 1]])
     perfect = scored(faces(y), faces(to), y, to)
     assert (
-        perfect.achieved.tolist() == [1, 1]
-        and perfect.others.tolist() == [0, 0]
-        and (perfect.moved > 0).all()
+        perfect["achieved"].tolist() == [1, 1]
+        and perfect["others"].tolist() == [0, 0]
+        and (perfect["moved"] > 0).all()
     )
     nothing = scored(faces(y), faces(y), y, to)
     assert (
-        nothing.achieved.tolist() == [0, 0]
-        and nothing.others.tolist() == [0, 0]
-        and nothing.moved.tolist() == [0, 0]
+        nothing["achieved"].tolist() == [0, 0]
+        and nothing["others"].tolist() == [0, 0]
+        and nothing["moved"].tolist() == [0, 0]
     )
 
 
@@ -84,11 +97,11 @@ def test_what_else_moves_is_counted_against_the_face_before():
         [[1, 0, 0, 1], [0, 0, 1, 1]]
     )  # done, but two others moved; not done, but nothing else moved
     scores = scored(faces(y), faces(after), y, to)
-    assert scores.achieved.tolist() == [1, 0]
-    assert_close(scores.others, torch.tensor([2 / 3, 0]))
+    assert scores["achieved"].tolist() == [1, 0]
+    assert_close(scores["others"], torch.tensor([2 / 3, 0]))
     # A judge who misreads the face before does not count that as a move.
     blank = scored(faces(0 * y), faces(0 * y), y, to)
-    assert blank.others.tolist() == [0, 0]
+    assert blank["others"].tolist() == [0, 0]
 
 
 def test_outside_looks_only_where_nothing_is_to_change():
@@ -106,25 +119,25 @@ def test_accuracy_is_per_attribute():
     y = torch.tensor([[0, 1, 0, 0], [0, 0, 1, 1]])
     wrong = y.clone()
     wrong[0, 3] = 1
-    assert accuracy_per_attribute(Reader(), faces(y), wrong).tolist() == [1, 1, 1, 0.5]
+    assert accuracy_per_attribute(reader(), faces(y), wrong).tolist() == [1, 1, 1, 0.5]
 
 
 def test_balanced_accuracy_gives_a_guess_a_half():
     y = torch.tensor([[1, 0, 1, 0]] + [[0, 1, 1, 0]] * 9)
-    none = balanced_accuracy_per_attribute(Reader(), faces(0 * y), y)
+    none = accuracy_per_attribute(reader(), faces(0 * y), y, balanced=True)
     assert_close(none[:2], torch.tensor([0.5, 0.5]))
     assert none[2:].isnan().all(), "all or none have it"
-    assert_close(balanced_accuracy_per_attribute(Reader(), faces(y), y)[:2], torch.ones(2))
+    assert_close(accuracy_per_attribute(reader(), faces(y), y, balanced=True)[:2], torch.ones(2))
 
 
 def test_thresholds_are_put_where_they_tell_most():
     """Logits of -3 to 0 for attributes that begin at -1.5, at 0.5 (nothing lies there), or nowhere."""
 
-    class Ramp(AttributeJudge):
-        def features(self, x):
+    class Ramp(nn.Module):
+        def forward(self, x):
             return x[:, 0, 0, :1].expand(-1, 128)
 
-    judge, x = Ramp(3, size=16, width=2).eval(), torch.zeros(31, 3, 16, 16)
+    judge, x = Judge(Ramp(), 128, outputs=3, exclusive=False), torch.zeros(31, 3, 16, 16)
     x[:, 0, 0, 0] = torch.linspace(-3, 0, 31)
     with torch.no_grad():
         judge.head[1].weight.fill_(1 / 128)
@@ -134,10 +147,11 @@ def test_thresholds_are_put_where_they_tell_most():
     ).long()
     before = judge.head[1].bias.tolist()
     assert judge.calibrate(x, y) is judge
-    assert balanced_accuracy_per_attribute(judge, x, y)[0] == 1
+    assert accuracy_per_attribute(judge, x, y, balanced=True)[0] == 1
     assert judge.head[1].bias[0].item() == pytest.approx(1.45, abs=0.051)
     assert (
-        balanced_accuracy_per_attribute(judge, x, y)[1] > 0.5 and judge.head[1].bias[2] == before[2]
+        accuracy_per_attribute(judge, x, y, balanced=True)[1] > 0.5
+        and judge.head[1].bias[2] == before[2]
     )
     kept = judge.head[1].bias.tolist()
     assert judge.calibrate(x, y).head[1].bias.tolist() == kept, "what tells most stays"
@@ -157,26 +171,94 @@ def test_the_difference_of_means_is_exact_where_effects_add_up():
     directions = torch.randn(4, 6)
     y = torch.cartesian_prod(*[torch.tensor([0, 1])] * 4)  # independent attributes
     z = y.float() @ directions + torch.ones(6)
-    editor = mean_differences(z, y)
+    editor = MeanDifferences(z, y)
     assert_close(editor.directions, directions, atol=1e-5, rtol=0)
     assert_close(editor(z, y, 1 - y), (1 - y).float() @ directions + 1, atol=1e-5, rtol=0)
     assert torch.equal(editor(z, y, y), z)
     with pytest.raises(ValueError, match="attribute 2 is the same in all 16 latents"):
-        mean_differences(z, y * torch.tensor([1, 1, 0, 1]))
+        MeanDifferences(z, y * torch.tensor([1, 1, 0, 1]))
 
 
-def test_success_at_equal_cost():
-    cost, success = np.array([0, 0.1, 0.3]), np.array([0, 0.6, 1.0])
-    assert success_at(cost, success, 0.2) == pytest.approx(0.8)
-    assert success_at(cost, success, 0.1) == pytest.approx(0.6)
-    assert success_at(cost, success, 0.4) == 1.0, "all it reaches, at less"
-    assert np.isnan(success_at(cost + 0.1, success, 0.05)), "all of it costs more"
-    assert success_at(np.array([0, 0.2, 0.1]), success, 0.1) == 1.0, "a cost that falls again"
+def curves(cost, success, level):
+    """Our curve, which costs ``level`` at strength 1, and another's."""
+    strengths = np.arange(len(cost)) / 2
+    theirs = pd.DataFrame(
+        {"editor": "theirs", "strength": strengths, "moved": cost, "achieved": success}
+    )
+    ours = pd.DataFrame({"editor": ["ours"], "strength": 1, "moved": level, "achieved": 1})
+    return pd.concat([ours, theirs])
+
+
+@pytest.mark.parametrize(
+    ("cost", "success", "level", "expected"),
+    [
+        pytest.param((0, 0.1, 0.3), (0, 0.6, 1), 0.2, 0.8, id="linear between two strengths"),
+        pytest.param((0, 0.1, 0.3), (0, 0.6, 1), 0.1, 0.6, id="at a strength"),
+        pytest.param((0, 0.1, 0.3), (0, 0.6, 1), 0.4, 1.0, id="all it reaches, at less"),
+        pytest.param((0.1, 0.2, 0.4), (0, 0.6, 1), 0.05, np.nan, id="all of it costs more"),
+        pytest.param((0, 0.2, 0.1), (0, 0.6, 1), 0.1, 1.0, id="a cost that falls again"),
+    ],
+)
+def test_success_at_equal_cost(cost, success, level, expected):
+    table = at_equal_cost(curves(cost, success, level), "moved", ours="ours")
+    theirs = table.loc[table["editor"] == "theirs", "achieved"].item()
+    assert theirs == pytest.approx(expected, nan_ok=True)
+
+
+def test_equal_cost_compares_at_ours():
+    curve = pd.DataFrame(
+        {
+            "editor": ["C-MAF (ours)"] * 3 + ["means"] * 3,
+            "strength": [0.5, 1, 1.5] * 2,
+            "others": [0.01, 0.02, 0.04, 0.01, 0.03, 0.05],
+            "achieved": [0.5, 0.9, 1.0, 0.2, 0.6, 0.8],
+        }
+    )
+    assert at_equal_cost(curve, "others")["achieved"].tolist() == pytest.approx([0.9, 0.4])
+    easy = curve.assign(achieved=1.0)
+    both = pd.concat([curve.assign(attribute="Smiling"), easy.assign(attribute="Bald")])
+    each = at_equal_cost(both, "others")
+    assert each["attribute"].tolist() == ["Smiling", "Smiling", "Bald", "Bald"]
+    assert each["achieved"].tolist() == pytest.approx([0.9, 0.4, 1, 1])
+
+
+def test_averages_are_over_groups_of_attributes():
+    scores = pd.DataFrame(
+        {
+            "editor": ["ours"] * 3 + ["theirs"] * 3,
+            "attribute": ["Bald", "Bald", "Young"] * 2,
+            "achieved": [1.0, 0.0, 1.0, 1.0, 1.0, 0.0],
+        }
+    )
+    groups = {"all": ["Bald", "Young"], "told well": ["Young"], "these too": ["Bald"]}
+    table = mean_scores(scores, ["editor"], groups)
+    assert table["group"].tolist() == ["all", "all", "told well", "told well"]
+    assert table["attributes"].tolist() == [2, 2, 1, 1] and table["n"].tolist() == [3, 3, 1, 1]
+    assert table["achieved"].tolist() == [0.75, 0.5, 1.0, 0.0], "every attribute counts alike"
+
+
+def test_attributes_on_which_another_is_ahead_are_named():
+    each = pd.DataFrame(
+        {
+            "attribute": ["Bald", "Bald", "Young", "Young"],
+            "editor": ["C-MAF (ours)", "means"] * 2,
+            "achieved": [0.90, 0.915, 0.8, 0.9],
+        }
+    )
+    assert ahead(each, n=200) == {"means": ["Young"]} and ahead(each, n=10) == {"means": []}
+
+
+def test_equal_cost_needs_the_whole_edit():
+    curve = pd.DataFrame(
+        {"editor": ["C-MAF (ours)"], "strength": [0.5], "others": [0.01], "achieved": [0.5]}
+    )
+    with pytest.raises(ValueError, match=r"strengths must have 1, the whole edit.*got \[0.5\]"):
+        at_equal_cost(curve, "others")
 
 
 def test_a_judge_learns_and_refuses_what_is_no_face_of_its_size():
     torch.manual_seed(0)
-    judge = AttributeJudge(2, size=16, width=4).train()
+    judge = face_judge(2, size=16, width=4).train()
     y = torch.randint(0, 2, (128, 2))
     x = 0.3 * torch.rand(128, 3, 16, 16)
     x[:, 0, :8] += 0.6 * y[:, :1, None]
@@ -192,4 +274,4 @@ def test_a_judge_learns_and_refuses_what_is_no_face_of_its_size():
     with pytest.raises(ValueError, match=r"must have shape \(n, 3, 16, 16\), got \(2, 3, 64, 64\)"):
         judge(torch.zeros(2, 3, 64, 64))
     with pytest.raises(ValueError, match="multiple of 16"):
-        AttributeJudge(2, size=20)
+        face_judge(2, size=20)

@@ -106,13 +106,12 @@ def test_a_baseline_that_is_unknown_or_damaged_is_named(run, table):
 
 def test_images_are_scored_beside_the_test_images_whose_features_are_read_once(run, monkeypatch):
     reader, test, seen = judge(run), run.data.test, []
-    monkeypatch.setattr(
-        "fpnlib.experiments.digits.features",
-        lambda *given: seen.append(1) or images.features(*given),
-    )
+    read = reader.read
+    monkeypatch.setattr(reader, "read", lambda x: seen.append(1) or read(x))
     score = scorer(run, reader)
+    assert len(seen) == 1
     itself, darker = score(test.x, test.y), score(0.3 * test.x, test.y)
-    assert len(seen) == 3
+    assert len(seen) == 5, "each image for its features and for its class"
     assert (
         itself["diversity"] == 1 and itself["n"] == len(test) and itself["Fréchet distance"] < 1e-3
     )

@@ -14,12 +14,9 @@ from fpnlib.conditions import Attributes
 from fpnlib.data.drawn.faces import ATTRIBUTES, load_drawn_faces
 from fpnlib.experiments import (
     Run,
-    ahead,
-    at_equal_cost,
     attribute_judge,
     attribute_plugin,
     attributes,
-    averages,
     edit_scores,
     edited_faces,
     editors,
@@ -31,9 +28,9 @@ from fpnlib.experiments import (
     pretrained,
     sampled_scores,
     strips,
-    summary,
 )
 from fpnlib.experiments.faces import EXCLUSIVE, mirrored
+from fpnlib.metrics.editing_tables import mean_scores
 from fpnlib.network import FlowPluginNetwork
 from fpnlib.store import PROJECT
 
@@ -133,7 +130,7 @@ def test_edits_are_scored_for_every_editor(run, network):
         .all()
         .all()
     )
-    table = summary(scores, ["editor", "strength"])
+    table = mean_scores(scores, ["editor", "strength"])
     assert len(table) == 6 and table["achieved"].between(0, 1).all()
 
 
@@ -176,64 +173,10 @@ def test_what_excludes_each_other_hardly_goes_together_in_celeba(shared):
         assert (has[list(group)].sum(axis=1) > 1).mean() < 0.02, group
 
 
-def test_equal_cost_compares_at_ours():
-    curve = pd.DataFrame(
-        {
-            "editor": ["C-MAF (ours)"] * 3 + ["means"] * 3,
-            "strength": [0.5, 1, 1.5] * 2,
-            "others": [0.01, 0.02, 0.04, 0.01, 0.03, 0.05],
-            "achieved": [0.5, 0.9, 1.0, 0.2, 0.6, 0.8],
-        }
-    )
-    assert at_equal_cost(curve, "others")["achieved"].tolist() == pytest.approx([0.9, 0.4])
-    easy = curve.assign(achieved=1.0)
-    both = pd.concat([curve.assign(attribute="Smiling"), easy.assign(attribute="Bald")])
-    each = at_equal_cost(both, "others")
-    assert each["attribute"].tolist() == ["Smiling", "Smiling", "Bald", "Bald"]
-    assert each["achieved"].tolist() == pytest.approx([0.9, 0.4, 1, 1])
-
-
-def test_averages_are_over_groups_of_attributes():
-    scores = pd.DataFrame(
-        {
-            "editor": ["ours"] * 3 + ["theirs"] * 3,
-            "attribute": ["Bald", "Bald", "Young"] * 2,
-            "achieved": [1.0, 0.0, 1.0, 1.0, 1.0, 0.0],
-        }
-    )
-    table = averages(
-        scores,
-        {"all": ["Bald", "Young"], "told well": ["Young"], "these too": ["Bald"]},
-        ["editor"],
-    )
-    assert table["group"].tolist() == ["all", "all", "told well", "told well"]
-    assert table["attributes"].tolist() == [2, 2, 1, 1] and table["n"].tolist() == [3, 3, 1, 1]
-    assert table["achieved"].tolist() == [0.75, 0.5, 1.0, 0.0], "every attribute counts alike"
-
-
-def test_attributes_on_which_another_is_ahead_are_named():
-    each = pd.DataFrame(
-        {
-            "attribute": ["Bald", "Bald", "Young", "Young"],
-            "editor": ["C-MAF (ours)", "means"] * 2,
-            "achieved": [0.90, 0.915, 0.8, 0.9],
-        }
-    )
-    assert ahead(each, n=200) == {"means": ["Young"]} and ahead(each, n=10) == {"means": []}
-
-
 def test_faces_in_which_every_edit_changes_something_come_first():
     kinds = Attributes(["Bald", "Black_Hair", "Smiling"], [("Bald", "Black_Hair")])
     y = torch.tensor([[0, 1, 1], [0, 0, 0], [1, 0, 0], [0, 1, 0]])
     assert most_edited(kinds, y, ["+Smiling", "+Bald", "-Black_Hair"]).tolist() == [3, 0, 1, 2]
-
-
-def test_equal_cost_needs_the_whole_edit():
-    curve = pd.DataFrame(
-        {"editor": ["C-MAF (ours)"], "strength": [0.5], "others": [0.01], "achieved": [0.5]}
-    )
-    with pytest.raises(ValueError, match=r"strengths must have 1, the whole edit.*got \[0.5\]"):
-        at_equal_cost(curve, "others")
 
 
 def test_figures_are_made_of_edits(run, network):

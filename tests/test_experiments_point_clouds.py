@@ -10,7 +10,7 @@ import torch
 
 from fpnlib import data, store
 from fpnlib.base_models import load_released
-from fpnlib.classifiers import logistic_regression
+from fpnlib.baselines import logistic_regression
 from fpnlib.data.drawn.shapes import load_drawn_shapes
 from fpnlib.data.point_clouds import SYNSETS, load_shapenet
 from fpnlib.experiments import Run, point_clouds, pretrained

@@ -11,7 +11,7 @@ import torch
 from fpnlib.data import load_drawn_shapes
 from fpnlib.metrics import point_clouds as metrics
 from fpnlib.metrics.images import confusion, right_class_rate
-from fpnlib.metrics.pointnet import PointNet
+from fpnlib.metrics.judge import cloud_judge
 from fpnlib.training import fit
 
 
@@ -46,18 +46,18 @@ def test_distances_are_of_sets(distance, monkeypatch):
     assert measure(many, many).diagonal().max() < 1e-5
     monkeypatch.setattr(metrics, "AT_ONCE", 10)
     assert torch.allclose(measure(a, b), whole, atol=1e-6)
-    assert torch.allclose(metrics.pairwise(a, b, distance), whole, atol=1e-5)
-    assert torch.allclose(metrics.pairwise(a, None, distance), measure(a, a), atol=1e-5)
+    assert torch.allclose(metrics._pairwise(a, b, distance), whole, atol=1e-5)
+    assert torch.allclose(metrics._pairwise(a, None, distance), measure(a, a), atol=1e-5)
 
 
 SCRIPT = """
 import torch
-from fpnlib.metrics.point_clouds import pairwise
+from fpnlib.metrics.point_clouds import _pairwise
 from memory import peak
 torch.set_num_threads(1)
 others = torch.randn(300, 2048, 3)
 before = peak()
-assert pairwise(others[:1], others).shape == (1, 300)
+assert _pairwise(others[:1], others, "chamfer").shape == (1, 300)
 print(peak() - before)
 """
 
@@ -71,16 +71,26 @@ def test_a_row_of_300_clouds_of_2048_points_takes_little_memory():
     assert int(done.stdout) < 2**28
 
 
-def test_set_scores_by_hand():
-    """Samples at 0, 0.1 and 9 on a line, reference at 0.2, 5 and 9.3."""
-    s, r = torch.tensor([0.0, 0.1, 9]), torch.tensor([0.2, 5, 9.3])
-    scores = metrics.set_scores(*(abs(a[:, None] - b) for a, b in ((s, r), (s, s), (r, r))))
-    assert scores["coverage"] == pytest.approx(2 / 3)
-    assert scores["mmd"] == pytest.approx((0.1 + 4 + 0.3) / 3)
-    # Nearest: 0→0.1 own; 0.1→0 or 0.2; 9→9.3 other; 0.2→0.1 other; 5→9 other; 9.3→9 other.
-    s = torch.tensor([0.0, 0.09, 9])
-    scores = metrics.set_scores(*(abs(a[:, None] - b) for a, b in ((s, r), (s, s), (r, r))))
-    assert scores["1-nna"] == pytest.approx(2 / 6)
+def at(*places):
+    """Clouds of two points at these places of a line: the earth mover's distances are theirs."""
+    return torch.tensor([[[place, 0, 0], [place, 1, 0]] for place in places])
+
+
+@pytest.mark.parametrize(
+    ("second", "told_apart"),
+    [
+        (0.1, None),  # 0.1 is as far from 0 as from 0.2
+        (0.09, 2 / 6),  # nearest: 0 and 0.09 each other, 9→9.3, 0.2→0.09, 5→9, 9.3→9
+    ],
+)
+def test_scores_by_hand(second, told_apart):
+    y = torch.zeros(3, dtype=torch.long)
+    samples, reference = at(0, second, 9), at(0.2, 5, 9.3)
+    scores = metrics.compare(samples, y, reference, y, 1, "earth mover's")
+    assert scores["coverage"] == pytest.approx([2 / 3] * 2)
+    assert scores["mmd"] == pytest.approx([(0.2 - second + 4 + 0.3) / 3] * 2)
+    if told_apart is not None:
+        assert scores["1-nna"] == pytest.approx([told_apart] * 2)
 
 
 def test_equal_distributions_score_a_half_and_others_do_not():
@@ -112,7 +122,7 @@ def test_more_samples_than_needed_are_left_out():
 @pytest.mark.parametrize(
     "call, line",
     [
-        (lambda: metrics.pairwise(clouds(2), clouds(2), "chamfr"), "unknown distance 'chamfr'; did you mean 'chamfer'"),
+        (lambda: metrics._pairwise(clouds(2), clouds(2), "chamfr"), "unknown distance 'chamfr'; did you mean 'chamfer'"),
         (lambda: metrics.chamfer(clouds(2)[..., :2], clouds(2)), r"a must have shape \(n, points, 3\), got \(2, 7, 2\)"),
         (lambda: metrics.chamfer(clouds(2), clouds(2) * torch.nan), "b has 42 NaN"),
         (lambda: metrics.chamfer(clouds(2), torch.ones(1, 4, 3)), r"b\[0\] is degenerate"),
@@ -120,9 +130,8 @@ def test_more_samples_than_needed_are_left_out():
         (lambda: metrics.compare(clouds(2), [0], clouds(2), [0, 0], 1), "samples and y_samples must have the same length"),
         (lambda: metrics.compare(clouds(2), [0, 3], clouds(2), [0, 0], 2), "between 0 and 1, got 0 to 3"),
         (lambda: metrics.compare(clouds(2), [0, 0], clouds(2), [0, 1], 2), "class 1 has 0 samples for 1 reference"),
-        (lambda: metrics.set_scores(torch.ones(2, 3), torch.ones(2, 2), torch.ones(3, 3)), "got 2 and 3"),
-        (lambda: PointNet(3)(torch.zeros(2, 4, 3)), "is degenerate"),
-        (lambda: PointNet(0), "num_classes must be a positive"),
+        (lambda: cloud_judge(3)(torch.zeros(2, 4, 3)), "is degenerate"),
+        (lambda: cloud_judge(0), "num_classes must be a positive"),
     ],
 )  # fmt: skip
 def test_bad_input_gets_one_clear_line(call, line):
@@ -134,7 +143,7 @@ def test_bad_input_gets_one_clear_line(call, line):
 def test_the_judge_learns_shapes_whatever_their_units():
     data = load_drawn_shapes(n=120, points=64, categories=["table", "airplane", "lamp"])
     torch.manual_seed(0)
-    judge = PointNet(3, widths=(16, 16, 32, 64), head_widths=(32, 16))
+    judge = cloud_judge(3, widths=(16, 16, 32, 64), head_widths=(32, 16))
     pairs = [(split.x, split.y) for split in (data.train, data.validation)]
     fit(judge, judge.loss, *pairs, epochs=30, batch_size=8, learning_rate=1e-2)
     test = data.test

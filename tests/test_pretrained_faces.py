@@ -15,9 +15,9 @@ from fpnlib.experiments import (
     msp,
     pretrained,
     pretrained_faces,
-    summary,
     true_scores,
 )
+from fpnlib.metrics.editing_tables import mean_scores
 from fpnlib.network import FlowPluginNetwork
 from fpnlib.store import PROJECT, read_json
 
@@ -56,7 +56,7 @@ def test_editing_to_ones_own_attributes_and_there_and_back_is_the_reconstruction
 
 def test_edits_are_achieved_and_leave_the_rest(run, network):
     ours = {name: way for name, way in editors(run, n=500).items() if "ours" in name}
-    scores = summary(edit_scores(run, ours, [1.0], EACH), ["editor"]).iloc[0]
+    scores = mean_scores(edit_scores(run, ours, [1.0], EACH), ["editor"]).iloc[0]
     assert scores["achieved"] >= 0.95
     assert scores["others"] <= 0.03
 
@@ -84,7 +84,7 @@ def test_the_committed_run_shows_what_was_promised():
 def test_the_judge_reads_every_edit_of_a_face_drawn_again_and_no_other_change(run):
     """So ``others`` counts nothing that an edit brings with it in truth, such as the colour of a bald head's hair."""
     attribute_judge(run)
-    each = summary(true_scores(run, EACH), ["attribute"])
+    each = mean_scores(true_scores(run, EACH), ["attribute"])
     assert each["achieved"].mean() > 0.98 and each["achieved"].min() >= 0.8
     assert each["others"].mean() < 0.005 and each["others"].max() < 0.02
 

@@ -17,12 +17,9 @@ from fpnlib.experiments.digits import (
 )
 from fpnlib.experiments.explore import pretrained_digits, pretrained_faces, pretrained_shapes
 from fpnlib.experiments.faces import (
-    ahead,
-    at_equal_cost,
     attribute_judge,
     attribute_plugin,
     attributes,
-    averages,
     decoded,
     edit_scores,
     edited_faces,
@@ -34,7 +31,6 @@ from fpnlib.experiments.faces import (
     msp,
     sampled_scores,
     strips,
-    summary,
     true_scores,
 )
 from fpnlib.experiments.run import Run, side_by_side
@@ -44,12 +40,9 @@ __all__ = [
     "Latents",
     "Run",
     "accuracy",
-    "ahead",
-    "at_equal_cost",
     "attribute_judge",
     "attribute_plugin",
     "attributes",
-    "averages",
     "base_model",
     "baseline",
     "decoded",
@@ -75,6 +68,5 @@ __all__ = [
     "scorer",
     "side_by_side",
     "strips",
-    "summary",
     "true_scores",
 ]

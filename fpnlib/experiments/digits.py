@@ -13,12 +13,11 @@ from torch import Tensor, nn
 
 from fpnlib import checks, store
 from fpnlib.base_models import build_base_model
-from fpnlib.classifiers import BASELINES, Scores
+from fpnlib.baselines import BASELINES, ClassMixtures, Scores
 from fpnlib.data import Split
 from fpnlib.experiments.run import Run, kept_config, made_by
-from fpnlib.metrics.baselines import class_gaussians, class_mixtures
-from fpnlib.metrics.images import diversity, features, frechet_distance, right_class_rate
-from fpnlib.metrics.judge import Judge, distorted
+from fpnlib.metrics.images import diversity, frechet_distance, right_class_rate
+from fpnlib.metrics.judge import Judge, digit_judge
 from fpnlib.plugin import FlowPlugin
 from fpnlib.training import History, fit
 
@@ -151,10 +150,10 @@ def plugin_name(base: str, flow: str, draws: str = "fresh", width: int | None = 
 def judge(run: Run) -> Judge:
     """An independent classifier of images that scores what plugins generate.
 
-    It is trained on train, distorted anew for each epoch, and chosen on validation as it is.
+    It is trained on train, distorted anew in each step, and chosen on validation as it is.
     """
     torch.manual_seed(run.seed)
-    module = Judge(num_classes=len(run.classes))
+    module = digit_judge(len(run.classes))
     training = _training(run, "judge", run.setting("judge_epochs"))
     key = {
         "data": run.data.checksum,
@@ -167,9 +166,7 @@ def judge(run: Run) -> Judge:
         "judge",
         module,
         key,
-        lambda checkpoint: _fit_images(
-            run, module, module.loss, training, checkpoint, "judge", distorted
-        ),
+        lambda checkpoint: _fit_images(run, module, module.loss, training, checkpoint, "judge"),
     )[0]
 
 
@@ -196,8 +193,9 @@ def generators(
         return torch.randn(len(y), model.latent_dim, generator=torch.Generator().manual_seed(seed))
 
     ways = {"unconditional": prior} if hasattr(model, "posterior") else {}
-    ways["class Gaussians"] = class_gaussians(train.draw, train.y).sample
-    ways["class mixtures"] = class_mixtures(train.draw, train.y, components, seed=run.seed).sample
+    ways["class Gaussians"] = ClassMixtures(train.draw, train.y, 1).sample
+    mixtures = ClassMixtures(train.draw, train.y, components, seed=run.seed)
+    ways["class mixtures"] = mixtures.sample
     for flow, name in FLOW_NAMES.items():
         plugin = flow_plugin(run, base, flow)
         ways[name] = lambda y, seed, plugin=plugin: plugin.sample(y, seed=seed)
@@ -210,11 +208,11 @@ def scorer(run: Run, reader: Judge) -> Callable[[Tensor, Tensor], dict[str, floa
     It gives "right class", "Fréchet distance" to the test images, "diversity" as a share of theirs, and "n".
     """
     test = run.data.test
-    real = features(reader, test.x)
+    real = reader.read(test.x).features
     of_test = diversity(real, test.y)
 
     def score(x: Tensor, y: Tensor) -> dict[str, float]:
-        seen = features(reader, x)
+        seen = reader.read(x).features
         right, distance = right_class_rate(reader, x, y), frechet_distance(real, seen)
         return {
             "right class": right,
@@ -246,7 +244,7 @@ def table_1(
     """Table 1: classifying by Bayes' rule, flat prior, beside supervised classifiers of the same latents (section 5.2.1).
 
     Args:
-        baselines: names of ``classifiers.BASELINES`` with the settings of each.
+        baselines: names of ``baselines.BASELINES`` with the settings of each.
         on_means: those to be fitted to the posteriors' means as well as to one draw from each.
 
     Returns:
@@ -321,7 +319,7 @@ def _chosen(settings: dict) -> str:
 
 
 def baseline(run: Run, name: str, base: str, features: str, **settings: Any) -> Scores:
-    """A supervised classifier of ``classifiers.BASELINES`` on the latents of the base model named ``base`` (Table 1).
+    """A supervised classifier of ``baselines.BASELINES`` on the latents of the base model named ``base`` (Table 1).
 
     It learns from train and validation together, for its cross-validation needs no set of its own. Its scores are kept.
     """
@@ -409,20 +407,12 @@ def _training(run: Run, what: str, epochs: int) -> dict:
 
 
 def _fit_images(
-    run: Run,
-    module: nn.Module,
-    loss: Callable,
-    training: dict,
-    checkpoint: Any,
-    description: str,
-    change: Callable[[Tensor, torch.Generator], Tensor] | None = None,
+    run: Run, module: nn.Module, loss: Callable, training: dict, checkpoint: Any, description: str
 ) -> History:
-    """Train on train's images, put through ``change`` anew for each epoch where it is given."""
-    (x, y), validation = (
+    train, validation = (
         (split.x.to(run.device), split.y.to(run.device))
         for split in (run.data.train, run.data.validation)
     )
-    train = (lambda generator: (change(x, generator), y)) if change else (x, y)
     return fit(
         module,
         loss,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -19,20 +19,15 @@ from fpnlib.data.drawn.faces import difference, draw
 from fpnlib.experiments import pretrained
 from fpnlib.experiments.digits import Latents, encode
 from fpnlib.experiments.run import Run, kept_config
-from fpnlib.metrics.attribute_judge import AttributeJudge
 from fpnlib.metrics.editing import (
     Editor,
-    EditScores,
+    MeanDifferences,
     SingleEdits,
     accuracy_per_attribute,
-    balanced_accuracy_per_attribute,
-    mean_differences,
     outside,
-    read,
     score_edits,
-    single_edits,
-    success_at,
 )
+from fpnlib.metrics.judge import Judge, face_judge
 from fpnlib.network import FlowPluginNetwork
 from fpnlib.plugin import FlowPlugin
 from fpnlib.store import PROJECT
@@ -118,19 +113,19 @@ def attribute_plugin(run: Run) -> FlowPlugin:
     return _load_or_make(run, "MSP_maf", plugin, key, make)[0]
 
 
-def attribute_judge(run: Run) -> AttributeJudge:
+def attribute_judge(run: Run) -> Judge:
     """An independent reader of attributes, trained on train's faces; validation's choose the epoch and the thresholds.
 
     Setting ``face_judge_epochs``.
     """
     torch.manual_seed(run.seed)
-    judge = AttributeJudge(len(run.data.classes), run.data.test.x.shape[-1])
+    judge = face_judge(len(run.data.classes), run.data.test.x.shape[-1])
     training = run.training(JUDGE_TRAINING, epochs=run.setting("face_judge_epochs"))
     fitting = _fitting(run, judge, judge.loss, training, "face judge")
 
     def make(checkpoint: Any) -> History:
         history, faces = fitting(checkpoint), run.data.validation
-        judge.calibrate(faces.x.to(run.device), faces.y)
+        judge.calibrate(faces.x, faces.y)
         return history
 
     key = {
@@ -154,7 +149,7 @@ def editors(run: Run, n: int = 2_000) -> dict[str, Editor]:
     return {
         "C-MAF (ours)": lambda z, y, to: plugin.from_noise(plugin.to_noise(z, y), to),
         "MSP's own": partial(_msps_own, base),
-        "difference of means": mean_differences(train.mean, train.y),
+        "difference of means": MeanDifferences(train.mean, train.y),
     }
 
 
@@ -170,7 +165,7 @@ def edit_scores(
     """Single edits of a split's faces by every editor at every strength: a row for each editor, strength and edit.
 
     Columns ``editor``, ``strength``, ``attribute``, ``edit`` ("+" or "-"), ``achieved``, ``others`` and ``moved`` as
-    :class:`metrics.editing.EditScores` has them; on drawn faces also ``outside`` (what changed where nothing ought to) and
+    :func:`metrics.editing.score_edits` has them; on drawn faces also ``outside`` (what changed where nothing ought to) and
     ``truth`` (mean absolute difference from the face as it ought to be). What the edited attribute excludes is wanted
     away with it (see :data:`EXCLUSIVE`) and so is no other attribute.
 
@@ -181,11 +176,11 @@ def edit_scores(
     """
     base, reader, faces = msp(run), attribute_judge(run), getattr(run.data, split)
     latents = face_latents(run, base, split)
-    edits = single_edits(attributes(run), latents.y, each)
+    edits = SingleEdits(attributes(run), latents.y, each)
     rows, to = edits.rows, edits.to.to(latents.mean)
     z, y = latents.mean[rows], latents.y[rows].to(to)
     before, wanted, region = decoded(base, z), None, None
-    seen = read(reader, before)
+    seen = reader.read(before)
     if "variation" in faces.extra:
         wanted = _redrawn(faces, edits)
         region = difference(faces.x[rows.cpu()], wanted).to(before.device)
@@ -196,7 +191,7 @@ def edit_scores(
             table = _scored(
                 run,
                 edits,
-                score_edits(seen, read(reader, after), y, to),
+                score_edits(seen, reader.read(after), y, to),
                 editor=name,
                 strength=strength,
             )
@@ -210,8 +205,8 @@ def edit_scores(
 def true_scores(run: Run, each: int) -> pd.DataFrame:
     """:func:`edit_scores` of drawn faces that are drawn again with the attributes wanted: no editor can be read better."""
     reader, faces = attribute_judge(run), run.data.test
-    edits = single_edits(attributes(run), faces.y, each)
-    before, after = (read(reader, x) for x in (faces.x[edits.rows], _redrawn(faces, edits)))
+    edits = SingleEdits(attributes(run), faces.y, each)
+    before, after = (reader.read(x) for x in (faces.x[edits.rows], _redrawn(faces, edits)))
     scores = score_edits(before, after, faces.y[edits.rows], edits.to)
     return _scored(run, edits, scores, editor="drawn again", strength=1.0)
 
@@ -221,7 +216,7 @@ def _redrawn(faces: Split, edits: SingleEdits) -> Tensor:
     return draw(edits.to.cpu(), faces.extra["variation"][edits.rows.cpu()])
 
 
-def _scored(run: Run, edits: SingleEdits, scores: EditScores, **more: Any) -> pd.DataFrame:
+def _scored(run: Run, edits: SingleEdits, scores: dict[str, Tensor], **more: Any) -> pd.DataFrame:
     """A row for each edit: what it was, and its scores."""
     columns = edits.columns.cpu()
     plus = edits.to[torch.arange(len(columns)), edits.columns].cpu() > 0.5
@@ -229,81 +224,7 @@ def _scored(run: Run, edits: SingleEdits, scores: EditScores, **more: Any) -> pd
         "attribute": [run.data.classes[k] for k in columns],
         "edit": ["+" if yes else "-" for yes in plus],
     }
-    return pd.DataFrame(more | what | {name: score.numpy() for name, score in vars(scores).items()})
-
-
-def summary(scores: pd.DataFrame, by: list[str]) -> pd.DataFrame:
-    """Means of what :func:`edit_scores` gives for each group of ``by``, every attribute counting alike."""
-    means = scores.groupby([*dict.fromkeys([*by, "attribute"])], sort=False).mean(numeric_only=True)
-    return (
-        means.drop(columns=["strength"], errors="ignore")
-        .groupby(by, sort=False)
-        .mean()
-        .reset_index()
-    )
-
-
-def averages(scores: pd.DataFrame, groups: dict[str, Iterable[str]], by: list[str]) -> pd.DataFrame:
-    """:func:`summary` over groups of attributes, with the number of ``attributes`` in each and of edits, ``n``, behind a row.
-
-    Args:
-        groups: name → attributes; one that holds no fewer than an earlier one is left out.
-    """
-    tables, sizes = [], set()
-    for name, names in groups.items():
-        part = scores[scores["attribute"].isin(names)]
-        if (size := part["attribute"].nunique()) and size not in sizes:
-            table = summary(part, by).merge(
-                part.groupby(by, sort=False).size().rename("n").reset_index()
-            )
-            tables.append(
-                pd.concat(
-                    [pd.DataFrame({"group": name, "attributes": size}, index=table.index), table],
-                    axis=1,
-                )
-            )
-            sizes.add(size)
-    return pd.concat(tables, ignore_index=True)
-
-
-def at_equal_cost(curve: pd.DataFrame, cost: str, ours: str = "C-MAF (ours)") -> pd.DataFrame:
-    """Each editor's success where it costs what ours costs at strength 1, from the curve of :func:`summary`.
-
-    Args:
-        curve: columns ``editor``, ``strength`` (growing), ``achieved`` and ``cost``; with ``attribute`` it is many curves.
-        cost: "others", "moved" or "outside".
-
-    Raises:
-        ValueError: a curve without a point at strength 1.
-    """
-    if not (curve["strength"] == 1).any():
-        raise ValueError(
-            f"strengths must have 1, the whole edit, to compare at its cost; got {sorted(set(curve['strength']))}"
-        )
-    parts = curve.groupby("attribute", sort=False) if "attribute" in curve else [("all", curve)]
-    rows = []
-    for attribute, part in parts:
-        level = float(part[(part["editor"] == ours) & (part["strength"] == 1)][cost].iloc[0])
-        for name, points in part.groupby("editor", sort=False):
-            success = success_at(points[cost].to_numpy(), points["achieved"].to_numpy(), level)
-            rows.append({"attribute": attribute, "editor": name, cost: level, "achieved": success})
-    table = pd.DataFrame(rows)
-    return table if "attribute" in curve else table.drop(columns="attribute")
-
-
-def ahead(each: pd.DataFrame, n: int, ours: str = "C-MAF (ours)") -> dict[str, list[str]]:
-    """For each other editor the attributes on which it is ahead of ours at equal cost, by more than two standard errors.
-
-    Args:
-        each: what :func:`at_equal_cost` gives for each attribute.
-        n: edits behind each share.
-    """
-    table = each.pivot(index="attribute", columns="editor", values="achieved")
-    error = 2 * ((table * (1 - table)).add(table[ours] * (1 - table[ours]), axis=0) / n) ** 0.5
-    return {
-        name: list(table.index[table[name] - table[ours] > error[name]])
-        for name in table.columns.drop(ours)
-    }
+    return pd.DataFrame(more | what | {name: score.numpy() for name, score in scores.items()})
 
 
 def most_edited(kinds: Attributes, y: Tensor, edits: list[str]) -> Tensor:
@@ -333,8 +254,7 @@ def sampled_scores(run: Run, temperatures: list[float], n: int) -> pd.DataFrame:
     rows = []
     for name, x in faces.items():
         right, balanced = (
-            score(reader, x, test.y)
-            for score in (accuracy_per_attribute, balanced_accuracy_per_attribute)
+            accuracy_per_attribute(reader, x, test.y, balanced) for balanced in (False, True)
         )
         row = {
             "faces": name,

@@ -15,16 +15,15 @@ from tqdm.auto import tqdm
 
 from fpnlib import checks, store
 from fpnlib.base_models import PointFlow, load_released
-from fpnlib.classifiers import AUTOML_NEEDS, BASELINES, accuracies
+from fpnlib.baselines import AUTOML_NEEDS, BASELINES, ClassMixtures, accuracies
 from fpnlib.data import Split
 from fpnlib.data.point_clouds import draw_points
 from fpnlib.experiments import pretrained
 from fpnlib.experiments.digits import FLOW_NAMES, Latents, encode, kept_baseline
 from fpnlib.experiments.run import Run, kept_config
-from fpnlib.metrics.baselines import class_gaussians
 from fpnlib.metrics.images import right_class_rate
+from fpnlib.metrics.judge import Judge, cloud_judge
 from fpnlib.metrics.point_clouds import compare
-from fpnlib.metrics.pointnet import PointNet
 from fpnlib.plots import cloud_grid
 from fpnlib.plugin import FlowPlugin
 from fpnlib.training import History, fit
@@ -131,10 +130,10 @@ def plugin_name(flow: str) -> str:
     return f"PointFlow_{flow}"
 
 
-def judge(run: Run) -> PointNet:
+def judge(run: Run) -> Judge:
     """An independent classifier of clouds, trained on train and chosen on validation; setting ``point_judge_epochs``."""
     torch.manual_seed(run.seed)
-    module = PointNet(len(run.classes), **JUDGE)
+    module = cloud_judge(len(run.classes), **JUDGE)
     training = run.training(JUDGE_TRAINING, epochs=run.setting("point_judge_epochs"))
     key = {
         "data": run.data.checksum,
@@ -158,7 +157,7 @@ def generators(run: Run, points: int | None = None) -> dict[str, Callable[[Tenso
     model's own number.
     """
     base, train = base_model(run), latents(run)["train"]
-    ways = {"category Gaussians": class_gaussians(train.mean, train.y).sample}
+    ways = {"category Gaussians": ClassMixtures(train.mean, train.y, 1).sample}
     for flow, name in FLOW_NAMES.items():
         plugin = flow_plugin(run, flow)
         ways[name] = lambda y, seed, plugin=plugin: plugin.sample(y, seed=seed)
@@ -284,7 +283,7 @@ def table_2(run: Run, baselines: dict[str, dict]) -> pd.DataFrame:
     """Table 2: classifying by Bayes' rule beside supervised classifiers of the same latents.
 
     Args:
-        baselines: names of ``classifiers.BASELINES`` with the settings of each. Where a category has fewer shapes than
+        baselines: names of ``baselines.BASELINES`` with the settings of each. Where a category has fewer shapes than
             folds, there are as many folds as shapes; where one has too few for AutoML, its accuracies are NaN.
 
     Returns:

@@ -1,97 +1,89 @@
-"""Scores of generated images, as a judge sees them: the class asked for, likeness to real images, diversity."""
+"""Scores of generated objects, as a judge sees them: class, likeness, diversity."""
 
-from collections.abc import Callable
+from __future__ import annotations
+
+from typing import Any
 
 import torch
+from sklearn.metrics import confusion_matrix
 from torch import Tensor, nn
 
 from fpnlib import checks
 from fpnlib.metrics.judge import Judge
 
-BATCH = 1_000
-
 
 def right_class_rate(judge: Judge, x: Tensor, y: Tensor) -> float:
-    """Share, in [0, 1], of images (n, 1, 28, 28) that the judge takes for the classes ``y`` (n,) they were asked to be.
+    """Share, in [0, 1], of objects x (n, ...) that the judge takes for their classes y (n,).
 
     Raises:
-        ValueError: images and labels of different lengths, no images, or what :meth:`Judge.features` refuses.
+        ValueError: objects and labels of different lengths, no objects, or what the judge refuses.
     """
-    return (_predict(judge, x, y) == y.cpu()).double().mean().item()
+    y = _classes(y)
+    checks.same_length(x, y, ("x", "y"))
+    return (judge.predict(x) == y).double().mean().item()
 
 
 def confusion(judge: Judge, x: Tensor, y: Tensor) -> Tensor:
-    """Counts (K, K), int64: row y, column what the judge sees. Raises as :func:`right_class_rate` does."""
-    k = judge.config["num_classes"]
-    return torch.bincount(y.cpu() * k + _predict(judge, x, y), minlength=k**2).reshape(k, k)
-
-
-def features(judge: Judge, x: Tensor) -> Tensor:
-    """What the judge's last layer sees of images (n, 1, 28, 28): (n, F), on the CPU. Raises as :meth:`Judge.features`."""
-    return _in_batches(judge, judge.features, x)
+    """Counts (K, K): row y, column what the judge sees. Raises as :func:`right_class_rate` does."""
+    y = _classes(y)
+    checks.same_length(x, y, ("x", "y"))
+    counts = confusion_matrix(y, judge.predict(x), labels=range(judge.outputs))
+    return torch.from_numpy(counts)
 
 
 def frechet_distance(real: Tensor, fake: Tensor) -> float:
-    """Fréchet distance between Gaussians fitted to the :func:`features` (n, F) and (m, F) of two sets of images.
+    """Fréchet distance between Gaussians fitted to features (n, F) and (m, F) of two sets.
 
-    As FID (Heusel et al. 2017, arXiv:1706.08500), with the judge in the place of Inception, which never saw digits:
-    comparable only between sets of one size that the same judge scored.
+    This is FID (Heusel et al. 2017, arXiv:1706.08500) with a judge in the place of Inception, which
+    never saw digits. Compare it only between sets of one size that the same judge has read.
 
     Raises:
-        ValueError: fewer than two images in a set, or features of other widths, or with NaN.
-    """
-    from torchmetrics.image.fid import FrechetInceptionDistance  # heavy, and only this needs it
+        ValueError: fewer than two objects in a set, or features of other widths, or with NaN.
 
-    fake = checks.latents(fake, checks.latents(real, name="real").shape[1], "fake")
-    identity = (
-        nn.Identity()
-    )  # the metric gets features, so an identity stands where it expects a network
-    identity.num_features = real.shape[1]
-    distance = FrechetInceptionDistance(feature=identity)
-    for name, seen in (("real", real), ("fake", fake)):
-        if len(seen) < 2:
-            raise ValueError(f"a Fréchet distance needs two {name} images or more, got {len(seen)}")
-        distance.update(seen.double(), real=name == "real")
+    >>> features = torch.randn(50, 3)
+    >>> round(frechet_distance(features, features + 2), 3)
+    12.0
+    """
+    from torchmetrics.image.fid import FrechetInceptionDistance  # slow to import
+
+    real = checks.latents(real, name="real")
+    fake = checks.latents(fake, real.shape[1], "fake")
+    network: Any = nn.Identity()  # the metric expects a network; here it gets features
+    network.num_features = real.shape[1]
+    distance = FrechetInceptionDistance(feature=network)
+    for name, features in (("real", real), ("fake", fake)):
+        if len(features) < 2:
+            raise ValueError(
+                f"a Fréchet distance needs two {name} images or more, got {len(features)}"
+            )
+        distance.update(features.double(), real=name == "real")
     return max(distance.compute().item(), 0.0)  # rounding goes below zero
 
 
 def diversity(features: Tensor, y: Tensor) -> float:
-    """Mean distance between the :func:`features` (n, F) of two images of one class, averaged over the classes ``y`` (n,).
+    """Mean distance between the features (n, F) of two objects of a class, averaged over classes.
 
-    Zero if a class always looks the same.
+    It is zero if a class always looks the same.
 
     Raises:
-        ValueError: lengths that differ, no images, or a class below the largest with fewer than two of them.
+        ValueError: lengths that differ, no objects, or a class with fewer than two of them.
     """
-    _check(features, y)
-    y = y.cpu()
-    counts = y.bincount().tolist()
-    for k, count in enumerate(counts):
+    y = _classes(y)
+    checks.same_length(features, y, ("features", "y"))
+    if not len(y):
+        raise ValueError("there are no objects to judge")
+    distances = []
+    for k, count in enumerate(y.bincount().tolist()):
         if count < 2:
             raise ValueError(
                 f"diversity needs two images or more of each class, got {count} of class {k}"
             )
-    return (
-        torch.stack([torch.pdist(features[y == k]).mean() for k in range(len(counts))])
-        .mean()
-        .item()
-    )
+        distances.append(torch.pdist(features[y == k]).mean())
+    return torch.stack(distances).mean().item()
 
 
-def _predict(judge: Judge, x: Tensor, y: Tensor) -> Tensor:
-    _check(x, y)
-    return _in_batches(judge, judge, x).argmax(1)
-
-
-def _check(x: Tensor, y: Tensor) -> None:
-    checks.same_length(x, y, ("x", "y"))
-    if not len(x):
-        raise ValueError("there are no images to judge")
-
-
-@torch.no_grad()
-def _in_batches(judge: Judge, function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-    """``function`` of x on the judge's device and in eval mode; the result is on the CPU."""
-    judge.eval()
-    device = next(judge.parameters()).device
-    return torch.cat([function(batch.to(device)).cpu() for batch in x.split(BATCH)])
+def _classes(y: Tensor) -> Tensor:
+    y = torch.as_tensor(y).cpu()
+    if y.ndim != 1:
+        raise ValueError(f"y must hold class indices of shape (n,), got {tuple(y.shape)}")
+    return y

@@ -1,92 +1,329 @@
-"""An independent classifier: it says what a generated image shows, and its features tell how near two sets are."""
+"""Independent classifiers that say what a generated or edited object shows."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import torch
+from sklearn.metrics import roc_curve
 from torch import Tensor, nn
-from torch.nn.functional import affine_grid, cross_entropy, grid_sample
+from torch.nn.functional import (
+    affine_grid,
+    avg_pool2d,
+    binary_cross_entropy_with_logits,
+    cross_entropy,
+    grid_sample,
+)
 
 from fpnlib import checks
 
+AT_ONCE = 400_000  # numbers in a batch: 510 digits, 32 faces, 65 clouds of 2,048 points
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What a judge sees in n objects: ``features`` (n, F), ``logits`` (n, outputs), on the CPU."""
+
+    features: Tensor
+    logits: Tensor
+
+    @property
+    def attributes(self) -> Tensor:
+        """Which attributes are there, bool (n, A)."""
+        return self.logits > 0
+
 
 class Judge(nn.Module):
-    """A small convolutional network over images (n, 1, 28, 28) in [0, 1], in the line of LeNet-5 (LeCun et al. 1998).
+    """A classifier made of a body, which gives features, and a linear head.
 
     Args:
-        num_classes: K.
+        body: a network from objects (n, ...) to features (n, num_features).
+        num_features: width of the features.
+        outputs: number of classes, or of attributes.
+        exclusive: True: an object has one of the classes. False: it has each attribute or not.
+        prepare: checks and scales objects before the body; None: they are taken as they are.
+        augment: changes prepared objects at random while training; None: nothing.
         dropout: share of the features dropped while training.
+        config: JSON-able description of the architecture.
+
+    >>> judge = Judge(nn.Flatten(), 4, outputs=3)
+    >>> judge(torch.zeros(5, 2, 2)).shape, judge.predict(torch.zeros(5, 2, 2)).shape
+    (torch.Size([5, 3]), torch.Size([5]))
     """
 
-    num_features = 128
-
-    def __init__(self, num_classes: int = 10, dropout: float = 0.3):
+    def __init__(
+        self,
+        body: nn.Module,
+        num_features: int,
+        outputs: int,
+        *,
+        exclusive: bool = True,
+        prepare: Callable[[Tensor], Tensor] | None = None,
+        augment: Callable[[Tensor], Tensor] | None = None,
+        dropout: float = 0.0,
+        config: dict[str, Any] | None = None,
+    ):
         super().__init__()
-        self.config = {
-            "num_classes": checks.positive("num_classes", num_classes),
-            "dropout": dropout,
-        }
-        self.body = nn.Sequential(
-            nn.Conv2d(1, 16, kernel_size=5, padding=2),
-            nn.MaxPool2d(2),
-            nn.BatchNorm2d(16),
-            nn.ReLU(),
-            nn.Conv2d(16, 32, kernel_size=5),
-            nn.MaxPool2d(2),
-            nn.BatchNorm2d(32),
-            nn.ReLU(),
-            nn.Flatten(),
-            nn.Linear(32 * 5 * 5, self.num_features),
-            nn.BatchNorm1d(self.num_features),
-            nn.ReLU(),
-        )
-        self.head = nn.Sequential(nn.Dropout(dropout), nn.Linear(self.num_features, num_classes))
+        self.num_features, self.outputs, self.exclusive = num_features, outputs, exclusive
+        self.prepare, self.augment, self.config = prepare, augment, dict(config or {})
+        self.body = body
+        self.head = nn.Sequential(nn.Dropout(dropout), nn.Linear(num_features, outputs))
 
     def features(self, x: Tensor) -> Tensor:
-        """What the last layer sees (n, 128), for images (n, 1, 28, 28) in [0, 1].
+        """Features (n, num_features) of objects x (n, ...), as the head sees them.
 
         Raises:
-            TypeError: bytes instead of floats.
-            ValueError: images of another size or range, or NaN in them.
+            TypeError, ValueError: objects that ``prepare`` refuses.
         """
-        return self.body(checks.images(x, 1, 28).to(self.body[0].weight))
+        return self.body(self._prepared(x))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logits (n, num_classes). Raises as :meth:`features` does."""
+        """Logits (n, outputs) of objects x (n, ...). Raises as :meth:`features` does."""
         return self.head(self.features(x))
 
     def loss(self, x: Tensor, y: Tensor) -> Tensor:
-        """Mean cross-entropy, a scalar."""
-        return cross_entropy(self(x), y)
+        """Mean cross-entropy, a scalar, of classes y (n,) or attributes y (n, A).
+
+        In training mode the objects are augmented.
+        """
+        x = self._prepared(x)
+        if self.training and self.augment is not None:
+            x = self.augment(x)
+        logits = self.head(self.body(x))
+        if self.exclusive:
+            return cross_entropy(logits, y)
+        return binary_cross_entropy_with_logits(logits, y.to(logits))
+
+    @torch.no_grad()
+    def read(self, x: Tensor) -> Reading:
+        """Features and logits of objects x (n, ...), in eval mode and in batches.
+
+        Raises:
+            ValueError: no objects.
+            TypeError, ValueError: as :meth:`features`.
+        """
+        self.eval()
+        if not len(x):
+            raise ValueError("there are no objects to judge")
+        parts = x.split(max(1, AT_ONCE // x[0].numel()))
+        features = torch.cat([self.features(part) for part in parts])
+        return Reading(features.cpu(), self.head(features).cpu())
+
+    def predict(self, x: Tensor) -> Tensor:
+        """Classes (n,) of objects x (n, ...), or attributes, bool (n, A). Raises as read does."""
+        reading = self.read(x)
+        return reading.logits.argmax(1) if self.exclusive else reading.attributes
+
+    @torch.no_grad()
+    def calibrate(self, x: Tensor, y: Tensor) -> Judge:
+        """Move each attribute's threshold to where it best separates objects x by y (n, A).
+
+        Best is the largest true-positive rate less the false-positive rate, so that a rare
+        attribute counts as much as a frequent one. A threshold stays if no other is better, or if
+        all objects agree. Returns the judge itself.
+        """
+        linear = self.head[1]
+        assert isinstance(linear, nn.Linear)
+        logits = self.read(x).logits
+        for k, (scores, has) in enumerate(zip(logits.T, y.T.cpu() > 0.5)):
+            if has.all() or not has.any():
+                continue
+            curve = roc_curve(has, scores, drop_intermediate=False)
+            false, true, levels = map(torch.from_numpy, curve)
+            here = (scores > 0)[has].float().mean() - (scores > 0)[~has].float().mean()
+            best = int((true - false).argmax())
+            if 0 < best < len(levels) - 1 and true[best] - false[best] > here + 1e-6:
+                linear.bias[k] -= (levels[best] + levels[best + 1]) / 2
+        return self
+
+    def _prepared(self, x: Tensor) -> Tensor:
+        x = x if self.prepare is None else self.prepare(x)
+        return x.to(next(self.parameters()))
 
 
-def distorted(x: Tensor, generator: torch.Generator, batch_size: int = 1000) -> Tensor:
-    """Images (n, c, h, w) in [0, 1], each turned, scaled, sheared, shifted and blurred a little, at random.
+def digit_judge(num_classes: int = 10, dropout: float = 0.3) -> Judge:
+    """A convolutional judge of images (n, 1, 28, 28) in [0, 1], after LeNet-5 (LeCun 1998).
 
-    Decoders draw softer than pens do: a judge that has only seen sharp digits misreads soft ones that people read.
+    In training the images are turned, scaled, sheared, shifted and blurred a little, because
+    decoders draw softer digits than pens do.
+
+    >>> digit_judge()(torch.zeros(2, 1, 28, 28)).shape
+    torch.Size([2, 10])
     """
-    from torchvision.transforms.functional import gaussian_blur  # heavy, and only training needs it
-
-    angle, shear, zoom_x, zoom_y, shift_x, shift_y = (
-        most * torch.empty(len(x), device=x.device).uniform_(-1, 1, generator=generator)
-        for most in (
-            0.2,
-            0.15,
-            0.1,
-            0.1,
-            0.1,
-            0.1,
-        )  # radians, share of the height, shares of the size, …
+    checks.positive("num_classes", num_classes)
+    body = nn.Sequential(
+        nn.Conv2d(1, 16, kernel_size=5, padding=2),
+        nn.MaxPool2d(2),
+        nn.BatchNorm2d(16),
+        nn.ReLU(),
+        nn.Conv2d(16, 32, kernel_size=5),
+        nn.MaxPool2d(2),
+        nn.BatchNorm2d(32),
+        nn.ReLU(),
+        nn.Flatten(),
+        nn.Linear(32 * 5 * 5, 128),
+        nn.BatchNorm1d(128),
+        nn.ReLU(),
     )
-    cos, sin, wide, high = angle.cos(), angle.sin(), 1 + zoom_x, 1 + zoom_y
-    rows = [
-        torch.stack([cos * wide, shear - sin * high, shift_x], 1),
-        torch.stack([sin * wide, cos * high, shift_y], 1),
-    ]
-    softness = torch.empty(len(x), 1, 1, 1, device=x.device).uniform_(generator=generator)
-    parts = []
-    for part, affine, soft in zip(
-        x.split(batch_size), torch.stack(rows, 1).split(batch_size), softness.split(batch_size)
-    ):
-        moved = grid_sample(
-            part, affine_grid(affine, list(part.shape), align_corners=False), align_corners=False
-        )
-        parts.append(moved.lerp(gaussian_blur(moved, [5, 5], [1.2, 1.2]), soft))
-    return torch.cat(parts).clamp(0, 1)
+    return Judge(
+        body,
+        128,
+        num_classes,
+        prepare=lambda x: checks.images(x, 1, 28),
+        augment=_distorted,
+        dropout=dropout,
+        config={"num_classes": num_classes, "dropout": dropout},
+    )
+
+
+def face_judge(num_attributes: int, size: int = 64, width: int = 16, dropout: float = 0.2) -> Judge:
+    """A small convolutional judge of attributes of faces (n, 3, size, size) in [0, 1].
+
+    In training the faces are shifted by up to two pixels and half of them blurred, because
+    autoencoders blur.
+
+    Args:
+        num_attributes: A.
+        size: pixels a side, a multiple of 16.
+        width: channels of the first layer, doubled three times.
+        dropout: share of the features dropped while training.
+
+    Raises:
+        ValueError, TypeError: a count that is not a positive whole number, or another size.
+    """
+    config = {"num_attributes": num_attributes, "size": size, "width": width}
+    for name, value in config.items():
+        checks.positive(name, value)
+    if size % 16:
+        raise ValueError(f"size must be a multiple of 16, got {size}")
+    widths = [3, width, 2 * width, 4 * width, 8 * width]
+    halving = [_halving(inputs, outputs) for inputs, outputs in zip(widths, widths[1:])]
+    # The place of a feature tells what it is, so nothing is pooled over the whole face.
+    body = nn.Sequential(
+        *halving,
+        nn.Flatten(),
+        nn.Linear(widths[-1] * (size // 16) ** 2, 128),
+        nn.BatchNorm1d(128),
+        nn.ReLU(),
+    )
+    return Judge(
+        body,
+        128,
+        num_attributes,
+        exclusive=False,
+        prepare=lambda x: checks.images(x, 3, size),
+        augment=_shifted_or_blurred,
+        dropout=dropout,
+        config=config | {"dropout": dropout},
+    )
+
+
+def cloud_judge(
+    num_classes: int,
+    widths: Sequence[int] = (64, 64, 128, 256),
+    head_widths: Sequence[int] = (128, 64),
+    varied: tuple[float, float, float] = (0.15, 10.0, 0.1),
+) -> Judge:
+    """A judge of clouds (n, points, 3) with y up: PointNet without alignment (arXiv:1612.00593).
+
+    Each cloud is centred and scaled by its own deviation, so that units do not matter.
+
+    Args:
+        num_classes: K.
+        widths: of the features of a point, whose maximum over the cloud is taken.
+        head_widths: between the cloud's features and the logits.
+        varied: what changes in training, at most: deviation of the points in the cloud's own
+            deviations, degrees about the upright axis, and share by which each axis is stretched.
+
+    >>> cloud_judge(3)(torch.rand(2, 100, 3)).shape
+    torch.Size([2, 3])
+    """
+    checks.positive("num_classes", num_classes)
+    jitter, degrees, stretch = varied
+    return Judge(
+        _CloudBody(widths, head_widths),
+        head_widths[-1],
+        num_classes,
+        prepare=_normalised,
+        augment=lambda x: _varied(x, jitter, math.radians(degrees), stretch),
+        config={
+            "num_classes": num_classes,
+            "widths": list(widths),
+            "head_widths": list(head_widths),
+            "varied": list(varied),
+        },
+    )
+
+
+class _CloudBody(nn.Module):
+    """Features of each point, their maximum over the cloud, and layers on it."""
+
+    def __init__(self, widths: Sequence[int], head_widths: Sequence[int]):
+        super().__init__()
+        self.points = nn.Sequential(*_dense((3, *widths))[:-1])  # no ReLU before the maximum
+        self.cloud = nn.Sequential(*_dense((widths[-1], *head_widths)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        features = self.points(x.flatten(0, 1)).unflatten(0, x.shape[:2])
+        return self.cloud(features.amax(1))
+
+
+def _dense(widths: Sequence[int]) -> list[nn.Module]:
+    layers: list[nn.Module] = []
+    for inputs, outputs in zip(widths, widths[1:]):
+        layers += [nn.Linear(inputs, outputs), nn.BatchNorm1d(outputs), nn.ReLU()]
+    return layers
+
+
+def _halving(inputs: int, outputs: int) -> nn.Sequential:
+    convolution = nn.Conv2d(inputs, outputs, 3, stride=2, padding=1)
+    return nn.Sequential(convolution, nn.BatchNorm2d(outputs), nn.ReLU())
+
+
+def _normalised(x: Tensor) -> Tensor:
+    """Clouds (n, points, 3), centred and scaled to deviation 1."""
+    x = checks.clouds(x)
+    x = x - x.mean(1, keepdim=True)
+    return x / x.square().mean((1, 2), keepdim=True).sqrt()
+
+
+def _uniform(most: float, *shape: int, like: Tensor) -> Tensor:
+    """Random numbers between -most and most."""
+    return most * (2 * torch.rand(*shape, device=like.device, dtype=like.dtype) - 1)
+
+
+def _distorted(x: Tensor) -> Tensor:
+    """Images (n, c, h, w), each turned, scaled, sheared, shifted and blurred a little."""
+    from torchvision.transforms.functional import gaussian_blur  # slow to import
+
+    n = len(x)
+    angle, shear = _uniform(0.2, n, like=x), _uniform(0.15, n, like=x)  # radians, share of height
+    wide, high = 1 + _uniform(0.1, n, like=x), 1 + _uniform(0.1, n, like=x)
+    right, down = _uniform(0.1, n, like=x), _uniform(0.1, n, like=x)  # shares of half the size
+    first = torch.stack([angle.cos() * wide, shear - angle.sin() * high, right], 1)
+    second = torch.stack([angle.sin() * wide, angle.cos() * high, down], 1)
+    places = affine_grid(torch.stack([first, second], 1), list(x.shape), align_corners=False)
+    moved = grid_sample(x, places, align_corners=False)
+    softness = torch.rand(n, 1, 1, 1, device=x.device, dtype=x.dtype)
+    return moved.lerp(gaussian_blur(moved, [5, 5], [1.2, 1.2]), softness).clamp(0, 1)
+
+
+def _shifted_or_blurred(x: Tensor) -> Tensor:
+    """Images (n, c, h, w), shifted by up to two pixels; half of them blurred."""
+    x = x.roll(torch.randint(-2, 3, (2,)).tolist(), dims=(2, 3))
+    blurred = avg_pool2d(x, 3, stride=1, padding=1, count_include_pad=False)
+    return torch.where(torch.rand(len(x), 1, 1, 1, device=x.device) < 0.5, blurred, x)
+
+
+def _varied(x: Tensor, jitter: float, angle: float, stretch: float) -> Tensor:
+    """Clouds (n, points, 3), each turned about y, stretched, and its points moved a little."""
+    n = len(x)
+    turn = _uniform(angle, n, 1, like=x)
+    right, up, depth = x.unbind(-1)
+    turned = [right * turn.cos() + depth * turn.sin(), up, depth * turn.cos() - right * turn.sin()]
+    x = torch.stack(turned, -1)
+    deviation = jitter * torch.rand(n, 1, 1, device=x.device)
+    return x * (1 + _uniform(stretch, n, 1, 3, like=x)) + deviation * torch.randn_like(x)

@@ -1,5 +1,7 @@
 """How real and sampled latents compare: in a picture (UMAP) and in numbers (nearest neighbours)."""
 
+from __future__ import annotations
+
 import warnings
 from contextlib import suppress
 
@@ -14,57 +16,61 @@ from fpnlib import checks
 def embed(
     real: Tensor, sampled: Tensor, seed: int = 0, neighbors: int = 15
 ) -> tuple[np.ndarray, np.ndarray]:
-    """UMAP (McInnes et al. 2018, arXiv:1802.03426) of both sets of latents (n, D) and (m, D) in one embedding.
+    """Embed both sets of latents (n, D) and (m, D) in one plane by UMAP (arXiv:1802.03426).
 
-    Returns (n, 2) and (m, 2). Seeded, hence on one thread; other machines may still give another picture.
+    Returns:
+        Points (n, 2) and (m, 2). A seed needs one thread; other machines may still give another
+        picture.
     """
-    from umap import UMAP, umap_  # here, for it takes seconds to import
+    from umap import UMAP, umap_  # takes seconds to import
 
     for kernel in (umap_.smooth_knn_dist, umap_.compute_membership_strengths):
-        with suppress(RuntimeError):  # no folder that numba could write to
-            kernel.enable_caching()  # or each process would compile them, for ten seconds
-    z = torch.cat(
-        [
-            checks.latents(real, name="real"),
-            checks.latents(sampled, real.shape[1], "sampled").to(real),
-        ]
-    )
-    z, neighbors = z.float().cpu().numpy(), min(neighbors, len(z) - 1)
-    distances, nearest = (
-        NearestNeighbors(n_neighbors=neighbors).fit(z).kneighbors(z)
-    )  # umap's own takes 9 s to compile
+        with suppress(RuntimeError):  # numba finds no folder that it can write to
+            kernel.enable_caching()  # else each process compiles them, for ten seconds
+    real = checks.latents(real, name="real")
+    sampled = checks.latents(sampled, real.shape[1], "sampled").to(real)
+    z = torch.cat([real, sampled]).float().cpu().numpy()
+    neighbors = min(neighbors, len(z) - 1)
+    # scikit-learn finds the neighbours, because UMAP's own search takes 9 s to compile.
+    distances, nearest = NearestNeighbors(n_neighbors=neighbors).fit(z).kneighbors(z)
     known = nearest, distances.astype(z.dtype), None
+    umap = UMAP(n_neighbors=neighbors, precomputed_knn=known, random_state=seed, n_jobs=1)
     with warnings.catch_warnings():
-        warnings.filterwarnings(
-            "ignore", message=r"precomputed_knn\[2\]"
-        )  # nothing is to be embedded later
-        points = UMAP(
-            n_neighbors=neighbors, precomputed_knn=known, random_state=seed, n_jobs=1
-        ).fit_transform(z)
+        # UMAP warns that it cannot embed further points; nobody asks for that.
+        warnings.filterwarnings("ignore", message=r"precomputed_knn\[2\]")
+        points = umap.fit_transform(z)
     return points[: len(real)], points[len(real) :]
 
 
 def two_sample_accuracy(real: Tensor, sampled: Tensor) -> float:
-    """How often a leave-one-out nearest neighbour tells real latents (n, D) from sampled ones (n, D).
+    """How often the nearest other latent tells real latents (n, D) from sampled ones (n, D).
 
-    1/2 is chance: the two sets look alike; 1: they can always be told apart (Lopez-Paz & Oquab 2016, arXiv:1610.06545);
-    well below 1/2: the samples are copies. Raises ValueError where the two differ in length: chance would not be 1/2.
+    1/2 is chance: the sets look alike. 1: they can always be told apart (Lopez-Paz & Oquab 2016,
+    arXiv:1610.06545). Well below 1/2: the samples are copies.
+
+    Raises:
+        ValueError: sets of different lengths, for which chance would not be 1/2.
+
+    >>> real = torch.randn(100, 3)
+    >>> two_sample_accuracy(real, real + 100)
+    1.0
     """
     real, sampled = checks.latents(real, name="real"), checks.latents(sampled, name="sampled")
     checks.same_length(real, sampled, ("real", "sampled"))
     origin = np.repeat([0, 1], len(real))
-    return float((origin[_nearest(torch.cat([real, sampled.to(real)]), 1)[:, 0]] == origin).mean())
+    nearest = _nearest(torch.cat([real, sampled.to(real)]), 1)[:, 0]
+    return float((origin[nearest] == origin).mean())
 
 
 def class_separation(z: Tensor, y: Tensor, neighbors: int = 5) -> float:
-    """Share of the ``neighbors`` nearest latents that have a latent's own class, averaged over ``z`` (n, D); 1: separate."""
+    """Share of a latent's nearest ``neighbors`` that have its class, averaged over z (n, D)."""
     z = checks.latents(z)
     checks.same_length(z, y)
-    y = y.cpu().numpy()
-    return float((y[_nearest(z, neighbors)] == y[:, None]).mean())
+    classes = torch.as_tensor(y).cpu().numpy()
+    return float((classes[_nearest(z, neighbors)] == classes[:, None]).mean())
 
 
 def _nearest(z: Tensor, neighbors: int) -> np.ndarray:
     """Indices (n, neighbors) of each row's nearest other rows."""
-    z = z.cpu().numpy()
-    return NearestNeighbors(n_neighbors=neighbors).fit(z).kneighbors(return_distance=False)
+    found = NearestNeighbors(n_neighbors=neighbors).fit(z.cpu().numpy())
+    return found.kneighbors(return_distance=False)

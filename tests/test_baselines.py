@@ -1,14 +1,19 @@
 """The supervised baselines: known accuracies, the grid's choice, the same numbers twice, and bad input."""
 
+import doctest
 import json
 from dataclasses import asdict
 
 import numpy as np
 import pytest
 import torch
+from sklearn.base import BaseEstimator, ClassifierMixin
+from torch.testing import assert_close
 
-from fpnlib.classifiers import (
+from fpnlib import baselines
+from fpnlib.baselines import (
     BASELINES,
+    ClassMixtures,
     accuracies,
     automl,
     grid_search,
@@ -58,27 +63,32 @@ def test_only_the_curved_boundary_separates_shells():
     assert linear_svm(*data, n_jobs=1).test_accuracy < 0.75
 
 
-def test_grid_search_takes_the_best_c_the_smallest_of_equals_without_the_test_set():
-    fitted = []
+class Spy(ClassifierMixin, BaseEstimator):
+    """A classifier whose score depends on C alone; it notes what it is fitted to."""
 
-    class Spy:
-        def __init__(self, c):
-            self.c = c
+    fitted: list = []
 
-        def fit(self, z, y):
-            fitted.append((self.c, len(z)))
-            return self
+    def __init__(self, C=1.0):
+        self.C = C
 
-        def score(self, z, y):
-            return {0.1: 0.2, 1.0: 0.8, 10.0: 0.8}[self.c]
+    def fit(self, z, y):
+        self.fitted.append((self.C, len(z)))
+        self.classes_ = np.unique(y)
+        return self
 
-        def predict(self, z):
-            return np.zeros(len(z))
+    def score(self, z, y):
+        return {0.1: 0.2, 1.0: 0.8, 10.0: 0.8}[self.C]
 
+    def predict(self, z):
+        return np.zeros(len(z))
+
+
+def test_grid_search_takes_the_best_c_the_smallest_of_equals_without_the_test_set(monkeypatch):
+    monkeypatch.setattr(Spy, "fitted", [])
     scores = grid_search(
-        "spy", Spy, *clumps(100), *clumps(30), grid=(10.0, 0.1, 1.0), folds=4, n_jobs=1
+        "spy", Spy(), *clumps(100), *clumps(30), grid=(10.0, 0.1, 1.0), folds=4, n_jobs=1
     )
-    assert fitted == [(c, 75) for c in (0.1, 1.0, 10.0) for _ in range(4)] + [(1.0, 100)]
+    assert Spy.fitted == [(c, 75) for c in (0.1, 1.0, 10.0) for _ in range(4)] + [(1.0, 100)]
     assert scores.settings["C"] == 1.0
     assert scores.settings["accuracy_by_C"] == pytest.approx({"0.1": 0.2, "1.0": 0.8, "10.0": 0.8})
 
@@ -124,6 +134,7 @@ def test_automl_can_choose_the_network():
     ("change", "said"),
     [
         (lambda z, y, zt, yt: (z * torch.nan, y, zt, yt), "NaN"),
+        (lambda z, y, zt, yt: (z, y[:, None], zt, yt), r"y must have shape \(n,\), got \(240, 1\)"),
         (lambda z, y, zt, yt: (z, y[1:], zt, yt), "z and y must have the same length"),
         (lambda z, y, zt, yt: (z, y, zt, yt[1:]), "z_test and y_test"),
         (lambda z, y, zt, yt: (z, y, zt[:, 1:], yt), r"z_test must have shape \(n, 4\)"),
@@ -137,3 +148,57 @@ def test_bad_input_gets_one_line(name, change, said):
     with pytest.raises(ValueError, match=said) as raised:
         quick(name, *change(*clumps(), *clumps(seed=1)))
     assert "\n" not in str(raised.value)
+
+
+def test_examples():
+    result = doctest.testmod(baselines)
+    assert result.attempted and not result.failed
+
+
+def test_class_gaussians_recover_mean_and_covariance():
+    generator = torch.Generator().manual_seed(0)
+    factor = torch.tensor([[1.0, 0.0], [0.8, 0.3]])
+    means = torch.tensor([[5.0, 0.0], [-5.0, 2.0]])
+    y = torch.arange(20_000) % 2
+    z = means[y] + torch.randn(20_000, 2, generator=generator) @ factor.T
+    sampled = ClassMixtures(z, y, 1).sample(y, seed=1)
+    for k in range(2):
+        assert_close(sampled[y == k].mean(0), means[k], atol=0.05, rtol=0)
+        assert_close(sampled[y == k].T.cov(), factor @ factor.T, atol=0.05, rtol=0)
+
+
+def test_class_mixtures_keep_modes_that_one_gaussian_blurs():
+    generator = torch.Generator().manual_seed(0)
+    z = torch.randn(2_000, 2, generator=generator) * 0.2
+    y = torch.arange(2_000) % 2
+    z[:1000, 0] += 3  # each class has two clumps, and nothing between them
+    between = lambda model: (model.sample(y)[:, 0].sub(1.5).abs() < 0.7).float().mean()  # noqa: E731
+    assert between(ClassMixtures(z, y, components=2)) < 0.01
+    assert between(ClassMixtures(z, y, 1)) > 0.2
+
+
+def test_samples_follow_the_seed_and_the_classes_asked_for():
+    z, y = torch.randn(60, 3, generator=torch.Generator().manual_seed(0)), torch.arange(60) % 2
+    z[y == 1] += 100
+    model = ClassMixtures(z, y, components=3)
+    asked = torch.tensor([1, 0, 0, 1])
+    assert torch.equal(model.sample(asked, seed=4), model.sample(asked, seed=4))
+    assert not torch.equal(model.sample(asked, seed=4), model.sample(asked, seed=5))
+    assert torch.equal(model.sample(asked).mean(1) > 50, asked.bool())
+
+
+@pytest.mark.parametrize(
+    ("fail", "said"),
+    [
+        (lambda z, y: ClassMixtures(z, y, 1, num_classes=3), "class 2 has 0 samples"),
+        (lambda z, y: ClassMixtures(z, 2 * y, 1), "class 1 has 0 samples"),
+        (lambda z, y: ClassMixtures(z, y, components=31), "class 0 has 30 samples"),
+        (lambda z, y: ClassMixtures(z * torch.inf, y), "infinite"),
+        (lambda z, y: ClassMixtures(z, y[1:], 1), "same length"),
+        (lambda z, y: ClassMixtures(z, y, components=0), "components"),
+        (lambda z, y: ClassMixtures(z, y, 1).sample(torch.tensor([2])), "class 2 is out of range"),
+    ],
+)
+def test_class_baselines_refuse_in_one_line(fail, said):
+    with pytest.raises(ValueError, match=said):
+        fail(torch.randn(60, 3), torch.arange(60) % 2)

@@ -1,0 +1,379 @@
+"""What a flow is held against: supervised classifiers of latents, and simple generators of them.
+
+The classifiers are those of Tables 1 and 2: scikit-learn's, and an AutoML search. The generators
+are a Gaussian or a mixture of Gaussians for each class.
+"""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from joblib import Parallel, cpu_count, delayed, parallel_config
+from sklearn.base import ClassifierMixin
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import recall_score
+from sklearn.mixture import GaussianMixture
+from sklearn.model_selection import GridSearchCV, StratifiedKFold, train_test_split
+from sklearn.multiclass import OneVsOneClassifier
+from sklearn.neural_network import MLPClassifier
+from sklearn.svm import SVC, LinearSVC
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from fpnlib import checks
+
+GRID = (0.01, 0.1, 1.0, 10.0, 100.0)  # the authors' values of C
+# FLAML's names of the learners, each with the settings of its first trial, which are its library's
+# defaults. "mlp" is added here, because FLAML has no neural network of its own.
+LEARNERS: dict[str, dict] = {
+    "kneighbor": {"n_neighbors": 5},
+    "lgbm": {"n_estimators": 100, "num_leaves": 31, "min_child_samples": 20, "learning_rate": 0.1},
+    "extra_tree": {
+        "n_estimators": 100,
+        "max_features": 0.16,
+        "max_leaves": 1_000,
+        "criterion": "gini",
+    },
+    "mlp": {"hidden_layer_sizes": 100, "alpha": 1e-4, "learning_rate_init": 1e-3},
+}
+AUTOML_NEEDS = 10  # samples of each class, because AutoML holds out a tenth
+Array = Tensor | np.ndarray
+
+
+@dataclass(frozen=True)
+class Scores:
+    """How a classifier did: accuracies in [0, 1], seconds of search and final fit, chosen settings.
+
+    The ``macro`` accuracies are the means of the classes' own; None if they were not kept.
+    """
+
+    name: str
+    train_accuracy: float
+    test_accuracy: float
+    seconds: float
+    settings: dict
+    train_macro: float | None = None
+    test_macro: float | None = None
+
+
+def accuracies(y: np.ndarray, predicted: np.ndarray) -> tuple[float, float]:
+    """Share of right predictions (n,) over all, and averaged over the classes that ``y`` has.
+
+    >>> accuracies(np.array([0, 0, 0, 1]), np.array([0, 0, 0, 0]))
+    (0.75, 0.5)
+    """
+    macro = recall_score(y, predicted, labels=np.unique(y), average="macro")
+    return float(np.mean(predicted == y)), float(macro)
+
+
+def logistic_regression(
+    z: Array, y: Array, z_test: Array, y_test: Array, seed: int = 0, **search
+) -> Scores:
+    """Multinomial logistic regression. Arguments and errors are those of :func:`grid_search`."""
+    estimator = LogisticRegression(max_iter=1_000)
+    return grid_search("logistic regression", estimator, z, y, z_test, y_test, seed, **search)
+
+
+def linear_svm(z: Array, y: Array, z_test: Array, y_test: Array, seed: int = 0, **search) -> Scores:
+    """Linear support vector machines. Arguments and errors are those of :func:`grid_search`.
+
+    One against one as in ``SVC(kernel="linear")``, but with liblinear's squared hinge. On 10,000 of
+    MNIST's latents it is as accurate (to 0.003 at each one's best C) and up to 20 times as fast.
+    """
+    estimator = OneVsOneClassifier(LinearSVC(dual=False))
+    return grid_search("linear SVM", estimator, z, y, z_test, y_test, seed, **search)
+
+
+def rbf_svm(
+    z: Array,
+    y: Array,
+    z_test: Array,
+    y_test: Array,
+    seed: int = 0,
+    max_search: int | None = 20_000,
+    **search,
+) -> Scores:
+    """Support vector machines with the RBF kernel. Arguments and errors: :func:`grid_search`.
+
+    Their time grows with the square of n, so C is chosen on 20,000 samples.
+    """
+    estimator = SVC(cache_size=1_000)
+    search["max_search"] = max_search
+    return grid_search("RBF SVM", estimator, z, y, z_test, y_test, seed, **search)
+
+
+def grid_search(
+    name: str,
+    estimator: ClassifierMixin,
+    z: Array,
+    y: Array,
+    z_test: Array,
+    y_test: Array,
+    seed: int = 0,
+    grid: Iterable[float] = GRID,
+    folds: int = 5,
+    max_search: int | None = None,
+    n_jobs: int = -1,
+) -> Scores:
+    """Choose C by stratified cross-validation on (z, y), fit on all of it, and score the result.
+
+    The scores are the same for any ``n_jobs``. Of equally good values of C the smallest is taken.
+
+    Args:
+        estimator: a classifier with a parameter C, itself or within OneVsOneClassifier.
+        z, z_test: latents (n, D), (m, D).
+        y, y_test: class indices (n,), (m,).
+        grid: the values of C.
+        max_search: choose C on so many samples, a stratified draw by ``seed``; None: on all.
+        n_jobs: fits at a time; -1: one a core.
+
+    Raises:
+        ValueError: NaN in the latents, lengths or widths that differ, or a class with fewer samples
+            than folds.
+    """
+    z, y, z_test, y_test = _checked(z, y, z_test, y_test, at_least=folds)
+    started = time.perf_counter()
+    sample = np.arange(len(z))
+    if max_search is not None and max_search < len(z):
+        sample, _ = train_test_split(sample, train_size=max_search, stratify=y, random_state=seed)
+    grid = sorted(grid)
+    parameter = "C" if "C" in estimator.get_params() else "estimator__C"
+    # Threads suffice, because libsvm and liblinear release Python's lock.
+    with (
+        parallel_config("threading", n_jobs=n_jobs),
+        tqdm(desc=name, total=len(grid) * folds, unit="fit", dynamic_ncols=True) as progress,
+    ):
+
+        def accuracy(classifier, z_fold, y_fold):
+            progress.update()
+            return classifier.score(z_fold, y_fold)
+
+        cv = StratifiedKFold(folds, shuffle=True, random_state=seed)
+        search = GridSearchCV(
+            estimator, {parameter: grid}, scoring=accuracy, cv=cv, refit=False, error_score="raise"
+        ).fit(z[sample], y[sample])
+        final = estimator.set_params(**search.best_params_).fit(z, y)
+        train = accuracies(y, _predict(final, z))
+        test = accuracies(y_test, _predict(final, z_test))
+    by_c = {}
+    for c, mean in zip(grid, search.cv_results_["mean_test_score"]):
+        by_c[str(c)] = float(mean)
+    settings = {
+        "C": search.best_params_[parameter],
+        "folds": folds,
+        "searched_on": len(sample),
+        "accuracy_by_C": by_c,
+    }
+    seconds = time.perf_counter() - started
+    return Scores(name, train[0], test[0], seconds, settings, train[1], test[1])
+
+
+def automl(
+    z: Array,
+    y: Array,
+    z_test: Array,
+    y_test: Array,
+    seed: int = 0,
+    max_trials: int = 24,
+    seconds: float = 600,
+    learners: Mapping[str, dict] = LEARNERS,
+    n_jobs: int = -1,
+) -> Scores:
+    """FLAML's search (Wang et al. 2021, arXiv:1911.04706) over classifiers and their settings.
+
+    Each trial is judged on a tenth of (z, y), held out; the best is fitted to all of it. The
+    learners take turns, so one seed tries the same classifiers and gives the same scores if
+    ``max_trials`` end the search before ``seconds`` do. ``settings["bound"]`` says which of the two
+    did.
+
+    Args:
+        max_trials: classifiers to try; a multiple of the learners is fair to all.
+        seconds: bound on the search's wall time.
+        learners: FLAML's name of each, and the settings of its first trial.
+        n_jobs: threads a classifier; -1: one a core.
+
+    Raises:
+        ValueError: NaN in the latents, lengths or widths that differ, or a class with fewer than
+            ``AUTOML_NEEDS`` samples.
+    """
+    from flaml import AutoML  # takes seconds to import
+
+    z, y, z_test, y_test = _checked(z, y, z_test, y_test, at_least=AUTOML_NEEDS)
+    started = time.perf_counter()
+    with (
+        tqdm(desc="AutoML", total=max_trials, unit="trial", dynamic_ncols=True) as progress,
+        warnings.catch_warnings(),
+    ):
+        warnings.simplefilter("ignore")  # learners' notes on feature names and iterations
+
+        def error(z_held_out, y_held_out, learner, *_):
+            progress.update()
+            return float(np.mean(learner.predict(z_held_out) != y_held_out)), {}
+
+        search = AutoML()
+        search.add_learner("mlp", _multilayer_perceptron(seed))
+        search.fit(
+            z,
+            y,
+            task="classification",
+            metric=error,
+            estimator_list=list(learners),
+            starting_points=dict(learners),
+            learner_selector="roundrobin",
+            eval_method="holdout",
+            max_iter=checks.positive("max_trials", max_trials),
+            time_budget=seconds,
+            sample=False,
+            early_stop=False,
+            seed=seed,
+            n_jobs=cpu_count() if n_jobs == -1 else n_jobs,
+            verbose=0,
+        )
+        train = accuracies(y, search.predict(z))
+        test = accuracies(y_test, search.predict(z_test))
+        trials = max(progress.n, 1)  # a single trial is not scored
+    settings = {"learner": search.best_estimator}
+    for key, value in search.best_config.items():
+        settings[key] = value.item() if isinstance(value, np.generic) else value
+    settings["trials"] = trials
+    settings["bound"] = f"{max_trials} trials" if trials >= max_trials else f"{seconds:g} seconds"
+    took = time.perf_counter() - started
+    return Scores("AutoML", train[0], test[0], took, settings, train[1], test[1])
+
+
+BASELINES: dict[str, Callable[..., Scores]] = {
+    "logistic_regression": logistic_regression,
+    "linear_svm": linear_svm,
+    "rbf_svm": rbf_svm,
+    "automl": automl,
+}
+
+
+class ClassMixtures:
+    """A mixture of M Gaussians with full covariances for each of K classes.
+
+    Fitted by expectation maximisation; ``components=1`` is the Gaussian of largest likelihood.
+
+    Args:
+        z: latents (n, D).
+        y: class indices (n,), 0…K-1.
+        components: M.
+        num_classes: K; None: the largest index in ``y``, plus one.
+        seed: of the fit.
+
+    Attributes:
+        weights, means, factors: (K, M), (K, M, D), and the covariances' lower Cholesky factors
+            (K, M, D, D), on the CPU.
+
+    Raises:
+        ValueError: latents with NaN, lengths that differ, or a class with too few samples.
+
+    >>> z, y = torch.randn(100, 2), torch.arange(100) % 2
+    >>> ClassMixtures(z, y, components=3).sample(torch.tensor([0, 1, 1])).shape
+    torch.Size([3, 2])
+    """
+
+    def __init__(
+        self,
+        z: Tensor,
+        y: Tensor,
+        components: int = 10,
+        num_classes: int | None = None,
+        seed: int = 0,
+    ):
+        z, y = checks.latents(z).cpu(), torch.as_tensor(y).cpu()
+        checks.same_length(z, y)
+        checks.positive("components", components)
+        weights, means, covariances = [], [], []
+        needed = max(2, components)
+        for k, count in enumerate(y.bincount(minlength=num_classes or 0).tolist()):
+            if count < needed:
+                raise ValueError(
+                    f"class {k} has {count} samples; "
+                    f"{components} Gaussians a class need {needed} or more"
+                )
+            mixture = GaussianMixture(components, random_state=seed)
+            with warnings.catch_warnings():
+                # A hundred steps suffice: the likelihood's last digits do not show in samples.
+                warnings.simplefilter("ignore", ConvergenceWarning)
+                mixture.fit(z[y == k].double().numpy())
+            weights.append(mixture.weights_)
+            means.append(mixture.means_)
+            covariances.append(mixture.covariances_)
+        self.weights = torch.from_numpy(np.stack(weights)).to(z)
+        self.means = torch.from_numpy(np.stack(means)).to(z)
+        self.factors = torch.linalg.cholesky(torch.from_numpy(np.stack(covariances)).to(z))
+
+    def sample(self, y: Tensor, seed: int = 0) -> Tensor:
+        """Draw one latent (n, D) for each class index of y (n,), the same for the same seed.
+
+        Raises:
+            ValueError: a class out of range.
+        """
+        y = torch.as_tensor(y).cpu()
+        wrong = y[(y < 0) | (y >= len(self.means))]
+        if len(wrong):
+            raise ValueError(
+                f"class {wrong[0].item()} is out of range; expected 0 to {len(self.means) - 1}"
+            )
+        generator = torch.Generator().manual_seed(seed)
+        component = torch.multinomial(self.weights[y], 1, generator=generator).squeeze(1)
+        noise = torch.randn(len(y), self.means.shape[-1], 1, generator=generator)
+        return self.means[y, component] + (self.factors[y, component] @ noise).squeeze(-1)
+
+
+def _multilayer_perceptron(seed: int) -> type:
+    """scikit-learn's network of one hidden layer, with early stopping, as FLAML wants a learner."""
+    from flaml import tune
+    from flaml.automl.model import SKLearnEstimator
+
+    class MultilayerPerceptron(SKLearnEstimator):
+        def __init__(self, task="multiclass", n_jobs=None, **config):  # scikit-learn has no n_jobs
+            super().__init__(task, **config)
+            self.estimator_class = MLPClassifier
+
+        @classmethod
+        def search_space(cls, data_size, task, **_):
+            return {
+                "hidden_layer_sizes": {"domain": tune.lograndint(32, 512)},
+                "alpha": {"domain": tune.loguniform(1e-6, 1e-1)},
+                "learning_rate_init": {"domain": tune.loguniform(3e-4, 1e-2)},
+            }
+
+        def config2params(self, config):
+            fixed = {"early_stopping": True, "max_iter": 100, "random_state": seed}
+            return super().config2params(config) | fixed
+
+    return MultilayerPerceptron
+
+
+def _predict(classifier: ClassifierMixin, z: np.ndarray) -> np.ndarray:
+    """Predict in parallel, because an SVM reads 60,000 latents more slowly than it learns them."""
+    parts = np.array_split(z, max(1, len(z) // 5_000))
+    return np.concatenate(Parallel()(delayed(classifier.predict)(part) for part in parts))
+
+
+def _checked(
+    z: Array, y: Array, z_test: Array, y_test: Array, at_least: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """All four as arrays, the latents in double precision."""
+    z = checks.latents(z)
+    z_test = checks.latents(z_test, z.shape[1], "z_test")
+    y, y_test = torch.as_tensor(y), torch.as_tensor(y_test)
+    for name, labels in (("y", y), ("y_test", y_test)):
+        if labels.ndim != 1:
+            raise ValueError(f"{name} must have shape (n,), got {tuple(labels.shape)}")
+    checks.same_length(z, y)
+    checks.same_length(z_test, y_test, ("z_test", "y_test"))
+    classes, counts = y.unique(return_counts=True)
+    for k, count in zip(classes.tolist(), counts.tolist()):
+        if count < at_least:
+            raise ValueError(f"class {k} has {count} samples; {at_least} or more are needed")
+    z, y, z_test, y_test = (part.detach().cpu().numpy() for part in (z, y, z_test, y_test))
+    return z.astype(np.float64), y, z_test.astype(np.float64), y_test
