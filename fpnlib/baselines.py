@@ -10,6 +10,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -73,14 +74,16 @@ def accuracies(y: np.ndarray, predicted: np.ndarray) -> tuple[float, float]:
 
 
 def logistic_regression(
-    z: Array, y: Array, z_test: Array, y_test: Array, seed: int = 0, **search
+    z: Array, y: Array, z_test: Array, y_test: Array, seed: int = 0, **search: Any
 ) -> Scores:
     """Multinomial logistic regression. Arguments and errors are those of :func:`grid_search`."""
     estimator = LogisticRegression(max_iter=1_000)
     return grid_search("logistic regression", estimator, z, y, z_test, y_test, seed, **search)
 
 
-def linear_svm(z: Array, y: Array, z_test: Array, y_test: Array, seed: int = 0, **search) -> Scores:
+def linear_svm(
+    z: Array, y: Array, z_test: Array, y_test: Array, seed: int = 0, **search: Any
+) -> Scores:
     """Linear support vector machines. Arguments and errors are those of :func:`grid_search`.
 
     One against one as in ``SVC(kernel="linear")``, but with liblinear's squared hinge. On 10,000 of
@@ -97,7 +100,7 @@ def rbf_svm(
     y_test: Array,
     seed: int = 0,
     max_search: int | None = 20_000,
-    **search,
+    **search: Any,
 ) -> Scores:
     """Support vector machines with the RBF kernel. Arguments and errors: :func:`grid_search`.
 
@@ -126,10 +129,15 @@ def grid_search(
     The scores are the same for any ``n_jobs``. Of equally good values of C the smallest is taken.
 
     Args:
+        name: of the progress bar and of the scores.
         estimator: a classifier with a parameter C, itself or within OneVsOneClassifier.
-        z, z_test: latents (n, D), (m, D).
-        y, y_test: class indices (n,), (m,).
+        z: latents (n, D).
+        y: their class indices (n,).
+        z_test: latents (m, D) to score on.
+        y_test: their class indices (m,).
+        seed: of the folds and of the samples that C is chosen on.
         grid: the values of C.
+        folds: of the cross-validation.
         max_search: choose C on so many samples, a stratified draw by ``seed``; None: on all.
         n_jobs: fits at a time; -1: one a core.
 
@@ -150,7 +158,7 @@ def grid_search(
         tqdm(desc=name, total=len(grid) * folds, unit="fit", dynamic_ncols=True) as progress,
     ):
 
-        def accuracy(classifier, z_fold, y_fold):
+        def accuracy(classifier: ClassifierMixin, z_fold: np.ndarray, y_fold: np.ndarray) -> float:
             progress.update()
             return classifier.score(z_fold, y_fold)
 
@@ -193,6 +201,11 @@ def automl(
     did.
 
     Args:
+        z: latents (n, D).
+        y: their class indices (n,).
+        z_test: latents (m, D) to score on.
+        y_test: their class indices (m,).
+        seed: of the search and of the learners.
         max_trials: classifiers to try; a multiple of the learners is fair to all.
         seconds: bound on the search's wall time.
         learners: FLAML's name of each, and the settings of its first trial.
@@ -212,7 +225,7 @@ def automl(
     ):
         warnings.simplefilter("ignore")  # learners' notes on feature names and iterations
 
-        def error(z_held_out, y_held_out, learner, *_):
+        def error(z_held_out: Any, y_held_out: Any, learner: Any, *_: Any) -> tuple[float, dict]:
             progress.update()
             return float(np.mean(learner.predict(z_held_out) != y_held_out)), {}
 
@@ -333,20 +346,21 @@ def _multilayer_perceptron(seed: int) -> type:
     from flaml import tune
     from flaml.automl.model import SKLearnEstimator
 
-    class MultilayerPerceptron(SKLearnEstimator):
-        def __init__(self, task="multiclass", n_jobs=None, **config):  # scikit-learn has no n_jobs
+    class MultilayerPerceptron(SKLearnEstimator):  # type: ignore[misc]
+        # scikit-learn's network takes no n_jobs.
+        def __init__(self, task: str = "multiclass", n_jobs: int | None = None, **config: Any):
             super().__init__(task, **config)
             self.estimator_class = MLPClassifier
 
         @classmethod
-        def search_space(cls, data_size, task, **_):
+        def search_space(cls, data_size: Any, task: Any, **_: Any) -> dict[str, dict]:
             return {
                 "hidden_layer_sizes": {"domain": tune.lograndint(32, 512)},
                 "alpha": {"domain": tune.loguniform(1e-6, 1e-1)},
                 "learning_rate_init": {"domain": tune.loguniform(3e-4, 1e-2)},
             }
 
-        def config2params(self, config):
+        def config2params(self, config: dict) -> dict:
             fixed = {"early_stopping": True, "max_iter": 100, "random_state": seed}
             return super().config2params(config) | fixed
 

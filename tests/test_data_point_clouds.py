@@ -94,7 +94,7 @@ def broken(cloud):
 
 
 @pytest.mark.parametrize(
-    "damage, line",
+    ("damage", "line"),
     [
         (
             broken(np.zeros((30, 2), np.float32)),
@@ -231,7 +231,7 @@ def test_shapes_can_be_told_apart_but_not_always():
 
 
 @pytest.mark.parametrize(
-    "call, line",
+    ("call", "line"),
     [
         (
             lambda: draw_shape("tabel", np.random.default_rng(0)),

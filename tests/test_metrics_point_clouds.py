@@ -120,7 +120,7 @@ def test_more_samples_than_needed_are_left_out():
 
 
 @pytest.mark.parametrize(
-    "call, line",
+    ("call", "line"),
     [
         (lambda: metrics._pairwise(clouds(2), clouds(2), "chamfr"), "unknown distance 'chamfr'; did you mean 'chamfer'"),
         (lambda: metrics.chamfer(clouds(2)[..., :2], clouds(2)), r"a must have shape \(n, points, 3\), got \(2, 7, 2\)"),

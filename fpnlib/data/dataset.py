@@ -112,14 +112,12 @@ def _misfit(y: Tensor, count: int) -> str | None:
     if not torch.isfinite(y).all():
         return "NaN or infinite labels"
     low, high = y.min().item(), y.max().item()
-    if y.ndim == 1:
-        if y.is_floating_point():
-            return f"class indices of type {y.dtype}; expected integers"
-        if low < 0 or high >= count:
-            return f"classes from {low} to {high}; {count} classes have indices 0 to {count - 1}"
-        return None
-    if y.ndim != 2 or y.shape[1] != count:
+    if y.ndim not in (1, 2) or (y.ndim == 2 and y.shape[1] != count):
         return f"labels of shape {tuple(y.shape)}; expected (n,) or (n, {count})"
-    if not y.is_floating_point() and (low < 0 or high > 1):
+    if y.ndim == 1 and y.is_floating_point():
+        return f"class indices of type {y.dtype}; expected integers"
+    if y.ndim == 1 and (low < 0 or high >= count):
+        return f"classes from {low} to {high}; {count} classes have indices 0 to {count - 1}"
+    if y.ndim == 2 and not y.is_floating_point() and (low < 0 or high > 1):
         return f"attributes from {low} to {high}; expected 0 and 1"
     return None

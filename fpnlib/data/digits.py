@@ -40,9 +40,11 @@ def load_digits(
     float32 in [0, 1].
 
     Args:
-        root, download: not used; the digits ship with scikit-learn.
+        root: not used; the digits ship with scikit-learn.
         seed: of the stratified splits.
-        test, validation: sizes of these splits.
+        download: not used.
+        test: size of this split.
+        validation: size of this split.
 
     >>> dataset = load_digits()
     >>> dataset.test.x.shape, dataset.classes[:3]
@@ -76,6 +78,7 @@ def load_mnist(
         seed: of the images held out.
         download: fetch missing files into ``root`` through torchvision; of several processes only
             one does.
+        validation: images held out.
 
     Raises:
         FileNotFoundError: a file is missing, or could not be fetched: which, where, and how to get

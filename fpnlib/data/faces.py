@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -44,8 +45,8 @@ def load_celeba(
 
     Args:
         root: folder that has ``celeba/``; None: see :func:`data_root`.
-        seed, download: not used; the split is CelebA's own, and its terms forbid an automatic
-            download.
+        seed: not used; the split is CelebA's own.
+        download: not used; CelebA's terms forbid an automatic download.
         size: pixels a side to which the crops are resized. A face takes 12 kB at 64, all of CelebA
             2.5 GB.
         crop: pixels a side of the square cut from the middle, at most 178. A smaller one leaves
@@ -75,8 +76,8 @@ def load_celeba(
                 raise ValueError(f"CelebA: {name} has no row for {path.name}; get the whole list")
     part_of = np.array([partition[path.name] for path in images])
     digest = hashlib.sha256(f"{size} {crop}".encode())
-    splits = []
-    for number, split in enumerate(("training", "validation", "test")):
+    splits = {}
+    for number, split in enumerate(("train", "validation", "test")):
         rows = np.flatnonzero(part_of == number)[:limit]
         if not len(rows):
             raise ValueError(
@@ -87,8 +88,9 @@ def load_celeba(
         pixels = _read_images(chosen, size, crop, digest, f"CelebA, {split}")
         y = attributes.loc[[path.name for path in chosen]].to_numpy(copy=True)
         digest.update(y.tobytes())
-        splits.append(Split(pixels, torch.from_numpy(y)))
-    return Dataset("celeba", *splits, tuple(attributes.columns), digest.hexdigest())
+        splits[split] = Split(pixels, torch.from_numpy(y))
+    classes, checksum = tuple(attributes.columns), digest.hexdigest()
+    return Dataset("celeba", **splits, classes=classes, checksum=checksum)
 
 
 def _images(folder: Path) -> list[Path]:
@@ -131,7 +133,7 @@ def _read_partition(path: Path) -> pd.Series:
     return table[1]
 
 
-def _read_table(path: Path, **layout) -> pd.DataFrame:
+def _read_table(path: Path, **layout: Any) -> pd.DataFrame:
     """A list of CelebA's, indexed by image name."""
     if not path.is_file():
         raise FileNotFoundError(f"CelebA: {path.name} is not in {path.parent}; {REMEDY}")
@@ -146,7 +148,7 @@ def _read_table(path: Path, **layout) -> pd.DataFrame:
     return table
 
 
-def _read_images(paths: list[Path], size: int, crop: int, digest, description: str) -> Tensor:
+def _read_images(paths: list[Path], size: int, crop: int, digest: Any, description: str) -> Tensor:
     """The middles of images, uint8 (n, 3, size, size); adds their files' bytes to ``digest``."""
     pixels = torch.empty(len(paths), 3, size, size, dtype=torch.uint8)
     bar = tqdm(paths, desc=description, unit="image", leave=False, dynamic_ncols=True)

@@ -19,7 +19,7 @@ def data_root(root: str | Path | None = None) -> Path:
     >>> data_root("/datasets").as_posix()
     '/datasets'
     """
-    given = root or os.environ.get("FPN_DATA") or "data"
+    given = root or os.environ.get("FPN_DATA") or "data"  # noqa: TID251 the user's variable
     return PROJECT / Path(given).expanduser()
 
 

@@ -151,7 +151,7 @@ def _read_clouds(
     for y, (category, folder) in enumerate(folders.items()):
         for split, paths in _split_files(category, folder, seed).items():
             files[split] += [(path, y) for path in paths]
-    digest, splits = hashlib.sha256(), []
+    digest, splits = hashlib.sha256(), {}
     total = sum(map(len, files.values()))
     with tqdm(total=total, desc=name, unit="cloud", dynamic_ncols=True) as progress:
         for split in SPLITS:
@@ -163,8 +163,9 @@ def _read_clouds(
             if up == "z":  # a turn about x, which mirrors nothing
                 x = np.stack([x[..., 0], x[..., 2], -x[..., 1]], -1)
             labels = torch.tensor([y for _, y in files[split]])
-            splits.append(Split(torch.from_numpy(x), labels))
-    return Dataset(name, *splits, tuple(folders), digest.hexdigest())
+            splits[split] = Split(torch.from_numpy(x), labels)
+    train, validation, test = splits.values()
+    return Dataset(name, train, validation, test, tuple(folders), digest.hexdigest())
 
 
 def _read_cloud(path: Path, points: int) -> np.ndarray:
@@ -178,12 +179,12 @@ def _read_cloud(path: Path, points: int) -> np.ndarray:
         raise ValueError(f"{path} must hold floats of shape (points, 3), got {given}")
     if len(cloud) < points:
         raise ValueError(f"{path} has {len(cloud):,} points; {points:,} were asked for")
-    cloud = np.asarray(cloud[:points], np.float32)
-    if not np.isfinite(cloud).all():
+    kept = np.asarray(cloud[:points], np.float32)
+    if not np.isfinite(kept).all():
         raise ValueError(f"{path} has NaN or infinite coordinates")
-    if points > 1 and (cloud == cloud[0]).all():
+    if points > 1 and (kept == kept[0]).all():
         raise ValueError(f"{path} is degenerate: all its points are equal")
-    return cloud
+    return kept
 
 
 def _split_files(category: str, folder: Path, seed: int) -> dict[str, list[Path]]:

@@ -55,6 +55,7 @@ class MeanDifferences:
         self.directions = with_it - without
 
     def __call__(self, z: Tensor, y: Tensor, to: Tensor) -> Tensor:
+        """Move latents z (n, D) along the directions by which ``to`` (n, A) differs from y."""
         return z + (to - y).to(z) @ self.directions
 
 
@@ -90,7 +91,10 @@ def score_edits(before: Reading, after: Reading, y: Tensor, to: Tensor) -> dict[
     """Score m edits of faces whose attributes y (m, A) were to become ``to`` (m, A).
 
     Args:
-        before, after: the judge's readings of the faces.
+        before: the judge's reading of the faces.
+        after: its reading of the edited faces.
+        y: attributes of the faces.
+        to: attributes wanted.
 
     Returns:
         Three scores of each edit, each (m,) in [0, 1] or above: "achieved", 1 if every changed
@@ -129,6 +133,9 @@ def accuracy_per_attribute(judge: Judge, x: Tensor, y: Tensor, balanced: bool = 
     """How often, (A,) in [0, 1], the judge reads each attribute y (n, A) of faces x rightly.
 
     Args:
+        judge: of attributes.
+        x: faces (n, 3, s, s).
+        y: their attributes, 0 or 1.
         balanced: let faces with and without the attribute count alike. A guess then gets 0.5, and
             an attribute in which all faces agree NaN.
     """

@@ -92,6 +92,7 @@ def ahead(each: pd.DataFrame, n: int, ours: str = OURS) -> dict[str, list[str]]:
     Args:
         each: what :func:`at_equal_cost` gives for each attribute.
         n: edits behind each share.
+        ours: the editor to beat.
     """
     table = each.pivot(index="attribute", columns="editor", values="achieved")
     variance = table * (1 - table)

@@ -103,8 +103,9 @@ def compare(
     within = _pairwise(samples, None, distance)
     within_reference = _pairwise(reference, None, distance)
     groups = [(torch.arange(len(y)), torch.arange(len(y_reference)))]
-    for k in range(classes):
-        groups.append(((y == k).nonzero()[:, 0], (y_reference == k).nonzero()[:, 0]))
+    groups += [
+        ((y == k).nonzero()[:, 0], (y_reference == k).nonzero()[:, 0]) for k in range(classes)
+    ]
     scores: dict[str, list[float]] = {name: [] for name in SCORES}
     for s, r in groups:
         parts = across[s][:, r], within[s][:, s], within_reference[r][:, r]

@@ -23,7 +23,7 @@ from fpnlib.data.files import checksum
 SIZE = 64
 DRAWING = 3  # part of the checksum; raise it when a face is drawn differently
 # The log-odds of each attribute, and what each earlier attribute adds to them.
-LOG_ODDS = {
+LOG_ODDS: dict[str, tuple[float, dict[str, float]]] = {
     "Male": (-0.2, {}),
     "Young": (0.9, {"Male": -0.4}),
     "Bald": (-3.6, {"Male": 2.4, "Young": -1.0}),
@@ -50,7 +50,7 @@ COLORS = {
     "Brown_Hair": (0.30, 0.18),
     "Gray_Hair": (0.04, 0.42),
 }
-ATTRIBUTES = tuple(sorted({*LOG_ODDS, *COLORS}))
+ATTRIBUTES: tuple[str, ...] = tuple(sorted({*LOG_ODDS, *COLORS}))
 # fmt: off
 VARIATION = (
     "x", "y", "size", "tilt", "turn", "gaze", "width", "height", "skin", "eyes", "eye_spacing",
@@ -75,22 +75,27 @@ def load_drawn_faces(
     face.
 
     Args:
-        root, download: not used; the faces are drawn.
+        root: not used; the faces are drawn.
         seed: of the faces; those of a split do not depend on the sizes of the others.
-        train, validation, test: sizes of the splits.
+        download: not used.
+        train: size of this split.
+        validation: size of this split.
+        test: size of this split.
 
     >>> dataset = load_drawn_faces()
     >>> dataset.test.first(2).x.shape
     torch.Size([2, 3, 64, 64])
     """
-    splits, numbers = [], []
-    for k, (name, n) in enumerate({"train": train, "validation": validation, "test": test}.items()):
+    sizes = {"train": train, "validation": validation, "test": test}
+    splits, numbers = {}, []
+    for k, (name, n) in enumerate(sizes.items()):
         y, variation = _describe(checks.positive(name, n), np.random.default_rng([seed, k]))
-        splits.append(Split(draw, y, {"variation": variation}))
+        splits[name] = Split(draw, y, {"variation": variation})
         # These numbers are the same on every machine; the last digits of pixels may differ.
         numbers += [y.numpy(), variation.numpy()]
     drawing = np.frombuffer(f"drawing {DRAWING}".encode(), np.uint8)
-    return Dataset("drawn_faces", *splits, ATTRIBUTES, checksum(drawing, *numbers))
+    digest = checksum(drawing, *numbers)
+    return Dataset("drawn_faces", **splits, classes=ATTRIBUTES, checksum=digest)
 
 
 def draw(y: Tensor, variation: Tensor, batch_size: int = 64) -> Tensor:
@@ -122,8 +127,10 @@ def difference(x: Tensor, other: Tensor, threshold: float = 0.02) -> Tensor:
 def _describe(n: int, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
     """Attributes (n, 21), int64, and variations (n, 16), float32 in [-1, 1], of n random faces."""
     has: dict[str, np.ndarray] = {}
-    for name, (log_odds, effects) in LOG_ODDS.items():
-        log_odds = log_odds + sum(effect * has[other] for other, effect in effects.items())
+    for name, (base, effects) in LOG_ODDS.items():
+        log_odds = np.full(n, base)
+        for other, effect in effects.items():
+            log_odds += effect * has[other]
         has[name] = rng.random(n) < 1 / (1 + np.exp(-log_odds))
     has["Bangs"] &= ~has["Bald"]
     young, others = np.transpose(list(COLORS.values()))[..., None]

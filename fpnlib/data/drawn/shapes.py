@@ -490,8 +490,9 @@ def load_drawn_shapes(
     70 % of each category are train, 10 % validation and 20 % test.
 
     Args:
-        root, download: not used; the shapes are drawn.
+        root: not used; the shapes are drawn.
         seed: of the shapes. A shape depends only on it, its category and its number.
+        download: not used.
         n: about how many shapes in all.
         points: points of each cloud.
         categories: some of ``SHAPES``; None: all ten.
