@@ -50,11 +50,12 @@ test-browser: $(VENV)/.test  ## the sliders, the report's pages and every notebo
 app: $(VENV)/.runtime  ## the sliders as a page of their own
 	$(PY) -m voila notebooks/app/sliders.ipynb $(ARGS)
 
-bench: $(VENV)/.test  ## the flows beside nflows and zuko, on a GPU too; decoding a cloud, editing a face
+bench: $(VENV)/.test  ## the flows beside nflows and zuko, decoding a cloud, editing a face, threads
 	$(PY) tests/benchmarks/flows.py $(ARGS)
 	$(PY) tests/benchmarks/flows_gpu.py
 	$(PY) tests/benchmarks/decoding.py
 	$(PY) tests/benchmarks/edit_latency.py
+	$(PY) tests/benchmarks/threads.py
 
 clean:  ## remove the environment, caches and the demo's outputs
 	rm -rf $(VENV) outputs/demo .pytest_cache .ruff_cache .mypy_cache .import_linter_cache *.egg-info

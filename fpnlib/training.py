@@ -1,43 +1,59 @@
-"""The one fit loop: progress, early stopping on held-out data, the best weights kept, and taking up where it stopped."""
+"""The one fit loop: progress, early stopping, the best weights kept, and resuming from a checkpoint."""
 
 from __future__ import annotations
 
 import inspect
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.graph import increment_version
+from torch.optim.lr_scheduler import OneCycleLR
 from tqdm.auto import trange
 
 from fpnlib import checks
 
 Batch = tuple[Tensor, ...]
 
-GAVE_UP = ("underflow in dt", "non-finite values in state", "max_num_steps exceeded")
-"""How torchdiffeq's assertions begin. On its way back, where nobody puts them into other words, they come out bare."""
+# A step below this many multiplications takes under 0.1 s on one thread. A second thread saves a part
+# of that at best; if another process holds its core, each operation waits for it and the step takes 5
+# to 29 times as long (tests/benchmarks/threads.py).
+ONE_THREAD_WORK = 1e9
+# How torchdiffeq's assertions begin. Those of the adjoint method reach the fit as they are.
+SOLVER_ERRORS = ("underflow in dt", "non-finite values in state", "max_num_steps exceeded")
 
 
 class CheckpointStore(Protocol):
     """Where a fit keeps its state between epochs; ``store.Checkpoint`` is one."""
 
-    def load(self) -> tuple[dict[str, Tensor], dict] | None: ...
-    def save(self, tensors: dict[str, Tensor], meta: dict) -> None: ...
+    def load(self) -> tuple[dict[str, Tensor], dict] | None:
+        """The state that was saved last, if any."""
+
+    def save(self, tensors: dict[str, Tensor], meta: dict) -> None:
+        """Replace the state."""
 
 
 @dataclass
 class History:
-    """What a fit saw: one dict an epoch with ``epoch``, ``train``, ``validation`` (mean losses) and ``learning_rate``."""
+    """What a fit saw.
+
+    Attributes:
+        epochs: a dict for each epoch with ``epoch``, ``train``, ``validation`` (mean losses) and
+            ``learning_rate``.
+        best_epoch: the epoch whose weights were kept, from 1; 0: the initial weights.
+        stopped_early: whether ``patience`` ended the fit.
+        seconds: wall time of the epochs, over all sessions.
+    """
 
     epochs: list[dict] = field(default_factory=list)
     best_epoch: int = 0
     stopped_early: bool = False
     seconds: float = field(default=0.0, compare=False)
-    """Wall time of the epochs, in all the sessions that they took."""
 
     @property
     def best_validation(self) -> float:
@@ -62,128 +78,52 @@ def fit(
     checkpoint: CheckpointStore | None = None,
     description: str = "fit",
 ) -> History:
-    """Minimise the mean of ``loss`` over ``train`` with Adam; leave ``module`` in eval mode with its best weights.
+    """Minimise the mean of ``loss`` with AdamW; leave ``module`` in eval mode with its best weights.
 
-    Each epoch is seeded by (seed, epoch) alone, so a fit that was stopped and taken up again gives the same weights, to
-    the bit, as one that was not.
+    Each epoch depends on (seed, epoch) alone, so a resumed fit gives the same weights, to the bit. Small
+    trainings on the CPU use one thread.
 
     Args:
-        module: the parameters to train; those with ``requires_grad=False`` stay as they are.
-        loss: ``loss(*batch)`` gives the scalar mean over a batch.
-        train: tensors of equal length on the module's device, or a function of a generator that gives them anew for each epoch.
-        validation: held-out tensors of the same kind: they choose the best epoch and are never trained on.
-        one_cycle: warm up and anneal the rate (Smith 2018, arXiv:1803.09820) with ``learning_rate`` as its peak;
-            otherwise constant.
-        patience: stop after so many epochs without a better validation loss; None: never.
-        weight_decay: decoupled, as in AdamW.
+        module: parameters with ``requires_grad=False`` stay as they are.
+        loss: ``loss(*batch)`` is the scalar mean over a batch.
+        train: tensors of one length on the module's device, or a function that draws them from a
+            generator for each epoch.
+        validation: tensors of the same kind, which choose the best epoch.
+        one_cycle: warm up to ``learning_rate`` and anneal it (Smith 2018, arXiv:1803.09820).
+        patience: epochs without a better validation loss before the fit stops; None: never.
         clip_norm: bound on the gradient's norm; None: no bound.
-        checkpoint: keeps the state after each epoch; whoever gave it clears it once the module is kept. None: nothing is kept.
+        checkpoint: keeps the state after each epoch; the caller clears it.
 
     Raises:
-        ValueError: no training or validation data, ``epochs`` or ``batch_size`` below 1, or a checkpoint of another module.
-        FloatingPointError: the loss became NaN or infinite, or raised one itself (a solver that could not go on); the
-            best weights so far are kept in ``module``.
+        ValueError: no data, ``epochs`` or ``batch_size`` below 1, or another module's checkpoint.
+        FloatingPointError: the loss is NaN or infinite, or a solver failed. ``module`` has its best weights.
+
+    Examples:
+        >>> net, x = nn.Linear(2, 1), torch.ones(40, 2)
+        >>> def loss(x):
+        ...     return (net(x) - 3).square().mean()
+        >>> history = fit(net, loss, (x,), (x,), epochs=9, batch_size=8, learning_rate=0.1)
+        >>> history.best_validation < history.epochs[0]["validation"]
+        True
     """
     checks.positive("epochs", epochs)
     checks.positive("batch_size", batch_size)
     draw = train if callable(train) else lambda generator: train
-    device = next(module.parameters()).device
-    n = len(draw(_generator(seed, 0, device))[0])
-    if not n or not len(validation[0]):
-        raise ValueError(
-            f"fit needs data, got {n} training and {len(validation[0])} validation samples"
-        )
-
     parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
     optimizer = _AdamW(parameters, lr=learning_rate, weight_decay=weight_decay, fused=True)
-    schedule = None
+    trainer = _Trainer(module, loss, draw, validation, batch_size, optimizer, clip_norm, seed)
     if one_cycle:
-        steps = epochs * math.ceil(n / batch_size)
-        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, learning_rate, total_steps=steps)
-    history, best = History(), _copy(module)
-    if checkpoint is not None and (state := checkpoint.load()) is not None:
-        try:
-            history, best = _restore(*state, module, optimizer, schedule, device)
-        except (RuntimeError, ValueError, KeyError, TypeError):
-            where = getattr(checkpoint, "path", "the checkpoint")
-            raise ValueError(
-                f"{where} is of another module or other settings; delete it to start over"
-            ) from None
-
-    helps = f"a smaller learning_rate than {learning_rate:g} or clip_norm helps"
-    progress = trange(
-        len(history.epochs), epochs, desc=description, unit="epoch", dynamic_ncols=True
-    )
-    for epoch in progress:
-        if history.stopped_early:
-            break
-        started, total = time.perf_counter(), 0.0
-        try:
-            # The global generator (dropout, a loss that draws) is put back afterwards: the caller's own draws don't change.
-            with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-                generator = _generator(seed, epoch, device)
-                torch.manual_seed(_mix(seed, epoch))
-                tensors = draw(generator)
-                order = torch.randperm(n, generator=generator, device=device)
-                module.train()
-                for rows in _batches(order, batch_size):
-                    value = loss(*(tensor[rows] for tensor in tensors))
-                    optimizer.zero_grad(set_to_none=True)
-                    value.backward()
-                    if clip_norm is not None:
-                        nn.utils.clip_grad_norm_(parameters, clip_norm)
-                    optimizer.step()
-                    increment_version(
-                        parameters
-                    )  # fused optimizers don't, and who caches by version would not notice
-                    if schedule is not None:
-                        schedule.step()
-                    total += value.detach() * len(rows)
-                torch.manual_seed(
-                    _mix(seed, -1)
-                )  # the same draws for every epoch: their validation losses compare
-                row = {
-                    "train": float(total) / n,
-                    "validation": evaluate(module, loss, validation, batch_size),
-                }
-            if not all(map(math.isfinite, row.values())):
-                raise FloatingPointError(
-                    "the loss is {train}, on validation {validation}; {}".format(helps, **row)
-                )
-        except (FloatingPointError, AssertionError) as error:
-            if (said := _said(error, helps)) is None:
-                raise
-            module.load_state_dict(best)
-            module.eval()
-            said = f"{description}, epoch {epoch + 1}: {said}; the weights of epoch {history.best_epoch} are kept"
-            raise FloatingPointError(said) from None
-        if row["validation"] < history.best_validation:
-            history.best_epoch, best = epoch + 1, _copy(module)
-        history.epochs.append(
-            {"epoch": epoch + 1, **row, "learning_rate": optimizer.param_groups[0]["lr"]}
-        )
-        history.stopped_early = patience is not None and epoch + 1 - history.best_epoch >= patience
-        history.seconds += time.perf_counter() - started
-        progress.set_postfix({key: f"{value:.4g}" for key, value in row.items()})
-        if checkpoint is not None:
-            checkpoint.save(*_state(history, best, module, optimizer, schedule))
-    module.load_state_dict(best)
-    module.eval()
-    return history
-
-
-class _AdamW(torch.optim.AdamW):
-    """AdamW as it is inside torch's decorators: they import the compiler, for three seconds of each process that trains."""
-
-    step = torch.no_grad()(inspect.unwrap(torch.optim.AdamW.step))
-    zero_grad, add_param_group, state_dict, load_state_dict = (
-        inspect.unwrap(getattr(torch.optim.AdamW, name))
-        for name in ("zero_grad", "add_param_group", "state_dict", "load_state_dict")
-    )
+        steps = epochs * math.ceil(trainer.n / batch_size)
+        trainer.schedule = OneCycleLR(optimizer, learning_rate, total_steps=steps)
+    if checkpoint is not None:
+        trainer.resume(checkpoint)
+    with _threads(trainer.work, trainer.device):
+        trainer.run(epochs, patience, checkpoint, description)
+    return trainer.history
 
 
 def batch_size_for(n: int, most: int = 512) -> int:
-    """A batch size for ``n`` samples: ``most``, or less where an epoch would have fewer than twenty steps, but 32 at least."""
+    """A batch size for ``n`` samples: ``most``, or less to get twenty steps an epoch, but at least 32."""
     return min(most, max(32, n // 20))
 
 
@@ -194,88 +134,213 @@ def evaluate(
     """Mean of ``loss`` over ``tensors`` in eval mode; the module's mode is put back."""
     was_training = module.training
     module.eval()
-    total = sum(
-        float(loss(*batch)) * len(batch[0])
-        for batch in zip(*(tensor.split(batch_size) for tensor in tensors))
-    )
+    total = 0.0
+    for batch in zip(*(tensor.split(batch_size) for tensor in tensors)):
+        total += float(loss(*batch)) * len(batch[0])
     module.train(was_training)
     return total / len(tensors[0])
 
 
+class _AdamW(torch.optim.AdamW):
+    """AdamW without torch's decorators, which import its compiler: a second or more per process."""
+
+    step = torch.no_grad()(inspect.unwrap(torch.optim.AdamW.step))
+    zero_grad = inspect.unwrap(torch.optim.AdamW.zero_grad)
+    add_param_group = inspect.unwrap(torch.optim.AdamW.add_param_group)
+    state_dict = inspect.unwrap(torch.optim.AdamW.state_dict)
+    load_state_dict = inspect.unwrap(torch.optim.AdamW.load_state_dict)
+
+
+@contextmanager
+def _threads(work: int, device: torch.device) -> Iterator[None]:
+    """Run a small training on one thread; then put torch's setting back."""
+    before = torch.get_num_threads()
+    if device.type == "cpu" and work < ONE_THREAD_WORK:
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@dataclass
+class _Trainer:
+    """A fit's parts, and its state between epochs: weights, best weights, optimizer, schedule, history."""
+
+    module: nn.Module
+    loss: Callable[..., Tensor]
+    draw: Callable[[torch.Generator], Batch]
+    validation: Batch
+    batch_size: int
+    optimizer: torch.optim.Optimizer
+    clip_norm: float | None
+    seed: int
+    schedule: OneCycleLR | None = None
+    history: History = field(default_factory=History)
+
+    def __post_init__(self) -> None:
+        self.parameters = self.optimizer.param_groups[0]["params"]
+        self.device = next(self.module.parameters()).device
+        self.best = _copy(self.module)
+        first = self.draw(self.generator(0))[0]
+        self.n, held_out = len(first), len(self.validation[0])
+        if not self.n or not held_out:
+            raise ValueError(
+                f"fit needs data, got {self.n} training and {held_out} validation samples"
+            )
+        vectors = max(1, first[0].numel() // first.shape[-1])  # of a sample, e.g. a cloud's points
+        weights = sum(parameter.numel() for parameter in self.parameters)
+        self.work = weights * vectors * min(self.batch_size, self.n)
+
+    def run(
+        self, epochs: int, patience: int | None, store: CheckpointStore | None, description: str
+    ) -> None:
+        """Train for the epochs that are left, and load the best weights."""
+        history, start = self.history, len(self.history.epochs)
+        progress = trange(start, epochs, desc=description, unit="epoch", dynamic_ncols=True)
+        for epoch in progress:
+            if history.stopped_early:
+                break
+            started = time.perf_counter()
+            losses = self.try_epoch(epoch, description)
+            if losses["validation"] < history.best_validation:
+                history.best_epoch, self.best = epoch + 1, _copy(self.module)
+            learning_rate = self.optimizer.param_groups[0]["lr"]
+            history.epochs.append({"epoch": epoch + 1, **losses, "learning_rate": learning_rate})
+            without_gain = epoch + 1 - history.best_epoch
+            history.stopped_early = patience is not None and without_gain >= patience
+            history.seconds += time.perf_counter() - started
+            progress.set_postfix({key: f"{value:.4g}" for key, value in losses.items()})
+            if store is not None:
+                store.save(*self.state())
+        self.load_best()
+
+    def try_epoch(self, epoch: int, description: str) -> dict[str, float]:
+        """Losses of one epoch.
+
+        Raises FloatingPointError, with the best weights loaded, if they are not finite or a solver fails.
+        """
+        rate = self.optimizer.defaults["lr"]
+        remedy = f"a smaller learning_rate than {rate:g} or clip_norm helps"
+        try:
+            losses = self.epoch(epoch)
+            if all(map(math.isfinite, losses.values())):
+                return losses
+            reason = "the loss is {train}, on validation {validation}; ".format(**losses) + remedy
+        except (FloatingPointError, AssertionError) as error:
+            reason = " ".join(str(error).split())
+            if isinstance(error, AssertionError):
+                if not reason.startswith(SOLVER_ERRORS):
+                    raise
+                cause = reason.partition(":")[0]
+                reason = f"the solver gave up ({cause}); {remedy}, or a larger tolerance, or method='rk4'"
+        self.load_best()
+        best = self.history.best_epoch
+        raise FloatingPointError(
+            f"{description}, epoch {epoch + 1}: {reason}; the weights of epoch {best} are kept"
+        )
+
+    def epoch(self, epoch: int) -> dict[str, float]:
+        """Train on every sample once and evaluate; the mean losses ``train`` and ``validation``.
+
+        The global generator, which dropout and some losses draw from, is put back.
+        """
+        devices = [self.device] if self.device.type == "cuda" else []
+        with torch.random.fork_rng(devices=devices):
+            generator = self.generator(epoch)
+            torch.manual_seed(_mix(self.seed, epoch))
+            tensors = self.draw(generator)
+            order = torch.randperm(self.n, generator=generator, device=self.device)
+            self.module.train()
+            total = torch.zeros((), device=self.device)
+            for rows in _batches(order, self.batch_size):
+                batch = [tensor[rows] for tensor in tensors]
+                total = total + self.step(batch) * len(rows)
+            torch.manual_seed(_mix(self.seed, -1))  # the same draws in every epoch's validation
+            validation = evaluate(self.module, self.loss, self.validation, self.batch_size)
+        return {"train": float(total) / self.n, "validation": validation}
+
+    def step(self, batch: list[Tensor]) -> Tensor:
+        """Move the weights along one batch's gradient; the loss before, a scalar."""
+        value = self.loss(*batch)
+        self.optimizer.zero_grad(set_to_none=True)
+        value.backward()
+        if self.clip_norm is not None:
+            nn.utils.clip_grad_norm_(self.parameters, self.clip_norm)
+        self.optimizer.step()
+        increment_version(self.parameters)  # fused optimizers don't, and caches look at versions
+        if self.schedule is not None:
+            self.schedule.step()
+        return value.detach()
+
+    def load_best(self) -> None:
+        """Load the best weights and set eval mode."""
+        self.module.load_state_dict(self.best)
+        self.module.eval()
+
+    def state(self) -> tuple[dict[str, Tensor], dict]:
+        """Everything that the next epoch depends on, as flat tensors and JSON-able values."""
+        tensors = {f"module.{key}": value for key, value in self.module.state_dict().items()}
+        tensors |= {f"best.{key}": value for key, value in self.best.items()}
+        optimizer = self.optimizer.state_dict()
+        for index, moments in optimizer["state"].items():
+            tensors |= {f"optimizer.{index}.{key}": value for key, value in moments.items()}
+        meta = {"history": asdict(self.history), "param_groups": optimizer["param_groups"]}
+        meta["schedule"] = None if self.schedule is None else self.schedule.state_dict()
+        return tensors, meta
+
+    def resume(self, checkpoint: CheckpointStore) -> None:
+        """Take up the state that was saved last, if any."""
+        state = checkpoint.load()
+        if state is None:
+            return
+        try:
+            self.restore(*state)
+        except (RuntimeError, ValueError, KeyError, TypeError):
+            where = getattr(checkpoint, "path", "the checkpoint")
+            raise ValueError(
+                f"{where} is of another module or other settings; delete it to start over"
+            ) from None
+
+    def restore(self, tensors: dict[str, Tensor], meta: dict) -> None:
+        """Load what :meth:`state` gave."""
+        self.history = History(**meta["history"])
+        self.module.load_state_dict(_under("module.", tensors))
+        best = _under("best.", tensors)
+        self.best = {key: value.to(self.device) for key, value in best.items()}
+        moments: dict[int, dict[str, Tensor]] = {}
+        for key, value in _under("optimizer.", tensors).items():
+            index, name = key.split(".")
+            moments.setdefault(int(index), {})[name] = value
+        state = {"state": moments, "param_groups": meta["param_groups"]}
+        self.optimizer.load_state_dict(state)
+        for parameter, kept in self.optimizer.state.items():
+            for name in kept.keys() - {"step"}:  # a fused step wants the parameter's memory layout
+                kept[name] = torch.empty_like(parameter).copy_(kept[name])
+        if self.schedule is not None:
+            self.schedule.load_state_dict(meta["schedule"])
+
+    def generator(self, epoch: int) -> torch.Generator:
+        """The source of an epoch's draws and order."""
+        return torch.Generator(self.device).manual_seed(_mix(self.seed, epoch))
+
+
 def _batches(order: Tensor, batch_size: int) -> list[Tensor]:
-    """Rows of each batch; a last one of a single row joins the one before it, for batch norm can't do with one."""
+    """Rows of each batch. A last row joins the batch before it, because batch norm needs two."""
     batches = list(order.split(batch_size))
     if len(batches) > 1 and len(batches[-1]) == 1:
         batches[-2:] = [torch.cat(batches[-2:])]
     return batches
 
 
-def _said(error: FloatingPointError | AssertionError, helps: str) -> str | None:
-    """What went wrong and what to change, in one line; None for an assertion that is not torchdiffeq's."""
-    said = " ".join(str(error).split())
-    if isinstance(error, FloatingPointError):
-        return said
-    if not said.startswith(GAVE_UP):
-        return None
-    return f"the solver gave up ({said.partition(':')[0]}); {helps}, or a larger tolerance, or method='rk4'"
-
-
 def _mix(seed: int, epoch: int) -> int:
     return (seed * 1_000_003 + epoch) % 2**63
-
-
-def _generator(seed: int, epoch: int, device: torch.device) -> torch.Generator:
-    return torch.Generator(device).manual_seed(_mix(seed, epoch))
 
 
 def _copy(module: nn.Module) -> dict[str, Tensor]:
     return {key: tensor.detach().clone() for key, tensor in module.state_dict().items()}
 
 
-def _state(
-    history: History, best: dict[str, Tensor], module, optimizer, schedule
-) -> tuple[dict[str, Tensor], dict]:
-    """Everything that the next epoch depends on, as flat tensors and JSON-able values."""
-    tensors = {f"module.{key}": value for key, value in module.state_dict().items()}
-    tensors |= {f"best.{key}": value for key, value in best.items()}
-    state = optimizer.state_dict()
-    for index, moments in state["state"].items():
-        tensors |= {f"optimizer.{index}.{key}": value for key, value in moments.items()}
-    meta = {"history": asdict(history), "param_groups": state["param_groups"]}
-    return tensors, meta | {"schedule": schedule.state_dict() if schedule is not None else None}
-
-
-def _restore(
-    tensors, meta, module, optimizer, schedule, device
-) -> tuple[History, dict[str, Tensor]]:
-    def under(prefix: str) -> dict[str, Tensor]:
-        return {
-            key.removeprefix(prefix): value
-            for key, value in tensors.items()
-            if key.startswith(prefix)
-        }
-
-    module.load_state_dict(under("module."))
-    moments: dict[int, dict[str, Tensor]] = {}
-    for key, value in under("optimizer.").items():
-        index, name = key.split(".")
-        moments.setdefault(int(index), {})[name] = value
-    optimizer.load_state_dict({"state": moments, "param_groups": meta["param_groups"]})
-    for (
-        parameter,
-        kept,
-    ) in (
-        optimizer.state.items()
-    ):  # a fused step takes it that all lie in memory as the parameter does
-        kept.update(
-            {
-                key: torch.empty_like(parameter).copy_(value)
-                for key, value in kept.items()
-                if key != "step"
-            }
-        )
-    if schedule is not None:
-        schedule.load_state_dict(meta["schedule"])
-    return History(**meta["history"]), {
-        key: value.to(device) for key, value in under("best.").items()
-    }
+def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors whose names begin with ``prefix``, without it."""
+    return {key[len(prefix) :]: tensors[key] for key in tensors if key.startswith(prefix)}

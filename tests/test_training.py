@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from contextlib import contextmanager
 
 import pytest
 import torch
@@ -343,3 +344,70 @@ fit(net, lambda x: net(x).square().mean(), (x,), (x,), epochs=2, batch_size=4, l
 assert "torch._dynamo" not in sys.modules
 """
     subprocess.run([sys.executable, "-c", script], check=True, cwd=PROJECT)
+
+
+@contextmanager
+def torch_threads(count):
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize(
+    ("bound", "inside"), [(training.ONE_THREAD_WORK, 1), (0, 2)], ids=["small", "large"]
+)
+def test_a_small_training_takes_one_thread_and_puts_the_setting_back(monkeypatch, bound, inside):
+    monkeypatch.setattr(training, "ONE_THREAD_WORK", bound)
+    net, x, seen = nn.Linear(4, 1), torch.randn(40, 4), set()
+
+    def loss(x):
+        seen.add(torch.get_num_threads())
+        return net(x).square().mean()
+
+    with torch_threads(2):
+        fit(net, loss, (x,), (x,), epochs=2, batch_size=8, learning_rate=1e-2)
+        assert torch.get_num_threads() == 2
+    assert seen == {inside}
+
+
+def test_a_training_that_fails_puts_the_setting_of_threads_back():
+    net, x = nn.Linear(4, 1), torch.randn(40, 4)
+    with torch_threads(2):
+        with pytest.raises(FloatingPointError):
+            fit(
+                net,
+                lambda x: net(x).mean() / 0,
+                (x,),
+                (x,),
+                epochs=1,
+                batch_size=8,
+                learning_rate=1,
+            )
+        assert torch.get_num_threads() == 2
+
+
+def test_the_points_of_a_cloud_count_as_work(monkeypatch):
+    """Each point passes through the network, so few clouds of many points are a large training."""
+    net, seen = nn.Linear(3, 5), []
+    monkeypatch.setattr(training, "ONE_THREAD_WORK", 4 * 100 * (3 * 5 + 5))
+
+    def loss(x):
+        seen.append(torch.get_num_threads())
+        return net(x).square().mean()
+
+    with torch_threads(2):
+        for points in (99, 100):
+            x = torch.randn(4, points, 3)
+            fit(net, loss, (x,), (x,), epochs=1, batch_size=64, learning_rate=1e-2)
+    assert seen == [1, 1, 2, 2]
+
+
+def test_a_small_training_gives_the_same_bits_whatever_the_number_of_threads():
+    weights = []
+    for count in (1, 2, 3):
+        with torch_threads(count):
+            weights.append(run()[0].state_dict()["0.weight"])
+    assert torch.equal(weights[0], weights[1]) and torch.equal(weights[0], weights[2])
