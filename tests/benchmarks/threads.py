@@ -1,7 +1,7 @@
 """What a second thread does to a small training while another process is busy.
 
-Three ways, in turn, in one run: one thread; two threads as ``training.fit`` uses them; two threads without
-its bound. Run: python tests/benchmarks/threads.py
+Three ways, in turn, in one run: one thread; two threads as ``training.fit`` uses them; two
+threads without its bound. Run: python tests/benchmarks/threads.py
 """
 
 import multiprocessing
@@ -43,7 +43,7 @@ def seconds(threads: int, bound: float) -> float:
 
 
 def main() -> None:
-    sys.stderr = open("/dev/null", "w")  # progress bars
+    sys.stderr = open("/dev/null", "w")  # noqa: SIM115  progress bars
     busy = multiprocessing.Process(target=spin, daemon=True)
     busy.start()
     times = {name: [] for name in WAYS}
