@@ -213,7 +213,7 @@ def test_samples_are_judged_at_every_temperature(run):
 
 
 def test_pictures_of_celeba_are_never_kept(run, network, tmp_path, monkeypatch):
-    figure = plots.face_grid(run.data.test.x[:2, None])
+    figure = plots.grid(run.data.test.x[:2, None])
     assert face_figure(run, figure, "drawn") is figure
     assert (run.folder / "figures" / "07_drawn.png").is_file()
     for shown in (False, True):
@@ -238,13 +238,13 @@ def test_every_picture_of_a_face_in_the_notebook_asks_whether_it_may_be_shown():
     drawing = [
         cell.source
         for cell in cells
-        if re.search(r"face_grid|image_grid|AttributeEditor|imshow|png\(", cell.source)
+        if re.search(r"plots\.grid|AttributeEditor|imshow|png\(", cell.source)
     ]
     assert len(drawing) >= 5
     for source in drawing:
         for statement in ast.parse(source).body:
             text = ast.unparse(statement)
-            if re.search(r"face_grid|AttributeEditor|imshow|png\(", text):
+            if re.search(r"plots\.grid|AttributeEditor|imshow|png\(", text):
                 assert re.search(r"face_figure\(|may_be_shown\(", text), text
 
 

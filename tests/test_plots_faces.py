@@ -1,14 +1,10 @@
-"""Figures of faces show what they were given, and refuse what they can't show."""
+"""Scores of edits per attribute stand at their values."""
 
-import matplotlib.pyplot as plt
-import numpy as np
 import pandas as pd
 import pytest
-import torch
 
 from fpnlib import plots
 
-FACES = torch.rand(2, 3, 3, 8, 8, generator=torch.Generator().manual_seed(0))
 TABLE = pd.DataFrame(
     {
         "editor": ["ours", "ours", "theirs", "theirs"],
@@ -17,19 +13,6 @@ TABLE = pd.DataFrame(
         "others": [0.01, 0.02, 0.03, 0.04],
     }
 )
-
-
-def test_faces_stand_where_they_were_put():
-    figure = plots.face_grid(
-        FACES, ["a", "b"], ["original", "+Smiling", "+Hat"], "title", framed=[(1, 2)]
-    )
-    assert plt.get_fignums() == []
-    grid = np.array(figure.axes).reshape(2, 3)
-    shown = grid[1, 2].images[0].get_array()
-    np.testing.assert_allclose(shown, FACES[1, 2].permute(1, 2, 0), atol=1e-6)
-    assert [ax.get_title() for ax in grid[0]] == ["original", "+Smiling", "+Hat"]
-    assert [ax.get_ylabel() for ax in grid[:, 0]] == ["a", "b"]
-    assert [len(ax.patches) for ax in grid.flat] == [0] * 5 + [1]
 
 
 def test_scores_stand_at_their_values():
@@ -59,9 +42,6 @@ def test_the_floor_is_shown_where_the_panel_reaches_down_to_it():
 @pytest.mark.parametrize(
     ("draw", "message"),
     [
-        (lambda: plots.face_grid(FACES[0]), "faces must have shape"),
-        (lambda: plots.face_grid(FACES * torch.nan), "faces has .* NaN"),
-        (lambda: plots.face_grid(FACES, ["a"]), "row_labels must name 2 rows, got 1"),
         (lambda: plots.attribute_scores(TABLE, {"achived": "x"}), "did you mean 'achieved'"),
         (lambda: plots.attribute_scores(TABLE[:0], {"achieved": "x"}), "table must have rows"),
     ],

@@ -1,4 +1,4 @@
-"""Pictures of point clouds: what is up, near and in front is drawn so; and the page that turns them."""
+"""Pictures of point clouds: what is up, near and in front is drawn so; and the page to turn."""
 
 import html
 import json
@@ -6,7 +6,6 @@ import re
 
 import numpy as np
 import pytest
-import torch
 
 from fpnlib import plots
 from fpnlib.data.drawn.shapes import draw_shape
@@ -21,7 +20,7 @@ def inked(picture):
 
 def test_a_cloud_fills_its_picture_whatever_its_units():
     picture = plots.render(CHAIR, size=60)
-    assert picture.shape == (60, 60, 3) and 0 <= picture.min() and picture.max() == 1
+    assert picture.shape == (60, 60, 3) and picture.min() >= 0 and picture.max() == 1
     rows, columns = inked(picture)
     assert max(np.ptp(rows), np.ptp(columns)) > 40
     assert np.allclose(picture, plots.render(7 * CHAIR + 3, size=60), atol=0.1)
@@ -39,7 +38,7 @@ def test_no_ball_is_cut_off_at_the_edge(azimuth):
 
 
 def test_a_surface_is_shaded_by_how_it_lies():
-    """A roof's left side looks into the light; along its ridge either side is of one shade, ball by ball."""
+    """A roof's left side looks into the light; along its ridge either side has one shade."""
     rng = np.random.default_rng(0)
     x, z = rng.uniform(-1, 1, 8000), rng.uniform(-1, 1, 8000)
     picture = plots.render(np.stack([x, -abs(x), z], 1), azimuth=0, elevation=40, size=90).mean(-1)
@@ -65,7 +64,7 @@ def test_up_is_up_right_is_right_and_it_turns():
 
 
 def test_what_is_in_front_hides_what_is_behind():
-    """Two walls in frames that stay, each wall alone and both: both look like the nearer one, from either side."""
+    """Two walls in frames that stay: both look like the nearer one alone, from either side."""
     rng = np.random.default_rng(0)
 
     def wall(z, low, high):
@@ -85,53 +84,10 @@ def test_what_is_in_front_hides_what_is_behind():
         assert 3 * np.abs(both - nearer).mean() < np.abs(both - farther).mean()
 
 
-def test_rows_of_clouds_with_labels():
-    clouds = torch.from_numpy(np.stack([CHAIR] * 6)).reshape(2, 3, 400, 3)
-    fig = plots.cloud_grid(
-        clouds, row_labels=["chair", "also"], title="shapes", row_title="requested", size=30
-    )
-    (ax,) = fig.axes
-    assert [text.get_text() for text in ax.get_yticklabels()] == ["chair", "also"]
-    assert ax.get_title() == "shapes" and fig.get_supylabel() == "requested"
-    assert ax.images[0].get_array().shape == (2 * 30, 3 * 30, 3)
-    assert ax.get_window_extent().size == pytest.approx((3 * 30, 2 * 30))  # a dot for every pixel
-
-
-def test_a_row_with_fewer_clouds_is_filled_up_with_paper():
-    """Every cloud stands in the row of its own label."""
-    fig = plots.cloud_grid(
-        [[CHAIR], [CHAIR] * 3, torch.zeros(0, 9, 3)], ["one", "three", "none"], size=30
-    )
-    canvas = np.asarray(fig.axes[0].images[0].get_array())
-    cells = [[canvas[i : i + 30, j : j + 30].min() < 0.9 for j in (0, 30, 60)] for i in (0, 30, 60)]
-    assert cells == [[True, False, False], [True, True, True], [False, False, False]]
-
-
-@pytest.mark.parametrize(
-    "names", [["car"], ["night_stand"] * 10, ["a_category_of_many_letters"] * 3]
-)
-def test_names_have_room(names):
-    fig = plots.cloud_grid(
-        [[CHAIR] * 2] * len(names), names, ["test", "rebuilt"], row_title="category", size=40
-    )
-    fig.canvas.draw()
-    (ax,) = fig.axes
-    title, *labels = (
-        text.get_window_extent()
-        for text in [*fig.texts, *ax.get_yticklabels(), *ax.get_xticklabels()]
-    )
-    assert title.x1 < min(box.x0 for box in labels)
-    boxes = [title, *labels]
-    assert min(box.x0 for box in boxes) >= 0 and min(box.y0 for box in boxes) >= 0
-    assert (
-        max(box.x1 for box in boxes) <= fig.bbox.x1 and max(box.y1 for box in boxes) <= fig.bbox.y1
-    )
-
-
 def test_the_turntable_is_a_page_of_its_own():
     frame = plots.turntable(CHAIR, title="a <chair>", size=300)
-    apart = r'<iframe srcdoc="([^"]*)" width="300" height="300" style="border:0" sandbox="allow-scripts"></iframe>'
-    page = html.unescape(re.fullmatch(apart, frame)[1])
+    look = 'width="300" height="300" style="border:0" sandbox="allow-scripts"'
+    page = html.unescape(re.fullmatch(f'<iframe srcdoc="([^"]*)" {look}></iframe>', frame)[1])
     assert "a &lt;chair&gt;" in page and "http" not in page and "__" not in page
     points = np.array(json.loads(re.search(r"const points = (\[\[.*?\]\])", page)[1]))
     assert points.shape == (400, 3) and np.linalg.norm(points, axis=1).max() < 1.1
@@ -142,18 +98,14 @@ def test_the_turntable_is_a_page_of_its_own():
 
 
 @pytest.mark.parametrize(
-    "call, line",
+    ("call", "line"),
     [
         (lambda: plots.render(np.zeros((4, 2))), "points must have shape (n, 3), got (4, 2)"),
         (lambda: plots.render(CHAIR * np.nan), "1,200 NaN or infinite"),
         (lambda: plots.render(CHAIR, size=0), "size must be a positive"),
-        (lambda: plots.cloud_grid(np.zeros((4, 3))), "clouds[0] must have shape (columns, n, 3), got (3,)"),
-        (lambda: plots.cloud_grid([]), "clouds must have a cloud in some row"),
-        (lambda: plots.cloud_grid([[CHAIR]], row_labels=["a", "b"]), "row_labels must name 1 rows"),
         (lambda: plots.turntable(np.zeros((4, 4))), "points must have shape (n, 3), got (4, 4)"),
     ],
 )  # fmt: skip
 def test_what_can_not_be_shown_is_said_in_one_line(call, line):
-    with pytest.raises(ValueError) as error:
+    with pytest.raises(ValueError, match=f"^.*{re.escape(line)}.*$"):
         call()
-    assert line in str(error.value) and "\n" not in str(error.value)

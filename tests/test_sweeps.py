@@ -398,7 +398,7 @@ def test_the_spread_shows_every_run_and_refuses_what_it_cannot_show():
     assert "0.6000 ± 0.1414" in [text.get_text() for text in accuracy.texts]
     dots = [line for line in accuracy.lines if line.get_marker() == "o"]
     assert sorted(dots[0].get_xdata()) == [0.5, 0.7]
-    with pytest.raises(ValueError, match="the table lacks paper"):
+    with pytest.raises(ValueError, match="unknown column 'paper'"):
         plots.spread(table.drop(columns="paper"))
     with pytest.raises(ValueError, match="NaN"):
         plots.spread(table.assign(value=np.nan))

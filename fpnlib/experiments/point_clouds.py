@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from fpnlib import checks, store
+from fpnlib import checks, plots, store
 from fpnlib.base_models import PointFlow, load_released
 from fpnlib.baselines import AUTOML_NEEDS, BASELINES, ClassMixtures, accuracies
 from fpnlib.data import Split
@@ -24,7 +24,6 @@ from fpnlib.experiments.run import Run, kept_config
 from fpnlib.metrics.images import right_class_rate
 from fpnlib.metrics.judge import Judge, cloud_judge
 from fpnlib.metrics.point_clouds import compare
-from fpnlib.plots import cloud_grid
 from fpnlib.plugin import FlowPlugin
 from fpnlib.training import History, fit
 
@@ -200,7 +199,7 @@ def grid(
     """A row of clouds (m, points, 3) for each category, seen from the front (Figure 13); rows may differ in m."""
     names = [run.classes.names[k] for k in categories]
     azimuth = AZIMUTH.get(run.data.name, 35.0)
-    return cloud_grid(
+    return plots.grid(
         [row.cpu() for row in rows], names, columns, row_title="category", azimuth=azimuth
     )
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import functools
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import matplotlib as mpl
 import matplotlib.patheffects as effects
@@ -13,20 +13,31 @@ import matplotlib.pyplot as plt
 import numpy as np
 import seaborn as sns
 import torch
-from matplotlib.axes import Axes
+from cycler import cycler
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
+from fpnlib import checks
+
+Array = Any  # a tensor, a numpy array or nested lists of numbers
 COLORS = sns.color_palette("colorblind")
 INK, MUTED, FAINT = "0.15", "0.45", "0.88"
 MARKERS = "osD^vPX"
+DASHED = (0, (4, 2))
 EDGE = 0.05  # inches of paper around a figure
 HALO = [effects.withStroke(linewidth=2.5, foreground="white")]
 
 
 @contextmanager
-def style():
-    """The look of every figure, as a context: ``with plots.style(): ...``; what was set before is put back after."""
-    look = {
+def style() -> Iterator[None]:
+    """The look of every figure, as a context that puts matplotlib's settings back.
+
+    >>> with style():
+    ...     size = mpl.rcParams["font.size"]
+    >>> size
+    9.0
+    """
+    look: dict[str, Any] = {
         "font.size": 9,
         "axes.titlesize": 9.5,
         "axes.labelsize": 9,
@@ -39,16 +50,19 @@ def style():
         "axes.spines.top": False,
         "axes.spines.right": False,
         "lines.linewidth": 1.5,
-        "axes.prop_cycle": mpl.cycler(color=COLORS),
+        "axes.prop_cycle": cycler(color=COLORS),
         "mathtext.fontset": "cm",
     }
-    with mpl.rc_context({**sns.axes_style("ticks"), **sns.plotting_context("paper"), **look}):
+    seaborns: dict[str, Any] = sns.axes_style("ticks") | sns.plotting_context("paper")
+    with mpl.rc_context(seaborns | look):  # type: ignore[arg-type]
         yield
 
 
 def styled(draw: Callable[..., Figure]) -> Callable[..., Figure]:
+    """Make a function draw within :func:`style`."""
+
     @functools.wraps(draw)
-    def in_style(*args, **kwargs) -> Figure:
+    def in_style(*args: Any, **kwargs: Any) -> Figure:
         with style():
             return draw(*args, **kwargs)
 
@@ -56,52 +70,41 @@ def styled(draw: Callable[..., Figure]) -> Callable[..., Figure]:
 
 
 def new_figure(
-    width: float,
-    height: float,
-    rows: int = 1,
-    columns: int = 1,
-    *,
-    width_ratios=None,
-    height_ratios=None,
-    **shared,
-):
-    """A figure and its axes (rows, columns), closed for pyplot: it's shown where it's returned, once, and not kept."""
-    ratios = {"width_ratios": width_ratios, "height_ratios": height_ratios}
+    width: float, height: float, rows: int = 1, columns: int = 1, **layout: Any
+) -> tuple[Figure, np.ndarray]:
+    """A figure and its axes (rows, columns), closed for pyplot, so that it is shown only once.
+
+    ``width`` and ``height`` are in inches; ``layout`` is passed to ``pyplot.subplots``.
+    """
     fig, axes = plt.subplots(
-        rows,
-        columns,
-        figsize=(width, height),
-        layout="constrained",
-        squeeze=False,
-        **ratios,
-        **shared,
+        rows, columns, figsize=(width, height), layout="constrained", squeeze=False, **layout
     )
     x, y = EDGE / width, EDGE / height
-    fig.get_layout_engine().set(rect=(x, y, 1 - 2 * x, 1 - 2 * y))
+    engine: Any = fig.get_layout_engine()
+    engine.set(rect=(x, y, 1 - 2 * x, 1 - 2 * y))
     plt.close(fig)
     return fig, axes
 
 
-def whole_pixels(fig: Figure, ax: Axes, across: int, height: int) -> None:
-    """Set the resolution so that a pixel of the picture in ``ax``, ``across`` pixels wide, takes a whole number of dots.
+def key(**look: Any) -> Line2D:
+    """An entry of a legend: a line or, without a line's style, a marker."""
+    return Line2D([], [], **({"linestyle": ""} | look))
 
-    At least 200 dots an inch; of images whose ``height`` is over 64 pixels, one dot each: they have detail of their own.
+
+def as_array(values: Array) -> np.ndarray:
+    """Numbers as a numpy array, also those of a tensor with a graph or on a GPU."""
+    return values.detach().cpu().numpy() if isinstance(values, torch.Tensor) else np.asarray(values)
+
+
+def checked(values: Array, name: str, *shape: int | str, finite: bool = True) -> np.ndarray:
+    """``values`` as an array of ``shape``, in which a string is any length.
+
+    Raises:
+        ValueError: another shape, no numbers, NaN, or infinite numbers if they must be ``finite``.
     """
-    fig.draw_without_rendering()
-    fig.set_layout_engine("none")  # where it has put things they stay
-    inches = ax.get_position().width * fig.get_figwidth()
-    dots = math.ceil(200 * inches / across) if height <= 64 else 1
-    fig.set_dpi(dots * across / inches)
-
-
-def checked(values, name: str, *shape: int | str, finite: bool = True) -> np.ndarray:
-    """``values`` as an array of that shape (a str is any length), finite; otherwise a ValueError of one line."""
-    array = (
-        values.detach().cpu().numpy() if isinstance(values, torch.Tensor) else np.asarray(values)
-    )
-    if len(shape) != array.ndim or any(
-        isinstance(want, int) and want != got for want, got in zip(shape, array.shape)
-    ):
+    array = as_array(values)
+    lengths = [got if isinstance(want, str) else want for want, got in zip(shape, array.shape)]
+    if len(shape) != array.ndim or lengths != list(array.shape):
         expected = ", ".join(map(str, shape)) + ("," if len(shape) == 1 else "")
         raise ValueError(f"{name} must have shape ({expected}), got {array.shape}")
     if not array.size:
@@ -114,16 +117,25 @@ def checked(values, name: str, *shape: int | str, finite: bool = True) -> np.nda
     return array
 
 
-def square(matrix, name: str) -> np.ndarray:
-    matrix = checked(matrix, name, "K", "K")
-    if matrix.shape[0] != matrix.shape[1]:
-        raise ValueError(f"{name} must be square, got {matrix.shape}")
-    return matrix
+def square(matrix: Array, name: str) -> np.ndarray:
+    """A square matrix, checked."""
+    array = checked(matrix, name, "K", "K")
+    if array.shape[0] != array.shape[1]:
+        raise ValueError(f"{name} must be square, got {array.shape}")
+    return array
 
 
 def names_of(names: Sequence | None, count: int) -> list[str]:
+    """``count`` names of classes; their indices if ``names`` is None."""
     if names is None:
         return [str(k) for k in range(count)]
     if len(names) != count:
         raise ValueError(f"class_names must name {count} classes, got {len(names)}")
     return [str(name) for name in names]
+
+
+def need_columns(table: Mapping[str, Any], *names: str) -> None:
+    """Raise ValueError if a table lacks one of these columns."""
+    for name in names:
+        if name not in table:
+            raise checks.unknown("column", name, table)

@@ -5,23 +5,34 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 
 from fpnlib import checks
-from fpnlib.plots.look import COLORS, HALO, INK, checked, names_of, new_figure, square, styled
+from fpnlib.plots.look import (
+    COLORS,
+    HALO,
+    INK,
+    Array,
+    checked,
+    key,
+    names_of,
+    new_figure,
+    square,
+    styled,
+)
 
-SHORT = 2
-"""Characters of a name that hides few of the points that it is written on."""
+SHORT = 2  # characters of a name that hides few of the points that it is written on
 
 
 @styled
 def embedding(
-    panels: Mapping[str, tuple],
+    panels: Mapping[str, tuple[Array, Array]],
     class_names: Sequence | None = None,
     *,
     axis_labels: tuple[str, str] = ("UMAP 1", "UMAP 2"),
@@ -29,17 +40,20 @@ def embedding(
     numbered: bool = True,
     ticks: bool = False,
 ) -> Figure:
-    """Labelled points in the plane, panels on the same axes: Figures 9, 10 and 12 (latents beside plugin samples).
+    """Labelled points in the plane, in panels with the same axes (Figures 9, 10 and 12).
 
     Args:
         panels: title → (points (n, 2), labels (n,)); labels are class indices 0…K-1.
-        numbered: write each class's name among its points, a name of more than two characters above most of them.
-        ticks: show the axes' numbers (UMAP's have no meaning).
+        class_names: K names; None: the indices.
+        axis_labels: of both axes.
+        legend_title: what the classes are.
+        numbered: write each class's name among its points, a longer one above most of them.
+        ticks: show the axes' numbers, which have no meaning in UMAP.
     """
     panels = {title: _labelled(*panel) for title, panel in panels.items()}
     classes = 1 + max(int(labels.max()) for _, labels in panels.values())
     names = names_of(class_names, max(classes, len(class_names or ())))
-    present = sorted(set().union(*(np.unique(labels).tolist() for _, labels in panels.values())))
+    present = np.unique(np.concatenate([labels for _, labels in panels.values()])).tolist()
     colors = {k: COLORS[i % len(COLORS)] for i, k in enumerate(present)}
     fig, axes = new_figure(3.1 * len(panels) + 0.9, 3.2, 1, len(panels), sharex=True, sharey=True)
     reach = np.ptp(np.concatenate([points for points, _ in panels.values()]), axis=0)
@@ -47,44 +61,36 @@ def embedding(
         # A fixed shuffle keeps the class that is drawn last from hiding the others.
         order = np.random.default_rng(0).permutation(len(points))
         shades = np.array([colors[k] for k in labels])
+        look = {"alpha": 0.8, "linewidths": 0, "rasterized": len(points) > 5000}
         size = float(np.clip(9000 / len(points), 3, 14))
-        ax.scatter(
-            *points[order].T,
-            c=shades[order],
-            s=size,
-            alpha=0.8,
-            linewidths=0,
-            rasterized=len(points) > 5000,
-        )
-        shown = np.unique(labels) if numbered else ()
-        inch = reach / (3.1, 2.7)
-        places = [_place(points[labels == k], names[k], inch) for k in shown]
-        for k, place in zip(shown, _apart(places, [names[k] for k in shown], inch)):
-            ax.text(
-                *place,
-                names[k],
-                ha="center",
-                va="center",
-                fontsize=10 if len(names[k]) <= SHORT else 8,
-                fontweight="bold",
-                color=INK,
-                path_effects=HALO,
-            )
+        ax.scatter(*points[order].T, c=shades[order], s=size, **look)
+        if numbered:
+            _write_names(ax, points, labels, names, reach / (3.1, 2.7))
         ax.margins(0.1)  # room for names at the rim
         ax.set(title=title, xlabel=axis_labels[0])
         if not ticks:
             ax.tick_params(left=False, bottom=False, labelleft=False, labelbottom=False)
     axes[0, 0].set_ylabel(axis_labels[1])
-    keys = [
-        Line2D([], [], marker="o", linestyle="", markersize=5, color=colors[k], label=names[k])
-        for k in colors
-    ]
+    keys = [key(marker="o", markersize=5, color=colors[k], label=names[k]) for k in colors]
     fig.legend(handles=keys, title=legend_title, loc="outside right center")
     return fig
 
 
+def _write_names(
+    ax: Axes, points: np.ndarray, labels: np.ndarray, names: Sequence[str], inch: np.ndarray
+) -> None:
+    """Write each class's name among its points; ``inch`` (2,) is an inch in their units."""
+    present = np.unique(labels)
+    places = [_place(points[labels == k], names[k], inch) for k in present]
+    words = [names[k] for k in present]
+    look: dict[str, Any] = {"ha": "center", "va": "center", "fontweight": "bold", "color": INK}
+    for word, place in zip(words, _apart(places, words, inch)):
+        size = 10 if len(word) <= SHORT else 8
+        ax.text(place[0], place[1], word, fontsize=size, path_effects=HALO, **look)
+
+
 def _place(points: np.ndarray, name: str, inch: np.ndarray) -> np.ndarray:
-    """Where a class's name goes, (2,): on the median of ``points`` (n, 2), or above the half around it that it would hide."""
+    """Place (2,) of a class's name: the median of its ``points`` (n, 2), or above most of them."""
     middle = np.median(points, axis=0)
     if len(name) <= SHORT:
         return middle
@@ -95,7 +101,7 @@ def _place(points: np.ndarray, name: str, inch: np.ndarray) -> np.ndarray:
 def _apart(
     places: Sequence[np.ndarray], words: Sequence[str], inch: np.ndarray
 ) -> list[np.ndarray]:
-    """Places (2,) of words in bold, 10 pt at most, moved up and down until none covers another; ``inch`` (2,) in their units."""
+    """Places (2,) of words, moved up and down until none covers another."""
     places = [np.array(place, dtype=float) for place in places]
     for _ in range(100):
         moved = False
@@ -112,42 +118,47 @@ def _apart(
 
 @styled
 def densities(
-    panels: Mapping[str, object],
+    panels: Mapping[str, Array],
     extent: tuple[float, float, float, float],
     *,
-    samples: Mapping[str, object] | None = None,
+    samples: Mapping[str, Array] | None = None,
     axis_labels: tuple[str, str] = ("$x_1$", "$x_2$"),
     columns: int = 4,
 ) -> Figure:
     """Densities in the plane as heat maps on one colour scale, samples on top.
 
     Args:
-        panels: title → density (m, k) on a regular grid, row = second coordinate, from low to high; not negative.
-        extent: (left, right, bottom, top) of the grid.
+        panels: title → density (m, k), not negative, on a regular lattice; a row has one second
+            coordinate, from low to high.
+        extent: (left, right, bottom, top) of the lattice.
         samples: title → points (n, 2) drawn in that panel.
+        axis_labels: of both axes.
+        columns: panels to a row.
     """
-    grids = {title: checked(grid, f"density '{title}'", "m", "k") for title, grid in panels.items()}
+    values = {}
+    for title, density in panels.items():
+        values[title] = checked(density, f"density '{title}'", "m", "k")
     samples = {
         title: checked(points, f"samples '{title}'", "n", 2)
         for title, points in (samples or {}).items()
     }
     for title in samples:
-        if title not in grids:
-            raise checks.unknown("panel", title, grids)
-    columns = min(columns, len(grids))
-    bands = math.ceil(len(grids) / columns)
+        if title not in values:
+            raise checks.unknown("panel", title, values)
+    columns = min(columns, len(values))
+    bands = math.ceil(len(values) / columns)
     fig, axes = new_figure(
         2.3 * columns + 0.9, 2.3 * bands + 0.5, bands, columns, sharex=True, sharey=True
     )
-    top = max(grid.max() for grid in grids.values())
-    for ax, (title, grid) in zip(axes.flat, grids.items()):
+    top = max(density.max() for density in values.values())
+    for ax, (title, density) in zip(axes.flat, values.items()):
         shown = ax.imshow(
-            grid, extent=extent, origin="lower", cmap="cividis", vmin=0, vmax=top, aspect="equal"
+            density, extent=extent, origin="lower", cmap="cividis", vmin=0, vmax=top, aspect="equal"
         )
         if title in samples:
             ax.scatter(*samples[title].T, s=5, color="white", edgecolors=INK, linewidths=0.3)
         ax.set(title=title, xlim=extent[:2], ylim=extent[2:])
-    for ax in axes.flat[len(grids) :]:
+    for ax in axes.flat[len(values) :]:
         ax.set_visible(False)
     for ax in axes[-1]:
         ax.set_xlabel(axis_labels[0])
@@ -159,19 +170,25 @@ def densities(
 
 @styled
 def change_of_variables(
-    u, x, density_u, density_x, *, interval: tuple[float, float] = (0.0, 1.0)
+    u: Array,
+    x: Array,
+    density_u: Array,
+    density_x: Array,
+    *,
+    interval: tuple[float, float] = (0.0, 1.0),
 ) -> Figure:
-    """Equations 2 and 3 on a line: p_u below, x = T(u) in the middle, p_x on the left; equal shaded areas.
+    """Equations 2 and 3 on a line: p_u below, x = T(u) in the middle, p_x on the left.
 
     Args:
-        u, x: (n,) with x = T(u), u increasing, T monotone.
-        density_u, density_x: (n,) p_u(u) and p_x(x) at those points.
-        interval: an interval of u; the mass above it and the mass above its image are shaded.
+        u: increasing numbers (n,).
+        x: T(u), monotone.
+        density_u: p_u(u).
+        density_x: p_x(x).
+        interval: of u; the mass above it and the mass above its image, which are equal, are shaded.
     """
-    u, x, density_u, density_x = (
-        checked(v, name, "n" if name == "u" else len(u))
-        for name, v in zip(("u", "x", "density_u", "density_x"), (u, x, density_u, density_x))
-    )
+    u = checked(u, "u", "n")
+    x, density_u = checked(x, "x", len(u)), checked(density_u, "density_u", len(u))
+    density_x = checked(density_x, "density_x", len(u))
     fig, axes = new_figure(4.6, 4.0, 2, 2, width_ratios=[1, 2.6], height_ratios=[2.6, 1])
     left, middle, below = axes[0, 0], axes[0, 1], axes[1, 1]
     axes[1, 0].axis("off")
@@ -208,20 +225,21 @@ def change_of_variables(
 
 
 @styled
-def grids(
-    panels: Mapping[str, object],
+def deformations(
+    panels: Mapping[str, Array],
     *,
     stride: int = 1,
     axis_labels: tuple[str, str] = ("first coordinate", "second coordinate"),
 ) -> Figure:
-    """What a transformation does to the plane: a square grid, carried along; a panel a step (equations 4, 11 and 12).
+    """What a transformation does to a square lattice of the plane (equations 4, 11 and 12).
 
     Args:
-        panels: title → images (rows, columns, 2) of the points of a regular grid, the same points in each panel.
-        stride: draw every so many lines of the grid; more points than lines make smooth curves.
+        panels: title → where the lattice's points are (rows, columns, 2), a panel for each step.
+        stride: draw every so many lines of the lattice; more points than lines make smooth curves.
+        axis_labels: of both axes.
     """
     panels = {
-        title: checked(points, f"grid '{title}'", "rows", "columns", 2)
+        title: checked(points, f"points of '{title}'", "rows", "columns", 2)
         for title, points in panels.items()
     }
     corners = np.concatenate([points.reshape(-1, 2) for points in panels.values()])
@@ -248,19 +266,19 @@ def grids(
 
 
 @styled
-def jacobians(panels: Mapping[str, object], *, row: str = "u", column: str = "x") -> Figure:
-    """Jacobians ∂row/∂column as heat maps, exact zeros hatched: the triangular structure seen (equations 10, 13).
+def jacobians(panels: Mapping[str, Array], *, row: str = "u", column: str = "x") -> Figure:
+    """Jacobians ∂row/∂column as heat maps, exact zeros hatched (equations 10 and 13).
 
     Args:
         panels: title → (D, D), entry (i, j) = ∂row_i/∂column_j.
-        row, column: the variables' names in the axis labels.
+        row: the variable's name in the axis labels.
+        column: the other's.
     """
     panels = {title: square(matrix, f"Jacobian '{title}'") for title, matrix in panels.items()}
     fig, axes = new_figure(2.5 * len(panels) + 0.6, 2.7, 1, len(panels))
     top = max(np.abs(matrix).max() for matrix in panels.values())
-    linear = 10.0 ** round(
-        math.log10(top or 1) - 1.5
-    )  # below this the scale is linear, above logarithmic
+    # The scale is linear below this number, logarithmic above.
+    linear = 10.0 ** round(math.log10(top or 1) - 1.5)
     norm = mpl.colors.SymLogNorm(linthresh=linear, vmin=-top or -1, vmax=top or 1)
     for ax, (title, matrix) in zip(axes[0], panels.items()):
         ax.patch.set(facecolor="0.93", edgecolor="0.72", hatch="////", linewidth=0)
@@ -285,6 +303,6 @@ def jacobians(panels: Mapping[str, object], *, row: str = "u", column: str = "x"
     return fig
 
 
-def _labelled(points, labels) -> tuple[np.ndarray, np.ndarray]:
+def _labelled(points: Array, labels: Array) -> tuple[np.ndarray, np.ndarray]:
     points = checked(points, "points", "n", 2)
     return points, checked(labels, "labels", len(points)).astype(int)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -13,7 +14,7 @@ from fpnlib import checks
 from fpnlib.plots.look import INK, MUTED, new_figure, styled
 
 # Okabe and Ito's green, yellow and vermillion, paled; the outline says the same without colour.
-KINDS = {
+KINDS: dict[str, dict[str, Any]] = {
     "input": {"facecolor": "#a6dccb", "edgecolor": INK, "linewidth": 0.8},
     "intermediate": {
         "facecolor": "#faf3a0",
@@ -24,7 +25,7 @@ KINDS = {
     "output": {"facecolor": "#f2b391", "edgecolor": INK, "linewidth": 2.0},
 }
 
-# A schema's panels: title, nodes (name → kind, x, y), arrows. E, D and F are the networks of the paper.
+# A schema's panels: title, nodes (name → kind, x, y) and arrows. E, D and F are networks.
 SCHEMAS = {
     "overview": [
         (
@@ -123,8 +124,17 @@ SCHEMAS = {
 
 @styled
 def schema(name: str) -> Figure:
-    """The paper's diagrams drawn anew: "overview" (Figure 3), "training" (4), "generation" (5), "editing" (6), and
-    "classification" (section 3.4). Green, thin outline: input; yellow, dashed: intermediate; red, thick: output."""
+    """Draw one of the paper's diagrams anew.
+
+    Inputs are green with a thin outline, intermediates yellow and dashed, outputs red and thick.
+
+    Args:
+        name: "overview" (Figure 3), "training" (4), "generation" (5), "editing" (6), or
+            "classification" (section 3.4).
+
+    >>> schema("overview").legends[0].get_texts()[0].get_text()
+    'input'
+    """
     if name not in SCHEMAS:
         raise checks.unknown("schema", name, SCHEMAS)
     panels = SCHEMAS[name]
@@ -156,8 +166,8 @@ def schema(name: str) -> Figure:
 
 
 def _draw_node(ax: Axes, label: str, kind: str, x: float, y: float) -> None:
-    """A variable, rounded and bold; or a network with its kind written below, the autoencoder's halves as trapezia."""
-    network = {"facecolor": "#dfe6f0", "edgecolor": INK, "linewidth": 0.8}
+    """A variable, rounded; or a network with its kind below, an autoencoder's half a trapezium."""
+    network: dict[str, Any] = {"facecolor": "#dfe6f0", "edgecolor": INK, "linewidth": 0.8}
     if kind in KINDS:
         ax.add_patch(
             FancyBboxPatch(

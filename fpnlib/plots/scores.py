@@ -1,7 +1,8 @@
-"""Losses, confusions, accuracies and costs (Table 1)."""
+"""Losses, latents, confusions and posteriors (section 3.4; Figures 7 to 11)."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -9,18 +10,20 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
-from matplotlib.ticker import EngFormatter, LogLocator, MaxNLocator
+from matplotlib.ticker import MaxNLocator
 
 from fpnlib import checks
 from fpnlib.plots.look import (
     COLORS,
+    DASHED,
     FAINT,
     INK,
     MARKERS,
     MUTED,
+    Array,
     checked,
+    key,
     names_of,
     new_figure,
     square,
@@ -37,81 +40,72 @@ def training_curves(
     *,
     title: str | None = None,
 ) -> Figure:
-    """Training (dashed) and validation (solid) loss against the epoch, the best epoch marked with its value.
+    """Training (dashed) and validation (solid) loss against the epoch, the best epoch marked.
 
     Args:
-        histories: name → rows with "epoch", "train" and "validation", as ``training.History.epochs`` has them.
-        ylabel: the loss and its unit; a mapping name → label draws each history in a panel of its own.
+        histories: name → rows with "epoch", "train" and "validation", as
+            ``training.History.epochs`` has them.
+        ylabel: the loss and its unit. A mapping name → label draws each history in its own panel.
+        title: of the figure.
+
+    >>> history = [{"epoch": 1, "train": 2.0, "validation": 2.5}]
+    >>> training_curves({"C-MAF": history}, "nats").axes[0].get_xlabel()
+    'epoch'
     """
     if not histories:
         raise ValueError("histories must hold at least one training history, got none")
+    labels = dict.fromkeys(histories, ylabel) if isinstance(ylabel, str) else dict(ylabel)
     apart = not isinstance(ylabel, str)
-    columns = 1 if not apart else 2 if len(histories) == 4 else min(3, len(histories))
-    rows_of_panels = -(-len(histories) // columns) if apart else 1
-    fig, axes = new_figure(
-        3.6 * columns if apart else 5.2, 3.1 * rows_of_panels, rows_of_panels, columns
-    )
-    panels = axes.flatten()
-    for ax in panels[len(histories) if apart else 1 :]:
-        ax.remove()
-    panels = panels[: len(histories) if apart else 1]
-    dashes = {"linestyle": (0, (4, 2)), "linewidth": 1}
-    kinds = [
-        Line2D([], [], color=MUTED, label="training", **dashes),
-        Line2D([], [], color=MUTED, label="validation"),
-    ]
-    keys = {ax: list(kinds) for ax in panels}
+    fig, panels = _curve_panels(len(histories)) if apart else _curve_panels(0)
     for i, (name, rows) in enumerate(histories.items()):
+        color, marker = COLORS[i % len(COLORS)], MARKERS[i % len(MARKERS)]
         ax = panels[i if apart else 0]
         epoch, train, validation = _losses(name, rows)
         best = int(validation.argmin())
-        look = {
-            "color": COLORS[i % len(COLORS)],
-            "marker": MARKERS[i % len(MARKERS)],
-            "markeredgecolor": INK,
-        }
-        ax.plot(epoch, train, color=look["color"], **dashes)
-        ax.plot(epoch, validation, color=look["color"])
-        ax.plot(epoch[best], validation[best], **look)
-        text = f"{'' if apart else name + ', '}best: {validation[best]:.4g} (epoch {epoch[best]:g})"
-        keys[ax].append(Line2D([], [], label=text, **look))
-        ax.set(
-            xlabel="epoch",
-            ylabel=ylabel[name] if apart else ylabel,
-            title=name if apart else title or "",
+        text = f"best: {validation[best]:.4g} (epoch {epoch[best]:g})"
+        ax.plot(epoch, train, color=color, linestyle=DASHED, linewidth=1)
+        ax.plot(epoch, validation, color=color)
+        ax.plot(
+            epoch[best],
+            validation[best],
+            color=color,
+            marker=marker,
+            markeredgecolor=INK,
+            label=text if apart else f"{name}, {text}",
         )
+        ax.set(xlabel="epoch", ylabel=labels[name], title=name if apart else title or "")
     for ax in panels:
         ax.xaxis.set_major_locator(MaxNLocator(integer=True))
         _clip_top(ax)
-        ax.legend(handles=keys[ax])
+        kinds = [
+            key(color=MUTED, linestyle=DASHED, linewidth=1, label="training"),
+            key(color=MUTED, linestyle="-", label="validation"),
+        ]
+        ax.legend(handles=kinds + ax.get_legend_handles_labels()[0])
     if apart and title:
         fig.suptitle(title)
     return fig
 
 
 @styled
-def latent_spread(mean, std) -> Figure:
-    """How the variance of each latent dimension splits into what tells images apart and what is noise of the posterior.
+def latent_spread(mean: Array, std: Array) -> Figure:
+    """Split each latent dimension's variance into that of the means and that of the posteriors.
 
     Args:
-        mean, std: (n, D) the posteriors' means and standard deviations. Dimensions are sorted by the means' variance.
+        mean: the posteriors' means (n, D). Dimensions are sorted by their variance.
+        std: the posteriors' standard deviations (n, D).
     """
     mean = checked(mean, "mean", "n", "D")
     std = checked(std, "std", *mean.shape)
     between, within = mean.var(0), np.square(std).mean(0)
     order = np.argsort(-between)
+    between, within, place = between[order], within[order], np.arange(1, len(order) + 1)
     fig, axes = new_figure(6.2, 2.9)
-    ax, place = axes[0, 0], np.arange(1, len(order) + 1)
-    ax.bar(place, between[order], color=COLORS[0], label="variance of the means")
+    ax = axes[0, 0]
+    ax.bar(place, between, color=COLORS[0], label="variance of the means")
     noise = {"color": COLORS[1], "hatch": "////", "edgecolor": "white", "linewidth": 0}
-    ax.bar(
-        place,
-        within[order],
-        bottom=between[order],
-        label="mean variance of the posteriors",
-        **noise,
-    )
-    ax.axhline(1, color=INK, linewidth=0.8, linestyle=(0, (4, 2)), label="variance of the prior")
+    ax.bar(place, within, bottom=between, label="mean variance of the posteriors", **noise)
+    ax.axhline(1, color=INK, linewidth=0.8, linestyle=DASHED, label="variance of the prior")
     ax.set(xlabel="latent dimension, sorted", ylabel="variance", xlim=(0, len(order) + 1))
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     fig.legend(loc="outside upper center", ncols=3)
@@ -120,48 +114,51 @@ def latent_spread(mean, std) -> Figure:
 
 @styled
 def confusion(
-    matrix,
+    matrix: Array,
     class_names: Sequence | None = None,
     title: str | None = None,
     *,
     row_title: str = "requested class",
     column_title: str = "judged class",
 ) -> Figure:
-    """A confusion matrix in percent of its rows; the diagonal is muted, so that the confusions stand out.
+    """A confusion matrix in percent of its rows; the diagonal is muted, so confusions stand out.
 
     Args:
-        matrix: (K, K) counts or rates: row = true or requested class, column = predicted or judged class.
+        matrix: counts or rates (K, K); row: true or requested class, column: judged class.
+        class_names: K names; None: the indices.
+        title: of the figure.
+        row_title: what the rows are.
+        column_title: what the columns are.
     """
-    matrix = _confusion(matrix)
-    classes = len(matrix)
+    percent = 100 * _rates(matrix)
+    classes = len(percent)
     names = names_of(class_names, classes)
-    percent = 100 * matrix / matrix.sum(1, keepdims=True)
     off = np.ma.masked_array(percent, np.eye(classes, dtype=bool))
     top = max(float(off.max()) if classes > 1 else 0, 0.5)
     fig, axes = new_figure(0.43 * classes + 1.5, 0.4 * classes + 0.9)
     ax = axes[0, 0]
     shown = ax.imshow(off, cmap=sns.color_palette("YlOrBr", as_cmap=True), vmin=0, vmax=top)
     for i, j in np.ndindex(classes, classes):
+        value = percent[i, j]
         if i == j:
             ax.add_patch(Rectangle((j - 0.5, i - 0.5), 1, 1, facecolor=FAINT, edgecolor="none"))
-        if i == j or percent[i, j] >= 0.05:
-            text = f"{percent[i, j]:.1f}" if percent[i, j] < 99.95 else "100"
-            color = MUTED if i == j else "white" if percent[i, j] > 0.65 * top else INK
+        if i == j or value >= 0.05:
+            text = f"{value:.1f}" if value < 99.95 else "100"
+            color = MUTED if i == j else "white" if value > 0.65 * top else INK
             ax.text(j, i, text, ha="center", va="center", color=color, fontsize=7)
     ax.set_xticks(range(classes), names)
     ax.set_yticks(range(classes), names)
     ax.set(xlabel=column_title, ylabel=row_title, title=title or "")
     ax.tick_params(length=0)
     ax.spines[:].set_visible(False)
-    fig.colorbar(
-        shown, ax=ax, label="confused, % of the row", shrink=0.8, pad=0.02
-    ).outline.set_visible(False)
+    bar = fig.colorbar(shown, ax=ax, label="confused, % of the row", shrink=0.8, pad=0.02)
+    bar.outline.set_visible(False)
     return fig
 
 
 @styled
 def confusions(
-    matrices: Mapping[str, object],
+    matrices: Mapping[str, Array],
     class_names: Sequence | None = None,
     *,
     first: Sequence[tuple[int, int]] = (),
@@ -172,39 +169,27 @@ def confusions(
 
     Args:
         matrices: model → confusion matrix (K, K) as for :func:`confusion`.
-        first: pairs (class, taken for) to show before those, however rare, marked with a star.
-        top: how many pairs to show, the others ordered by their sum over the models.
+        class_names: K names; None: the indices.
+        first: pairs (class, taken for) to show first, however rare, marked with a star.
+        top: how many pairs to show; the others are ordered by their sum over the models.
+        title: of the figure.
     """
-    rates = {
-        name: (m := _confusion(matrix)) / m.sum(1, keepdims=True)
-        for name, matrix in matrices.items()
-    }
+    rates = {name: _rates(matrix) for name, matrix in matrices.items()}
     classes = len(next(iter(rates.values())))
     names = names_of(class_names, classes)
-    total = sum(rates.values()) * (1 - np.eye(classes))
+    total = np.sum(list(rates.values()), axis=0) * (1 - np.eye(classes))
     order = [divmod(int(flat), classes) for flat in np.argsort(-total, axis=None, kind="stable")]
     others = [(i, j) for i, j in order if i != j and (i, j) not in first]
     pairs = [*first, *others][: checks.positive("top", top)]
-    labels = {
-        (i, j): f"{names[i]} → {names[j]}" + ("*" if (i, j) in first else "") for i, j in pairs
-    }
-    rows = [
-        (labels[i, j], name, 100 * rate[i, j]) for i, j in pairs for name, rate in rates.items()
-    ]
+    rows = []
+    for i, j in pairs:
+        pair = f"{names[i]} → {names[j]}" + ("*" if (i, j) in first else "")
+        rows += [(pair, name, 100 * rate[i, j]) for name, rate in rates.items()]
     table = pd.DataFrame(rows, columns=["pair", "model", "percent"])
     fig, axes = new_figure(4.6, 0.3 * len(pairs) * max(1, 0.45 * len(rates)) + 0.9)
     ax = axes[0, 0]
-    palette = COLORS[: len(rates)]
-    sns.barplot(
-        table,
-        y="pair",
-        x="percent",
-        hue="model",
-        palette=palette,
-        ax=ax,
-        errorbar=None,
-        saturation=1,
-    )
+    look = {"palette": COLORS[: len(rates)], "errorbar": None, "saturation": 1}
+    sns.barplot(table, y="pair", x="percent", hue="model", ax=ax, **look)
     ax.set(xlabel="% of the first class taken for the second", ylabel="", title=title or "")
     handles, labels = ax.get_legend_handles_labels()
     for i, bars in enumerate(ax.containers):
@@ -216,183 +201,98 @@ def confusions(
 
 
 @styled
-def accuracies(
-    table: pd.DataFrame,
+def posteriors(
+    images: Array,
+    log_posterior: Array,
+    class_names: Sequence | None = None,
     *,
-    label: str = "model",
-    xlabel: str = "test accuracy",
-    title: str | None = None,
+    labels: Array | None = None,
+    columns: int = 5,
 ) -> Figure:
-    """Scores of each model as dots on a line, ours beside the paper's: Tables 1 and 2 at a glance, values written.
+    """Images with their class posteriors p(y | z) beneath (eq. 15); the most probable is darker.
 
     Args:
-        table: one row a model, in the order drawn; the column ``label`` names it and every other numeric column
-            ("paper", "ours", …) is a series of dots, white for the paper's. NaN: not reported, no dot.
+        images: (n, channels, h, w) in [0, 1].
+        log_posterior: natural logarithms (n, K); each row's exponentials sum to one.
+        class_names: K names; None: the indices.
+        labels: true class indices (n,), which are marked with a triangle.
+        columns: images to a row.
     """
-    if label not in table:
-        raise ValueError(
-            f"the table needs a column '{label}' with the models' names; it has {', '.join(map(str, table.columns))}"
-        )
-    series = [
-        column
-        for column in table.columns
-        if column != label and pd.api.types.is_numeric_dtype(table[column])
-    ]
-    if not series:
-        raise ValueError("the table needs at least one numeric column of scores, got none")
-    papers = [column for column in series if column.startswith("paper")]
-    rows = np.arange(len(table))[::-1]
-    fig, axes = new_figure(
-        5 + 0.085 * max(7, *map(len, series)) * len(series), 0.38 * len(table) + 1.0
-    )
-    ax = axes[0, 0]
-    beside = ax.get_yaxis_transform()
-    gap = 5.2 * max(7, *map(len, series)) + 6  # points from one written column to the next
-    ax.hlines(rows, 0, 1, transform=beside, color=FAINT, linewidth=0.8, zorder=0)
-    for i, column in enumerate(series):
-        color = "white" if column in papers else COLORS[(i - len(papers)) % len(COLORS)]
-        values = table[column].to_numpy(float)
-        apart = 0.13 * ((len(series) - 1) / 2 - i)
-        ax.plot(
-            values,
-            rows + apart,
-            linestyle="",
-            marker=MARKERS[i % len(MARKERS)],
-            markersize=6,
-            color=color,
-            markeredgecolor=INK,
-            label=column,
-        )
-        for row, value in zip([*rows, len(table) - 0.5], [*values, column]):
-            text = value if value is column else f"{value:.4f}" if np.isfinite(value) else "–"
-            where = {
-                "xy": (1, row),
-                "xycoords": beside,
-                "xytext": (14 + gap * i, 0),
-                "textcoords": "offset points",
-            }
-            ax.annotate(
-                text,
-                **where,
-                va="center",
-                fontsize=8,
-                fontweight="bold" if value is column else "normal",
-            )
-    ax.set_yticks(rows, table[label])
-    ax.set(xlabel=xlabel, title=title or "", ylim=(-0.6, len(table) - 0.3))
-    ax.tick_params(axis="y", length=0)
-    ax.spines["left"].set_visible(False)
-    fig.legend(loc="outside lower center", ncols=len(series))
+    images = checked(images, "images", "n", "channels", "h", "w")
+    probabilities = np.exp(checked(log_posterior, "log_posterior", len(images), "K", finite=False))
+    if not np.allclose(probabilities.sum(1), 1, atol=1e-3):
+        raise ValueError("log_posterior's rows must be logarithms of probabilities that sum to 1")
+    n, classes = probabilities.shape
+    names = names_of(class_names, classes)
+    true = None if labels is None else checked(labels, "labels", n).astype(int)
+    columns = min(columns, n)
+    bands = math.ceil(n / columns)
+    heights = [1.3, 1] * bands
+    fig, axes = new_figure(1.45 * columns, 2.3 * bands, 2 * bands, columns, height_ratios=heights)
+    fig.set_dpi(200)
+    triangle = {"marker": "v", "color": COLORS[3], "markersize": 4.5}
+    for ax in axes[-2:, n - (bands - 1) * columns :].flat:
+        ax.axis("off")
+    for k in range(n):
+        picture, bars = axes[2 * (k // columns) : 2 * (k // columns) + 2, k % columns]
+        best = int(probabilities[k].argmax())
+        picture.axis("off")
+        picture.imshow(images[k].transpose(1, 2, 0), cmap="gray_r", vmin=0, vmax=1)
+        picture.set_title(f"{names[best]} ({_percent(probabilities[k, best])})")
+        _posterior_bars(bars, probabilities[k], names)
+        if k % columns == 0:
+            bars.set_ylabel("p(y | z)")
+        if true is not None:
+            height = min(probabilities[k, true[k]] + 0.06, 1.06)
+            bars.plot(true[k], height, clip_on=False, **triangle)
+    if true is not None:
+        fig.legend(handles=[key(label="true class", **triangle)], loc="outside lower right")
     return fig
 
 
-@styled
-def costs(
-    table: pd.DataFrame,
-    *,
-    x: str = "D",
-    y: str = "seconds",
-    hue: str = "implementation",
-    panel: str = "flow",
-    ylabel: str | None = None,
-    reference: str | None = None,
-) -> Figure:
-    """Time against dimension on logarithmic axes: a panel a flow, a line an implementation (nflows beside ours).
-
-    Args:
-        table: tidy, one measurement a row, with the columns ``x``, ``y`` (seconds), ``hue`` and, if there are several
-            flows, ``panel``.
-        ylabel: what was timed; None: the name ``y``.
-        reference: the one of ``hue`` to set the others against, dashed.
-    """
-    if missing := [column for column in (x, y, hue) if column not in table]:
-        raise ValueError(
-            f"the table lacks {', '.join(missing)}; it has {', '.join(map(str, table.columns))}"
-        )
-    groups = dict(list(table.groupby(panel, sort=False))) if panel in table else {"": table}
-    fig, axes = new_figure(3.2 * len(groups) + 0.4, 2.8, 1, len(groups), sharey=True)
-    for ax, (name, group) in zip(axes[0], groups.items()):
-        for i, (which, line) in enumerate(group.groupby(hue, sort=False)):
-            line = line.groupby(x)[y].median()
-            look = {
-                "marker": MARKERS[i % len(MARKERS)],
-                "markersize": 5,
-                "markeredgecolor": "white",
-            }
-            if which == reference:
-                look = {"color": MUTED, "linestyle": (0, (4, 2))}
-            ax.plot(line.index, line, label=which, **look)
-        ax.set(xscale="log", yscale="log", xlabel="dimension D" if x == "D" else x, title=name)
-        ticks = sorted(group[x].unique())
-        ax.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
-        ax.set_xticks([], minor=True)
-        ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        ax.yaxis.set_major_formatter(EngFormatter(unit="s"))
-        ax.yaxis.set_minor_locator(LogLocator(subs=()))
-        ax.grid(axis="y", color=FAINT, linewidth=0.6)
-    axes[0, 0].legend()
-    axes[0, 0].set_ylabel(ylabel or y)
-    return fig
+def _posterior_bars(ax: Axes, probabilities: np.ndarray, names: list[str]) -> None:
+    classes = len(names)
+    best = int(probabilities.argmax())
+    shades = [COLORS[0] if k == best else "0.75" for k in range(classes)]
+    ax.bar(range(classes), probabilities, color=shades, width=0.8)
+    ax.set(ylim=(0, 1.12), yticks=[0, 1], xlim=(-0.6, classes - 0.4))
+    turned = 0 if max(map(len, names)) < 3 else 90
+    ax.set_xticks(range(classes), names, rotation=turned, fontsize=7)
+    ax.tick_params(length=2)
 
 
-@styled
-def trade_off(
-    table: pd.DataFrame, *, x: str, y: str, hue: str, along: str, mark: float | None = None
-) -> Figure:
-    """One score against another as a dial is turned: a line for each ``hue``, its points larger the farther it is turned.
+def _percent(probability: float) -> str:
+    return f"{100 * probability:.0f} %" if probability < 0.995 else "> 99 %"
 
-    Args:
-        table: a row a point, with the numeric columns ``x``, ``y`` (they name the axes) and ``along`` (the dial), and the
-            names ``hue``.
-        mark: the dial's value whose points get a dark edge, e.g. that of the other scores.
-    """
-    for column in (x, y, hue, along):
-        if column not in table:
-            raise checks.unknown("column", column, table.columns)
-    fig, axes = new_figure(6.4, 3.6)
-    ax, keys = axes[0, 0], []
-    turns = sorted(table[along].unique())
-    sizes = dict(zip(turns, np.linspace(4, 8, len(turns))))
-    for i, (name, rows) in enumerate(table.groupby(hue, sort=False)):
-        rows = rows.sort_values(along)
-        points = checked(rows[[x, y]].to_numpy(float), f"{x} and {y}", "n", 2)
-        look = {"color": COLORS[i % len(COLORS)], "marker": MARKERS[i % len(MARKERS)]}
-        ax.plot(*points.T, color=look["color"])
-        for point, turn in zip(points, rows[along]):
-            ax.plot(
-                *point,
-                **look,
-                markersize=sizes[turn],
-                markeredgecolor=INK if turn == mark else "white",
-            )
-        keys.append(Line2D([], [], label=name, markeredgecolor="white", **look))
-    keys.append(Line2D([], [], linestyle="", label=f"\n{along}"))
-    for turn in turns if len(turns) <= 4 else sorted({turns[0], turns[-1], mark} - {None}):
-        edge = INK if turn == mark else "white"
-        dot = {
-            "marker": "o",
-            "markersize": sizes.get(turn, 5),
-            "markeredgecolor": edge,
-            "color": MUTED,
-        }
-        keys.append(Line2D([], [], linestyle="", label=f"{turn:g}", **dot))
-    ax.set(xlabel=x, ylabel=y)
-    fig.legend(handles=keys, title=hue, loc="outside right upper")
-    return fig
+
+def _curve_panels(count: int) -> tuple[Figure, list[Axes]]:
+    """A panel for each of ``count`` histories; 0: one panel for all."""
+    if not count:
+        fig, axes = new_figure(5.2, 3.1)
+        return fig, [axes[0, 0]]
+    columns = 2 if count == 4 else min(3, count)
+    rows = math.ceil(count / columns)
+    fig, axes = new_figure(3.6 * columns, 3.1 * rows, rows, columns)
+    panels = list(axes.flat)
+    for ax in panels[count:]:
+        ax.remove()
+    return fig, panels[:count]
 
 
 def _losses(name: str, rows: Sequence[Mapping]) -> list[np.ndarray]:
     """The columns epoch, train and validation of a history."""
     columns = ("epoch", "train", "validation")
-    if not rows or (missing := [column for column in columns if column not in rows[0]]):
+    missing = [column for column in columns if rows and column not in rows[0]]
+    if not rows or missing:
         lack = f"it lacks {', '.join(missing)}" if rows else "it is empty"
         raise ValueError(
             f"history '{name}' must have rows with epoch, train and validation; {lack}"
         )
-    return [
-        checked([row[column] for row in rows], f"history '{name}', {column},", "n")
-        for column in columns
-    ]
+    losses = []
+    for column in columns:
+        values = [row[column] for row in rows]
+        losses.append(checked(values, f"history '{name}', {column},", "n"))
+    return losses
 
 
 def _clip_top(ax: Axes) -> None:
@@ -403,9 +303,11 @@ def _clip_top(ax: Axes) -> None:
         ax.set_ylim(low - 0.08 * (high - low), high + 0.25 * (high - low))
 
 
-def _confusion(matrix) -> np.ndarray:
-    matrix = square(matrix, "the confusion matrix").astype(float)
-    empty = np.flatnonzero(matrix.sum(1) == 0)
+def _rates(matrix: Array) -> np.ndarray:
+    """A confusion matrix as shares of its rows."""
+    counts = square(matrix, "the confusion matrix").astype(float)
+    sizes = counts.sum(1, keepdims=True)
+    empty = np.flatnonzero(sizes == 0)
     if len(empty):
         raise ValueError(f"the confusion matrix has no samples of class {empty[0]}")
-    return matrix
+    return counts / sizes
