@@ -1,4 +1,4 @@
-"""Checks at the library's public edge: one door for arrays, one for labels, one line for each mistake."""
+"""Checks at the public edge: one door for arrays, one for labels, one line for each mistake."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 
 
 def unknown(kind: str, given: object, choices: Iterable[object]) -> ValueError:
-    """The error for a name that is not among ``choices``, with the nearest one; the caller raises it."""
+    """The error, for the caller to raise, for a name that is not among ``choices``."""
     names = [str(choice) for choice in choices]
     by_lower_case = {name.lower(): name for name in names}
     nearest = get_close_matches(str(given).lower(), by_lower_case, n=1, cutoff=0.5)

@@ -1,4 +1,4 @@
-"""What conditions a flow: names and values on one side, context vectors on the other (section 3.2)."""
+"""What conditions a flow: names and values, and their context vectors (section 3.2)."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Condition(Protocol):
         ...
 
     def check_coverage(self, context: Tensor) -> None:
-        """Raise ValueError if the training contexts (n, C) leave something that cannot be learned."""
+        """Raise ValueError if something cannot be learned from the training contexts (n, C)."""
         ...
 
 
@@ -43,7 +43,8 @@ class Classes:
     """One of K classes, one-hot encoded as for MNIST and ShapeNet (section 5.1.1).
 
     Args:
-        names: the K classes in the order of their indices, e.g. ``range(10)`` or ``["chair", "sofa"]``.
+        names: the K classes in the order of their indices, e.g. ``range(10)`` or ``["chair",
+            "sofa"]``.
 
     Raises:
         ValueError: no classes, or a name twice.
@@ -72,7 +73,7 @@ class Classes:
         return len(self.names)
 
     def index(self, y: object) -> Tensor:
-        """Class indices (n,), int64, of an index, a name, or a list, array or tensor (n,) of either.
+        """Class indices (n,), int64, of an index, a name, or a list or array (n,) of either.
 
         Raises:
             ValueError: an index outside 0…K-1, an unknown name, or more than one dimension.
@@ -138,7 +139,7 @@ class Attributes:
         return len(self.names)
 
     def column(self, name: str) -> int:
-        """The column of an attribute. Raises ValueError, with the nearest name, for an unknown one."""
+        """The column of an attribute. Raises ValueError for an unknown name."""
         if name not in self.names:
             raise checks.unknown("attribute", name, self.names)
         return self.names.index(name)
@@ -181,8 +182,9 @@ class Attributes:
     def set(self, y: object, values: Mapping[str, float]) -> Tensor:
         """The contexts (n, A) of objects with attributes ``y`` once the named ones have ``values``.
 
-        What excludes a named attribute gives way in proportion: a value of 0.3 leaves it 0.7 of its own,
-        1 or more leaves nothing. Named attributes have their own values, so two can be half there.
+        What excludes a named attribute gives way in proportion: a value of 0.3 leaves it 0.7 of its
+        own, 1 or more leaves nothing. Named attributes have their own values, so two can be half
+        there.
 
         Raises:
             ValueError, TypeError: an unknown name, or a value that is not a finite number.
@@ -212,8 +214,8 @@ class Attributes:
                 mapping from names to values.
 
         Raises:
-            ValueError: an unknown name, with the nearest one; an edit without a sign, with two, or with
-                a sign and a value; contradictory edits; a value that is not finite.
+            ValueError: an unknown name, with the nearest one; an edit without a sign, with two, or
+                with a sign and a value; contradictory edits; a value that is not finite.
             TypeError: a value that is not a number.
         """
         if isinstance(edits, str):
@@ -240,8 +242,8 @@ class Attributes:
         low, high = context.amin(0), context.amax(0)
         if low.min() < 0 or high.max() > 1:
             raise ValueError(
-                f"attributes to fit must be 0 or 1, got values from {low.min():g} to {high.max():g};"
-                " for -1 and 1 pass (y + 1) / 2"
+                "attributes to fit must be 0 or 1, got values from"
+                f" {low.min():g} to {high.max():g}; for -1 and 1 pass (y + 1) / 2"
             )
         constant = (low == high).nonzero()
         if len(constant):

@@ -1,11 +1,10 @@
-"""What a plugin knows of the latents that it was fitted to: their scale, and where samples are trusted."""
+"""What a plugin knows of its latents: their scale, and the box in which samples are trusted."""
 
 from __future__ import annotations
 
-import sys
+import inspect
 import warnings
 from pathlib import Path
-from types import FrameType
 from typing import NamedTuple
 
 import torch
@@ -85,8 +84,8 @@ class LatentSpace(nn.Module):
     def learn(self, latents: Posteriors) -> None:
         """Take mean, scale and box from training latents.
 
-        The variance is that of the aggregate posterior: the variance of the means plus the mean of the
-        variances.
+        The variance is that of the aggregate posterior: the variance of the means plus the mean of
+        the variances.
         """
         z = latents.mean
         std = torch.zeros_like(z) if latents.std is None else latents.std
@@ -140,8 +139,8 @@ def standard_normal(like: Tensor, generator: torch.Generator | None) -> Tensor:
 def _stacklevel() -> int:
     """The ``stacklevel`` of the caller's warning that points at the first line outside fpnlib."""
     package = str(Path(__file__).parent)
-    level = 0
-    frame: FrameType | None = sys._getframe(1)
+    level = -1  # this function's own frame
+    frame = inspect.currentframe()
     while frame is not None and frame.f_code.co_filename.startswith(package):
         level, frame = level + 1, frame.f_back
     return level + 1

@@ -19,8 +19,8 @@ class FlowPluginNetwork(nn.Module):
     The network moves inputs to the device and the floating type of the base model's weights.
 
     Args:
-        base: an object with ``encode``, ``decode`` and ``latent_dim``. The network turns its gradients
-            off and keeps it in eval mode, so that not one bit of it changes.
+        base: an object with ``encode``, ``decode`` and ``latent_dim``. The network turns its
+            gradients off and keeps it in eval mode, so that not one bit of it changes.
         plugin: a ``FlowPlugin`` of the same latent_dim.
 
     Raises:
@@ -61,7 +61,7 @@ class FlowPluginNetwork(nn.Module):
             base.requires_grad_(False).eval()
 
     def train(self, mode: bool = True) -> FlowPluginNetwork:
-        """Set the plugin's mode. The base model stays in eval mode: its batch norm must not move."""
+        """Set the plugin's mode; the base model stays in eval mode."""
         super().train(mode)
         if isinstance(self.base, nn.Module):
             self.base.eval()
@@ -70,7 +70,7 @@ class FlowPluginNetwork(nn.Module):
     def generate(
         self, y: object, n: int = 1, *, temperature: float = 1.0, seed: int | None = None
     ) -> Tensor:
-        """Decode ``n`` new objects for each label (section 3.3); arguments as in ``FlowPlugin.sample``."""
+        """``n`` new objects for each label (section 3.3); arguments as in ``FlowPlugin.sample``."""
         z = self.plugin.sample(y, n, temperature=temperature, seed=seed)
         return self._batched(self.base.decode, z)
 
@@ -107,7 +107,7 @@ class FlowPluginNetwork(nn.Module):
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
     def _placed(self, x: Tensor) -> Tensor:
-        """``x`` on the device and in the floating type of the base model's weights, if it has any."""
+        """``x`` on the device and in the floating type of the base model's weights."""
         weights = self.base.parameters() if isinstance(self.base, nn.Module) else ()
         for weight in weights:
             if weight.is_floating_point():

@@ -1,4 +1,4 @@
-"""``FlowPlugin``: a conditional normalizing flow p(z | y) on the latents of an autoencoder (section 3)."""
+"""``FlowPlugin``: a conditional flow p(z | y) on the latents of an autoencoder (section 3)."""
 
 from __future__ import annotations
 
@@ -51,24 +51,24 @@ class FlowPlugin(LatentSpace):
     Besides the weights, ``fit`` learns the buffers of ``LatentSpace``, ``log_prior_`` (K,), the log
     frequencies of the classes or attributes, and ``history_``, the loss of each epoch.
 
-    Labels ``y`` are what ``condition.encode`` takes. For ``Classes`` these are names or indices (n,);
-    for ``Attributes`` values (n, A) or edits by name. A single label serves all latents.
+    Labels ``y`` are what ``condition.encode`` takes. For ``Classes`` these are names or indices
+    (n,); for ``Attributes`` values (n, A) or edits by name. A single label serves all latents.
 
     **Overflow.** The inverse of a flow can run away on rare noise, and a barely trained one does on
-    most. ``sample`` draws latents that overflow again, up to ten times. ``from_noise`` clamps them to
-    the box of ``LatentSpace``; so does ``sample`` with the rest. Both warn with the count.
+    most. ``sample`` draws latents that overflow again, up to ten times. ``from_noise`` clamps them
+    to the box of ``LatentSpace``; so does ``sample`` with the rest. Both warn with the count.
 
     Args:
         latent_dim: width D of the latents.
         condition: what the flow is conditioned on, ``Classes`` or ``Attributes``.
-        flow: "maf", "realnvp" (section 5.1.1), or an nflows ``Flow`` on a ``StandardNormal`` with these
-            latent and context widths. The plugin shares the weights of such a flow.
+        flow: "maf", "realnvp" (section 5.1.1), or an nflows ``Flow`` on a ``StandardNormal`` with
+            these latent and context widths. The plugin shares the weights of such a flow.
         spread: standard deviation of the latents inside the plugin; None: 4 for "realnvp", else 1.
         settings: of the flow, as ``flows.build_flow`` takes them (hidden_features, num_layers, …).
 
     Raises:
-        ValueError: an unknown flow, a latent_dim below 1, a spread that is not positive, or a ``Flow`` of
-            other widths.
+        ValueError: an unknown flow, a latent_dim below 1, a spread that is not positive, or a
+            ``Flow`` of other widths.
         TypeError: a ``Flow`` on another distribution.
 
     Examples:
@@ -140,8 +140,8 @@ class FlowPlugin(LatentSpace):
             z: latents (n, latent_dim); with ``std``, the means of the encoder's posteriors.
             y: labels. Every class needs at least one; every attribute needs both values.
             std: standard deviations (n, latent_dim) of a VAE's posteriors: each epoch draws z anew.
-            validation: held-out (latents, labels) that choose the best epoch; None: a tenth of z, for
-                which z needs ten rows or more.
+            validation: held-out (latents, labels) that choose the best epoch; None: a tenth of z,
+                for which z needs ten rows or more.
             epochs: passes over z.
             batch_size: None: 512, or less for few latents.
             learning_rate: the peak of a one-cycle schedule.
@@ -218,8 +218,8 @@ class FlowPlugin(LatentSpace):
             Latents (m·n, latent_dim), label after label.
 
         Raises:
-            ValueError, TypeError: n below 1, a temperature that is negative or not finite, or an unknown
-                label.
+            ValueError, TypeError: n below 1, a temperature that is negative or not finite, or an
+                unknown label.
         """
         checks.positive("n", n)
         if not 0 <= temperature < float("inf"):

@@ -1,4 +1,12 @@
-"""The one fit loop: progress, early stopping, the best weights kept, and resuming from a checkpoint."""
+"""The one fit loop: progress, early stopping, the best weights kept, checkpoints.
+
+>>> net, x = nn.Linear(2, 1), torch.ones(40, 2)
+>>> def loss(x):
+...     return (net(x) - 3).square().mean()
+>>> history = fit(net, loss, (x,), (x,), epochs=9, batch_size=8, learning_rate=0.1)
+>>> history.best_validation < history.epochs[0]["validation"]
+True
+"""
 
 from __future__ import annotations
 
@@ -20,11 +28,10 @@ from fpnlib import checks
 
 Batch = tuple[Tensor, ...]
 
-# A step below this many multiplications takes under 0.1 s on one thread. A second thread saves a part
-# of that at best; if another process holds its core, each operation waits for it and the step takes 5
-# to 29 times as long (tests/benchmarks/threads.py).
+# A step of fewer multiplications takes under 0.1 s on one thread. A second saves little then, and
+# makes it 5 to 29 times as long if another process holds its core: each operation waits for it.
 ONE_THREAD_WORK = 1e9
-# How torchdiffeq's assertions begin. Those of the adjoint method reach the fit as they are.
+# How torchdiffeq's assertions begin.
 SOLVER_ERRORS = ("underflow in dt", "non-finite values in state", "max_num_steps exceeded")
 
 
@@ -78,10 +85,10 @@ def fit(
     checkpoint: CheckpointStore | None = None,
     description: str = "fit",
 ) -> History:
-    """Minimise the mean of ``loss`` with AdamW; leave ``module`` in eval mode with its best weights.
+    """Minimise the mean of ``loss`` with AdamW; leave the best weights, in eval mode.
 
-    Each epoch depends on (seed, epoch) alone, so a resumed fit gives the same weights, to the bit. Small
-    trainings on the CPU use one thread.
+    Each epoch depends on (seed, epoch) alone, so a resumed fit gives the same weights, to the bit.
+    Small trainings on the CPU use one thread.
 
     Args:
         module: parameters with ``requires_grad=False`` stay as they are.
@@ -89,22 +96,21 @@ def fit(
         train: tensors of one length on the module's device, or a function that draws them from a
             generator for each epoch.
         validation: tensors of the same kind, which choose the best epoch.
+        epochs: passes over the data.
+        batch_size: samples a step.
+        learning_rate: constant, or the peak of a one-cycle schedule.
         one_cycle: warm up to ``learning_rate`` and anneal it (Smith 2018, arXiv:1803.09820).
         patience: epochs without a better validation loss before the fit stops; None: never.
+        weight_decay: decoupled, as in AdamW.
         clip_norm: bound on the gradient's norm; None: no bound.
+        seed: of all draws.
         checkpoint: keeps the state after each epoch; the caller clears it.
+        description: of the progress bar and the errors.
 
     Raises:
         ValueError: no data, ``epochs`` or ``batch_size`` below 1, or another module's checkpoint.
-        FloatingPointError: the loss is NaN or infinite, or a solver failed. ``module`` has its best weights.
-
-    Examples:
-        >>> net, x = nn.Linear(2, 1), torch.ones(40, 2)
-        >>> def loss(x):
-        ...     return (net(x) - 3).square().mean()
-        >>> history = fit(net, loss, (x,), (x,), epochs=9, batch_size=8, learning_rate=0.1)
-        >>> history.best_validation < history.epochs[0]["validation"]
-        True
+        FloatingPointError: the loss is NaN or infinite, or a solver failed. ``module`` has its best
+            weights.
     """
     checks.positive("epochs", epochs)
     checks.positive("batch_size", batch_size)
@@ -123,7 +129,7 @@ def fit(
 
 
 def batch_size_for(n: int, most: int = 512) -> int:
-    """A batch size for ``n`` samples: ``most``, or less to get twenty steps an epoch, but at least 32."""
+    """A batch size: ``most``, or less for twenty steps an epoch of n samples, but at least 32."""
     return min(most, max(32, n // 20))
 
 
@@ -165,7 +171,7 @@ def _threads(work: int, device: torch.device) -> Iterator[None]:
 
 @dataclass
 class _Trainer:
-    """A fit's parts, and its state between epochs: weights, best weights, optimizer, schedule, history."""
+    """A fit's parts, and its state between epochs."""
 
     module: nn.Module
     loss: Callable[..., Tensor]
@@ -207,8 +213,8 @@ class _Trainer:
                 history.best_epoch, self.best = epoch + 1, _copy(self.module)
             learning_rate = self.optimizer.param_groups[0]["lr"]
             history.epochs.append({"epoch": epoch + 1, **losses, "learning_rate": learning_rate})
-            without_gain = epoch + 1 - history.best_epoch
-            history.stopped_early = patience is not None and without_gain >= patience
+            stale = epoch + 1 - history.best_epoch
+            history.stopped_early = patience is not None and stale >= patience
             history.seconds += time.perf_counter() - started
             progress.set_postfix({key: f"{value:.4g}" for key, value in losses.items()})
             if store is not None:
@@ -218,7 +224,8 @@ class _Trainer:
     def try_epoch(self, epoch: int, description: str) -> dict[str, float]:
         """Losses of one epoch.
 
-        Raises FloatingPointError, with the best weights loaded, if they are not finite or a solver fails.
+        Raises FloatingPointError, with the best weights loaded, if they are not finite or a solver
+        fails.
         """
         rate = self.optimizer.defaults["lr"]
         remedy = f"a smaller learning_rate than {rate:g} or clip_norm helps"
@@ -233,20 +240,18 @@ class _Trainer:
                 if not reason.startswith(SOLVER_ERRORS):
                     raise
                 cause = reason.partition(":")[0]
-                reason = f"the solver gave up ({cause}); {remedy}, or a larger tolerance, or method='rk4'"
+                remedy += ", or a larger tolerance, or method='rk4'"
+                reason = f"the solver gave up ({cause}); {remedy}"
         self.load_best()
-        best = self.history.best_epoch
-        raise FloatingPointError(
-            f"{description}, epoch {epoch + 1}: {reason}; the weights of epoch {best} are kept"
-        )
+        kept = f"the weights of epoch {self.history.best_epoch} are kept"
+        raise FloatingPointError(f"{description}, epoch {epoch + 1}: {reason}; {kept}")
 
     def epoch(self, epoch: int) -> dict[str, float]:
         """Train on every sample once and evaluate; the mean losses ``train`` and ``validation``.
 
         The global generator, which dropout and some losses draw from, is put back.
         """
-        devices = [self.device] if self.device.type == "cuda" else []
-        with torch.random.fork_rng(devices=devices):
+        with torch.random.fork_rng([self.device] if self.device.type == "cuda" else []):
             generator = self.generator(epoch)
             torch.manual_seed(_mix(self.seed, epoch))
             tensors = self.draw(generator)
@@ -321,7 +326,6 @@ class _Trainer:
             self.schedule.load_state_dict(meta["schedule"])
 
     def generator(self, epoch: int) -> torch.Generator:
-        """The source of an epoch's draws and order."""
         return torch.Generator(self.device).manual_seed(_mix(self.seed, epoch))
 
 

@@ -8,7 +8,14 @@ import torch
 from torch.testing import assert_close
 from traps import Code
 
-from fpnlib.base_models import MSP, Autoencoder, ConvAE, ConvVAE, build_base_model, load_released
+from fpnlib.base_models import (
+    Autoencoder,
+    ConvAE,
+    ConvVAE,
+    build_base_model,
+    load_msp,
+    load_pointflow,
+)
 
 
 @pytest.fixture(params=["ConvVAE", "ConvAE"])
@@ -126,9 +133,7 @@ def test_latent_dim_must_be_positive():
         ConvAE(latent_dim=0)
 
 
-@pytest.mark.parametrize(
-    "read", [MSP.from_published, partial(load_released, mean=torch.zeros(3), std=1.0)]
-)
+@pytest.mark.parametrize("read", [load_msp, partial(load_pointflow, mean=torch.zeros(3), std=1.0)])
 def test_a_released_checkpoint_with_code_in_it_is_refused_and_the_code_does_not_run(read, tmp_path):
     path, evidence = tmp_path / "checkpoint.pt", tmp_path / "evidence"
     for write in (torch.save, lambda thing, path: path.write_bytes(pickle.dumps(thing))):

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from fpnlib import data, store
-from fpnlib.base_models import load_released
+from fpnlib.base_models import load_pointflow
 from fpnlib.baselines import logistic_regression
 from fpnlib.data.drawn.shapes import load_drawn_shapes
 from fpnlib.data.point_clouds import SYNSETS, load_shapenet
@@ -239,7 +239,7 @@ def test_a_released_checkpoint_serves_as_it_is(tmp_path, shared):
         )
         run = start(tmp_path, point_checkpoint=str(path))
         sets.append(point_clouds.latents(run)["test"].mean)
-        base, x = load_released(path), run.data.test.x
+        base, x = load_pointflow(path), run.data.test.x
         assert (
             torch.equal(sets[-1], base.encode(x)) and point_clouds.base_model(run).std_ == base.std_
         )

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from fpnlib.base_models import Autoencoder, build_base_model
+from fpnlib.base_models import Autoencoder, build_base_model, load_msp
 from fpnlib.base_models.msp import MSP
 from fpnlib.base_models.patches import PatchDiscriminator, SharpenedMSP
 from fpnlib.training import fit
@@ -18,7 +18,7 @@ def original(shared):
     folder = shared / "reference"
     if not (folder / "msp_celeba_nf8.pt").is_file():
         pytest.skip("needs the original's outputs, shared/reference/msp_celeba_nf8.pt")
-    return torch.load(folder / "msp_celeba_nf8.pt", weights_only=True), MSP.from_published(
+    return torch.load(folder / "msp_celeba_nf8.pt", weights_only=True), load_msp(
         folder / "msp_celeba_nf8.ckpt.pt"
     )
 
@@ -170,25 +170,27 @@ def test_sizes_that_do_not_work_are_refused():
 
 def test_checkpoints_that_are_none_of_its_are_refused_in_one_line(small, tmp_path):
     path = tmp_path / "MSP_CelebA.tch"
-    with pytest.raises(FileNotFoundError, match="is missing"):
-        MSP.from_published(path)
+    with pytest.raises(FileNotFoundError, match="no checkpoint at"):
+        load_msp(path)
     torch.save(small.state_dict(), path)
-    assert_close(MSP.from_published(path).state_dict(), small.state_dict())
+    assert_close(load_msp(path).state_dict(), small.state_dict())
     wide = MSP(attributes=5, size=16, features=4, decoder_features=6)
     torch.save(wide.state_dict(), path)
-    assert MSP.from_published(path).config == wide.config
+    assert load_msp(path).config == wide.config
     path.write_bytes(path.read_bytes()[:2000])
     with pytest.raises(ValueError, match="damaged") as error:
-        MSP.from_published(path)
+        load_msp(path)
     assert "\n" not in str(error.value)
-    for state in (
-        {"weight": torch.zeros(3)},
-        {k: v for k, v in small.state_dict().items() if k != "fc2.bias"},
-        [1, 2],
+    other = "holds another architecture than MSP"
+    incomplete = {k: v for k, v in small.state_dict().items() if k != "fc2.bias"}
+    for state, message in (
+        ({"weight": torch.zeros(3)}, other),
+        (incomplete, f"{other}: fc2.bias is missing"),
+        ([1, 2], "holds no state dict"),
     ):
         torch.save(state, path)
-        with pytest.raises(ValueError, match="holds another architecture than MSP") as error:
-            MSP.from_published(path)
+        with pytest.raises(ValueError, match=message) as error:
+            load_msp(path)
         assert "\n" not in str(error.value)
 
 

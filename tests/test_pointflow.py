@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from fpnlib.base_models import PointFlow, load_released
+from fpnlib.base_models import PointFlow, load_pointflow
 from fpnlib.base_models.pointflow import paired
 from fpnlib.base_models.pointflow_cnf import MovingBatchNorm, Solver, log_normal
 from fpnlib.network import FlowPluginNetwork
@@ -219,7 +219,12 @@ def test_a_large_batch_takes_the_steps_of_its_hardest_cloud():
     model = small(tolerance=1e-6)
     field, z = model.decoder.fields[0], 4 * torch.randn(100, 5)
     calls, velocity = [], field.velocity
-    field.velocity = lambda *arguments: calls.append(1) or velocity(*arguments)
+
+    def counted(*arguments, **named):
+        calls.append(1)
+        return velocity(*arguments, **named)
+
+    field.velocity = counted
 
     def steps(latents):
         calls.clear()
@@ -388,7 +393,7 @@ def reference(shared):
 
 @pytest.fixture
 def original(shared):
-    return load_released(
+    return load_pointflow(
         shared / "reference" / "pointflow_ae.ckpt.pt", mean=torch.zeros(3), std=1.0
     )
 
@@ -520,7 +525,7 @@ def test_released_checkpoints_are_read_as_they_are(tmp_path, settings, parallel,
         tmp_path, {"epoch": 7, "model": state, "optimizer": {"lr": 1.0}} if wrapped else state
     )
     model.mean_.copy_(torch.tensor([0.1, 0.2, 0.3])), model.std_.fill_(0.5)
-    read, z = load_released(path, points=30), torch.randn(2, 5)
+    read, z = load_pointflow(path, points=30), torch.randn(2, 5)
     assert torch.equal(read.decode(z), model.decode(z)) and torch.equal(
         read.encode(clouds()), model.encode(clouds())
     )
@@ -533,7 +538,7 @@ def test_other_checkpoints_are_refused_in_one_line(tmp_path):
     def refused(line, state=None, error=ValueError, **statistics):
         path = released(tmp_path, good if state is None else state, **statistics)
         with pytest.raises(error, match=line) as raised:
-            load_released(path)
+            load_pointflow(path)
         assert "\n" not in str(raised.value)
 
     refused("holds 'enc.disc.0.weight'", {"enc.disc.0.weight": torch.zeros(2)})
@@ -545,17 +550,17 @@ def test_other_checkpoints_are_refused_in_one_line(tmp_path):
     refused("other widths: decoder.fields.0.layers.1.linear.weight is .16, 15., expected .16, 16.",
             good | {"point_cnf.chain.1.odefunc.diffeq.layers.1._layer.weight": torch.zeros(16, 15)})  # fmt: skip
     refused("encoder.mean.6.bias is missing", {k: v for k, v in good.items() if "encoder" not in k})
-    refused(r"train_set_mean.npy must hold 3 finite numbers, got \[nan", mean=np.full(3, np.nan))
-    refused("train_set_std.npy must hold 1 finite number, got", std=np.zeros(1))
+    refused(r"train_set_mean.npy must hold 3 finite number.s., got \[nan", mean=np.full(3, np.nan))
+    refused("train_set_std.npy must be above 0, got", std=np.zeros(1))
     for damaged in (b"", b"not an array"):
         (tmp_path / "train_set_std.npy").write_bytes(damaged)
         with pytest.raises(ValueError, match="train_set_std.npy is damaged or no array"):
-            load_released(tmp_path / "checkpoint.pt")
+            load_pointflow(tmp_path / "checkpoint.pt")
     (tmp_path / "train_set_std.npy").unlink()
     with pytest.raises(FileNotFoundError, match="train_set_std.npy is not beside .*checkpoint.pt"):
-        load_released(tmp_path / "checkpoint.pt")
+        load_pointflow(tmp_path / "checkpoint.pt")
     (tmp_path / "checkpoint.pt").write_bytes(b"not a checkpoint")
     with pytest.raises(ValueError, match="is damaged or no checkpoint"):
-        load_released(tmp_path / "checkpoint.pt")
+        load_pointflow(tmp_path / "checkpoint.pt")
     with pytest.raises(FileNotFoundError, match="no checkpoint at"):
-        load_released(tmp_path / "nowhere.pt")
+        load_pointflow(tmp_path / "nowhere.pt")

@@ -1,17 +1,22 @@
-"""The frozen halves: autoencoders that a flow plugs into."""
+"""Base models, which stay frozen: autoencoders, and readers of the originals' checkpoints."""
+
+from typing import Any
 
 from fpnlib import checks
 from fpnlib.base_models.autoencoder import Autoencoder
 from fpnlib.base_models.conv import ConvAE, ConvVAE
 from fpnlib.base_models.msp import MSP
 from fpnlib.base_models.pointflow import PointFlow
-from fpnlib.base_models.pointflow_released import load_released
+from fpnlib.base_models.released import load_msp, load_pointflow
 
 BASE_MODELS = {"ConvVAE": ConvVAE, "ConvAE": ConvAE, "MSP": MSP, "PointFlow": PointFlow}
 
 
-def build_base_model(name: str, **settings) -> Autoencoder:
-    """The base model called ``name``, untrained. Raises ValueError, with the nearest name, if there is none."""
+def build_base_model(name: str, **settings: Any) -> Autoencoder:
+    """The untrained base model called ``name``.
+
+    Raises ValueError, with the nearest name, for an unknown one.
+    """
     if name not in BASE_MODELS:
         raise checks.unknown("base model", name, BASE_MODELS)
     return BASE_MODELS[name](**settings)
@@ -25,5 +30,6 @@ __all__ = [
     "ConvVAE",
     "PointFlow",
     "build_base_model",
-    "load_released",
+    "load_msp",
+    "load_pointflow",
 ]

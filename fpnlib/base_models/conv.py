@@ -1,4 +1,4 @@
-"""The paper's two base models for 28×28 digits: a convolutional autoencoder and its variational twin (section 5.1.1)."""
+"""The paper's base models for 28×28 digits: a convolutional autoencoder and a VAE (5.1.1)."""
 
 from collections import OrderedDict
 
@@ -9,28 +9,26 @@ from torch.nn.functional import binary_cross_entropy_with_logits, mse_loss
 from fpnlib import checks
 
 CHANNELS, SIZE = 1, 28
-FEATURES = 64  # what the encoder's convolutions leave of an image
+FEATURES = 64  # of an image after the encoder's convolutions
 
 
 class _Conv(nn.Module):
-    """The convolutions that both share. Parameters carry the names of the authors' state dict (enc.disc, dec.gen)."""
+    """The convolutions of both models. Names follow the authors' state dict (enc.disc, dec.gen)."""
 
     def __init__(self, latent_dim: int = 40):
         super().__init__()
         self.latent_dim = checks.positive("latent_dim", latent_dim)
         self.enc = nn.Sequential(OrderedDict(disc=_encoder()))
         self.dec = nn.Sequential(OrderedDict(gen=_decoder(latent_dim)))
-        self.to(
-            memory_format=torch.channels_last
-        )  # a training step takes a fifth less time on the CPU
+        self.to(memory_format=torch.channels_last)  # a fifth faster on the CPU
 
     @property
-    def config(self) -> dict:
+    def config(self) -> dict[str, int]:
         """The constructor's arguments, JSON-able."""
         return {"latent_dim": self.latent_dim}
 
     def decode(self, z: Tensor) -> Tensor:
-        """Images (n, 1, 28, 28) in [0, 1] of latents (n, latent_dim).
+        """Images (n, 1, 28, 28) in [0, 1] of latents z (n, latent_dim).
 
         Raises:
             ValueError: latents of another width, or NaN or infinite ones.
@@ -38,9 +36,7 @@ class _Conv(nn.Module):
         return torch.sigmoid(self._logits(checks.latents(z, self.latent_dim)))
 
     def _features(self, x: Tensor) -> Tensor:
-        return self.enc(x.to(next(self.parameters()))).flatten(
-            1
-        )  # on its device, in its floating type
+        return self.enc(x.to(next(self.parameters()))).flatten(1)
 
     def _logits(self, z: Tensor) -> Tensor:
         return self.dec(z[:, :, None, None].to(next(self.parameters())))
@@ -50,7 +46,13 @@ class ConvAE(_Conv):
     """Convolutional autoencoder of images (n, 1, 28, 28) in [0, 1].
 
     Args:
-        latent_dim: width of the latent space; the paper's is 40.
+        latent_dim: width of the latents; 40 in the paper.
+
+    Examples:
+        >>> model = ConvAE(latent_dim=8).eval()
+        >>> z = model.encode(torch.rand(2, 1, 28, 28))
+        >>> z.shape, model.decode(z).shape
+        (torch.Size([2, 8]), torch.Size([2, 1, 28, 28]))
     """
 
     def __init__(self, latent_dim: int = 40):
@@ -58,7 +60,7 @@ class ConvAE(_Conv):
         self.fc = nn.Linear(FEATURES, latent_dim)
 
     def encode(self, x: Tensor) -> Tensor:
-        """Latents (n, latent_dim) of images (n, 1, 28, 28) in [0, 1].
+        """Latents (n, latent_dim) of images x (n, 1, 28, 28) in [0, 1].
 
         Raises:
             TypeError: bytes instead of floats.
@@ -67,17 +69,24 @@ class ConvAE(_Conv):
         return self.fc(self._features(checks.images(x, CHANNELS, SIZE)))
 
     def loss(self, x: Tensor) -> Tensor:
-        """Mean squared error of the reconstruction, a scalar: the mean over images and pixels."""
+        """Mean squared error of the reconstructions of x (n, 1, 28, 28), a scalar."""
         return mse_loss(torch.sigmoid(self._logits(self.fc(self._features(x)))), x)
 
 
 class ConvVAE(_Conv):
-    """Convolutional variational autoencoder (Kingma & Welling 2014) of images (n, 1, 28, 28) in [0, 1].
+    """Convolutional VAE (Kingma & Welling 2014) of images (n, 1, 28, 28) in [0, 1].
 
-    The prior is a standard normal, so ``decode(torch.randn(n, latent_dim))`` draws unconditional images.
+    The prior is a standard normal: ``decode(torch.randn(n, latent_dim))`` draws unconditional
+    images.
 
     Args:
-        latent_dim: width of the latent space; the paper's is 40.
+        latent_dim: width of the latents; 40 in the paper.
+
+    Examples:
+        >>> model = ConvVAE(latent_dim=8).eval()
+        >>> mean, std = model.posterior(torch.rand(2, 1, 28, 28))
+        >>> mean.shape, bool((std > 0).all())
+        (torch.Size([2, 8]), True)
     """
 
     def __init__(self, latent_dim: int = 40):
@@ -86,7 +95,10 @@ class ConvVAE(_Conv):
         self.fc_logvar = nn.Linear(FEATURES, latent_dim)
 
     def posterior(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and standard deviation of q(z | x), each (n, latent_dim), of images (n, 1, 28, 28) in [0, 1].
+        """Mean and standard deviation of q(z | x), each (n, latent_dim).
+
+        Args:
+            x: images (n, 1, 28, 28) in [0, 1].
 
         Raises:
             TypeError: bytes instead of floats.
@@ -100,13 +112,13 @@ class ConvVAE(_Conv):
         return self.posterior(x)[0]
 
     def loss(self, x: Tensor) -> Tensor:
-        """Negative evidence lower bound in nats, a scalar: summed over pixels and latents, averaged over images.
+        """Negative evidence lower bound in nats, averaged over images.
 
-        One posterior draw an image, from torch's global generator.
+        Each image x (n, 1, 28, 28) takes one posterior draw from torch's global generator.
         """
         mean, log_variance = self._moments(x)
         z = mean + torch.exp(0.5 * log_variance) * torch.randn_like(mean)
-        # On logits: the cross-entropy stays finite where a pixel saturates.
+        # From logits, the cross-entropy stays finite if a pixel saturates.
         reconstruction = binary_cross_entropy_with_logits(self._logits(z), x, reduction="sum")
         divergence = 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).sum()
         return (reconstruction + divergence) / len(x)

@@ -1,7 +1,7 @@
-"""PointFlow's decoder: a conditional continuous normalizing flow over points (Yang et al. 2019; Grathwohl et al. 2019).
+"""PointFlow's decoder: a conditional continuous flow over points (Grathwohl et al. 2019).
 
-From points to noise: batch norm, field, batch norm, … Sampling goes the other way and solves for the points alone; the
-original carries the density along and throws it away.
+From points to noise: batch norm, field, batch norm, … Sampling goes the other way and solves for
+the points alone, while the original also computes the density and drops it.
 """
 
 from __future__ import annotations
@@ -9,13 +9,15 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torchdiffeq import odeint, odeint_adjoint
 
 from fpnlib import checks
-from fpnlib.base_models.pointflow_field import DIMENSIONS, Field
+from fpnlib.base_models.pointflow_field import DIMENSIONS, Field, LayerContext
 
 MOST_STEPS = 1000  # of an adaptive solve; a trained field takes tens
 METHODS = ("dopri5", "bosh3", "adaptive_heun", "rk4", "midpoint", "euler")
@@ -27,17 +29,17 @@ class Solver:
     """How the field is integrated.
 
     Args:
-        method: of torchdiffeq; dopri5, bosh3 and adaptive_heun choose their steps, rk4 (the 3/8 rule), midpoint and euler
-            take ``steps`` equal ones.
-        tolerance: absolute and relative error of a step; PointFlow's is 1e-5.
-        steps: of the methods that don't choose them.
+        method: of torchdiffeq. dopri5, bosh3 and adaptive_heun choose their steps; rk4 (the 3/8
+            rule), midpoint and euler take ``steps`` equal ones.
+        tolerance: absolute and relative error of a step; 1e-5 in PointFlow.
+        steps: of the methods that do not choose them.
     """
 
     method: str = "dopri5"
     tolerance: float = 1e-5
     steps: int = 16
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.method not in METHODS:
             raise checks.unknown("solver", self.method, METHODS)
         if not 0 < self.tolerance < 1:
@@ -50,49 +52,66 @@ class Solver:
         state: Tensor,
         start: float,
         end: float,
-        parameters=(),
+        parameters: Sequence[Tensor] = (),
     ) -> Tensor:
-        """The state (n, points, …) at ``end``. Its error is bounded for each cloud by itself, whatever the batch.
+        """Integrate the field; the error of each cloud is bounded, whatever the batch.
 
-        With ``parameters`` (what the field depends on) an adaptive solve is differentiated by the adjoint method, in
-        memory that does not grow with its steps.
+        Args:
+            field: (s, state) → the state's derivative.
+            state: (n, points, …) at ``start``.
+            start: first s.
+            end: last s.
+            parameters: what the field depends on. With them, an adaptive solve is differentiated by
+                the adjoint method, in memory that does not grow with its steps.
+
+        Returns:
+            The state (n, points, …) at ``end``.
 
         Raises:
-            FloatingPointError: the steps of an adaptive solve ran to zero or past ``MOST_STEPS``, or NaN turned up.
+            FloatingPointError: the steps of an adaptive solve shrank to zero, their number passed
+                ``MOST_STEPS``, or NaN turned up.
         """
         times = torch.tensor([start, end], dtype=state.dtype, device=state.device)
-        settings = {"method": self.method, "rtol": self.tolerance, "atol": self.tolerance}
+        settings: dict[str, Any] = {
+            "method": self.method,
+            "rtol": self.tolerance,
+            "atol": self.tolerance,
+        }
         if self.method not in ADAPTIVE:
-            grid = torch.linspace(
-                start, end, self.steps + 1, dtype=state.dtype, device=state.device
-            )
-            return odeint(
-                field, state, times, **settings, options={"grid_constructor": lambda *_: grid}
-            )[-1]
-        settings["options"] = {"norm": _worst_cloud, "max_num_steps": MOST_STEPS}
-        try:
-            if parameters and torch.is_grad_enabled():
-                back = {"norm": "seminorm", "max_num_steps": MOST_STEPS}
-                adjoint = {"adjoint_params": tuple(parameters), "adjoint_options": back}
-                return odeint_adjoint(field, state, times, **settings, **adjoint)[-1]
+            grid = torch.linspace(start, end, self.steps + 1, dtype=times.dtype)
+            grid = grid.to(times.device)
+            settings["options"] = {"grid_constructor": lambda *_: grid}
             return odeint(field, state, times, **settings)[-1]
-        except AssertionError as error:  # torchdiffeq's word for it
+        settings["options"] = {"norm": _worst_cloud, "max_num_steps": MOST_STEPS}
+        solve = odeint
+        if parameters and torch.is_grad_enabled():
+            backwards = {"norm": "seminorm", "max_num_steps": MOST_STEPS}
+            adjoint = {"adjoint_params": tuple(parameters), "adjoint_options": backwards}
+            solve = partial(odeint_adjoint, **adjoint)
+        try:
+            return solve(field, state, times, **settings)[-1]
+        except AssertionError as error:  # torchdiffeq's kind of error
             raise FloatingPointError(
-                f"{self.method} can't hold the tolerance {self.tolerance:g} ({str(error) or 'not finite'}): the field is too "
-                "steep or not finite. A smaller learning_rate or clip_norm, a larger tolerance, or method='rk4' helps"
+                f"{self.method} can't hold the tolerance {self.tolerance:g}"
+                f" ({str(error) or 'not finite'}): the field is too steep or not finite."
+                " A smaller learning_rate or clip_norm, a larger tolerance, or method='rk4' helps"
             ) from None
 
 
 class MovingBatchNorm(nn.Module):
-    """Batch norm by running statistics, in training too, so that it has an exact inverse and density.
+    """Batch norm by running statistics, in training too.
 
-    ``weight`` holds logarithms of scales. In training the statistics of each coordinate move by a tenth of the way to the
-    batch's. (The original mixes the coordinates there, by a reshape without a transpose.)
+    So it has an exact inverse and density.     ``weight`` holds logarithms of scales. In training,
+    the statistics of each coordinate move a tenth of the way to the batch's. (The original's
+    reshape mixes the coordinates there.)
     """
 
     eps, decay = 1e-4, 0.1
+    running_mean: Tensor
+    running_var: Tensor
+    step: Tensor
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.zeros(DIMENSIONS))
         self.bias = nn.Parameter(torch.zeros(DIMENSIONS))
@@ -102,27 +121,28 @@ class MovingBatchNorm(nn.Module):
 
     @property
     def log_scale(self) -> Tensor:
-        """Logarithms (3,) of what each coordinate is multiplied by; their sum is the log-determinant."""
+        """Log of each coordinate's factor (3,); the sum is the log-determinant."""
         return self.weight - 0.5 * (self.running_var + self.eps).log()
 
     def forward(self, x: Tensor) -> Tensor:
-        """Points (n, points, 3), normalised; in training the statistics move afterwards."""
+        """Normalised points (n, points, 3); in training, the statistics move afterwards."""
         y = (x - self.running_mean) * self.log_scale.exp() + self.bias
         if self.training:
             with torch.no_grad():
                 var, mean = torch.var_mean(x.detach().float().reshape(-1, DIMENSIONS), 0)
-                # New tensors: y's graph keeps the old ones.
+                # New tensors, because y's graph keeps the old ones.
                 self.running_mean = self.running_mean.lerp(mean.to(self.running_mean), self.decay)
                 self.running_var = self.running_var.lerp(var.to(self.running_var), self.decay)
                 self.step += 1
         return y
 
     def inverse(self, y: Tensor) -> Tensor:
+        """Points (n, points, 3) of normalised ones."""
         return (y - self.bias) * (-self.log_scale).exp() + self.running_mean
 
 
 class PointCNF(nn.Module):
-    """The flow of a cloud's points to standard normal noise, given the cloud's latent z.
+    """The flow from a cloud's points to standard normal noise, given the cloud's latent z.
 
     Args:
         latent_dim: width of z.
@@ -132,8 +152,8 @@ class PointCNF(nn.Module):
 
     def __init__(self, latent_dim: int, hidden: Sequence[int], num_blocks: int = 1):
         super().__init__()
-        self.norms = nn.ModuleList(MovingBatchNorm() for _ in range(num_blocks + 1))
-        self.fields = nn.ModuleList(Field(hidden, latent_dim) for _ in range(num_blocks))
+        self.norms: Any = nn.ModuleList(MovingBatchNorm() for _ in range(num_blocks + 1))
+        self.fields: Any = nn.ModuleList(Field(hidden, latent_dim) for _ in range(num_blocks))
 
     def forward(
         self,
@@ -143,11 +163,15 @@ class PointCNF(nn.Module):
         trace: str = "hutchinson",
         probe: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """Noise (n, points, 3) of points x (n, points, 3) under z (n, latent_dim), and log|det ∂noise/∂x| (n, points).
+        """Noise (n, points, 3) of points, and log|det ∂noise/∂x| (n, points).
 
         Args:
-            trace: "hutchinson" (an unbiased estimate, one probe of ±1 for a solve) or "exact" (twice the work).
-            probe: like x; in the place of the random one.
+            x: points (n, points, 3).
+            z: latents (n, latent_dim).
+            solver: of the fields.
+            trace: "hutchinson", an unbiased estimate with one probe of ±1 for a solve; or "exact",
+                in twice the work.
+            probe: like x, instead of a random one.
         """
         if trace not in ("hutchinson", "exact"):
             raise checks.unknown("trace", trace, ("hutchinson", "exact"))
@@ -159,45 +183,42 @@ class PointCNF(nn.Module):
         x = self.norms[0](x)
         for field, norm in zip(self.fields, self.norms[1:]):
             context = field.context(z)
-
-            def change(s: Tensor, state: Tensor, field=field, context=context) -> Tensor:
-                return torch.cat(
-                    field.with_divergence(s, state[..., :DIMENSIONS], probe, context), -1
-                )
-
-            state = solver(
-                change, torch.cat([x, log_det], -1), 0.0, 1.0, _differentiable(field, context)
-            )
+            change = partial(_change, field, probe, context)
+            start = torch.cat([x, log_det], -1)
+            state = solver(change, start, 0.0, 1.0, _differentiable(field, context))
             x, log_det = state.split([DIMENSIONS, 1], -1)
             log_det = log_det + norm.log_scale.sum()  # before its statistics move
             x = norm(x)
         return x, log_det.squeeze(-1)
 
     def inverse(self, u: Tensor, z: Tensor, solver: Solver) -> Tensor:
-        """Points (n, points, 3) of noise u (n, points, 3) under z (n, latent_dim), without their density."""
+        """Points (n, points, 3) of noise u (n, points, 3) under z (n, latent_dim)."""
         for field, norm in zip(reversed(self.fields), reversed(self.norms[1:])):
-            context = field.context(z)
-            u = solver(
-                lambda s, x, field=field, context=context: field.velocity(s, x, context),
-                norm.inverse(u),
-                1.0,
-                0.0,
-            )
+            velocity = partial(field.velocity, context=field.context(z))
+            u = solver(velocity, norm.inverse(u), 1.0, 0.0)
         return self.norms[0].inverse(u)
 
 
 def log_normal(u: Tensor) -> Tensor:
-    """log N(u; 0, I) (n, points) of noise (n, points, 3)."""
+    """log N(u; 0, I) (n, points) of noise u (n, points, 3)."""
     return -0.5 * (u.square() + math.log(2 * math.pi)).sum(-1)
 
 
+def _change(
+    field: Field, probe: Tensor | None, context: list[LayerContext], s: Tensor, state: Tensor
+) -> Tensor:
+    """The derivative of points and log-density (n, points, 4)."""
+    return torch.cat(field.with_divergence(s, state[..., :DIMENSIONS], probe, context), -1)
+
+
 def _worst_cloud(error: Tensor) -> Tensor:
-    """The largest of the clouds' root mean squares: a batch is solved as finely as its hardest cloud alone would be."""
+    """The largest of the clouds' root mean squares: each is solved as finely as alone."""
     return error.flatten(1).square().mean(1).amax().sqrt()
 
 
-def _differentiable(field: Field, context: list[tuple[Tensor, ...]]) -> list[Tensor]:
-    """What the solution depends on and can be trained through."""
-    weights = [weight for layer in field.layers for weight in layer.linear.parameters()]
-    tensors = [field.sqrt_end_time, *weights, *(tensor for layer in context for tensor in layer)]
+def _differentiable(field: Field, context: list[LayerContext]) -> list[Tensor]:
+    """The tensors that the solution depends on and that need gradients."""
+    tensors: list[Tensor] = [field.sqrt_end_time]
+    for layer, of_layer in zip(field.layers, context):
+        tensors += [*layer.linear.parameters(), *of_layer]
     return [tensor for tensor in tensors if tensor.requires_grad]

@@ -1,4 +1,4 @@
-"""PointFlow's encoder: features of each point by itself, the largest of each over the cloud (Qi et al. 2017, PointNet)."""
+"""PointFlow's encoder: features of each point, and their maximum (Qi et al. 2017, PointNet)."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from torch import Tensor, nn
 
 
 class PointEncoder(nn.Module):
-    """Clouds (n, points, 3) to latents (n, latent_dim), whatever the order and the number of the points.
+    """Clouds (n, points, 3) to latents (n, latent_dim), for any order and number of points.
 
     Args:
         latent_dim: width of the latents.
-        widths: of the features of a point; PointFlow's are 128, 128, 256, 512.
-        head_widths: between the cloud's features and the latents; PointFlow's are 256, 128.
-        stochastic: with a second head, for the logarithm of the posterior's variance.
+        widths: of a point's features; 128, 128, 256, 512 in PointFlow.
+        head_widths: between the cloud's features and the latents; 256, 128 in PointFlow.
+        stochastic: whether a second head gives the logarithm of the posterior's variance.
     """
 
     def __init__(
@@ -26,31 +26,28 @@ class PointEncoder(nn.Module):
         stochastic: bool = False,
     ):
         super().__init__()
+        head = (widths[-1], *head_widths)
         self.points = nn.Sequential(*_layers((3, *widths))[:-1])  # no ReLU before the maximum
-        self.mean = nn.Sequential(
-            *_layers((widths[-1], *head_widths)), nn.Linear(head_widths[-1], latent_dim)
-        )
+        self.mean = nn.Sequential(*_layers(head), nn.Linear(head[-1], latent_dim))
+        self.log_variance: nn.Module | None = None
         if stochastic:
-            self.log_variance = nn.Sequential(
-                *_layers((widths[-1], *head_widths)), nn.Linear(head_widths[-1], latent_dim)
-            )
+            self.log_variance = nn.Sequential(*_layers(head), nn.Linear(head[-1], latent_dim))
 
     def features(self, x: Tensor) -> Tensor:
-        """The cloud's features (n, widths[-1])."""
+        """Features (n, widths[-1]) of clouds x (n, points, 3)."""
         return self.points(x.flatten(0, 1)).unflatten(0, x.shape[:2]).amax(1)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and standard deviation of the latents, each (n, latent_dim); the latter 0 for a deterministic encoder."""
+        """Mean (n, latent_dim) and standard deviation; the latter 0 (1,) without a second head."""
         features = self.features(x)
         mean = self.mean(features)
-        return mean, torch.exp(0.5 * self.log_variance(features)) if hasattr(
-            self, "log_variance"
-        ) else mean.new_zeros(1)
+        if self.log_variance is None:
+            return mean, mean.new_zeros(1)
+        return mean, torch.exp(0.5 * self.log_variance(features))
 
 
 def _layers(widths: Sequence[int]) -> list[nn.Module]:
-    return [
-        layer
-        for inputs, outputs in zip(widths, widths[1:])
-        for layer in (nn.Linear(inputs, outputs), nn.BatchNorm1d(outputs), nn.ReLU())
-    ]
+    layers: list[nn.Module] = []
+    for inputs, outputs in zip(widths, widths[1:]):
+        layers += [nn.Linear(inputs, outputs), nn.BatchNorm1d(outputs), nn.ReLU()]
+    return layers

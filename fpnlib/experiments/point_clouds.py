@@ -14,7 +14,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from fpnlib import checks, plots, store
-from fpnlib.base_models import PointFlow, load_released
+from fpnlib.base_models import PointFlow, load_pointflow
 from fpnlib.baselines import AUTOML_NEEDS, BASELINES, ClassMixtures, accuracies
 from fpnlib.data import Split
 from fpnlib.data.point_clouds import draw_points
@@ -337,7 +337,7 @@ def table_2(run: Run, baselines: dict[str, dict]) -> pd.DataFrame:
 
 def _base_model(run: Run) -> tuple[PointFlow, str]:
     if checkpoint := run.setting("point_checkpoint"):
-        model = run.once(("released", checkpoint), lambda: load_released(checkpoint).to(run.device))
+        model = run.once(("released", checkpoint), lambda: load_pointflow(checkpoint).to(run.device))
         statistics = [
             model.mean_.tolist(),
             model.std_.tolist(),

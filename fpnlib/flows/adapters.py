@@ -19,7 +19,9 @@ def adapt_flow(flow: Flow, features: int, context_features: int) -> ConditionalF
     """An nflows ``Flow`` as a ``ConditionalFlow`` that shares its weights.
 
     Args:
-        flow: on vectors (features,), given contexts (context_features,).
+        flow: on a ``StandardNormal``.
+        features: width of its vectors.
+        context_features: width of its contexts.
 
     Raises:
         TypeError: a flow on another distribution than ``StandardNormal``.
@@ -36,8 +38,8 @@ def adapt_flow(flow: Flow, features: int, context_features: int) -> ConditionalF
 def prepare_flow(flow: Flow) -> None:
     """Keep nflows' masks out of a new flow's state dict, and start its batch norms at variance 1.
 
-    The masks are as large as the weights and follow from the widths. With nflows' initial variance, 0,
-    a flow overflows in eval mode after few steps.
+    The masks are as large as the weights and follow from the widths. With nflows' initial variance,
+    0, a flow overflows in eval mode after few steps.
     """
     for module in flow.modules():
         masks = MASKS & module._buffers.keys()
@@ -49,7 +51,7 @@ def prepare_flow(flow: Flow) -> None:
 
 
 def _check_masks(module: nn.Module, tensors: dict[str, Tensor], prefix: str, *rest: Any) -> None:
-    """Take the masks out of an nflows state dict, and report those that differ from the module's."""
+    """Take the masks out of an nflows state dict; report those that are not the module's."""
     errors = rest[-1]
     for name in MASKS:
         mask, expected = tensors.pop(prefix + name, None), module._buffers.get(name)
