@@ -1,7 +1,9 @@
 """What a plugin promises: densities, Bayes' rule, the two directions, a base model left as it was, and clear lines."""
 
 import copy
+import doctest
 import warnings
+from importlib import import_module
 
 import pytest
 import torch
@@ -58,6 +60,23 @@ class Base(nn.Module):
 
     def decode(self, z):
         return self.decoder(z)
+
+
+WITH_EXAMPLES = [
+    "base_models.conv",
+    "base_models.msp",
+    "base_models.pointflow",
+    "conditions",
+    "network",
+    "plugin",
+    "training",
+]
+
+
+@pytest.mark.parametrize("module", WITH_EXAMPLES)
+def test_examples(module):
+    result = doctest.testmod(import_module(f"fpnlib.{module}"))
+    assert result.attempted and not result.failed
 
 
 def test_a_known_conditional_gaussian_is_recovered(fitted):

@@ -337,7 +337,9 @@ def table_2(run: Run, baselines: dict[str, dict]) -> pd.DataFrame:
 
 def _base_model(run: Run) -> tuple[PointFlow, str]:
     if checkpoint := run.setting("point_checkpoint"):
-        model = run.once(("released", checkpoint), lambda: load_pointflow(checkpoint).to(run.device))
+        model = run.once(
+            ("released", checkpoint), lambda: load_pointflow(checkpoint).to(run.device)
+        )
         statistics = [
             model.mean_.tolist(),
             model.std_.tolist(),
