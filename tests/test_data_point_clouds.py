@@ -181,7 +181,7 @@ def test_solids_have_their_areas():
     assert area(
         surfaces.turned(surfaces.mirrored(surfaces.block(1, 0, 0, 1, 2, 3)), 1, 0.7)
     ) == pytest.approx(44)
-    assert area(surfaces.holed(0, 0, 0, 2, 1, 0.3)) == pytest.approx(2 - np.pi * 0.3**2, rel=0.02)
+    assert area(surfaces.holed((0, 0, 0), 2, 1, 0.3)) == pytest.approx(2 - np.pi * 0.3**2, rel=0.02)
 
 
 def test_shapes_are_imbalanced_as_shapenet_and_split():

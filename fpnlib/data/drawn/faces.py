@@ -101,7 +101,10 @@ def load_drawn_faces(
 def draw(y: Tensor, variation: Tensor, batch_size: int = 64) -> Tensor:
     """Draw the faces of attributes (n, 21) and variations (n, 16).
 
-    Returns float32 images (n, 3, 64, 64) in [0, 1]. Attributes may lie between 0 and 1: half a smile, hair between two colours.
+    Attributes may lie between 0 and 1: half a smile, hair between two colours.
+
+    Returns:
+        Images (n, 3, 64, 64), float32 in [0, 1].
 
     Raises:
         ValueError: other shapes, attributes outside [0, 1], or variations outside [-1, 1].

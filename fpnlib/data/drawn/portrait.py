@@ -1,12 +1,13 @@
 """How a face is drawn: flat shapes with soft edges, painted one over another, many faces at a time.
 
-A shape is a signed distance (n, size, size) to its outline, negative inside; a pixel is covered by the share of it that
-lies inside. Coordinates are the head's own, x to the right and y down, a unit being about half the picture. Parameters
-differ from face to face, so a batch of faces is drawn at once; attributes are numbers, so half a smile can be drawn too.
+A shape is a signed distance (n, size, size) to its outline, negative inside. A pixel is covered by
+the share of it that lies inside. Coordinates are the head's own, x to the right and y down; a unit
+is about half the picture. Parameters differ from face to face, so a batch of faces is drawn at
+once. Attributes are numbers, so half a smile can be drawn too.
 
-Whatever varies freely shows in every face, or an edit could not know it: a cap has the colour of the clothes, and hair that
-a cap or a bald head hides falls as the face's other measures say. Brows and beards have a colour of their own, which stays
-when the hair goes.
+Every variation shows in every face, because an edit could not know it otherwise: a cap has the
+colour of the clothes, and hair that a cap or a bald head hides falls as the face's other measures
+say. Brows and beards have a colour of their own, which stays when the hair goes.
 """
 
 from __future__ import annotations
@@ -30,6 +31,9 @@ RED_HAIR = (0.80, 0.31, 0.12)  # where no attribute names a colour
 WHISKERS, GRAY = ((0.12, 0.09, 0.10), (0.36, 0.22, 0.14)), (0.66, 0.66, 0.69)
 EYES = ((0.30, 0.18, 0.10), (0.33, 0.50, 0.28), (0.22, 0.46, 0.74))
 INK, WHITE, GOLD = (0.13, 0.10, 0.13), (0.99, 0.99, 0.98), (1.00, 0.80, 0.14)
+Values = SimpleNamespace  # tensors (n, 1, 1), or colours (n, 3), by name
+Number = Tensor | float
+Curve = tuple[Number, Number]
 LIPSTICK, MOUTH, BLUSH = (0.84, 0.05, 0.22), (0.34, 0.05, 0.08), (0.97, 0.28, 0.34)
 
 
@@ -41,25 +45,23 @@ def draw(attributes: dict[str, Tensor], variation: dict[str, Tensor], size: int)
         variation: what no attribute tells, each (n,) in [-1, 1].
         size: pixels a side.
     """
-    has, free = (
-        SimpleNamespace(**{name: value.float()[:, None, None] for name, value in given.items()})
-        for given in (attributes, variation)
-    )
+    has, free = _columns(attributes), _columns(variation)
     canvas, look = _Canvas(free, size), _look(has, free)
     for part, top, bottom in PARTS:
         part(canvas.rows(top, bottom), has, free, look)
     return canvas.image.clamp(0, 1)
 
 
+def _columns(values: dict[str, Tensor]) -> Values:
+    return Values(**{name: value.float()[:, None, None] for name, value in values.items()})
+
+
 class _Canvas:
     """The pictures so far, and where each of their pixels lies in the coordinates of its face."""
 
-    def __init__(self, free: SimpleNamespace, size: int):
+    def __init__(self, free: Values, size: int):
         axis = (torch.arange(size, device=free.tilt.device) + 0.5) / size * 2 - 1
-        across, down = (
-            axis[None, None, :] - 0.05 * free.x,
-            axis[None, :, None] - 0.01 - 0.04 * free.y,
-        )
+        across, down = axis[None, :] - 0.05 * free.x, axis[:, None] - 0.01 - 0.04 * free.y
         tilt, scale = 0.10 * free.tilt, 0.89 + 0.035 * free.size
         self.x = (across * tilt.cos() + down * tilt.sin()) / scale
         self.y = (down * tilt.cos() - across * tilt.sin()) / scale
@@ -67,7 +69,7 @@ class _Canvas:
         self.image = torch.zeros(len(free.tilt), 3, size, size, device=axis.device)
 
     def rows(self, top: float, bottom: float) -> _Canvas:
-        """The same canvas between two heights, 0 being its top and 1 its bottom: small parts need not touch the rest."""
+        """The same canvas between two heights (0: top, 1: bottom), which a small part touches."""
         part, size = copy(self), self.x.shape[1]
         rows = slice(int(top * size), math.ceil(bottom * size))
         part.x, part.y, part.image = self.x[:, rows], self.y[:, rows], self.image[:, :, rows]
@@ -82,45 +84,52 @@ class _Canvas:
         color = torch.as_tensor(color, device=cover.device).reshape(-1, 3, 1, 1)
         self.image.lerp_(color, cover[:, None])
 
-    def ellipse(self, x, y, rx, ry) -> Tensor:
+    def ellipse(self, x: Number, y: Number, rx: Number, ry: Number) -> Tensor:
         u, v = self.x - x, self.y - y
         near = ((u / rx).square() + (v / ry).square()).sqrt()
-        return (
-            near * (near - 1) / ((u / rx**2).square() + (v / ry**2).square()).sqrt().clamp(min=1e-6)
-        )
+        slope = ((u / rx**2).square() + (v / ry**2).square()).sqrt()
+        return near * (near - 1) / slope.clamp(min=1e-6)
 
-    def rounded(self, x, y, rx, ry, power) -> Tensor:
+    def rounded(self, x: Number, y: Number, rx: Number, ry: Number, power: Number) -> Tensor:
         """An ellipse (power 2) that tends to a box as the power grows."""
         u, v = self.x - x, self.y - y
         near = ((u / rx).abs() ** power + (v / ry).abs() ** power) ** (1 / power)
         return (u.square() + v.square()).sqrt() * (1 - 1 / near.clamp(min=1e-6))
 
-    def stroke(self, x, y, width, bend, thickness, slope=0.0) -> Tensor:
-        """A tapering stroke around (x, y), of half a ``width``, whose middle hangs ``bend`` below its ends."""
+    def stroke(
+        self,
+        x: Number,
+        y: Number,
+        width: Number,
+        bend: Number,
+        thickness: Number,
+        slope: Number = 0.0,
+    ) -> Tensor:
+        """A tapering stroke around (x, y) of half a ``width``; its middle hangs ``bend`` down."""
         t = (self.x - x) / width
         line = y + bend * (0.5 - t.square()) + slope * t
         steep = (1 + ((slope - 2 * bend * t) / width).square()).sqrt()
         off = (self.y - line).abs() / steep - thickness * (1.2 - t.square()).clamp(min=0)
         return torch.maximum(off, (t.abs() - 1) * width)
 
-    def between(self, x, width, top, bottom) -> Tensor:
-        """What lies between two parabolas, each (height of its ends, how far its middle hangs below them)."""
+    def between(self, x: Number, width: Number, top: Curve, bottom: Curve) -> Tensor:
+        """The region between two parabolas, each (height of its ends, how far its middle hangs)."""
         t = (self.x - x) / width
         upper, lower = (height + hang * (1 - t.square()) for height, hang in (top, bottom))
         return torch.maximum(torch.maximum(upper - self.y, self.y - lower), (t.abs() - 1) * width)
 
 
-def _look(has: SimpleNamespace, free: SimpleNamespace) -> SimpleNamespace:
+def _look(has: Values, free: Values) -> Values:
     """The colours and measures that several parts need: colours (n, 3), measures (n, 1, 1)."""
     device = free.tilt.device
     tinted = has.Pale_Skin[:, 0] * 0.85
     skin = _between(SKIN, free.skin) * (1 - tinted) + torch.tensor(PALE, device=device) * tinted
     red = torch.tensor(RED_HAIR, device=device)
-    hair = red + sum(
-        getattr(has, name)[:, 0] * (torch.tensor(HAIR[name], device=device) - red) for name in HAIR
-    )
+    hair = red
+    for name, color in HAIR.items():
+        hair = hair + getattr(has, name)[:, 0] * (torch.tensor(color, device=device) - red)
     whiskers, gray = _between(WHISKERS, free.hair), torch.tensor(GRAY, device=device)
-    return SimpleNamespace(
+    return Values(
         skin=skin,
         shade=skin * torch.tensor([0.82, 0.72, 0.70], device=device),
         line=skin * torch.tensor([0.58, 0.43, 0.40], device=device),
@@ -134,17 +143,14 @@ def _look(has: SimpleNamespace, free: SimpleNamespace) -> SimpleNamespace:
     )
 
 
-def _behind(canvas: _Canvas, has, free, look) -> None:
+def _behind(canvas: _Canvas, has: Values, free: Values, look: Values) -> None:
     """Background, long hair, clothes with a collar, neck and ears."""
     canvas.wash(_pastel(free.background_hue), torch.ones_like(canvas.x))
-    canvas.wash(
-        (1.0, 1.0, 1.0), 0.28 * (1 - (canvas.x.square() + canvas.y.square()).sqrt()).clamp(min=0)
-    )
+    glow = (1 - (canvas.x.square() + canvas.y.square()).sqrt()).clamp(min=0)
+    canvas.wash((1.0, 1.0, 1.0), 0.28 * glow)
     haired, long = 1 - has.Bald, 1 - has.Male
-    length = 0.80 + 0.10 * free.height
-    canvas.paint(
-        look.hair * 0.80, canvas.rounded(0, 0.22, look.rx + 0.17, length, 2.6), haired * long
-    )
+    fall = canvas.rounded(0, 0.22, look.rx + 0.17, 0.80 + 0.10 * free.height, 2.6)
+    canvas.paint(look.hair * 0.80, fall, haired * long)
     canvas.paint(look.cloth, canvas.rounded(0, 1.42, 0.76 + 0.2 * has.Male, 0.56, 2.4))
     canvas.paint(look.cloth * 0.72, canvas.ellipse(0, 0.90, 0.31 + 0.09 * has.Male, 0.15))
     canvas.paint(look.shade, canvas.rounded(0, 0.66, 0.20 + 0.09 * has.Male, 0.34, 3.0))
@@ -154,7 +160,7 @@ def _behind(canvas: _Canvas, has, free, look) -> None:
         canvas.paint(look.shade, canvas.ellipse(ear, 0.06, 0.055, 0.100))
 
 
-def _head(canvas: _Canvas, has, free, look) -> None:
+def _head(canvas: _Canvas, has: Values, free: Values, look: Values) -> None:
     """Head and jaw, a man's squarer; lit from the left."""
     above = canvas.rounded(0, 0.02, look.rx, look.ry, 2.15)
     below = canvas.rounded(0, 0.02, look.rx, look.ry, 2.0 + 0.75 * has.Male)
@@ -164,27 +170,22 @@ def _head(canvas: _Canvas, has, free, look) -> None:
     canvas.paint(look.shade, outline, side)
 
 
-def _skin(canvas: _Canvas, has, free, look) -> None:
+def _skin(canvas: _Canvas, has: Values, free: Values, look: Values) -> None:
     """Wrinkles of those who are not young, and rosy cheeks, softer on dark skin."""
     old, turn, blush = 1 - has.Young, look.turn, 0.60 - 0.15 * free.skin
     for y, width in ((-0.42, 0.26), (-0.335, 0.30)):
         canvas.paint(look.line, canvas.stroke(turn, y, width, -0.03, 0.012), 0.5 * old)
     for side in (-1, 1):
-        canvas.paint(
-            look.shade, canvas.stroke(turn + side * look.eyes, 0.115, 0.15, 0.06, 0.032), 0.8 * old
-        )
-        canvas.paint(
-            look.line,
-            canvas.stroke(turn + side * 0.285, 0.325, 0.085, 0.04, 0.014, 0.105 * side),
-            0.75 * old,
-        )
-        cheek = ((canvas.x - turn - side * 0.33) / 0.17).square() + (
-            (canvas.y - 0.235) / 0.13
-        ).square()
-        canvas.wash(BLUSH, blush * torch.exp(-cheek.square()) * has.Rosy_Cheeks)
+        bag = canvas.stroke(turn + side * look.eyes, 0.115, 0.15, 0.06, 0.032)
+        canvas.paint(look.shade, bag, 0.8 * old)
+        fold = canvas.stroke(turn + side * 0.285, 0.325, 0.085, 0.04, 0.014, 0.105 * side)
+        canvas.paint(look.line, fold, 0.75 * old)
+        across, down = (canvas.x - turn - side * 0.33) / 0.17, (canvas.y - 0.235) / 0.13
+        cheek = torch.exp(-(across.square() + down.square()).square())
+        canvas.wash(BLUSH, blush * cheek * has.Rosy_Cheeks)
 
 
-def _eyes(canvas: _Canvas, has, free, look) -> None:
+def _eyes(canvas: _Canvas, has: Values, free: Values, look: Values) -> None:
     iris = _between(EYES, free.eyes)
     open_ = 0.120 - 0.080 * has.Narrow_Eyes
     for side in (-1, 1):
@@ -194,52 +195,39 @@ def _eyes(canvas: _Canvas, has, free, look) -> None:
         gaze = x + 0.035 * free.gaze + 0.3 * look.turn
         for color, radius in ((iris, 0.082), (INK, 0.042)):
             canvas.paint(color, torch.maximum(canvas.ellipse(gaze, y, radius, radius), white))
-        canvas.paint(
-            WHITE, torch.maximum(canvas.ellipse(gaze - 0.028, y - 0.035, 0.024, 0.024), white)
-        )
-        canvas.paint(
-            INK,
-            canvas.stroke(x, y - open_ * 0.72, 0.15, -open_ * 0.75, 0.020 + 0.012 * (1 - has.Male)),
-        )
-        lash = canvas.stroke(
-            x + side * 0.155, y - open_ * 0.8 - 0.005, 0.05, 0.0, 0.022, -0.045 * side
-        )
+        gleam = canvas.ellipse(gaze - 0.028, y - 0.035, 0.024, 0.024)
+        canvas.paint(WHITE, torch.maximum(gleam, white))
+        thick = 0.020 + 0.012 * (1 - has.Male)
+        canvas.paint(INK, canvas.stroke(x, y - open_ * 0.72, 0.15, -open_ * 0.75, thick))
+        above = y - open_ * 0.8 - 0.005
+        lash = canvas.stroke(x + side * 0.155, above, 0.05, 0.0, 0.022, -0.045 * side)
         canvas.paint(INK, lash, 1 - has.Male)
 
 
-def _brows(canvas: _Canvas, has, free, look) -> None:
+def _brows(canvas: _Canvas, has: Values, free: Values, look: Values) -> None:
     for side in (-1, 1):
-        x, y = (
-            look.turn + side * (look.eyes + 0.005),
-            -0.222 - 0.015 * free.brows - 0.012 * has.Bushy_Eyebrows,
-        )
+        x = look.turn + side * (look.eyes + 0.005)
+        y = -0.222 - 0.015 * free.brows - 0.012 * has.Bushy_Eyebrows
         thickness = 0.020 + 0.048 * has.Bushy_Eyebrows
         canvas.paint(look.whiskers, canvas.stroke(x, y, 0.165, -0.055, thickness, 0.012 * side))
 
 
-def _nose(canvas: _Canvas, has, free, look) -> None:
+def _nose(canvas: _Canvas, has: Values, free: Values, look: Values) -> None:
     """A shaded side, a tip and nostrils; a big one is more than twice as wide."""
     x, big = look.turn * 1.35, has.Big_Nose
     y, width = 0.195 + 0.025 * big, 0.068 + 0.105 * big
-    canvas.paint(
-        look.shade, canvas.ellipse(x + 0.02, y - 0.07, 0.045 + 0.045 * big, 0.13 + 0.03 * big), 0.75
-    )
-    canvas.paint(
-        look.shade * (1 - 0.10 * big[:, 0]),
-        canvas.ellipse(x, y + 0.008, width * 1.08, 0.060 + 0.045 * big),
-    )
-    canvas.paint(look.skin, canvas.ellipse(x - 0.012, y - 0.028, width * 0.80, 0.052 + 0.032 * big))
+    bridge = canvas.ellipse(x + 0.02, y - 0.07, 0.045 + 0.045 * big, 0.13 + 0.03 * big)
+    canvas.paint(look.shade, bridge, 0.75)
+    wings = canvas.ellipse(x, y + 0.008, width * 1.08, 0.060 + 0.045 * big)
+    canvas.paint(look.shade * (1 - 0.10 * big[:, 0]), wings)
+    tip = canvas.ellipse(x - 0.012, y - 0.028, width * 0.80, 0.052 + 0.032 * big)
+    canvas.paint(look.skin, tip)
+    low, size = y + 0.036 + 0.030 * big, (0.022 + 0.026 * big, 0.018 + 0.008 * big)
     for side in (-1, 1):
-        nostril = canvas.ellipse(
-            x + side * width * 0.50,
-            y + 0.036 + 0.030 * big,
-            0.022 + 0.026 * big,
-            0.018 + 0.008 * big,
-        )
-        canvas.paint(look.line, nostril)
+        canvas.paint(look.line, canvas.ellipse(x + side * width * 0.50, low, *size))
 
 
-def _mouth(canvas: _Canvas, has, free, look) -> None:
+def _mouth(canvas: _Canvas, has: Values, free: Values, look: Values) -> None:
     """Lips around a line, or around teeth and a dark mouth; smiling, the corners go up."""
     smile, gap, painted = has.Smiling, has.Mouth_Slightly_Open, has.Wearing_Lipstick
     x, width = look.turn, 0.185 + 0.015 * free.mouth_width + 0.075 * smile
@@ -249,77 +237,64 @@ def _mouth(canvas: _Canvas, has, free, look) -> None:
     natural = look.skin * torch.tensor([0.84, 0.60, 0.58], device=look.skin.device)
     lips = natural + painted[:, 0] * (torch.tensor(LIPSTICK, device=natural.device) - natural)
     full = 0.034 + 0.022 * painted
-    canvas.paint(
-        lips, canvas.between(x, width + 0.03, (corner, upper - full), (corner, lower + 1.25 * full))
-    )
+    bottom = (corner, lower + 1.25 * full)
+    canvas.paint(lips, canvas.between(x, width + 0.03, (corner, upper - full), bottom))
     inside = canvas.between(x, width, (corner, upper), (corner, lower))
     canvas.paint(MOUTH, inside)
     canvas.paint(WHITE, torch.maximum(inside, canvas.y - corner - upper - 0.048), gap)
     for side in (-1, 1):
-        canvas.paint(
-            look.line,
-            canvas.ellipse(x + side * (width + 0.035), corner - 0.004, 0.020, 0.030),
-            smile,
-        )
+        dimple = canvas.ellipse(x + side * (width + 0.035), corner - 0.004, 0.020, 0.030)
+        canvas.paint(look.line, dimple, smile)
 
 
-def _beard(canvas: _Canvas, has, free, look) -> None:
+def _beard(canvas: _Canvas, has: Values, free: Values, look: Values) -> None:
     x = look.turn
     for side in (-1, 1):
-        canvas.paint(
-            look.whiskers,
-            canvas.stroke(x + side * 0.115, 0.372, 0.16, -0.055, 0.054, 0.022 * side),
-            has.Mustache,
-        )
+        half = canvas.stroke(x + side * 0.115, 0.372, 0.16, -0.055, 0.054, 0.022 * side)
+        canvas.paint(look.whiskers, half, has.Mustache)
     tuft = canvas.rounded(x * 0.8, 0.735, 0.175, 0.115, 2.3)
     canvas.paint(look.whiskers, tuft, has.Goatee)
     canvas.paint(look.whiskers, canvas.ellipse(x, 0.615, 0.05, 0.06), has.Goatee)
 
 
-def _hair(canvas: _Canvas, has, free, look) -> None:
+def _hair(canvas: _Canvas, has: Values, free: Values, look: Values) -> None:
     """The cap of hair down to the hairline, locks at the sides, and bangs; a bald head shines."""
     haired, long, x = 1 - has.Bald, 1 - has.Male, canvas.x
     shine = canvas.ellipse(-0.18 + look.turn, -0.50, 0.14, 0.075)
     canvas.paint(WHITE, shine, 0.55 * has.Bald)
     thick = 0.10 + 0.03 * free.height
     crown = canvas.rounded(0, -0.02, look.rx + 0.055 + 0.035 * long, look.ry + thick, 2.2)
-    hairline = (
-        -0.50
-        + 0.95 * (x - 0.4 * look.turn - 0.10 * free.turn).square()
-        + 0.55 * (x.abs() - 0.40).clamp(min=0)
-    )
+    middle = x - 0.4 * look.turn - 0.10 * free.turn
+    hairline = -0.50 + 0.95 * middle.square() + 0.55 * (x.abs() - 0.40).clamp(min=0)
     fringe = -0.315 + 0.030 * (13 * (x - look.turn)).sin().abs() + 0.10 * x.square()
     reach = 0.06 + 0.55 * long
-    hair = torch.maximum(
-        crown, torch.minimum(canvas.y - hairline, (look.rx - 0.03 - 0.05 * long - x.abs()))
-    )
+    locks = look.rx - 0.03 - 0.05 * long - x.abs()
+    hair = torch.maximum(crown, torch.minimum(canvas.y - hairline, locks))
     canvas.paint(look.hair, torch.maximum(hair, canvas.y - reach), haired)
     canvas.paint(look.hair * 0.93, torch.maximum(crown, canvas.y - fringe), has.Bangs)
     gleam = canvas.stroke(-0.12, -0.645, 0.26, -0.10, 0.028)
     canvas.paint(look.hair * 0.55 + 0.45, gleam, 0.55 * haired)
 
 
-def _earrings(canvas: _Canvas, has, free, look) -> None:
+def _earrings(canvas: _Canvas, has: Values, free: Values, look: Values) -> None:
     for side in (-1, 1):
         x = side * (look.rx + 0.035) + 0.3 * look.turn
         canvas.paint(GOLD, canvas.ellipse(x, 0.31, 0.085, 0.095), has.Wearing_Earrings)
         canvas.paint(WHITE, canvas.ellipse(x - 0.028, 0.28, 0.028, 0.032), has.Wearing_Earrings)
 
 
-def _hat(canvas: _Canvas, has, free, look) -> None:
+def _hat(canvas: _Canvas, has: Values, free: Values, look: Values) -> None:
     """A knitted cap with a turned-up band, of the clothes' colour."""
     wool, band = look.cloth, -0.445 + 0.10 * canvas.x.square()
     dome = canvas.rounded(0, -0.22, look.rx + 0.125, look.ry * 0.97, 2.4)
     canvas.paint(wool, torch.maximum(dome, canvas.y - band), has.Wearing_Hat)
-    rim = torch.maximum(
-        canvas.rounded(0, -0.22, look.rx + 0.15, look.ry * 0.9, 2.6),
-        (canvas.y - band + 0.085).abs() - 0.085,
-    )
+    wide = canvas.rounded(0, -0.22, look.rx + 0.15, look.ry * 0.9, 2.6)
+    rim = torch.maximum(wide, (canvas.y - band + 0.085).abs() - 0.085)
     canvas.paint(wool * 0.72, rim, has.Wearing_Hat)
     canvas.paint(wool * 0.5 + 0.5, canvas.ellipse(0, -0.95, 0.12, 0.10), has.Wearing_Hat)
 
 
-def _glasses(canvas: _Canvas, has, free, look) -> None:
+def _glasses(canvas: _Canvas, has: Values, free: Values, look: Values) -> None:
     on = has.Eyeglasses
     for side in (-1, 1):
         lens = canvas.rounded(look.turn + side * look.eyes, 0.005, 0.195, 0.170, 2.6)

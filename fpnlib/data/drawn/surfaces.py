@@ -1,6 +1,7 @@
 """Surfaces as triangles: a few solids to build shapes from, and points drawn uniformly by area.
 
-A surface is an array of triangles (t, 3, 3): t triangles of three corners with coordinates x (width), y (up), z (depth).
+A surface is an array of t triangles (t, 3, 3), each of three corners with coordinates x (width),
+y (up) and z (depth).
 """
 
 from __future__ import annotations
@@ -9,11 +10,14 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 Triangles = np.ndarray
-SIDES = 14  # of what is round
+SIDES = 14  # of round things
 
 
 def loft(rings: ArrayLike, caps: bool = True) -> Triangles:
-    """The skin over k cross-sections of m points each, ``rings`` (k, m, 3); ``caps`` close its two ends (convex ones)."""
+    """The skin over k convex cross-sections of m points each, ``rings`` (k, m, 3).
+
+    ``caps`` close its two ends.
+    """
     rings = np.asarray(rings, dtype=float)
     a, b = rings[:-1], rings[1:]
     c, d = np.roll(a, -1, axis=1), np.roll(b, -1, axis=1)
@@ -31,26 +35,26 @@ def block(x: float, y: float, z: float, width: float, height: float, depth: floa
 
 
 def plate(start: tuple, end: tuple) -> Triangles:
-    """A wing or a board along x between two upright rectangles, each (x, y of its lower edge, z of its middle, height, depth)."""
-    corners = [[0, -0.5], [0, 0.5], [1, 0.5], [1, -0.5]]
-    return loft(
-        [
-            [[x, y + up * height, z + along * depth] for up, along in corners]
-            for x, y, z, height, depth in (start, end)
-        ]
-    )
+    """A wing or a board along x between two upright rectangles.
+
+    Each rectangle is (x, y of its lower edge, z of its middle, height, depth).
+    """
+    rings = []
+    for x, y, z, height, depth in (start, end):
+        front, back = z + depth * 0.5, z + depth * -0.5
+        rings.append([[x, y, back], [x, y, front], [x, y + height, front], [x, y + height, back]])
+    return loft(rings)
 
 
-def holed(x: float, y: float, z: float, width: float, height: float, radius: float) -> Triangles:
-    """A front towards +z, width × height around the point (x, y, z), with a round hole in its middle."""
+def holed(middle: ArrayLike, width: float, height: float, radius: float) -> Triangles:
+    """A front towards +z, width × height around the point ``middle``, with a round hole in it."""
     edge = np.linspace(-1, 1, 4, endpoint=False)
-    side = np.stack([edge, np.full(4, -1.0)], 1)
-    outer = np.concatenate([side, side[:, ::-1] * [-1, 1], -side, side[:, ::-1] * [1, -1]]) * [
-        width / 2,
-        height / 2,
-    ]
+    side = np.stack([edge, np.full(4, -1.0), np.zeros(4)], 1)
+    turned_side = side[:, [1, 0, 2]] * [-1, 1, 1]
+    outer = np.concatenate([side, turned_side, -side, -turned_side])
+    outer = outer * [width / 2, height / 2, 1]
     inner = radius * outer / np.linalg.norm(outer, axis=1, keepdims=True)
-    return loft([[[x + a, y + b, z] for a, b in ring] for ring in (inner, outer)], caps=False)
+    return loft([inner, outer], caps=False) + np.asarray(middle)
 
 
 def tube(
@@ -67,30 +71,28 @@ def tube(
     across /= np.linalg.norm(across)
     angle = np.linspace(0, 2 * np.pi, SIDES, endpoint=False)[:, None]
     circle = np.cos(angle) * across + np.sin(angle) * np.cross(axis, across)
-    return loft(
-        [start + radius * circle, end + (radius if end_radius is None else end_radius) * circle],
-        caps,
-    )
+    end_radius = radius if end_radius is None else end_radius
+    return loft([start + radius * circle, end + end_radius * circle], caps)
 
 
 def lathe(profile: ArrayLike, x: float = 0.0, z: float = 0.0, caps: bool = True) -> Triangles:
-    """A body of revolution about the upright axis through (x, z); ``profile`` (k, 2) holds radius and height."""
+    """A body of revolution about the upright axis through (x, z).
+
+    ``profile`` (k, 2) holds radii and heights.
+    """
+    radius, y = np.asarray(profile, dtype=float).T[..., None]
     angle = np.linspace(0, 2 * np.pi, SIDES, endpoint=False)
-    return loft(
-        [[[x + r * np.cos(a), y, z + r * np.sin(a)] for a in angle] for r, y in profile], caps
-    )
+    rings = np.broadcast_arrays(x + radius * np.cos(angle), y, z + radius * np.sin(angle))
+    return loft(np.stack(rings, -1), caps)
 
 
 def turned(surface: Triangles, axis: int, angle: float, about: ArrayLike = (0, 0, 0)) -> Triangles:
-    """The surface turned about an axis (0: x, 1: y, 2: z) through the point ``about``, by an angle in radians."""
+    """The surface turned by radians about an axis (0: x, 1: y, 2: z) through a point."""
     i, j = (axis + 1) % 3, (axis + 2) % 3
     rotation = np.eye(3)
-    rotation[[i, i, j, j], [i, j, i, j]] = (
-        np.cos(angle),
-        -np.sin(angle),
-        np.sin(angle),
-        np.cos(angle),
-    )
+    rotation[i, i] = rotation[j, j] = np.cos(angle)
+    rotation[i, j], rotation[j, i] = -np.sin(angle), np.sin(angle)
+    about = np.asarray(about, dtype=float)
     return (surface - about) @ rotation.T + about
 
 
@@ -101,15 +103,9 @@ def mirrored(*surfaces: Triangles) -> Triangles:
 
 
 def sample(surface: Triangles, n: int, rng: np.random.Generator) -> np.ndarray:
-    """``n`` points (n, 3), uniform by area."""
+    """Draw ``n`` points (n, 3), uniformly by area."""
     a, b, c = surface.transpose(1, 0, 2)
     area = np.linalg.norm(np.cross(b - a, c - a), axis=1)
     chosen = rng.choice(len(surface), size=n, p=area / area.sum())
     u, v = np.sqrt(rng.random((n, 1))), rng.random((n, 1))  # uniform on a triangle
     return (1 - u) * a[chosen] + u * (1 - v) * b[chosen] + u * v * c[chosen]
-
-
-def unit_sphere(points: np.ndarray) -> np.ndarray:
-    """Points (n, 3) centred on their bounding box, the farthest at distance 1."""
-    points = points - (points.max(0) + points.min(0)) / 2
-    return points / np.linalg.norm(points, axis=1).max()
