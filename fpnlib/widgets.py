@@ -1,8 +1,8 @@
-"""Sliders over a plugin: an editor of faces and an explorer of digits, for notebooks and for a page of their own.
+"""Sliders over a plugin, for notebooks and for a page of their own: faces, digits and 3D shapes.
 
-What a panel shows is a pure function of what its controls say, ``picture``; the widgets around it only carry values there
-and the picture back. A drag sends values faster than faces are drawn: those that arrive meanwhile are passed over, so the
-picture keeps up. Whatever goes wrong stands in the panel, in one line.
+A panel's method ``picture`` computes what its controls ask for; the widgets only carry values in
+and the picture out. Values that arrive while a picture is drawn are skipped. Errors stand in the
+panel.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ from fpnlib.conditions import Attributes, Classes
 from fpnlib.network import FlowPluginNetwork
 from fpnlib.plots import turntable
 
-DELAY = 0.02  # seconds in which changes are gathered
-PIXELS = 288  # a picture's side on the screen
+DELAY = 0.02  # seconds for which changes are gathered
+PIXELS = 288  # side of a picture on the screen
 RANGE = (-0.5, 1.5)  # of a slider: 0 lacks the attribute, 1 has it
 STEP = 0.05  # of a slider
 
 
-class AttributeEditor(widgets.VBox):
+class AttributeEditor(widgets.VBox):  # type: ignore[misc]
     """A face beside its edit, and a slider for each attribute (section 3.5).
 
-    As a slider rises, those of the attributes that it excludes fall: there is one colour of hair, and a bald head has none.
+    As a slider rises, those of the attributes that it excludes fall: a bald head has no fringe.
 
     Args:
         network: a base model of faces with a plugin for attributes.
@@ -47,60 +47,43 @@ class AttributeEditor(widgets.VBox):
     """
 
     def __init__(self, network: FlowPluginNetwork, x: Tensor, y: Tensor):
-        attributes = network.plugin.condition
+        attributes, plugin = network.plugin.condition, network.plugin
         if not isinstance(attributes, Attributes):
-            raise TypeError(
-                f"the editor needs a plugin for Attributes, got one for {type(attributes).__name__}"
-            )
+            kind = type(attributes).__name__
+            raise TypeError(f"the editor needs a plugin for Attributes, got one for {kind}")
         checks.same_length(x, y, ("x", "y"))
         self.network, self.attributes = network, attributes
         self.x, self.y = x, attributes.encode(y)
         with torch.no_grad():
-            self.noise = network.plugin.to_noise(network.base.encode(x.to(network.plugin.loc_)), y)
-
+            self.noise = plugin.to_noise(network.base.encode(x.to(plugin.loc_)), y)
         self.face = widgets.BoundedIntText(0, min=0, max=len(x) - 1, description="face")
         self.random = widgets.Button(description="another face", icon="random")
         self.reset = widgets.Button(description="reset", icon="undo")
         self.edits = widgets.Text(
             placeholder="+Smiling -Eyeglasses", description="edits", continuous_update=False
         )
-        self.sliders = {
-            name: _slider(name.replace("_", " "), *RANGE, 0.0) for name in attributes.names
-        }
-        self.original, self.edited, self.message = _image(), _image(), _message()
-        self._show, self._held, self._moving = _Gathered(self.show), False, None
-        for name, slider in self.sliders.items():
-            slider.observe(partial(self._moved, name), "value")
-        self.face.observe(lambda change: self.start(), "value")
-        self.edits.observe(lambda change: self.apply(change["new"]), "value")
-        self.random.on_click(lambda button: setattr(self.face, "value", random.randrange(len(x))))
-        self.reset.on_click(lambda button: self.start())
-        columns = widgets.GridBox(
-            list(self.sliders.values()),
-            layout=widgets.Layout(grid_template_columns="repeat(2, 330px)"),
-        )
-        pictures = widgets.HBox(
-            [_titled("original", self.original), _titled("edited", self.edited)]
-        )
-        left = widgets.VBox(
-            [pictures, widgets.HBox([self.face, self.random, self.reset]), self.edits, self.message]
-        )
-        super().__init__(
-            [widgets.HBox([left, columns], layout=widgets.Layout(flex_flow="row wrap"))]
-        )
+        self.sliders = {}
+        for name in attributes.names:
+            self.sliders[name] = _slider(name.replace("_", " "), *RANGE, 0.0)
+        self.original, self.edited, self.message = _image(), _image(), widgets.HTML()
+        self._show = _Gathered(self.show)
+        self._held = False  # whether the sliders move by themselves
+        self._moving: str | None = None  # the slider that moves by hand
+        self._connect()
+        super().__init__([self._layout()])
         self.start()
 
     def picture(self, face: int, values: Mapping[str, float]) -> Tensor:
-        """The face (3, size, size) number ``face`` with the attributes named in ``values`` set to them, its noise kept.
-
-        Raises:
-            ValueError, TypeError: as :meth:`latent`.
-        """
+        """The edited face (3, size, size). Arguments and errors as for :meth:`latent`."""
         with torch.no_grad():
             return self.network.base.decode(self.latent(face, values))[0]
 
     def latent(self, face: int, values: Mapping[str, float]) -> Tensor:
-        """What :meth:`picture` decodes, (1, latent_dim).
+        """The latent (1, latent_dim) of a face with other attributes and its own noise.
+
+        Args:
+            face: its number.
+            values: attributes to change, by name.
 
         Raises:
             ValueError, TypeError: a face out of range, or what :meth:`Attributes.set` refuses.
@@ -111,14 +94,14 @@ class AttributeEditor(widgets.VBox):
         return self.network.plugin.from_noise(self.noise[face : face + 1], context)
 
     def start(self) -> None:
-        """Show the chosen face as it is: every slider at what the face has."""
+        """Show the chosen face as it is, with its attributes on the sliders."""
         self.edits.value = ""
         self._slide_to(self.y[self.face.value], self.sliders)
         self.original.value = png(self.x[self.face.value])
         self.show()
 
     def apply(self, edits: str) -> None:
-        """Move the sliders as an edit such as "+Smiling -Eyeglasses" says; nothing said, nothing done."""
+        """Move the sliders as an edit such as "+Smiling -Eyeglasses" says."""
         if not edits.strip():
             return
         with _reported(self.message):
@@ -129,16 +112,39 @@ class AttributeEditor(widgets.VBox):
             self.show()
 
     def show(self) -> None:
-        """Bring the edited picture up to date with the sliders."""
+        """Draw the edited picture that the sliders ask for."""
         with _reported(self.message):
             values = {name: slider.value for name, slider in self.sliders.items()}
             self.edited.value = png(self.picture(self.face.value, values))
 
+    def _connect(self) -> None:
+        """Let the controls call the methods."""
+        for name, slider in self.sliders.items():
+            slider.observe(partial(self._moved, name), "value")
+        self.face.observe(lambda change: self.start(), "value")
+        self.edits.observe(lambda change: self.apply(change["new"]), "value")
+        self.random.on_click(self._choose)
+        self.reset.on_click(lambda button: self.start())
+
+    def _layout(self) -> widgets.Widget:
+        original = widgets.VBox([widgets.Label("original"), self.original])
+        edited = widgets.VBox([widgets.Label("edited"), self.edited])
+        buttons = widgets.HBox([self.face, self.random, self.reset])
+        left = widgets.VBox([widgets.HBox([original, edited]), buttons, self.edits, self.message])
+        columns = widgets.Layout(grid_template_columns="repeat(2, 330px)")
+        sliders = widgets.GridBox(list(self.sliders.values()), layout=columns)
+        return widgets.HBox([left, sliders], layout=widgets.Layout(flex_flow="row wrap"))
+
+    def _choose(self, button: widgets.Button) -> None:
+        self.face.value = random.randrange(len(self.x))
+
     def _moved(self, name: str, change: Mapping) -> None:
-        """A slider was moved by hand: those that it excludes follow, from where they stood when it began to move."""
-        if (
-            self._held or abs(change["new"] - change["old"]) < STEP / 2
-        ):  # no hand's: a browser's rounding
+        """Follow a slider that moves by hand with those that it excludes.
+
+        They move from where they stood when the slider began to move.
+        """
+        rounding = abs(change["new"] - change["old"]) < STEP / 2  # by a browser
+        if self._held or rounding:
             return
         if name != self._moving:
             self._moving, self._before = name, self._values()
@@ -150,19 +156,30 @@ class AttributeEditor(widgets.VBox):
         return [slider.value for slider in self.sliders.values()]
 
     def _slide_to(self, values: Tensor, names: Iterable[str], moving: str | None = None) -> None:
-        """Put the named sliders where ``values`` (A,) has them, to the nearest step, and show nothing meanwhile.
-
-        A browser sends back what it had to bring to a step, and that would count as moved by hand.
-        """
-        self._moving, self._held = moving, True
+        """Move the named sliders to ``values`` (A,), rounded to a step, without drawing."""
+        self._moving, self._held = moving, True  # or a value that a browser rounds would count
         for name in names:
             steps = round(values[self.attributes.column(name)].item() / STEP)
             self.sliders[name].value = round(steps * STEP, 2)
         self._held = False
 
 
-class DigitExplorer(widgets.VBox):
-    """Objects of a class on request, at a temperature, and on the way from one class to another (sections 3.3, 3.5).
+class _Explorer(widgets.VBox):  # type: ignore[misc]
+    """A view beside controls, whose changes call ``show``, and a button that calls ``again``."""
+
+    def __init__(self, view: widgets.Widget, controls: list[widgets.Widget], again: str):
+        self.message = widgets.HTML()
+        self.draw = widgets.Button(description=again, icon="random")
+        self.draw.on_click(lambda button: self.again())
+        gathered = _Gathered(self.show)
+        for control in controls:
+            control.observe(gathered, "value")
+        super().__init__([widgets.HBox([view, widgets.VBox([*controls, self.draw, self.message])])])
+        self.show()
+
+
+class DigitExplorer(_Explorer):
+    """Objects of a class at a temperature, and on the way to another class (sections 3.3, 3.5).
 
     Args:
         network: a base model of images with a plugin for classes.
@@ -177,55 +194,51 @@ class DigitExplorer(widgets.VBox):
         self.second = widgets.Dropdown(options=names, value=names[-1], description="morphs to")
         self.amount = _slider("morph", 0.0, 1.0, 0.0)
         self.temperature = _slider("temperature", 0.0, 1.5, 0.8)
-        self.draw = widgets.Button(description="new draw", icon="random")
-        self.image, self.message, self.seed = _image(), _message(), 0
-        self._show = _Gathered(self.show)
-        for control in (self.first, self.second, self.amount, self.temperature):
-            control.observe(self._show, "value")
-        self.draw.on_click(lambda button: self.again())
-        controls = [self.first, self.second, self.amount, self.temperature, self.draw, self.message]
-        super().__init__([widgets.HBox([self.image, widgets.VBox(controls)])])
-        self.show()
+        self.image, self.seed = _image(), 0
+        controls = [self.first, self.second, self.amount, self.temperature]
+        super().__init__(self.image, controls, "new draw")
 
     @torch.no_grad()
     def picture(
         self, first: str, second: str, amount: float, temperature: float, seed: int
     ) -> Tensor:
-        """One image (channels, h, w): the same noise under both classes, and ``amount`` of the way between their latents.
+        """One image (channels, h, w) between the latents that one noise has under two classes.
+
+        Args:
+            first: a class.
+            second: a class.
+            amount: 0 for the first, 1 for the second.
+            temperature: standard deviation of the noise.
+            seed: of the noise.
 
         Raises:
             ValueError: an unknown class, an amount outside [0, 1], or a temperature below 0.
         """
         if not 0 <= amount <= 1 or not 0 <= temperature < float("inf"):
             raise ValueError(
-                f"morph must lie in [0, 1] and temperature be 0 or more, got {amount} and {temperature}"
+                "morph must lie in [0, 1] and temperature be 0 or more,"
+                f" got {amount} and {temperature}"
             )
-        plugin = self.network.plugin
-        noise = temperature * torch.randn(
-            1, plugin.latent_dim, generator=torch.Generator().manual_seed(seed)
-        )
-        start, end = (plugin.from_noise(noise.to(plugin.loc_), name) for name in (first, second))
+        plugin, generator = self.network.plugin, torch.Generator().manual_seed(seed)
+        noise = temperature * torch.randn(1, plugin.latent_dim, generator=generator)
+        start, end = plugin.from_noise(noise, first), plugin.from_noise(noise, second)
         return self.network.base.decode(torch.lerp(start, end, amount))[0]
 
     def again(self) -> None:
-        """Draw other noise."""
+        """Draw with other noise."""
         self.seed += 1
         self.show()
 
     def show(self) -> None:
-        """Bring the picture up to date with the controls."""
+        """Draw the picture that the controls ask for."""
+        classes = self.first.value, self.second.value
         with _reported(self.message):
-            controls = (
-                self.first.value,
-                self.second.value,
-                self.amount.value,
-                self.temperature.value,
-            )
-            self.image.value = png(self.picture(*controls, self.seed))
+            image = self.picture(*classes, self.amount.value, self.temperature.value, self.seed)
+            self.image.value = png(image)
 
 
-class ShapeExplorer(widgets.VBox):
-    """A 3D shape of a category on request, to be turned with the mouse (section 3.3).
+class ShapeExplorer(_Explorer):
+    """A 3D shape of a category, to turn with the mouse (section 3.3).
 
     Args:
         network: a base model of point clouds with a plugin for classes.
@@ -239,18 +252,17 @@ class ShapeExplorer(widgets.VBox):
         self.category = widgets.Dropdown(options=_class_names(network), description="category")
         self.seed = widgets.BoundedIntText(0, min=0, max=2**31 - 1, description="seed")
         self.temperature = _slider("temperature", 0.0, 1.5, 1.0)
-        self.draw = widgets.Button(description="another shape", icon="random")
-        self.view, self.message = widgets.HTML(), _message()
-        self._show = _Gathered(self.show)
-        for control in (self.category, self.seed, self.temperature):
-            control.observe(self._show, "value")
-        self.draw.on_click(lambda button: self.again())
-        controls = [self.category, self.seed, self.temperature, self.draw, self.message]
-        super().__init__([widgets.HBox([self.view, widgets.VBox(controls)])])
-        self.show()
+        self.view = widgets.HTML()
+        controls = [self.category, self.seed, self.temperature]
+        super().__init__(self.view, controls, "another shape")
 
     def picture(self, category: str, seed: int, temperature: float = 1.0) -> str:
-        """HTML that turns the shape (see :func:`fpnlib.plots.turntable`); the same for the same category and seed.
+        """HTML of the shape on a turntable (see :func:`fpnlib.plots.turntable`).
+
+        Args:
+            category: a class.
+            seed: of the noise.
+            temperature: standard deviation of the noise.
 
         Raises:
             ValueError: an unknown category, or a temperature below 0.
@@ -263,17 +275,17 @@ class ShapeExplorer(widgets.VBox):
         self.seed.value += 1
 
     def show(self) -> None:
-        """Bring the shape up to date with the controls."""
+        """Draw the shape that the controls ask for."""
         with _reported(self.message):
-            self.view.value = self.picture(
-                self.category.value, self.seed.value, self.temperature.value
-            )
+            values = self.category.value, self.seed.value, self.temperature.value
+            self.view.value = self.picture(*values)
 
 
 def png(image: Tensor) -> bytes:
-    """An image (1 or 3, h, w) in [0, 1] as a PNG; grey ones dark on white, as they are drawn elsewhere."""
+    """An image (1 or 3, h, w) in [0, 1] as a PNG; a grey image is drawn dark on white."""
     pixels = image.detach().cpu().clamp(0, 1).mul(255).round().byte().permute(1, 2, 0).numpy()
-    pixels = pixels if pixels.shape[2] == 3 else 255 - pixels[:, :, 0]
+    if pixels.shape[2] != 3:
+        pixels = 255 - pixels[:, :, 0]
     data = io.BytesIO()
     Image.fromarray(pixels).save(data, "png", compress_level=1)
     return data.getvalue()
@@ -282,14 +294,13 @@ def png(image: Tensor) -> bytes:
 def _class_names(network: FlowPluginNetwork) -> list[str]:
     classes = network.plugin.condition
     if not isinstance(classes, Classes):
-        raise TypeError(
-            f"the explorer needs a plugin for Classes, got one for {type(classes).__name__}"
-        )
+        kind = type(classes).__name__
+        raise TypeError(f"the explorer needs a plugin for Classes, got one for {kind}")
     return list(classes.names)
 
 
 class _Gathered:
-    """Calls a function soon after the first of many calls, once; at once where no event loop runs."""
+    """Call a function once, soon after the first of many calls; at once without an event loop."""
 
     def __init__(self, function: Callable[[], None]):
         self.function, self.waiting = function, False
@@ -312,36 +323,27 @@ class _Gathered:
 
 @contextmanager
 def _reported(message: widgets.HTML) -> Iterator[None]:
-    """What goes wrong within stands in the panel, for an error of a callback would be seen by nobody."""
+    """Show an error in the panel, because nobody sees the error of a callback."""
     try:
         yield
         message.value = ""
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 (whatever a model raises)
         line = str(error).splitlines()[0] if str(error) else type(error).__name__
         message.value = f'<span style="color: #b00020">{html.escape(line)}</span>'
 
 
 def _slider(description: str, low: float, high: float, value: float) -> widgets.FloatSlider:
-    layout, style = widgets.Layout(width="320px"), {"description_width": "130px"}
     return widgets.FloatSlider(
         value,
         min=low,
         max=high,
         step=STEP,
         description=description,
-        layout=layout,
-        style=style,
+        layout=widgets.Layout(width="320px"),
+        style={"description_width": "130px"},
         readout_format=".2f",
     )
 
 
 def _image() -> widgets.Image:
     return widgets.Image(format="png", width=PIXELS, height=PIXELS)
-
-
-def _message() -> widgets.HTML:
-    return widgets.HTML()
-
-
-def _titled(title: str, widget: widgets.Widget) -> widgets.VBox:
-    return widgets.VBox([widgets.Label(title), widget])
