@@ -1,128 +1,123 @@
 """``python -m fpnlib run | report | verify``: the notebooks headlessly, and what they left."""
 
+from __future__ import annotations
+
 import argparse
 import os
+import shlex
+import shutil
 import signal
 import sys
 from pathlib import Path
 
 import yaml
 
-from fpnlib import runs
-from fpnlib.store import PROJECT, Manifest
-
 
 def main(arguments: list[str] | None = None) -> int:
-    """Exit code: 0, or 1 where a cell failed or a check did not hold, 2 where the command was not understood or a folder
-    not usable, 130 where it was interrupted."""
+    """Do a command.
+
+    Returns:
+        The exit code: 0; 1 if a cell failed or a check did not hold; 2 if the command was not understood or a folder is
+        not usable; 130 if it was interrupted.
+    """
+    arguments = sys.argv[1:] if arguments is None else arguments
     given = _parser().parse_args(arguments)
     try:
-        return given.do(given) or 0
-    except runs.CellError as error:
-        print(f"\n{error}", file=sys.stderr)
-        return 1
+        return given.do(given)
     except (ValueError, TypeError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("\nstopped; the same command takes it up again", file=sys.stderr)
+        print(f"\nstopped; to resume: {_command(arguments)}", file=sys.stderr)
         return 130
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="fpnlib", description="Flow Plugin Networks: the experiments as notebooks."
-    )
+    about = "Flow Plugin Networks: the experiments as notebooks."
+    parser = argparse.ArgumentParser(prog="fpnlib", description=about)
     commands = parser.add_subparsers(required=True, metavar="command")
-    several = {"nargs": "+", "action": "extend", "default": []}
-
-    about = "execute the notebooks with a profile's parameters"
-    after = "A notebook that fails stops no other; the errors come last, and the exit code is 1."
-    run = commands.add_parser("run", help=about, description=about.capitalize() + ".", epilog=after)
-    run.set_defaults(do=_run)
-    run.add_argument(
-        "--profile", required=True, help="demo, paper, or another file of notebooks/profiles"
-    )
-    run.add_argument("--out", help="the run's folder (default: outputs/<profile>)")
-    run.add_argument(
-        "--only", **several, metavar="NOTEBOOK", help="these notebooks, by the start of their names"
-    )
-    run.add_argument(
-        "--set", **several, metavar="NAME=VALUE", help="parameters in place of the profile's"
-    )
-    run.add_argument(
-        "--fresh", action="store_true", help="forget what the run's folder holds and start over"
-    )
-    run.add_argument(
-        "--jobs",
-        type=int,
-        metavar="N",
-        help="notebooks side by side (default: one a core; one on a GPU)",
-    )
-    run.add_argument(
-        "--limit", type=_seconds, metavar="TIME", help="of the whole run: 90, 90s, 15m or 2h"
-    )
-    run.add_argument("--cell-limit", type=_seconds, metavar="TIME", help="of each cell")
-    run.add_argument(
-        "--notebooks", type=Path, default=PROJECT / "notebooks", help="the folder of notebooks"
-    )
-    many = run.add_argument_group(
-        "sweeps", "a run for each seed, and for each value of a list: --set flow_width=[40,224]"
-    )
-    many.add_argument("--seeds", **several, type=int, metavar="SEED")
-    many.add_argument(
-        "--workers",
-        type=int,
-        metavar="N",
-        help="runs at a time (default: one a core; one on a GPU)",
-    )
-    many.add_argument(
-        "--scheduler",
-        metavar="ADDRESS",
-        help="a Dask cluster instead of this machine: tcp://host:port",
-    )
-
+    _add_run(commands)
     page = commands.add_parser("report", help="write a run's page, report.html, into its folder")
     page.set_defaults(do=_report)
-    check = commands.add_parser(
-        "verify", help="check a run's files, and compute some of its numbers again"
-    )
+    about = "check a run's files, and compute some of its numbers again"
+    check = commands.add_parser("verify", help=about)
     check.set_defaults(do=_verify)
     for command in (page, check):
-        command.add_argument(
-            "folders", nargs="*", type=Path, help="runs' folders (default: all in outputs/)"
-        )
-    check.add_argument(
-        "--data", default="", metavar="FOLDER", help="of the datasets (default: $FPN_DATA)"
-    )
+        about = "runs' folders (default: all in outputs/)"
+        command.add_argument("folders", nargs="*", type=_path, help=about)
+    about = "of the datasets (default: $FPN_DATA)"
+    check.add_argument("--data", type=_path, metavar="FOLDER", help=about)
     check.add_argument("--files-only", action="store_true", help="compute nothing")
     return parser
 
 
-def _run(given: argparse.Namespace) -> None:
+def _add_run(commands: argparse._SubParsersAction) -> None:
+    about = "execute the notebooks with a profile's parameters"
+    after = "A notebook that fails stops no other; the errors come last, and the exit code is 1."
+    run = commands.add_parser("run", help=about, description=about.capitalize() + ".", epilog=after)
+    run.set_defaults(do=_run)
+    several = {"nargs": "+", "action": "extend", "default": []}
+    about = "demo, paper, or another file of notebooks/profiles"
+    run.add_argument("--profile", required=True, help=about)
+    about = "the run's folder (default: outputs/<profile>)"
+    run.add_argument("--out", type=_path, metavar="FOLDER", help=about)
+    about = "these notebooks, by the start of their names"
+    run.add_argument("--only", **several, metavar="NOTEBOOK", help=about)
+    about = "parameters in place of the profile's; family.name=value for a family's setting"
+    run.add_argument("--set", **several, metavar="NAME=VALUE", help=about)
+    about = "forget what the run's folder holds and start over"
+    run.add_argument("--fresh", action="store_true", help=about)
+    about = "notebooks side by side (default: one a core; one on a GPU)"
+    run.add_argument("--jobs", type=int, metavar="N", help=about)
+    about = "of the whole run: 90, 90s, 15m or 2h"
+    run.add_argument("--limit", type=_seconds, metavar="TIME", help=about)
+    run.add_argument("--cell-limit", type=_seconds, metavar="TIME", help="of each cell")
+    run.add_argument("--notebooks", type=_path, metavar="FOLDER", help="the folder of notebooks")
+    about = "a run for each seed, and for each value of a list: --set flow_width=[40,224]"
+    many = run.add_argument_group("sweeps", about)
+    many.add_argument("--seeds", **several, type=int, metavar="SEED")
+    about = "runs at a time (default: one a core; one on a GPU)"
+    many.add_argument("--workers", type=int, metavar="N", help=about)
+    about = "a Dask cluster instead of this machine: tcp://host:port"
+    many.add_argument("--scheduler", metavar="ADDRESS", help=about)
+
+
+def _run(given: argparse.Namespace) -> int:
+    from fpnlib import runs  # heavy; here and below, only what the command needs
+
     if given.fresh and given.only:
-        raise ValueError(
-            "--fresh starts a whole run over; to run one notebook again, delete its executed copy"
-        )
-    notebooks, values = given.notebooks.resolve(), _values(given.set)
+        remedy = "to run one notebook again, delete its executed copy"
+        raise ValueError(f"--fresh starts a whole run over; {remedy}")
+    values = _values(given.set)
     if "out" in values:
         raise ValueError(f"a run's folder is given with --out {values['out']}, not with --set")
-    common = dict(out=_folder(given.out), only=given.only, fresh=given.fresh, notebooks=notebooks)
-    cluster = dict(seeds=given.seeds, workers=given.workers, scheduler=given.scheduler)
+    common = {"only": given.only, "values": values, "fresh": given.fresh}
+    common |= {"out": given.out and _folder(given.out)}
+    common |= {"notebooks": given.notebooks or _project() / "notebooks"}
     many = given.seeds or given.workers is not None or given.scheduler is not None
-    if many or runs.fan_out(values, given.only, notebooks):
-        if given.jobs is not None:
-            raise ValueError(
-                "--jobs is of one run's notebooks; in a sweep --workers says how many runs at a time"
-            )
-        from fpnlib.runs import sweeps  # here and below: what other commands need not wait for
+    try:
+        if many or runs.fan_out(values, given.only, common["notebooks"]):
+            return _sweep(given, common)
+        limits = runs.Limits(given.cell_limit, given.limit)
+        runs.run(given.profile, side_by_side=given.jobs, limits=limits, **common)
+    except runs.CellError as error:
+        print(f"\n{error}", file=sys.stderr)
+        return 1
+    return 0
 
-        limits = (given.cell_limit, given.limit)
-        folder = sweeps.sweep(given.profile, values=values, **common, **cluster, limits=limits)
-        print(f"\n{(folder / Manifest.SUMMARY).read_text()}\nin {folder}")
-        return
-    limits = runs.Limits(given.cell_limit, given.limit)
-    runs.run(given.profile, values=values, **common, side_by_side=given.jobs, limits=limits)
+
+def _sweep(given: argparse.Namespace, common: dict) -> int:
+    from fpnlib.runs import sweeps
+    from fpnlib.store import Manifest
+
+    if given.jobs is not None:
+        remedy = "in a sweep --workers says how many runs at a time"
+        raise ValueError(f"--jobs is of one run's notebooks; {remedy}")
+    cluster = {"seeds": given.seeds, "workers": given.workers, "scheduler": given.scheduler}
+    limits = (given.cell_limit, given.limit)
+    folder = sweeps.sweep(given.profile, limits=limits, **common, **cluster)
+    print(f"\n{(folder / Manifest.SUMMARY).read_text()}\nin {folder}")
+    return 0
 
 
 def _report(given: argparse.Namespace) -> int:
@@ -142,12 +137,14 @@ def _report(given: argparse.Namespace) -> int:
 def _verify(given: argparse.Namespace) -> int:
     from fpnlib.runs import verify
 
+    def say(line: str) -> None:
+        print(f"  {line}")
+
     wrong = []
     for folder in given.folders or _runs():
         print(f"{folder}:")
-        found = verify.verify(
-            folder, given.data, numbers=not given.files_only, say=lambda line: print(f"  {line}")
-        )
+        data, numbers = str(given.data or ""), not given.files_only
+        found = verify.verify(folder, data, numbers=numbers, say=say)
         wrong += [f"{folder}: {line}" for line in found]
     for line in wrong:
         print(f"does not hold: {line}", file=sys.stderr)
@@ -155,39 +152,46 @@ def _verify(given: argparse.Namespace) -> int:
 
 
 def _runs() -> list[Path]:
-    """The runs in ``outputs``. Raises FileNotFoundError where there is none."""
-    folders = [path.parent for path in sorted((PROJECT / "outputs").glob("*/manifest.json"))]
+    """The runs in ``outputs``."""
+    outputs = _project() / "outputs"
+    folders = [path.parent for path in sorted(outputs.glob("*/manifest.json"))]
     if not folders:
-        raise FileNotFoundError(
-            f"no run in {PROJECT / 'outputs'}; name a folder, or make one: make demo"
-        )
+        raise FileNotFoundError(f"no run in {outputs}; name a folder, or make one: make demo")
     return folders
 
 
-def _folder(out: str | None) -> str | None:
-    """A folder as the shell means it, named relative to the project where it lies inside."""
-    if out is None:
-        return None
-    path = Path(os.path.abspath(out))
-    return path.relative_to(PROJECT).as_posix() if path.is_relative_to(PROJECT) else str(path)
+def _project() -> Path:
+    from fpnlib.store import PROJECT
+
+    return PROJECT
+
+
+def _path(text: str) -> Path:
+    """A path as the shell means it: relative to the working directory, ``~`` is the user's home."""
+    return Path(os.path.abspath(os.path.expanduser(text)))
+
+
+def _folder(path: Path) -> str:
+    """A folder's name, relative to the project if it lies inside."""
+    project = _project()
+    return path.relative_to(project).as_posix() if path.is_relative_to(project) else str(path)
 
 
 def _values(assignments: list[str]) -> dict[str, object]:
-    pairs = [assignment.partition("=") for assignment in assignments]
-    for name, equals, _ in pairs:
+    values: dict[str, object] = {}
+    for assignment in assignments:
+        name, equals, value = assignment.partition("=")
         if not (name and equals):
             raise ValueError(f"--set takes name=value, got '{name}'")
-    names = [name for name, _, _ in pairs]
-    if twice := [name for name in names if names.count(name) > 1]:
-        raise ValueError(
-            f"--set gives {twice[0]} twice; for a run of each value give a list: {twice[0]}=[1,2]"
-        )
-    try:
-        return {name: yaml.safe_load(value) for name, _, value in pairs}
-    except yaml.YAMLError as error:
-        raise ValueError(
-            f"--set takes a value as YAML has it: {' '.join(str(error).split())}"
-        ) from None
+        if name in values:
+            remedy = f"for a run of each value give a list: {name}=[1,2]"
+            raise ValueError(f"--set gives {name} twice; {remedy}")
+        try:
+            values[name] = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            reason = " ".join(str(error).split())
+            raise ValueError(f"--set takes a value as YAML has it: {reason}") from None
+    return values
 
 
 def _seconds(text: str) -> float:
@@ -197,10 +201,20 @@ def _seconds(text: str) -> float:
     except ValueError:
         seconds = 0
     if not 0 < seconds < float("inf"):
-        raise argparse.ArgumentTypeError(
-            f"a time is a number of seconds, or like 90s, 15m or 2h, got '{text}'"
-        )
+        said = f"a time is a number of seconds, or like 90s, 15m or 2h, got '{text}'"
+        raise argparse.ArgumentTypeError(said)
     return seconds
+
+
+def _command(arguments: list[str]) -> str:
+    """The command that resumes: this one, without what would start over."""
+    python = Path(sys.executable)
+    if shutil.which(python.name) == sys.executable:
+        python = python.name
+    elif python.is_relative_to(Path.cwd()):
+        python = python.relative_to(Path.cwd())
+    kept = [argument for argument in arguments if argument != "--fresh"]
+    return shlex.join([str(python), "-m", "fpnlib", *kept])
 
 
 if __name__ == "__main__":

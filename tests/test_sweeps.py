@@ -12,7 +12,7 @@ from test_runner import write_notebook
 from fpnlib import plots, runs, store
 from fpnlib.__main__ import main
 from fpnlib.runs import report, sweeps, verify
-from fpnlib.runs.tables import summary, tidy, varied
+from fpnlib.runs.tables import gathered, varied
 from fpnlib.store import Manifest
 
 PARAMETERS = """out = "outputs/tiny"  # help the run's folder
@@ -33,7 +33,10 @@ if seed == fail:
     raise ValueError("no such luck")
 path = Path(out, "results", "00_tiny.json")
 path.parent.mkdir(parents=True, exist_ok=True)
-path.write_text(json.dumps(records))"""
+path.write_text(json.dumps(records))
+uses = Path(out, ".uses", "00_tiny.jsonl")
+uses.parent.mkdir(parents=True, exist_ok=True)
+uses.write_text(json.dumps({"file": "results/00_tiny.json"}) + "\\n")"""
 
 
 @pytest.fixture(scope="module")
@@ -321,7 +324,7 @@ def test_lists_fan_out_where_the_parameter_is_none_itself(notebooks):
     values = {"seed": [0, 1], "scale": [1, 2], "levels": [3, 4]}
     fans_out = runs.fan_out(values, (), notebooks)
     assert fans_out == {"seed": [0, 1], "scale": [1, 2]}
-    points = sweeps.grid(values, fans_out)
+    points = sweeps._grid(values, fans_out)
     assert list(points) == ["seed=0,scale=1", "seed=0,scale=2", "seed=1,scale=1", "seed=1,scale=2"]
     assert points["seed=1,scale=2"] == {"seed": 1, "scale": 2, "levels": [3, 4]}
     assert varied(points) == ["scale", "seed"]
@@ -329,7 +332,7 @@ def test_lists_fan_out_where_the_parameter_is_none_itself(notebooks):
 
 def test_folders_of_odd_values_stay_in_the_sweeps_folder():
     values = {"once": ["../../x", "a/b", "x" * 300]}
-    names = list(sweeps.grid(values, values))
+    names = list(sweeps._grid(values, values))
     assert len(set(names)) == 3
     assert all(
         "/" not in name and ".." not in name.split("-")[0][:5] and len(name) < 80 for name in names
@@ -349,7 +352,7 @@ def test_means_are_over_seeds_and_apart_for_what_else_varies(tmp_path):
         }
         store.write_json(tmp_path / "runs" / name / "results" / "00_tiny.json", [row])
         store.write_json(tmp_path / "runs" / name / "results" / "01_of_an_earlier_run.json", [row])
-    short = summary(tidy(tmp_path, points, ["scale", "seed"], ["00_tiny"]))
+    short = gathered(tmp_path, points, ["scale", "seed"], ["00_tiny"])[Manifest.SUMMARY]
     assert list(short["scale"]) == [1, 2] and list(short["mean"]) == [1.5, 3.0]
     assert list(short["standard deviation"]) == pytest.approx([0.5**0.5, 2**0.5])
     assert list(short["mean ± std"]) == ["1.5000 ± 0.7071", "3.0000 ± 1.4142"]
@@ -357,7 +360,7 @@ def test_means_are_over_seeds_and_apart_for_what_else_varies(tmp_path):
 
 def test_results_that_are_not_here_are_named(tmp_path):
     with pytest.raises(FileNotFoundError, match="the workers need to share this folder"):
-        tidy(tmp_path, {"seed=0": {"seed": 0}}, ["seed"], ["00_tiny"])
+        gathered(tmp_path, {"seed=0": {"seed": 0}}, ["seed"], ["00_tiny"])
 
 
 def test_the_sweeps_manifest_names_in_what_its_runs_differ(tmp_path, capsys):

@@ -171,7 +171,7 @@ def test_another_version_of_the_library_and_unlisted_files_are_said_and_no_fault
 
 def test_latents_that_are_not_kept_are_made_and_not_written(folder):
     before = sorted(folder.rglob("*"))
-    run = verify.Kept("02_base_models", **PARAMETERS | {"out": str(folder)})
+    run = verify._Kept("02_base_models", **PARAMETERS | {"out": str(folder)})
     made, _ = run.load_or_make_tensors("latents", {"base": 1}, lambda: {"z": torch.ones(2)})
     assert torch.equal(made["z"], torch.ones(2)) and sorted(folder.rglob("*")) == before
 

@@ -1,34 +1,80 @@
-"""Progress bars of a notebook that runs headlessly: on the terminal that started it, not in its executed copy."""
+"""Progress bars of a notebook's kernel: on the terminal that started the run, not in the executed copy."""
 
-import os
-import sys
-from itertools import count
+from __future__ import annotations
 
-import tqdm.auto
-import tqdm.std
+from collections.abc import Iterator, Mapping
+from html import unescape
 
+from tqdm import tqdm
 
-class TerminalBar(tqdm.std.tqdm):
-    """tqdm's bar on the process's own stderr, which ipykernel does not redirect into the notebook."""
-
-    def __init__(self, *args, **kwargs):
-        super().__init__(*args, **{"file": sys.__stderr__, "leave": False} | kwargs)
-
-    def set_postfix(self, ordered_dict=None, refresh=True, **values) -> None:
-        """As tqdm's; into a log it is written when a line is due, not each time."""
-        super().set_postfix(ordered_dict, refresh and sys.__stderr__.isatty(), **values)
-
-    @classmethod
-    def _get_free_pos(cls, instance=None) -> int:
-        """Lines below the runner's own, where several notebooks' processes draw on one terminal."""
-        taken = {
-            abs(bar.pos) for bar in cls._instances if bar is not instance and hasattr(bar, "pos")
-        }
-        return next(
-            line for line in count(int(os.environ.get("FPN_BARS_FROM", 0))) if line not in taken
-        )
+REFERENCE = "IPY_MODEL_"
+BOX, PARTS = "HBoxModel", ["HTMLModel", "FloatProgressModel", "HTMLModel"]
 
 
-def to_terminal() -> None:
-    """Let ``tqdm.auto`` draw on the terminal; to be called before others import it."""
-    tqdm.auto.tqdm = TerminalBar
+class Bars:
+    """The bars that tqdm draws in a kernel, each as a line on the terminal.
+
+    In a kernel, a bar of tqdm is a box of three widgets: a text, a bar and another text.
+
+    Args:
+        states: the state of each widget by its model's id, as nbclient keeps it.
+    """
+
+    def __init__(self, states: Mapping[str, dict]):
+        self._states = states
+        self._lines: dict[str, tqdm] = {}
+        self._box_of: dict[str, str] = {}
+
+    def show(self, model: str) -> bool:
+        """Begin a line if the widget is a bar; returns whether it is one."""
+        if not self._is_bar(model):
+            return False
+        self._box_of |= dict.fromkeys(self._parts(model), model)
+        shape = {"bar_format": "{desc}", "dynamic_ncols": True}
+        self._lines[model] = tqdm(leave=False, disable=None, **shape)
+        self.follow(model)
+        return True
+
+    def follow(self, model: str, closed: bool = False) -> None:
+        """Draw a line again because one of its widgets has changed or is ``closed``."""
+        box = self._box_of.get(model, model)
+        line = self._lines.get(box)
+        if line is None:
+            return
+        left, bar, right = [self._states[part] for part in self._parts(box)]
+        if closed or bar.get("bar_style") in ("success", "danger"):
+            self._lines.pop(box).close()
+            return
+        line.n, line.total = bar["value"], bar["max"]
+        texts = [_plain(text["value"]) for text in (left, right)]
+        line.bar_format = "  {}|{{bar:10}}|{}".format(*texts) if texts[0] else f"  {texts[1]}"
+        line.refresh()
+
+    def models(self) -> Iterator[str]:
+        """Ids of all models that belong to a bar, for a copy that does without them."""
+        for box in [model for model in self._states if self._is_bar(model)]:
+            for model in (box, *self._parts(box)):
+                state = self._states[model]
+                yield model
+                yield from (_id(state[look]) for look in ("layout", "style") if state.get(look))
+
+    def close(self) -> None:
+        """Remove the lines that are left."""
+        while self._lines:
+            self._lines.popitem()[1].close()
+
+    def _is_bar(self, model: str) -> bool:
+        kinds = [self._states.get(part, {}).get("_model_name") for part in self._parts(model)]
+        return self._states.get(model, {}).get("_model_name") == BOX and kinds == PARTS
+
+    def _parts(self, box: str) -> list[str]:
+        return [_id(child) for child in self._states.get(box, {}).get("children", ())]
+
+
+def _id(reference: str) -> str:
+    return reference.removeprefix(REFERENCE)
+
+
+def _plain(text: str) -> str:
+    """A widget's text without HTML and wide spaces, with braces doubled as in a format."""
+    return unescape(text).replace("\u2007", " ").replace("{", "{{").replace("}", "}}")

@@ -12,7 +12,7 @@ from fpnlib.store import write
 
 
 def with_text_of(source: NotebookNode, executed: NotebookNode) -> NotebookNode:
-    """The executed code cells amid the source's text, which may have been edited since."""
+    """Put the executed code cells amid the source's text, which may have been edited since."""
     code = [cell for cell in executed.cells if cell.cell_type == "code"]
     cells = []
     for cell in source.cells:
@@ -32,7 +32,7 @@ def save(notebook: NotebookNode, path: Path) -> None:
         for name in ("papermill", "execution"):
             part.metadata.pop(name, None)
         if "injected-parameters" in part.metadata.get("tags", ()):
-            part["id"] = "injected-parameters"  # papermill's is drawn anew each time
+            part["id"] = "injected-parameters"  # papermill draws it anew each time
     text = nbformat.writes(notebook)
     if not path.is_file() or path.read_text(encoding="utf-8") != text:
         write(path, text)

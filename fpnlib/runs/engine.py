@@ -1,7 +1,7 @@
 """One notebook's execution, as papermill's engine: cells in order, watched, within their time.
 
-papermill lets pass what fails inside a widget's callback (ipywidgets shows the traceback, and the cell counts as done),
-waits for a cell for ever, and says nothing of which cell runs; here these end in a :class:`CellError` or on the screen.
+papermill passes over what fails inside a widget's callback (ipywidgets shows the traceback, and the cell counts as done),
+waits for a cell for ever, and does not say which cell runs. Here these end in a :class:`CellError` or on the screen.
 """
 
 from __future__ import annotations
@@ -20,11 +20,13 @@ from nbformat import NotebookNode
 from papermill.clientwrap import PapermillNotebookClient
 from papermill.engines import Engine, NotebookExecutionManager, papermill_engines
 from papermill.exceptions import PapermillExecutionError
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
+from fpnlib.runs.bars import Bars
 from fpnlib.runs.kernel import ThisPython
 
 _ANSI = re.compile(r"\x1b\[[0-9;]*m")
+_VIEW = "application/vnd.jupyter.widget-view+json"
 
 
 class CellError(Exception):
@@ -36,106 +38,111 @@ class TimeUp(CellError):
 
 
 class Limits:
-    """How long each cell and the whole run may take, in seconds (None: any time); the run's clock starts here."""
+    """Seconds that each cell and the whole run may take (None: no limit). The run's clock starts here."""
 
     def __init__(self, cell: float | None = None, run: float | None = None):
         self.cell, self.run = cell, run
+        self.interrupted = False
+        self.kernels: list[ThisPython] = []
         self._end = math.inf if run is None else time.monotonic() + run
 
     def over(self) -> bool:
         """Whether the run's time is up."""
-        return time.monotonic() >= self._end
+        return self.interrupted or time.monotonic() >= self._end
 
     def stop(self) -> None:
-        """Let the run's time be up now, for it was interrupted."""
-        self.run, self._end = None, time.monotonic()
+        """End the run now, because it was interrupted: its kernels are killed."""
+        self.interrupted = True
+        for kernel in self.kernels:
+            kernel.kill()
 
     def for_a_cell(self) -> float | None:
         """Seconds that a cell which begins now may take."""
-        left = max(self._end - time.monotonic(), 0.001)
+        left = 0.001 if self.over() else self._end - time.monotonic()
         return None if self.cell is None and left == math.inf else min(left, self.cell or math.inf)
 
     def __str__(self) -> str:
         """The limit that ended a cell."""
-        if not self.over():
-            return f"the limit of {self.cell:g} s for a cell"
-        return "an interrupt" if self.run is None else f"the run's limit of {self.run:g} s"
-
-
-class Progress:
-    """A notebook's line on the screen: which cell of how many, and how that cell begins."""
-
-    def __init__(self, title: str, cells: list[NotebookNode]):
-        count = sum(cell.cell_type == "code" and bool(cell.source.strip()) for cell in cells)
-        shape = "{desc}: cell {n_fmt}/{total_fmt} |{bar:10}| {elapsed}{postfix}"
-        pace = {"mininterval": 0.1 if sys.stderr.isatty() else 5, "dynamic_ncols": True}
-        self.bar = tqdm(total=count, desc=title, bar_format=shape, leave=False, **pace)
-        self.cell = 0
-
-    def begin(self, cell: NotebookNode, cell_index: int) -> None:
-        """Show that ``cell`` is executed now."""
-        self.cell += 1
-        self.bar.set_postfix_str(cell.source.strip().splitlines()[0][:40], refresh=False)
-        self.bar.update()
+        if self.interrupted:
+            return "an interrupt"
+        whole = f"the run's limit of {self.run:g} s" if self.over() else ""
+        return whole or f"the limit of {self.cell:g} s for a cell"
 
 
 def execute(
-    source: Path,
-    target: Path,
-    parameters: dict,
-    *,
-    title: str,
-    limits: Limits,
-    env: dict[str, str],
-    bars_from: int,
+    source: Path, target: Path, parameters: dict, *, title: str, limits: Limits
 ) -> NotebookNode:
-    """Execute the notebook ``source`` with ``parameters``; returns the executed copy, which also grows at ``target``.
+    """Execute the notebook ``source`` with ``parameters``.
 
     Args:
+        target: where the executed copy grows meanwhile.
         title: of its line on the screen.
         limits: of its cells' time.
-        env: added to the environment of its process.
-        bars_from: how many lines of the screen are taken by notebooks; the bars of their processes come below.
+
+    Returns:
+        The executed copy.
 
     Raises:
         CellError: a cell failed, a widget's callback inside it too, took too long or lost its process.
         TimeUp: the whole run's time is up.
         OSError: ``target`` cannot be written.
     """
-    watched: list[Progress] = []  # filled by the engine, which papermill starts
-
-    def where() -> str:
-        cell = watched[0].cell if watched else 0
-        return f"{source.stem}, cell {cell}" if cell else f"{source.stem}, before its first cell"
-
-    options = dict(
-        engine_name="fpnlib", progress_bar=False, start_timeout=300, autosave_cell_every=0
-    )
-    watch = dict(title=title, limits=limits, env=env, bars_from=bars_from, watched=watched)
+    line, kernel = _Line(title), ThisPython()
+    options = {"engine_name": "fpnlib", "progress_bar": False, "autosave_cell_every": 0}
+    options |= {"start_timeout": 300, "line": line, "limits": limits, "kernel": kernel}
     try:
-        return papermill.execute_notebook(source, target, parameters, **options, **watch)
+        return papermill.execute_notebook(source, target, parameters, **options)
     except PapermillExecutionError as error:
-        raise CellError(f"{where()} failed:\n{_traceback(error)}") from None
+        raise CellError(f"{source.stem}, {line.cell} failed:\n{_traceback(error)}") from None
     except CellTimeoutError:
-        raise (TimeUp if limits.over() else CellError)(f"{where()}: stopped at {limits}") from None
+        kind = TimeUp if limits.over() else CellError
+        raise kind(f"{source.stem}, {line.cell}: stopped at {limits}") from None
     except DeadKernelError:
-        raise CellError(f"{where()}: its process died, most often for want of memory") from None
-    except (
-        RuntimeError
-    ) as error:  # before a cell: nbclient's word for a process that does not come up
-        if watched and watched[0].cell:
+        died = f"its process died, most often for want of memory{kernel.last_words}"
+        raise CellError(f"{source.stem}, {line.cell}: {died}") from None
+    except RuntimeError as error:  # nbclient's error for a process that does not come up
+        if line.number:
             raise
-        raise CellError(
-            f"{where()}: its process did not start ({' '.join(str(error).split())})"
-        ) from None
-    except OSError as error:  # papermill's of a full disk names no file
+        reason = f"({' '.join(str(error).split())}){kernel.last_words}"
+        raise CellError(f"{source.stem}, {line.cell}: its process did not start {reason}") from None
+    except OSError as error:  # papermill's error of a full disk names no file
         if error.errno is None or error.filename not in (None, str(target)):
             raise
         reason = f"({error.strerror}); expected a folder that can be written to"
         raise OSError(error.errno, f"cannot write {target} {reason}") from None
     finally:
-        if watched:
-            watched[0].bar.close()
+        line.close()
+
+
+class _Line:
+    """A notebook's line on the terminal: which cell of how many, and how that cell begins."""
+
+    def __init__(self, title: str):
+        self.number = 0
+        shape = "{desc}: cell {n_fmt}/{total_fmt} |{bar:10}| {elapsed}{postfix}"
+        self._bar = tqdm(
+            desc=title, bar_format=shape, leave=False, disable=None, dynamic_ncols=True
+        )
+
+    @property
+    def cell(self) -> str:
+        """The cell that runs now, in words."""
+        return f"cell {self.number}" if self.number else "before its first cell"
+
+    def expect(self, cells: list[NotebookNode]) -> None:
+        """Count the cells that have code."""
+        codes = [cell for cell in cells if cell.cell_type == "code" and cell.source.strip()]
+        self._bar.total = len(codes)
+
+    def begin(self, cell: NotebookNode, cell_index: int) -> None:
+        """Show that ``cell`` is executed now."""
+        self.number += 1
+        self._bar.set_postfix_str(cell.source.strip().splitlines()[0][:40], refresh=False)
+        self._bar.update()
+
+    def close(self) -> None:
+        """Remove the line."""
+        self._bar.close()
 
 
 class _Watched(Engine):
@@ -143,29 +150,23 @@ class _Watched(Engine):
 
     @classmethod
     def execute_managed_notebook(
-        cls,
-        nb_man: NotebookExecutionManager,
-        kernel_name: str,
-        *,
-        title,
-        limits,
-        env,
-        bars_from,
-        watched,
-        **options,
+        cls, nb_man: NotebookExecutionManager, kernel_name: str, *, line, limits, kernel, **options
     ) -> None:
-        progress = Progress(title, nb_man.nb.cells)
-        watched.append(progress)
+        line.expect(nb_man.nb.cells)
+        limits.kernels.append(kernel)
         client = _Client(
             nb_man,
-            kernel_name=kernel_name,
-            kernel_manager_class=ThisPython,
+            km=kernel,
             startup_timeout=options["start_timeout"],
             timeout_func=lambda cell: limits.for_a_cell(),
-            on_cell_execute=progress.begin,
+            on_cell_execute=line.begin,
         )
-        client.log.setLevel("CRITICAL")  # what it has to say, CellError says
-        client.execute(env=env | {"FPN_BARS_FROM": str(bars_from + abs(progress.bar.pos))})
+        client.log.setLevel("CRITICAL")  # CellError says it
+        try:
+            client.execute(cleanup_kc=True)
+        finally:
+            client.bars.close()
+            limits.kernels.remove(kernel)
 
 
 papermill_engines.register("fpnlib", _Watched)
@@ -175,36 +176,56 @@ class _Output(OutputWidget):
     """An Output widget's state, told to the kernel without losing what the kernel says meanwhile."""
 
     def send(self, *args, **options) -> None:
-        """As nbclient's; but to send takes up the signal that the cell's reply has come, so the socket is asked for it."""
+        """As nbclient's. Sending takes up the signal that the cell's reply has come, so ask the socket for it."""
         super().send(*args, **options)
         self.kernel_client.shell_channel.socket.get(zmq.EVENTS)
 
 
 class _Client(PapermillNotebookClient):
-    """Executes cells; an error that ipywidgets caught and only showed fails its cell like any other."""
+    """Executes cells. An error that ipywidgets caught and only showed fails its cell; bars go to the terminal."""
 
     def __init__(self, *args, **options):
         super().__init__(*args, **options)
         self.widget_registry = {"@jupyter-widgets/output": {"OutputModel": _Output}}
 
+    def reset_execution_trackers(self) -> None:
+        """As nbclient's, which forgets all widgets."""
+        super().reset_execution_trackers()
+        self.bars = Bars(self.widget_state)
+
+    def process_message(
+        self, msg: dict, cell: NotebookNode, cell_index: int
+    ) -> NotebookNode | None:
+        """As nbclient's, but a progress bar is drawn here instead."""
+        kind, content = msg["msg_type"], msg["content"]
+        if kind == "display_data" and self.bars.show(
+            content["data"].get(_VIEW, {}).get("model_id", "")
+        ):
+            return None
+        output = super().process_message(msg, cell, cell_index)
+        if kind in ("comm_msg", "comm_close"):
+            self.bars.follow(content["comm_id"], closed=kind == "comm_close")
+        return output
+
+    def set_widgets_metadata(self) -> None:
+        """As nbclient's, without the bars."""
+        for model in list(self.bars.models()):
+            self.widget_state.pop(model, None)
+        super().set_widgets_metadata()
+
     def execute_cell(self, cell: NotebookNode, cell_index: int, **options) -> NotebookNode:
+        """As nbclient's, and raises CellExecutionError for an error inside a widget."""
         cell = super().execute_cell(cell, cell_index, **options)
         if "raises-exception" in cell.metadata.get("tags", ()):
             return cell
-        widgets = [
-            widget for widget in self.comm_objects.values() if isinstance(widget, OutputWidget)
-        ]
-        hidden = [
-            output
-            for widget in widgets
-            for output in widget.outputs
-            if output["output_type"] == "error"
-        ]
-        for error in [
-            output for output in cell.get("outputs", ()) if output.output_type == "error"
-        ] + hidden:
-            if error in hidden:
-                cell.outputs.append(NotebookNode(error))
+        shown = [output for output in cell.get("outputs", ()) if output.output_type == "error"]
+        hidden = []
+        for widget in self.comm_objects.values():
+            if isinstance(widget, OutputWidget):
+                hidden += [output for output in widget.outputs if output["output_type"] == "error"]
+        if hidden and not shown:
+            cell.outputs.append(NotebookNode(hidden[0]))
+        for error in shown + hidden:
             raise CellExecutionError("\n".join(error["traceback"]), error["ename"], error["evalue"])
         return cell
 

@@ -1,4 +1,4 @@
-"""Starting over: what runs and sweeps have left is removed, and nothing else."""
+"""Starting over: removes what runs and sweeps have left, and nothing else."""
 
 from __future__ import annotations
 
@@ -9,17 +9,16 @@ SHOWN = ("notebooks", "figures", "tables", "results")
 
 
 def refuse_strangers(manifest: Manifest) -> None:
-    """Raises ValueError where starting over would empty folders that no run has made."""
+    """Raise ValueError if starting over would empty folders that no run has made."""
     marks = manifest.path, manifest.folder / ".run.lock"
     if not any(mark.is_file() for mark in marks) and manifest.unlisted():
-        raise ValueError(
-            f"{manifest.folder} is no run's folder, and starting over would empty it; give another --out"
-        )
+        said = "is no run's folder, and starting over would empty it; give another --out"
+        raise ValueError(f"{manifest.folder} {said}")
 
 
 def clear(manifest: Manifest) -> None:
     """Remove what a run leaves, and nothing else that may stand in its folder."""
-    for kind in {*SHOWN, *manifest.KEPT}:
+    for kind in {*SHOWN, *manifest.KEPT, ".uses"}:
         for path in sorted((manifest.folder / kind).rglob("*"), reverse=True):
             path.rmdir() if path.is_dir() and not path.is_symlink() else path.unlink()
     for path in (manifest.folder / manifest.GRID, manifest.path):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-import weakref
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -17,69 +16,80 @@ from jupyter_client.manager import AsyncKernelManager
 from fpnlib.store import PROJECT
 
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS")
+LONGEST_SOCKET = 107
+"""Characters of a socket's path that POSIX systems take."""
 
 
 class ThisPython(AsyncKernelManager):
-    """Starts kernels with the Python that runs this very process, whatever kernels are installed."""
+    """Starts kernels with the Python that runs this process, whatever kernels are installed."""
 
-    alive: weakref.WeakSet[ThisPython] = weakref.WeakSet()
-    _sockets: TemporaryDirectory | None = None
+    last_words = ""
+    """The last line that the kernel wrote to its own stderr, in parentheses, once it has ended."""
+    _folder: TemporaryDirectory | None = None
 
     @property
     def kernel_spec(self) -> KernelSpec:
-        options = {
-            "log_level": "CRITICAL",  # it calls its own end an error
-            # Bars and low-level output go to the kernel's own stderr, the terminal, and not into the notebook.
-            "capture_fd_output": False,
-            "exec_lines": "__import__('fpnlib.runs.bars').bars.to_terminal()",
-        }
-        extra = [f"--IPKernelApp.{name}={value}" for name, value in options.items()]
-        return KernelSpec(**get_kernel_dict(extra_arguments=extra))
+        """The command: what low-level code prints stays out of the notebook."""
+        options = ["--IPKernelApp.log_level=CRITICAL", "--IPKernelApp.capture_fd_output=False"]
+        return KernelSpec(**get_kernel_dict(extra_arguments=options))
 
-    async def start_kernel(self, *, env: dict[str, str], **options) -> None:
-        """Start one in the project's folder; ``env`` is added to this process's environment."""
-        defaults = (
-            dict.fromkeys(THREADS, str(threads()))
-            | {
-                "CUBLAS_WORKSPACE_CONFIG": ":4096:8",  # deterministic matrix products on a GPU
-                "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1",  # large pages: a ConvVAE's training step takes a fifth less
-                "PYDEVD_DISABLE_FILE_VALIDATION": "1",  # keeps the debugger's advice off the screen
-                "TQDM_MININTERVAL": "0.1" if sys.stderr.isatty() else "10",
-            }
-        )
-        path = os.pathsep.join(filter(None, (str(PROJECT), os.environ.get("PYTHONPATH"))))
-        fixed = {"PYTHONHASHSEED": "0", "PYTHONPATH": path}
-        if os.name == "posix":
-            # Ports are picked before the kernel takes them, and another process may be faster; sockets in a folder of
-            # their own are nobody else's. The folder is in /tmp or the like: such a path has a hundred characters at most.
-            self._sockets = TemporaryDirectory(prefix="fpn-", ignore_cleanup_errors=True)
-            self.transport = "ipc"
-            self.ip = str(Path(self._sockets.name, "kernel"))
-        self.alive.add(self)
-        await super()._async_start_kernel(
-            env=defaults | os.environ | fixed | env, cwd=str(PROJECT), **options
-        )
+    async def start_kernel(self, **options) -> None:
+        """Start a kernel in the project's folder; what it writes to its own stderr goes to a file."""
+        self._folder = TemporaryDirectory(prefix="fpn-", ignore_cleanup_errors=True)
+        # Another process may take a port between its choice and its use. A socket in a folder is nobody else's.
+        socket = str(Path(self._folder.name, "kernel"))
+        if os.name == "posix" and len(f"{socket}-10") <= LONGEST_SOCKET:
+            self.transport, self.ip = "ipc", socket
+        with open(self._screen, "wb") as screen:
+            place = {"cwd": str(PROJECT), "stdout": screen, "stderr": screen}
+            await super()._async_start_kernel(env=_environment(), **options | place)
 
     async def cleanup_resources(self, restart: bool = False) -> None:
-        """Remove what the kernel leaves, its sockets' folder too."""
+        """Remove what the kernel leaves, its folder too."""
         await super().cleanup_resources(restart=restart)
-        if self._sockets and not restart:
-            self._sockets.cleanup()
+        if self._folder and not restart:
+            if self._screen.is_file():
+                lines = self._screen.read_text(errors="replace").split("\n")
+                self.last_words = next(
+                    (f" ({line.strip()})" for line in lines[::-1] if line.strip()), ""
+                )
+            self._folder.cleanup()
 
-    @classmethod
-    def kill_all(cls) -> None:
-        """End every kernel at once; whoever waits for one learns that it died."""
-        for manager in list(cls.alive):
-            process = getattr(manager.provisioner, "process", None)
-            if process is not None and process.poll() is None:
-                process.kill()
+    def kill(self) -> None:
+        """End the kernel at once; whoever waits for it learns that it died."""
+        process = getattr(self.provisioner, "process", None)
+        if process is not None and process.poll() is None:
+            process.kill()
 
-
-def threads() -> int:
-    """Threads in each kernel. On a CPU one: the same bits whatever the number of cores, which notebooks share out."""
-    return cpu_count() if torch.cuda.is_available() else 1
+    @property
+    def _screen(self) -> Path:
+        return Path(self._folder.name, "screen")
 
 
 def jobs() -> int:
-    """Notebooks at a time, where nothing else is asked for: one a core, or one on a GPU."""
+    """Default number of notebooks at a time: one a core, or one on a GPU."""
     return 1 if torch.cuda.is_available() else cpu_count()
+
+
+def _environment() -> dict[str, str]:
+    """This process's environment with defaults that the user may override, and with what every kernel needs."""
+    # On a CPU one thread: the same bits whatever the number of cores, which notebooks share out.
+    threads = str(cpu_count() if torch.cuda.is_available() else 1)
+    defaults = dict.fromkeys(THREADS, threads) | {
+        "CUBLAS_WORKSPACE_CONFIG": ":4096:8",  # deterministic matrix products on a GPU
+        "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1",  # large pages: a fifth less for a ConvVAE's step
+        "PYDEVD_DISABLE_FILE_VALIDATION": "1",  # no advice of the debugger
+    }
+    if not sys.stderr.isatty():
+        defaults["TQDM_DISABLE"] = "1"  # nobody sees the bars
+    path = os.pathsep.join(filter(None, (str(PROJECT), os.environ.get("PYTHONPATH"))))
+    fixed = {
+        "MPLBACKEND": "module://matplotlib_inline.backend_inline",
+        "PYTHONHASHSEED": "0",
+        "PYTHONPATH": path,
+    }
+    if data := os.environ.get("FPN_DATA"):
+        fixed["FPN_DATA"] = os.path.abspath(
+            os.path.expanduser(data)
+        )  # the kernel's folder is another
+    return defaults | os.environ | fixed

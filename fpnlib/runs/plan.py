@@ -1,9 +1,11 @@
-"""What a run is to do: which notebooks, with which parameters; every mistake is found before anything runs."""
+"""What a run is to do: which notebooks, with which parameters. Every mistake is found before anything runs."""
 
 from __future__ import annotations
 
 import ast
+import json
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import nbformat
@@ -13,6 +15,29 @@ from nbformat import NotebookNode
 from fpnlib import checks
 from fpnlib.store import PROJECT, Manifest
 
+Groups = dict[str, dict[str, object]]
+KINDS = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
+KINDS |= {list: "a list"}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What :func:`plan` returns.
+
+    Args:
+        out: the run's folder, relative to the project, or absolute.
+        tasks: each chosen notebook's parameters.
+        groups: the families' settings that the profile and the overrides give, by family.
+    """
+
+    out: str
+    tasks: dict[Path, dict[str, object]]
+    groups: Groups
+
+    def groups_for(self, notebook: Path) -> Groups:
+        """The groups, if the notebook takes a profile."""
+        return self.groups if "profile" in self.tasks[notebook] else {}
+
 
 def plan(
     profile: str,
@@ -20,28 +45,25 @@ def plan(
     only: Iterable[str],
     values: Mapping[str, object],
     notebooks: Path,
-) -> tuple[str, dict[Path, dict[str, object]]]:
-    """The run's folder, and each chosen notebook's parameters; arguments and errors as for :func:`fpnlib.runs.run`."""
-    values = dict(values) | ({"out": out} if out is not None else {})
-    declared = {path: parameters(path) for path in sorted(notebooks.glob("*.ipynb"))}
-    chosen = select(declared, only)
-    given = {"out": f"outputs/{profile}"} | read_profile(notebooks / "profiles", profile)
-    refuse_unknown(given, declared.values())
-    refuse_unknown(values, [declared[path] for path in chosen])
-    given |= values
-    out = fitting("out", given["out"], "outputs/demo")
-    _refuse_sources(PROJECT / out, notebooks.resolve())
-    return out, {
-        path: {
-            name: fitting(name, given.get(name, default), default)
-            for name, default in declared[path].items()
-        }
-        for path in chosen
-    }
+) -> Plan:
+    """Plan a run; arguments and errors as for :func:`fpnlib.runs.run`."""
+    declared = _declared(notebooks)
+    chosen = _select(declared, only)
+    flat, groups = read_profile(notebooks / "profiles", profile)
+    _refuse_unknown([*flat, *(["profile"] if groups else [])], declared.values())
+    if "profile" in values:
+        raise ValueError("the profile is given with --profile, not with --set")
+    given = _with_override(values, [declared[path] for path in chosen])
+    given = {"out": f"outputs/{profile}"} | flat | given | {"profile": profile}
+    given |= {"out": out} if out is not None else {}
+    folder = _fitting("out", given["out"], "outputs/demo")
+    _refuse_sources(PROJECT / folder, notebooks.resolve())
+    tasks = {path: _settings(path, declared[path], given) for path in chosen}
+    return Plan(folder, tasks, _resolved(groups, given.get("override", "")))
 
 
 def source_of(notebook: Path) -> NotebookNode:
-    """A notebook to be executed. Raises ValueError, in one line that names it, where the file holds none."""
+    """A notebook to be executed. Raises ValueError, in one line that names it, if the file holds none."""
     try:
         return nbformat.read(notebook, as_version=4)
     except OSError:
@@ -52,50 +74,37 @@ def source_of(notebook: Path) -> NotebookNode:
 
 
 def parameters(notebook: Path) -> dict[str, object]:
-    """Names and default values in the cell tagged ``parameters``; empty where there is none.
+    """Names and default values in the cell tagged ``parameters``; empty if there is none.
 
     Raises:
-        ValueError: no notebook, or a default that is not a plain value: derived values stand in the next cell, after
+        ValueError: no notebook, or a default that is not a plain value. Derived values stand in the next cell, after
             papermill's.
     """
     for cell in source_of(notebook).cells:
         if "parameters" in cell.metadata.get("tags", ()):
-            return dict(
-                _assigned(statement, notebook.name)
-                for statement in _statements(cell.source, notebook.name)
-            )
+            statements = _statements(cell.source, notebook.name)
+            return dict(_assigned(statement, notebook.name) for statement in statements)
     return {}
 
 
-def select(notebooks: Iterable[Path], only: Iterable[str]) -> list[Path]:
-    """The notebooks whose names are or start with one of ``only``, in order; all where it is empty.
-
-    Raises:
-        ValueError: nothing fits, or there are no notebooks at all.
-    """
-    notebooks, wanted = list(notebooks), [name.removesuffix(".ipynb") for name in only]
-    if not notebooks:
-        raise ValueError("no notebooks found; expected *.ipynb files")
-    for name in wanted:
-        if not any(path.stem.startswith(name) for path in notebooks):
-            raise checks.unknown("notebook", name, [path.stem for path in notebooks])
-    return [path for path in notebooks if not wanted or path.stem.startswith(tuple(wanted))]
-
-
 def fan_out(values: Mapping[str, object], only: Iterable[str], notebooks: Path) -> dict[str, list]:
-    """Those of ``values`` that fan out: lists for parameters that are no lists themselves."""
+    """Those of ``values`` that fan out in a sweep: lists for parameters that are no lists themselves."""
+    declared = _declared(notebooks)
     defaults: dict[str, object] = {}
-    for path in select(sorted(notebooks.glob("*.ipynb")), only):
-        defaults |= parameters(path)
+    for path in _select(declared, only):
+        defaults |= declared[path]
+    lists = {name: value for name, value in values.items() if isinstance(value, list)}
     return {
-        name: value
-        for name, value in values.items()
-        if isinstance(value, list) and not isinstance(defaults.get(name), list)
+        name: value for name, value in lists.items() if not isinstance(defaults.get(name), list)
     }
 
 
-def read_profile(folder: Path, name: str) -> dict[str, object]:
-    """A profile's parameters. Raises ValueError on an unknown name or on anything but a flat mapping."""
+def read_profile(folder: Path, name: str) -> tuple[dict[str, object], Groups]:
+    """A profile's parameters of notebooks, and its settings by family.
+
+    Raises:
+        ValueError: an unknown name, or a file of another shape; one line.
+    """
     path = folder / f"{name}.yaml"
     if not path.is_file():
         raise checks.unknown("profile", name, sorted(file.stem for file in folder.glob("*.yaml")))
@@ -103,24 +112,105 @@ def read_profile(folder: Path, name: str) -> dict[str, object]:
         given = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
     except yaml.YAMLError as error:
         raise ValueError(f"{path.name} is not valid YAML: {' '.join(str(error).split())}") from None
-    if not isinstance(given, dict) or any(isinstance(value, dict) for value in given.values()):
-        raise ValueError(f"{path.name} must be a flat mapping, one 'name: value' a line")
-    return given
+    if not isinstance(given, dict):
+        raise ValueError(f"{path.name} must be a mapping, one 'name: value' a line")
+    groups = {key: value for key, value in given.items() if isinstance(value, dict)}
+    for key, group in groups.items():
+        if any(isinstance(value, dict) for value in group.values()):
+            raise ValueError(f"{path.name}: the group '{key}' must hold 'name: value' lines only")
+    return {key: value for key, value in given.items() if key not in groups}, groups
 
 
-def refuse_unknown(given: Iterable[str], declared: Iterable[Iterable[str]]) -> None:
-    """Raises ValueError, with the nearest name, for a parameter that no notebook declares."""
+def _declared(notebooks: Path) -> dict[Path, dict[str, object]]:
+    """The parameters of each notebook in a folder."""
+    paths = sorted(notebooks.glob("*.ipynb"))
+    if not paths and not (PROJECT / "notebooks").is_dir():
+        clone = "git clone the repository, then pip install -e . in it"
+        raise ValueError(f"no notebooks found: fpnlib runs them from a checkout ({clone})")
+    if not paths:
+        raise ValueError(f"no notebooks found in {notebooks}; expected *.ipynb files")
+    return {path: parameters(path) for path in paths}
+
+
+def _select(notebooks: Iterable[Path], only: Iterable[str]) -> list[Path]:
+    """The notebooks whose names are or start with one of ``only``, in order; all if it is empty."""
+    notebooks, wanted = list(notebooks), [name.removesuffix(".ipynb") for name in only]
+    for name in wanted:
+        if not any(path.stem.startswith(name) for path in notebooks):
+            raise checks.unknown("notebook", name, [path.stem for path in notebooks])
+    return [path for path in notebooks if not wanted or path.stem.startswith(tuple(wanted))]
+
+
+def _refuse_unknown(given: Iterable[str], declared: Iterable[Iterable[str]]) -> None:
+    """Raise ValueError, with the nearest name, for a parameter that no notebook declares."""
     names = sorted({name for one in declared for name in one})
     for name in given:
         if name not in names and name != "out":
             raise checks.unknown("parameter", name, names)
 
 
-def fitting(name: str, value: object, default: object) -> object:
-    """``value`` as the default's type; whole numbers serve as floats, and YAML's text ``1e-3`` is a number.
+def _with_override(values: Mapping[str, object], declared: list[dict]) -> dict[str, object]:
+    """``values`` with those of dotted names joined to one text, the parameter ``override``."""
+    flat = {name: value for name, value in values.items() if "." not in name}
+    _refuse_unknown(flat, declared)
+    dotted = {name: value for name, value in values.items() if "." in name}
+    if not dotted:
+        return flat
+    if not any("override" in one for one in declared):
+        _refuse_unknown(dotted, declared)
+    parts = [f"{name}={_text(name, value)}" for name, value in dotted.items()]
+    return flat | {"override": " ".join([*str(flat.get("override", "")).split(), *parts])}
 
-    Raises:
-        TypeError: another type; a default of None takes anything.
+
+def _text(name: str, value: object) -> str:
+    """A value as YAML has it, without spaces."""
+    text = value if isinstance(value, str) else json.dumps(value, separators=(",", ":"))
+    if text.split() != [text]:
+        raise ValueError(f"'{name}' must be a value without spaces, got {value!r}")
+    return text
+
+
+def _resolved(groups: Groups, override: object) -> Groups:
+    """The families' settings as the profile and the overrides give them."""
+    # Here families.settings.resolve(family, profile, override) will check names and types.
+    resolved = {family: dict(group) for family, group in groups.items()}
+    for part in str(override).split():
+        name, equals, value = part.partition("=")
+        family, dot, setting = name.partition(".")
+        if not (equals and dot and family and setting):
+            raise ValueError(f"an override is 'family.name=value', got '{part}'")
+        resolved.setdefault(family, {})[setting] = yaml.safe_load(value)
+    return resolved
+
+
+def _settings(notebook: Path, declared: dict, given: Mapping[str, object]) -> dict[str, object]:
+    """A notebook's parameters: the given values, else its defaults."""
+    settings = {}
+    for name, default in declared.items():
+        settings[name] = _fitting(name, given.get(name, default), default)
+        if settings[name] != default:
+            _refuse_unknown_dataset(notebook, settings[name], default)
+    seed = settings.get("seed", 0)
+    if isinstance(seed, int) and seed < 0:
+        raise ValueError(f"parameter 'seed' must be 0 or more, got {seed}")
+    return settings
+
+
+def _refuse_unknown_dataset(notebook: Path, value: object, default: object) -> None:
+    """Raise ValueError for a dataset that neither the library nor the notebook itself names."""
+    if not isinstance(value, str) or ":" in value:
+        return
+    from fpnlib.data import DATASETS  # heavy, and needed only for other datasets than the default
+
+    if default in DATASETS and value not in DATASETS:
+        if not any(value in cell.source for cell in source_of(notebook).cells):
+            raise checks.unknown("dataset", value, DATASETS)
+
+
+def _fitting(name: str, value: object, default: object) -> object:
+    """``value`` as the default's type. Whole numbers serve as floats, and YAML's text ``1e-3`` is a number.
+
+    A default of None takes anything.
     """
     if default is None:
         return value
@@ -131,46 +221,31 @@ def fitting(name: str, value: object, default: object) -> object:
             pass
     elif type(value) is type(default):
         return value
-    kinds = {
-        bool: "true or false",
-        int: "a whole number",
-        float: "a number",
-        str: "text",
-        list: "a list",
-    }
-    raise TypeError(
-        f"parameter '{name}' must be {kinds.get(type(default), type(default).__name__)} like {default!r}, got {value!r}"
-    )
+    kind = KINDS.get(type(default), type(default).__name__)
+    raise TypeError(f"parameter '{name}' must be {kind} like {default!r}, got {value!r}")
 
 
 def _refuse_sources(folder: Path, notebooks: Path) -> None:
-    """Raises ValueError where a run's own folders would hold the notebooks that it executes."""
+    """Raise ValueError if a run's own folders would hold the notebooks that it executes."""
     for kind in ("notebooks", *Manifest.KEPT):
         if notebooks.is_relative_to((folder / kind).resolve()):
-            raise ValueError(
-                f"a run into {folder} would overwrite the notebooks in {notebooks}; give another --out"
-            )
+            said = f"would overwrite the notebooks in {notebooks}; give another --out"
+            raise ValueError(f"a run into {folder} {said}")
 
 
 def _statements(source: str, where: str) -> list[ast.stmt]:
     try:
         return ast.parse(source).body
     except SyntaxError as error:
-        raise ValueError(
-            f"{where}: its parameters are no Python: {error.msg}, line {error.lineno}"
-        ) from None
+        said = f"its parameters are no Python: {error.msg}, line {error.lineno}"
+        raise ValueError(f"{where}: {said}") from None
 
 
 def _assigned(statement: ast.stmt, where: str) -> tuple[str, object]:
-    target = (
-        statement.targets[0]
-        if isinstance(statement, ast.Assign)
-        else getattr(statement, "target", None)
-    )
+    assigned = isinstance(statement, ast.Assign)
+    target = statement.targets[0] if assigned else getattr(statement, "target", None)
     try:
         return target.id, ast.literal_eval(statement.value)
     except (AttributeError, ValueError):
-        line = ast.unparse(statement)
-        raise ValueError(
-            f"{where}: a parameter must be 'name = plain value', got '{line}'; derive it in the next cell"
-        ) from None
+        said = f"a parameter must be 'name = plain value', got '{ast.unparse(statement)}'"
+        raise ValueError(f"{where}: {said}; derive it in the next cell") from None

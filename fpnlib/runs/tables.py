@@ -1,4 +1,4 @@
-"""A sweep's tables: every number of its runs, and their means; the same bits from the same results, whoever gathers them."""
+"""A sweep's tables: every number of its runs, and their means. The same results give the same bits."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from fpnlib.store import Manifest, Results
 
 RUNS = "tables/runs.csv"
 """A row for each number of each run; their means are ``Manifest.SUMMARY``."""
+SPREAD = ["paper", "mean", "standard deviation", "least", "most", "runs", "mean ± std"]
 
 
 def varied(points: Mapping[str, Mapping[str, object]]) -> list[str]:
@@ -20,47 +21,46 @@ def varied(points: Mapping[str, Mapping[str, object]]) -> list[str]:
     return sorted(names, key=lambda name: name == "seed")
 
 
-def tidy(
-    folder: Path,
-    points: Mapping[str, Mapping[str, object]],
-    names: Sequence[str],
-    notebooks: Sequence[str],
-) -> pd.DataFrame:
-    """One row for each number that ``notebooks`` left in each run: what varied, notebook, quantity, value, paper's, n.
-
-    Raises:
-        FileNotFoundError: a run without results, as where workers do not share this folder.
-        ValueError: damaged results.
-    """
-    rows = []
-    for name, point in points.items():
-        paths = [folder / "runs" / name / "results" / f"{notebook}.json" for notebook in notebooks]
-        results = [path for path in paths if path.is_file()]
-        if not results:
-            raise FileNotFoundError(
-                f"{folder / 'runs' / name} has no results; the workers need to share this folder"
-            )
-        for path in results:
-            for record in Results.read(path):
-                of_it = {key: record.get(key) for key in ("quantity", "value", "paper", "n")}
-                rows.append({key: point[key] for key in names} | {"notebook": path.stem} | of_it)
-    table = pd.DataFrame(rows)
-    return table.astype({"value": float, "paper": float, "n": "Int64"})
-
-
 def gathered(
     folder: Path,
     points: Mapping[str, Mapping[str, object]],
     names: Sequence[str],
     notebooks: Sequence[str],
 ) -> dict[str, pd.DataFrame]:
-    """A sweep's tables by their names; arguments and errors as for :func:`tidy`."""
-    table = tidy(folder, points, names, notebooks)
-    return {RUNS: table, Manifest.SUMMARY: summary(table)}
+    """A sweep's tables by their names.
+
+    Args:
+        points: the parameters of each run, by its name.
+        names: the parameters that vary.
+        notebooks: those whose results count.
+
+    Raises:
+        FileNotFoundError: a run without results, as when workers do not share this folder.
+        ValueError: damaged results.
+    """
+    rows = []
+    for name, point in points.items():
+        rows += _rows(folder / "runs" / name, {key: point[key] for key in names}, notebooks)
+    table = pd.DataFrame(rows).astype({"value": float, "paper": float, "n": "Int64"})
+    return {RUNS: table, Manifest.SUMMARY: _summary(table)}
 
 
-def summary(table: pd.DataFrame) -> pd.DataFrame:
-    """Mean and standard deviation (n − 1) over the seeds, one row for each quantity and each value of what else varied."""
+def _rows(run: Path, varying: Mapping[str, object], notebooks: Sequence[str]) -> list[dict]:
+    """One row for each number of a run: what varied, notebook, quantity, value, paper's, n."""
+    paths = [run / "results" / f"{notebook}.json" for notebook in notebooks]
+    results = [path for path in paths if path.is_file()]
+    if not results:
+        raise FileNotFoundError(f"{run} has no results; the workers need to share this folder")
+    rows = []
+    for path in results:
+        for record in Results.read(path):
+            of_it = {key: record.get(key) for key in ("quantity", "value", "paper", "n")}
+            rows.append({**varying, "notebook": path.stem, **of_it})
+    return rows
+
+
+def _summary(table: pd.DataFrame) -> pd.DataFrame:
+    """Mean and standard deviation (n − 1) over the seeds, for each quantity and each value of what else varied."""
     apart = [name for name in table.columns if name not in ("seed", "value", "paper", "n")]
     rows = []
     for keys, group in table.groupby(apart, sort=False, dropna=False):
@@ -68,16 +68,4 @@ def summary(table: pd.DataFrame) -> pd.DataFrame:
         mean, deviation = value.mean(), value.std()
         text = f"{mean:.4f} ± {deviation:.4f}" if len(value) > 1 else f"{mean:.4f}"
         rows.append([*keys, paper, mean, deviation, value.min(), value.max(), len(value), text])
-    return pd.DataFrame(
-        rows,
-        columns=[
-            *apart,
-            "paper",
-            "mean",
-            "standard deviation",
-            "least",
-            "most",
-            "runs",
-            "mean ± std",
-        ],
-    )
+    return pd.DataFrame(rows, columns=[*apart, *SPREAD])

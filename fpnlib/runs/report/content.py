@@ -1,18 +1,17 @@
-"""What the page of a run shows, as plain values: read from its folder, put in order, nothing computed anew."""
+"""What the page of a run shows, as plain values: read from its folder and put in order; nothing is computed anew."""
 
 from __future__ import annotations
 
 import base64
 import csv
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from fpnlib.store import Manifest, damaged, read_json
 
 NEAR = 0.02
-"""A number is green where it is better than the paper's, or short of it by at most this share of the paper's."""
+"""A number is green if it is better than the paper's, or short of it by at most this share of the paper's."""
 WHOLE_TABLE, PART_OF_TABLE = 40, 8
 """Rows of a table that is shown as a whole; rows shown of a longer one."""
 PICTURES = {b"\x89PNG\r\n\x1a\n": "image/png", b"\xff\xd8\xff": "image/jpeg"}
@@ -20,7 +19,7 @@ PICTURES = {b"\x89PNG\r\n\x1a\n": "image/png", b"\xff\xd8\xff": "image/jpeg"}
 
 @dataclass(frozen=True)
 class Number:
-    """One result beside the paper's, of those of which more is better. A sweep's has a ``deviation`` over ``runs``.
+    """One result beside the paper's; more is better. A sweep's has a ``deviation`` over ``runs``.
 
     Raises:
         TypeError: text where a number belongs, or the other way round.
@@ -45,63 +44,18 @@ class Number:
 
     @property
     def difference(self) -> float | None:
-        """Ours less the paper's; None where the paper has none."""
+        """Ours less the paper's; None if the paper has none."""
         return None if self.paper is None else self.value - self.paper
 
     @property
     def standing(self) -> str:
-        """ "better" than the paper's (or equal), "near" it, "short" of it, or "" where the paper has none."""
+        """Whether it is "better" than the paper's (or equal), "near" it or "short" of it; "" if the paper has none."""
         if self.paper is None:
             return ""
-        short = self.paper - self.value
-        return (
-            "better"
-            if short <= 0
-            else "near"
-            if short <= NEAR * abs(self.paper) + 1e-12
-            else "short"
-        )
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-
-
-@dataclass(frozen=True)
-class Table:
-    """A table's first rows, or all of them, of ``count``."""
-
-    name: str
-    file: str
-    head: list[str]
-    rows: list[list[str]]
-    count: int
-
-
-@dataclass(frozen=True)
-class Figure:
-    """A picture, whole, as a data URI."""
-
-    name: str
-    file: str
-    source: str
-
-
-@dataclass(frozen=True)
-class Section:
-    """What one notebook left.
-
-    Its executed copies by what to call them, its entry in the manifest, and its numbers with the file that has them.
-    """
-
-    id: str
-    title: str
-    tables: list[Table]
-    figures: list[Figure]
-    copies: Mapping[str, str] = field(default_factory=dict)
-    made: Mapping[str, object] = field(default_factory=dict)
-    numbers: list[Number] = field(default_factory=list)
-    source: str = ""
+        if self.value >= self.paper:
+            return "better"
+        near = self.paper - self.value <= NEAR * abs(self.paper) + 1e-12
+        return "near" if near else "short"
 
 
 def page(folder: Path) -> dict:
@@ -111,84 +65,83 @@ def page(folder: Path) -> dict:
     if not noted:
         raise FileNotFoundError(f"{manifest.path} is missing; a run's folder has one")
     files = manifest.each(lambda path: path)
-    promised, made = noted.get("files", {}), noted.get("notebooks", {})
-    for name in [*files, *promised]:
+    checksums = noted.get("files", {})
+    for name in [*files, *checksums]:
         manifest.path_of(name)
-    sweep = manifest.SUMMARY in files
-    numbers = _means(folder / manifest.SUMMARY) if sweep else _results(folder)
-    stems = sorted({*made, *numbers})
-    runs = list(manifest.runs())
-    sections = [
-        _section(folder, stem, files, runs, made.get(stem, {}), numbers.get(stem, []))
-        for stem in stems
-    ]
-    starts = tuple(f"{kind}/{stem}_" for stem in stems for kind in ("figures", "tables"))
-    rest = {name: path for name, path in files.items() if not name.startswith(starts)}
-    if any(shown := (_tables(rest, ""), _figures(rest, ""))):
-        sections.append(Section("whole", "The run as a whole", *shown))
-    compared = [
-        number for section in sections for number in section.numbers if number.paper is not None
-    ]
-    return {
+    sections = _sections(manifest, noted.get("notebooks", {}), files)
+    numbers = [number for section in sections for number in section["numbers"]]
+    compared = [number for number in numbers if number.paper is not None]
+    weights = {name: path for name, path in files.items() if name.endswith(".safetensors")}
+    parts = ("environment", "differences", "data", "seconds", "total", "failed")
+    return {part: noted.get(part, {}) for part in parts} | {
         "name": folder.resolve().name,
-        "sweep": sweep,
+        "sweep": manifest.SUMMARY in files,
         "sections": sections,
-        "numbers": sum(len(section.numbers) for section in sections),
+        "numbers": len(numbers),
         "compared": sorted(compared, key=lambda number: not number.quantity.startswith("Table")),
         "near": NEAR,
-        "environment": noted.get("environment", {}),
-        "differences": noted.get("differences", {}),
-        "data": noted.get("data", {}),
-        "seconds": noted.get("seconds", {}),
-        "total": noted.get("total", {}),
-        "models": {
-            name: path.stat().st_size
-            for name, path in files.items()
-            if name.endswith(".safetensors")
-        },
-        "checksums": promised,
+        "models": {name: path.stat().st_size for name, path in weights.items()},
+        "checksums": checksums,
         "wrong": manifest.changed(),
-        "failed": noted.get("failed", {}),
         "unlisted": manifest.unlisted(),
     }
 
 
-def _section(
-    folder: Path,
-    stem: str,
-    files: dict[str, Path],
-    runs: list[str],
-    made: dict,
-    numbers: list[Number],
-) -> Section:
+def amount(value: float, sign: str = "") -> str:
+    """A number at four decimals, or at four digits if those would hide it.
+
+    Args:
+        sign: "+" to show the sign of positive numbers.
+    """
+    style = ".4f" if value == 0 or 0.001 <= abs(value) < 1000 else ".4g"
+    if value == int(value) and 1 < abs(value) < 1e15:
+        style = ",.0f"
+    return format(value, sign + style).replace("-", "−")
+
+
+def _sections(manifest: Manifest, made: dict, files: dict[str, Path]) -> list[dict]:
+    """What each notebook left, and what belongs to none."""
+    sweep, folder = manifest.SUMMARY in files, manifest.folder
+    numbers = _means(folder / manifest.SUMMARY) if sweep else _results(folder)
+    stems = sorted({*made, *numbers})
+    sections = []
+    for stem in stems:
+        section = _section(manifest, stem, files)
+        section |= {"made": made.get(stem, {}), "numbers": numbers.get(stem, [])}
+        section["source"] = manifest.SUMMARY if sweep else f"results/{stem}.json"
+        sections.append(section)
+    starts = tuple(f"{kind}/{stem}_" for stem in stems for kind in ("figures", "tables"))
+    rest = {name: path for name, path in files.items() if not name.startswith(starts)}
+    whole = {"tables": _tables(rest, ""), "figures": _figures(rest, "")}
+    if any(whole.values()):
+        whole |= {"id": "whole", "title": "The run as a whole", "source": ""}
+        sections.append(whole | {"copies": {}, "made": {}, "numbers": []})
+    return sections
+
+
+def _section(manifest: Manifest, stem: str, files: dict[str, Path]) -> dict:
+    """A notebook's title, its executed copies by what to call them, its tables and its figures."""
     name = f"notebooks/{stem}.ipynb"
-    copy = Manifest(folder).path_of(name)
+    copy = manifest.path_of(name)
     copies = {"executed notebook": name} if copy.is_file() else {}
-    copies |= {
-        run: f"runs/{run}/{name}" for run in runs if (folder / "runs" / run / name).is_file()
-    }
-    return Section(
-        id=stem,
-        title=(_title(copy) if copy.is_file() else None) or stem,
-        tables=_tables(files, f"{stem}_"),
-        figures=_figures(files, f"{stem}_"),
-        copies=copies,
-        made=made,
-        numbers=numbers,
-        source=Manifest.SUMMARY if Manifest.SUMMARY in files else f"results/{stem}.json",
-    )
+    for run in manifest.runs():
+        if (manifest.folder / "runs" / run / name).is_file():
+            copies[run] = f"runs/{run}/{name}"
+    title = _title(copy) if copy.is_file() else None
+    tables, figures = _tables(files, f"{stem}_"), _figures(files, f"{stem}_")
+    shown = {"tables": tables, "figures": figures}
+    return {"id": stem, "title": title or stem, "copies": copies} | shown
 
 
 def _title(copy: Path) -> str | None:
-    """The first heading of an executed copy; None where there is none."""
-    notebook = read_json(copy)
+    """The first heading of an executed copy; None if there is none."""
     try:
-        texts = [
-            "".join(cell["source"]) for cell in notebook["cells"] if cell["cell_type"] == "markdown"
-        ]
+        cells = read_json(copy)["cells"]
+        texts = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "markdown"]
     except (TypeError, KeyError):
         raise damaged(copy, "no notebook") from None
-    return next((text.splitlines()[0][2:].strip() for text in texts if text.startswith("# ")), None)
+    titles = [text.splitlines()[0] for text in texts if text.startswith("# ")]
+    return titles[0][2:].strip() if titles else None
 
 
 def _results(folder: Path) -> dict[str, list[Number]]:
@@ -197,43 +150,58 @@ def _results(folder: Path) -> dict[str, list[Number]]:
 
 
 def _numbers(path: Path) -> list[Number]:
-    fields = Number.__dataclass_fields__
+    numbers = []
     try:
-        return [
-            Number(**{name: row[name] for name in fields if name in row}) for row in read_json(path)
-        ]
-    except TypeError as error:
+        for row in read_json(path):
+            fields = Number.__dataclass_fields__.keys() & row.keys()
+            numbers.append(Number(**{name: row[name] for name in fields}))
+    except (TypeError, AttributeError) as error:
         raise damaged(path, f"no list of results: {error}") from None
+    return numbers
 
 
 def _means(path: Path) -> dict[str, list[Number]]:
-    """The means of a sweep, by notebook; what varied beside the seed belongs to a quantity's name."""
+    """The means of a sweep, by notebook. What varied beside the seed belongs to a quantity's name."""
     numbers: dict[str, list[Number]] = {}
     head, rows = _csv(path)
     try:
+        varied = head[: head.index("notebook")]
         for row in (dict(zip(head, cells, strict=True)) for cells in rows):
-            varied = "".join(f", {name} {row[name]}" for name in head[: head.index("notebook")])
-            given = (row[name] for name in ("mean", "paper", "standard deviation"))
+            name = row["quantity"] + "".join(f", {key} {row[key]}" for key in varied)
+            given = (row[key] for key in ("mean", "paper", "standard deviation"))
             value, paper, deviation = (float(cell) if cell else None for cell in given)
-            number = Number(
-                row["quantity"] + varied, value, paper, deviation=deviation, runs=int(row["runs"])
-            )
+            number = Number(name, value, paper, deviation=deviation, runs=int(row["runs"]))
             numbers.setdefault(row["notebook"], []).append(number)
     except (KeyError, TypeError, ValueError) as error:
         raise damaged(path, f"no summary: {error}") from None
     return numbers
 
 
-def _tables(files: dict[str, Path], start: str) -> list[Table]:
+def _tables(files: dict[str, Path], start: str) -> list[dict]:
+    """Each table's first rows, or all of them."""
     tables = []
     for name, path in files.items():
         if not (name.startswith(f"tables/{start}") and name.endswith(".csv")):
             continue
         head, rows = _csv(path)
         shown = rows if len(rows) <= WHOLE_TABLE else rows[:PART_OF_TABLE]
-        shown = [[_short(cell) for cell in row] for row in shown]
-        tables.append(Table(_caption(path, start), name, head, shown, len(rows)))
+        table = {"name": _caption(path, start), "file": name, "head": head, "total": len(rows)}
+        tables.append(table | {"rows": [[_short(cell) for cell in row] for row in shown]})
     return tables
+
+
+def _figures(files: dict[str, Path], start: str) -> list[dict]:
+    """Each picture, whole, as a data URI."""
+    figures = []
+    for name, path in files.items():
+        if not name.startswith(f"figures/{start}"):
+            continue
+        data = path.read_bytes()
+        for magic, kind in PICTURES.items():
+            if data.startswith(magic):
+                source = f"data:{kind};base64,{base64.b64encode(data).decode()}"
+                figures.append({"name": _caption(path, start), "file": name, "source": source})
+    return figures
 
 
 def _csv(path: Path) -> tuple[list[str], list[list[str]]]:
@@ -243,19 +211,6 @@ def _csv(path: Path) -> tuple[list[str], list[list[str]]]:
     except (ValueError, csv.Error):
         raise damaged(path, "no table") from None
     return head, rows
-
-
-def _figures(files: dict[str, Path], start: str) -> list[Figure]:
-    figures = []
-    for name, path in files.items():
-        if not name.startswith(f"figures/{start}"):
-            continue
-        data = path.read_bytes()
-        for magic, kind in PICTURES.items():
-            if data.startswith(magic):
-                source = f"data:{kind};base64,{base64.b64encode(data).decode()}"
-                figures.append(Figure(_caption(path, start), name, source))
-    return figures
 
 
 def _caption(path: Path, start: str) -> str:
@@ -271,8 +226,5 @@ def _short(cell: str) -> str:
     return amount(value) if math.isfinite(value) and not cell.lstrip("-").isdigit() else cell
 
 
-def amount(value: float, sign: str = "") -> str:
-    """A number at four decimals, or four digits where these would hide it; "+" as ``sign`` shows that of positive ones."""
-    whole = value == int(value) and 1 < abs(value) < 1e15
-    style = ",.0f" if whole else ".4f" if value == 0 or 0.001 <= abs(value) < 1000 else ".4g"
-    return format(value, sign + style).replace("-", "−")
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
