@@ -11,11 +11,13 @@ import itertools
 import logging
 import os
 import re
+import signal
 import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
+from threading import RLock
 
 from joblib import cpu_count
 from tqdm import tqdm
@@ -141,6 +143,7 @@ def _run(
 ) -> None:
     """One run, in a worker's process: quiet, with its notebooks one after another."""
     os.environ["TQDM_DISABLE"] = "1"  # the notebooks' bars
+    tqdm.set_lock(RLock())  # its default, of processes, leaks when a worker is ended
     end, said = time.monotonic() + (limits[1] or HELD), ""
     options = {"notebooks": notebooks, "side_by_side": 1}
     while True:
@@ -171,7 +174,13 @@ def _client(points: int, workers: int | None, scheduler: str | None) -> Iterator
     share = {"LOKY_MAX_CPU_COUNT": str(max(1, cpu_count() // count))}
     quiet = {"dashboard_address": None, "silence_logs": logging.CRITICAL, "memory_limit": None}
     processes = {"n_workers": count, "threads_per_worker": 1, "processes": True, "env": share}
-    with LocalCluster(**processes, **quiet) as cluster, Client(cluster) as client:
+    # The workers inherit that a Ctrl-C is this process's, which ends them in order.
+    handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        cluster = LocalCluster(**processes, **quiet)
+    finally:
+        signal.signal(signal.SIGINT, handler)
+    with cluster, Client(cluster) as client:
         yield client
 
 
