@@ -17,7 +17,8 @@ def main(arguments: list[str] | None = None) -> int:
     """Do a command.
 
     Returns:
-        The exit code: 0; 1 if a cell failed or a check did not hold; 2 if the command was not understood or a folder is
+        The exit code: 0; 1 if a cell failed or a check did not hold; 2 if the command was not
+            understood or a folder is
         not usable; 130 if it was interrupted.
     """
     arguments = sys.argv[1:] if arguments is None else arguments

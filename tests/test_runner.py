@@ -1,5 +1,6 @@
 """Runs of tiny notebooks: what is executed, what is kept, what is refused, what a failure looks like."""
 
+import io
 import json
 import os
 import re
@@ -7,7 +8,9 @@ import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
+from functools import partial
 from pathlib import Path
 
 import nbformat
@@ -23,9 +26,9 @@ from nbformat import v4
 from fpnlib import runs
 from fpnlib.__main__ import main
 from fpnlib.data import load
-from fpnlib.runs import CellError, Limits, copies, engine, execute, inputs, places
-from fpnlib.runs.plan import _fitting
+from fpnlib.runs import CellError, Limits, bars, copies, engine, execute, inputs, kernel, places
 from fpnlib.runs.engine import TimeUp
+from fpnlib.runs.plan import _fitting
 from fpnlib.store import PROJECT, Manifest, Uses, claim, sha256, write_json
 
 FIRST = """out = "outputs/tiny"  # help the run's folder
@@ -757,9 +760,188 @@ def test_addresses_stay_whole_where_home_is_the_root(tmp_path, monkeypatch):
     assert "https://arxiv.org and x" in (tmp_path / "copy.ipynb").read_text()
 
 
+def test_text_that_a_kernel_sends_in_pieces_is_one_output_of_the_copy(tmp_path):
+    def stream(name, text):
+        return v4.new_output("stream", name=name, text=text)
+
+    shown = v4.new_output("display_data", data={"text/plain": "x"})
+    outputs = [stream("stdout", "the"), stream("stdout", " end\n"), stream("stderr", "oh"), shown]
+    outputs.append(stream("stderr", "no"))
+    cell = v4.new_code_cell("print()", outputs=outputs)
+    copies.save(v4.new_notebook(cells=[cell]), tmp_path / "copy.ipynb")
+    (copied,) = nbformat.read(tmp_path / "copy.ipynb", as_version=4).cells
+    texts = [output.get("text", "shown") for output in copied.outputs]
+    assert texts == ["the end\n", "oh", "shown", "no"]
+
+
 @pytest.mark.skipif(os.name != "posix", reason="sockets in a folder are POSIX's")
 def test_ports_that_somebody_else_took_do_not_matter(tiny, monkeypatch):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         monkeypatch.setattr(LocalPortCache, "find_available_port", lambda self, ip: port)
         assert run(tiny, "--fresh", "--cell-limit", "60") == (0, "12")
+
+
+def test_a_folder_for_temporary_files_whose_path_is_too_long_for_sockets_does_not_matter(
+    busy, monkeypatch
+):
+    folder = busy / ("x" * 110)
+    folder.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    assert run(busy)[0] == 0 and not list(folder.iterdir())
+
+
+def test_paths_in_the_environment_mean_what_the_shell_means(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("FPN_DATA", "data")
+    assert kernel._environment()["FPN_DATA"] == str(tmp_path / "data")
+    monkeypatch.setenv("FPN_DATA", "~/data")
+    assert kernel._environment()["FPN_DATA"] == str(Path.home() / "data")
+
+
+def test_without_a_checkout_the_command_says_what_it_needs(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(sys.modules["fpnlib.runs.plan"], "PROJECT", tmp_path)
+    assert main(["run", "--profile", "demo", "--notebooks", str(tmp_path)]) == 2
+    error = capsys.readouterr().err
+    assert "from a checkout (git clone" in error and error.count("\n") == 1
+
+
+@pytest.mark.parametrize("more", [["--out", "x y"], ["--out", "x y", "--fresh"]])
+def test_an_interrupt_is_said_once_with_the_command_that_resumes(monkeypatch, capsys, more):
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(runs, "run", interrupted)
+    assert main(["run", "--profile", "demo", *more]) == 130
+    error = capsys.readouterr().err.strip()
+    assert error.startswith("stopped; to resume: ")
+    assert error.endswith(" -m fpnlib run --profile demo --out 'x y'")
+
+
+def test_an_interrupted_notebook_leaves_no_failed_copy_and_no_kernel(busy, monkeypatch, capsys):
+    limits, begun = Limits(), engine._Line.begin
+
+    def begin(line, cell, cell_index):
+        begun(line, cell, cell_index)
+        limits.stop()
+
+    monkeypatch.setattr(engine._Line, "begin", begin)
+    with pytest.raises(CellError):
+        runs.run("small", str(busy / "out"), notebooks=busy, limits=limits)
+    assert not list((busy / "out" / "notebooks").iterdir()) and limits.kernels == []
+    assert "failed" not in capsys.readouterr().out
+
+
+class Terminal(io.StringIO):
+    """A stream that is a terminal."""
+
+    def isatty(self):
+        return True
+
+
+def bar_of_three(number):
+    """The states of the widgets of tqdm's bar, as a kernel tells them."""
+    parts = [f"IPY_MODEL_{name}{number}" for name in ("left", "bar", "right")]
+    layout = {"layout": f"IPY_MODEL_layout{number}"}
+    return {
+        f"box{number}": {"_model_name": "HBoxModel", "children": parts} | layout,
+        f"left{number}": {"_model_name": "HTMLModel", "value": "fit:\u2007 33%"},
+        f"bar{number}": {"_model_name": "FloatProgressModel", "value": 1.0, "max": 3.0},
+        f"right{number}": {"_model_name": "HTMLModel", "value": " 1/3 [{a &lt; b}]"},
+        f"layout{number}": {"_model_name": "LayoutModel"},
+    }
+
+
+def test_a_kernels_bar_is_drawn_on_the_terminal_until_it_ends(monkeypatch):
+    screen, states = Terminal(), bar_of_three(1) | bar_of_three(2)
+    states["slider"] = {"_model_name": "FloatSliderModel"}
+    monkeypatch.setattr(bars, "tqdm", partial(bars.tqdm, file=screen, ncols=60, ascii=True))
+    shown = bars.Bars(states)
+    assert shown.show("box1") and shown.show("box2")
+    assert not shown.show("slider") and not shown.show("unknown")
+    assert "fit:  33%|###3      | 1/3 [{a < b}]" in screen.getvalue()
+    states["bar1"]["bar_style"] = "success"
+    shown.follow("bar1")
+    shown.follow("box2", closed=True)
+    shown.follow("slider")
+    assert shown._lines == {}
+    kept = states.keys() - set(shown.models())
+    assert kept == {"slider"}
+
+
+GROUPED = """out = "outputs/tiny"  # help the run's folder
+seed = 0  # help the seed
+profile = "demo"  # help the profile
+override = ""  # help settings in place of the profile's"""
+
+
+@pytest.fixture
+def grouped(tmp_path):
+    """A notebook that takes a profile, and one that does not."""
+    (tmp_path / "profiles").mkdir()
+    text = "seed: 2\ndigits: {flow_epochs: 3, widths: [1, 2]}\nfaces:\n  msp_epochs: 1\n"
+    (tmp_path / "profiles" / "small.yaml").write_text(text)
+    write_notebook(tmp_path / "00_grouped.ipynb", GROUPED)
+    write_notebook(tmp_path / "01_plain.ipynb", FIRST)
+    return tmp_path
+
+
+def test_dotted_names_become_the_notebooks_override(grouped):
+    values = {"override": "faces.msp_epochs=3", "digits.flow_epochs": 64, "digits.widths": [3, 4]}
+    todo = runs.plan("small", "out", (), values, grouped)
+    settings, plain = todo.tasks.values()
+    assert settings == {
+        "out": "out",
+        "seed": 2,
+        "profile": "small",
+        "override": "faces.msp_epochs=3 digits.flow_epochs=64 digits.widths=[3,4]",
+    }
+    assert plain == {"out": "out", "seed": 2, "scale": 1.0}
+    resolved = {"digits": {"flow_epochs": 64, "widths": [3, 4]}, "faces": {"msp_epochs": 3}}
+    first, second = (todo.groups_for(path) for path in todo.tasks)
+    assert first == resolved and second == {}
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"override": "flow_epochs=3"}, "an override is 'family.name=value', got 'flow_epochs=3'"),
+        ({"override": "digits.flow_epochs"}, "an override is 'family.name=value'"),
+        ({"digits.name": "a b"}, "'digits.name' must be a value without spaces, got 'a b'"),
+        ({"profile": "paper"}, "the profile is given with --profile"),
+        ({"seed": -1}, "parameter 'seed' must be 0 or more, got -1"),
+    ],
+)
+def test_wrong_overrides_are_refused_in_one_line(grouped, values, said):
+    with pytest.raises(ValueError, match=re.escape(said)) as caught:
+        runs.plan("small", "out", (), values, grouped)
+    assert "\n" not in str(caught.value)
+
+
+def test_dotted_names_need_a_notebook_that_takes_an_override(grouped):
+    with pytest.raises(ValueError, match="unknown parameter 'digits.flow_epochs'"):
+        runs.plan("small", "out", ["01"], {"digits.flow_epochs": 3}, grouped)
+
+
+def test_an_unknown_dataset_is_refused_unless_the_notebook_itself_names_it(tmp_path):
+    (tmp_path / "profiles").mkdir()
+    (tmp_path / "profiles" / "small.yaml").write_text("")
+    parameters = "out = 'x'  # help x\nfaces = 'drawn_faces'  # help y"
+    write_notebook(tmp_path / "00_a.ipynb", parameters, "DATASETS['mine'] = load_mine")
+    for known in ("celeba", "mine", "somewhere:loader"):
+        assert runs.plan("small", "out", (), {"faces": known}, tmp_path).tasks
+    with pytest.raises(ValueError, match="unknown dataset 'celebs'; did you mean 'celeba'?"):
+        runs.plan("small", "out", (), {"faces": "celebs"}, tmp_path)
+
+
+def test_an_edited_group_of_the_profile_executes_the_notebooks_that_take_a_profile(grouped):
+    (grouped / "out").mkdir()
+    said = [run(grouped)[0]]
+    finished = Manifest(grouped / "out").read()["notebooks"]
+    profile = grouped / "profiles" / "small.yaml"
+    profile.write_text(profile.read_text().replace("msp_epochs: 1", "msp_epochs: 2"))
+    said.append(run(grouped)[0])
+    again = Manifest(grouped / "out").read()["notebooks"]
+    assert said == [0, 0]
+    assert again["00_grouped"]["key"] != finished["00_grouped"]["key"]
+    assert again["01_plain"] == finished["01_plain"]

@@ -405,3 +405,13 @@ def test_the_spread_shows_every_run_and_refuses_what_it_cannot_show():
         plots.spread(table.drop(columns="paper"))
     with pytest.raises(ValueError, match="NaN"):
         plots.spread(table.assign(value=np.nan))
+
+
+def test_lists_of_dotted_names_fan_out_under_the_name_as_given(tmp_path):
+    parameters = 'out = "x"  # help\nprofile = "demo"  # help\noverride = ""  # help'
+    write_notebook(tmp_path / "00_a.ipynb", parameters)
+    values = {"digits.flow_width": [40, 224]}
+    fans_out = runs.fan_out(values, (), tmp_path)
+    points = sweeps._grid(values, fans_out)
+    assert list(points) == ["digits.flow_width=40", "digits.flow_width=224"]
+    assert varied(points) == ["digits.flow_width"]

@@ -1,7 +1,7 @@
 """Runs notebooks headlessly with papermill, each in a process of its own, into one run's folder.
 
-A run resumes: a notebook that is finished with the same code, parameters and library, and whose files are as it left
-them, is not executed again.
+A run resumes: a notebook that is finished with the same code, parameters and library, and whose
+files are as it left them, is not executed again.
 """
 
 from fpnlib.runs.engine import CellError, Limits

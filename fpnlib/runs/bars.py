@@ -1,4 +1,4 @@
-"""Progress bars of a notebook's kernel: on the terminal that started the run, not in the executed copy."""
+"""Progress bars of a notebook's kernel: on the runner's terminal, not in the executed copy."""
 
 from __future__ import annotations
 

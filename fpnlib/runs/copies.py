@@ -1,4 +1,4 @@
-"""Executed copies: the source's text around what was executed, without times and without this machine's paths."""
+"""Executed copies: the source's text around what was executed, without this machine's paths."""
 
 from __future__ import annotations
 
@@ -26,13 +26,30 @@ def with_text_of(source: NotebookNode, executed: NotebookNode) -> NotebookNode:
 
 
 def save(notebook: NotebookNode, path: Path) -> None:
-    """Write an executed copy atomically, without times (the manifest has them) and without this machine's paths."""
+    """Write an executed copy atomically, without this machine's paths.
+
+    The manifest has the times, so that two runs write the same bytes.
+    """
     notebook = nbformat.from_dict(places.named(notebook))
     for part in (notebook, *notebook.cells):
         for name in ("papermill", "execution"):
             part.metadata.pop(name, None)
+        if "outputs" in part:
+            part["outputs"] = _joined(part.outputs)
         if "injected-parameters" in part.metadata.get("tags", ()):
             part["id"] = "injected-parameters"  # papermill draws it anew each time
     text = nbformat.writes(notebook)
     if not path.is_file() or path.read_text(encoding="utf-8") != text:
         write(path, text)
+
+
+def _joined(outputs: list[NotebookNode]) -> list[NotebookNode]:
+    """Join texts of one stream that the kernel happened to send in pieces."""
+    joined: list[NotebookNode] = []
+    for output in outputs:
+        last = joined[-1] if joined else {}
+        if output.output_type == "stream" and last.get("name") == output.name:
+            last["text"] += output.text
+        else:
+            joined.append(output)
+    return joined

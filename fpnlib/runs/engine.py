@@ -1,7 +1,8 @@
 """One notebook's execution, as papermill's engine: cells in order, watched, within their time.
 
-papermill passes over what fails inside a widget's callback (ipywidgets shows the traceback, and the cell counts as done),
-waits for a cell for ever, and does not say which cell runs. Here these end in a :class:`CellError` or on the screen.
+papermill passes over what fails inside a widget's callback (ipywidgets shows the traceback, and the
+cell counts as done), waits for a cell for ever, and does not say which cell runs. Here these end in
+a :class:`CellError` or on the screen.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ _VIEW = "application/vnd.jupyter.widget-view+json"
 
 
 class CellError(Exception):
-    """A cell failed, took too long or lost its process; the message ends with that cell's own error."""
+    """A cell failed, took too long or lost its process; the message ends with the cell's error."""
 
 
 class TimeUp(CellError):
@@ -38,7 +39,7 @@ class TimeUp(CellError):
 
 
 class Limits:
-    """Seconds that each cell and the whole run may take (None: no limit). The run's clock starts here."""
+    """Seconds that each cell and the whole run may take; the run's clock starts here."""
 
     def __init__(self, cell: float | None = None, run: float | None = None):
         self.cell, self.run = cell, run
@@ -83,7 +84,8 @@ def execute(
         The executed copy.
 
     Raises:
-        CellError: a cell failed, a widget's callback inside it too, took too long or lost its process.
+        CellError: a cell failed, a widget's callback inside it too, took too long or lost its
+            process.
         TimeUp: the whole run's time is up.
         OSError: ``target`` cannot be written.
     """
@@ -146,7 +148,7 @@ class _Line:
 
 
 class _Watched(Engine):
-    """papermill's engine with our kernels, limits and progress; the arguments are those of :func:`execute`."""
+    """papermill's engine with the kernels, limits and progress of :func:`execute`."""
 
     @classmethod
     def execute_managed_notebook(
@@ -173,16 +175,16 @@ papermill_engines.register("fpnlib", _Watched)
 
 
 class _Output(OutputWidget):
-    """An Output widget's state, told to the kernel without losing what the kernel says meanwhile."""
+    """Tells an Output widget's state to the kernel without losing the kernel's messages."""
 
     def send(self, *args, **options) -> None:
-        """As nbclient's. Sending takes up the signal that the cell's reply has come, so ask the socket for it."""
+        """As nbclient's. Sending consumes the signal of a reply that has come, so ask again."""
         super().send(*args, **options)
         self.kernel_client.shell_channel.socket.get(zmq.EVENTS)
 
 
 class _Client(PapermillNotebookClient):
-    """Executes cells. An error that ipywidgets caught and only showed fails its cell; bars go to the terminal."""
+    """Executes cells. An error inside a widget fails its cell; bars go to the terminal."""
 
     def __init__(self, *args, **options):
         super().__init__(*args, **options)

@@ -40,10 +40,11 @@ def run(
 
     Args:
         profile: the name of a YAML file in ``notebooks/profiles``.
-        out: the run's folder, relative to the project; None: the profile's, else ``outputs/<profile>``.
+        out: the run's folder, relative to the project; None: the profile's, else
+            ``outputs/<profile>``.
         only: notebooks by name or by the start of it ("04"); none: all.
-        values: parameters that take precedence over the profile's; a dotted name ("digits.flow_epochs") overrides a
-            family's setting.
+        values: parameters that take precedence over the profile's; a dotted name
+            ("digits.flow_epochs") overrides a family's setting.
         fresh: forget what the folder holds and start over.
         notebooks: the folder of notebooks.
         side_by_side: how many notebooks at a time; None: one a core, or one on a GPU.
@@ -53,11 +54,13 @@ def run(
         The run's folder.
 
     Raises:
-        ValueError, TypeError: an unknown profile, notebook or parameter, or a value of another type; one line, before
-            anything runs. A damaged manifest.
-        OSError: a folder that cannot be written to, or is in use by another run (``store.FolderInUse``).
-        CellError: a cell failed or took too long. The other notebooks are executed nevertheless, unless the run's time
-            is up. Of several failures the first is raised, and the others are printed.
+        ValueError, TypeError: an unknown profile, notebook or parameter, or a value of another
+            type; one line, before anything runs. A damaged manifest.
+        OSError: a folder that cannot be written to, or is in use by another run
+            (``store.FolderInUse``).
+        CellError: a cell failed or took too long. The other notebooks are executed nevertheless,
+            unless the run's time is up. Of several failures the first is raised, and the others are
+            printed.
     """
     todo = plan(profile, out, only, values or {}, notebooks)
     count = jobs() if side_by_side is None else checks.positive("side_by_side", side_by_side)
@@ -176,11 +179,12 @@ def _content(source: nbformat.NotebookNode, settings: Mapping) -> list:
 def _abreast(width: int, call: Callable, paths: list, stop: Callable) -> None:
     """Do ``call(path)`` for each, ``width`` at a time.
 
-    A CellError stops no other call. Upon any other failure, and when the time is up, no other call begins. An interrupt
-    calls ``stop``, upon which the running calls should fail. Side by side the last begin first, because the long
-    notebooks are among them.
+    A CellError stops no other call. Upon any other failure, and when the time is up, no other call
+    begins. An interrupt calls ``stop``, upon which the running calls should fail. Side by side the
+    last begin first, because the long notebooks are among them.
 
-    Raises what stopped it, else the first failure in the order of ``paths``; the others are printed before.
+    Raises what stopped it, else the first failure in the order of ``paths``; the others are printed
+    before.
     """
     stopped = Event()
 
@@ -217,7 +221,7 @@ def _stops(failure: BaseException) -> bool:
 
 
 def _read(path: Path) -> nbformat.NotebookNode | None:
-    """The copy that grew at ``path`` until its notebook failed; None if there is none that is whole."""
+    """The copy that grew at ``path`` until its notebook failed; None if it is not whole."""
     with suppress(OSError, ValueError):
         return nbformat.read(path, as_version=4)
 

@@ -15,11 +15,11 @@ from fpnlib.store import PROJECT, Manifest, Uses, sha256
 class Data:
     """The datasets as they are now, each loaded once for its checksum."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self._checksum, self._one_at_a_time = cache(_checksum), Lock()
 
     def is_still(self, checksum: str, name: str, settings: Mapping) -> bool:
-        """Whether the dataset that a notebook's settings ask for has ``checksum``. A missing one has not changed."""
+        """Whether the dataset of these settings has ``checksum``; a missing one counts as so."""
         with self._one_at_a_time:
             now = self._checksum(name, settings.get("data_dir"), settings.get("seed", 0))
         return now in (checksum, None)
@@ -31,11 +31,14 @@ def used(
     """What a notebook has used since it began, for its entry in the manifest.
 
     Args:
+        manifest: the run's.
+        notebook: its name.
         settings: values of its parameters. Those that name a file count as used.
 
     Returns:
-        ``data``: checksums of datasets by name; ``files``: sha256 of the run's files by their paths within its folder;
-        ``inputs``: sha256 of files elsewhere, by path: relative inside the project, else as :func:`places.named` has it.
+        ``data``: checksums of datasets by name; ``files``: sha256 of the run's files by their paths
+        within its folder; ``inputs``: sha256 of files elsewhere, by path: relative inside the
+        project, else as :func:`places.named` has it.
     """
     files, data = Uses(manifest.folder, notebook).read()
     outside = {Path(name) for name in files if os.path.isabs(name)}
@@ -54,7 +57,7 @@ def are_still(inputs: Mapping[str, str]) -> bool:
 
 def _name(path: Path) -> str:
     inside = path.is_relative_to(PROJECT)
-    return str(path.relative_to(PROJECT)) if inside else places.named(str(path))
+    return str(path.relative_to(PROJECT)) if inside else str(places.named(str(path)))
 
 
 def _checksum(name: str, root: str | None, seed: int) -> str | None:

@@ -1,4 +1,4 @@
-"""The processes that execute notebooks: this very Python, in the project's folder, one thread each on a CPU."""
+"""The processes that execute notebooks: this Python, in the project's folder."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ class ThisPython(AsyncKernelManager):
         return KernelSpec(**get_kernel_dict(extra_arguments=options))
 
     async def start_kernel(self, **options) -> None:
-        """Start a kernel in the project's folder; what it writes to its own stderr goes to a file."""
+        """Start a kernel in the project's folder. Its own stdout and stderr go to a file."""
         self._folder = TemporaryDirectory(prefix="fpn-", ignore_cleanup_errors=True)
-        # Another process may take a port between its choice and its use. A socket in a folder is nobody else's.
+        # Another process may take a port before the kernel does. A socket is nobody else's.
         socket = str(Path(self._folder.name, "kernel"))
         if os.name == "posix" and len(f"{socket}-10") <= LONGEST_SOCKET:
             self.transport, self.ip = "ipc", socket
@@ -72,12 +72,12 @@ def jobs() -> int:
 
 
 def _environment() -> dict[str, str]:
-    """This process's environment with defaults that the user may override, and with what every kernel needs."""
+    """This process's environment with defaults below it, and what every kernel needs above it."""
     # On a CPU one thread: the same bits whatever the number of cores, which notebooks share out.
     threads = str(cpu_count() if torch.cuda.is_available() else 1)
     defaults = dict.fromkeys(THREADS, threads) | {
         "CUBLAS_WORKSPACE_CONFIG": ":4096:8",  # deterministic matrix products on a GPU
-        "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1",  # large pages: a fifth less for a ConvVAE's step
+        "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1",  # large pages: faster training
         "PYDEVD_DISABLE_FILE_VALIDATION": "1",  # no advice of the debugger
     }
     if not sys.stderr.isatty():

@@ -1,4 +1,4 @@
-"""This machine's folders in text: named by what they are in what is written down, and found again where it is read."""
+"""This machine's folders in text: replaced by names when written, found again when read."""
 
 from __future__ import annotations
 
@@ -11,7 +11,10 @@ from fpnlib.store import PROJECT
 
 
 def named(node: object) -> object:
-    """``node``, JSON-able, with this machine's folders in its text named by what they are; pictures stay as they are."""
+    """Replace this machine's folders in the text of ``node`` by names like ``$FPN_DATA``.
+
+    ``node`` is JSON-able; its pictures stay as they are.
+    """
     return _named(_places(), node)
 
 
@@ -25,7 +28,7 @@ def found(text: str) -> str:
 
 
 def _places() -> list[tuple[re.Pattern, str]]:
-    """Each folder as it stands in text, and what stands for it; not a root, with which every path begins."""
+    """Each folder as a pattern, and its name; no root, because every path begins with it."""
     data = os.environ.get("FPN_DATA")
     places = {str(Path(data).absolute()): "$FPN_DATA"} if data else {}
     places |= {f"{PROJECT}{os.sep}": "", str(PROJECT): "."}

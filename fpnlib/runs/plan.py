@@ -1,4 +1,4 @@
-"""What a run is to do: which notebooks, with which parameters. Every mistake is found before anything runs."""
+"""What a run will do: which notebooks, with which parameters. Mistakes are found here."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def plan(
 
 
 def source_of(notebook: Path) -> NotebookNode:
-    """A notebook to be executed. Raises ValueError, in one line that names it, if the file holds none."""
+    """Read a notebook to be executed. Raises ValueError, in one line, if the file holds none."""
     try:
         return nbformat.read(notebook, as_version=4)
     except OSError:
@@ -77,8 +77,8 @@ def parameters(notebook: Path) -> dict[str, object]:
     """Names and default values in the cell tagged ``parameters``; empty if there is none.
 
     Raises:
-        ValueError: no notebook, or a default that is not a plain value. Derived values stand in the next cell, after
-            papermill's.
+        ValueError: no notebook, or a default that is not a plain value. Derived values stand in the
+            next cell, after papermill's.
     """
     for cell in source_of(notebook).cells:
         if "parameters" in cell.metadata.get("tags", ()):
@@ -88,7 +88,7 @@ def parameters(notebook: Path) -> dict[str, object]:
 
 
 def fan_out(values: Mapping[str, object], only: Iterable[str], notebooks: Path) -> dict[str, list]:
-    """Those of ``values`` that fan out in a sweep: lists for parameters that are no lists themselves."""
+    """The ``values`` that fan out in a sweep: lists for parameters that are no lists."""
     declared = _declared(notebooks)
     defaults: dict[str, object] = {}
     for path in _select(declared, only):
@@ -202,13 +202,13 @@ def _refuse_unknown_dataset(notebook: Path, value: object, default: object) -> N
         return
     from fpnlib.data import DATASETS  # heavy, and needed only for other datasets than the default
 
-    if default in DATASETS and value not in DATASETS:
-        if not any(value in cell.source for cell in source_of(notebook).cells):
-            raise checks.unknown("dataset", value, DATASETS)
+    source = "".join(cell.source for cell in source_of(notebook).cells)
+    if default in DATASETS and value not in DATASETS and value not in source:
+        raise checks.unknown("dataset", value, DATASETS)
 
 
 def _fitting(name: str, value: object, default: object) -> object:
-    """``value`` as the default's type. Whole numbers serve as floats, and YAML's text ``1e-3`` is a number.
+    """``value`` as the default's type. Whole numbers serve as floats, and so does the text 1e-3.
 
     A default of None takes anything.
     """

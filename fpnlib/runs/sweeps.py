@@ -1,7 +1,8 @@
-"""Many runs from one command: seeds and lists of values fan out through Dask, and come back as one tidy table.
+"""Many runs from one command: seeds and lists of values fan out through Dask into one table.
 
-Each point of the grid is a run into a folder of its own, ``<sweep>/runs/seed=0``, which resumes like any other run. The
-tables are gathered in the grid's order, so they hold the same bits for any workers.
+Each point of the grid is a run into a folder of its own, ``<sweep>/runs/seed=0``, which resumes
+like any other run. The tables are gathered in the grid's order, so they hold the same bits for any
+workers.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ PATIENCE = 10, 60
 """Seconds in which a scheduler has to answer, and then in which a worker has to join it."""
 
 PAUSE, HELD = 5, 3600
-"""Seconds between two tries of a run whose folder another run holds, and seconds until the last try if the run has no
+"""Seconds between two tries of a run whose folder another holds, and until the last if there is no
 limit."""
 
 SHOWN_NAME = 60
@@ -56,10 +57,10 @@ def sweep(
 ) -> Path:
     """Run every combination of ``seeds`` and of the lists among ``values``.
 
-    ``tables/runs.csv`` in the sweep's folder holds a row for each number of each run, ``tables/summary.csv`` their mean and
-    standard deviation over the seeds, ``figures`` their spread, ``grid.json`` the combinations, ``manifest.json`` what was
-    noted: under ``failed`` the runs that are not among them, and under ``differences`` how the runs' environments or data
-    differ, which is printed too. If every run fails, all of it stays as it was.
+    In the sweep's folder, ``tables/runs.csv`` holds every number of every run, ``tables/summary.csv``
+    means and standard deviations over the seeds, ``figures`` their spread, ``grid.json`` the
+    combinations, ``manifest.json`` which runs failed and how their environments differ. If every
+    run fails, all of it stays as it was.
 
     Args:
         profile, only, fresh, notebooks: as for :func:`fpnlib.runs.run`.
@@ -67,29 +68,26 @@ def sweep(
         values: as for a run; a list fans out if the parameter is not a list itself.
         seeds: values of ``seed``; none: the profile's.
         workers: runs at a time on this machine; None: one a core, or one on a GPU.
-        scheduler: address of a Dask cluster, ``tcp://host:port``, instead of processes on this machine. Its workers need
-            the same library, the data, and the sweep's folder under the same path.
+        scheduler: address of a Dask cluster, ``tcp://host:port``. Its workers need the same
+            library, the data, and the sweep's folder under the same path.
         limits: seconds that a cell and each run may take.
 
     Returns:
         The sweep's folder.
 
     Raises:
-        ValueError, TypeError: as a run does, before anything runs; fewer than two combinations; seeds given twice; workers
-            of this machine and a scheduler.
-        OSError: no scheduler at that address, or none with workers; a folder that cannot be written to, or is in use.
-        CellError: runs failed; one line for each. The numbers of the others are gathered nevertheless.
+        ValueError, TypeError: as a run does, before anything runs; fewer than two combinations;
+            seeds given twice; workers of this machine and a scheduler.
+        OSError: no scheduler at that address, or none with workers; a folder that cannot be written
+            to, or is in use.
+        CellError: runs failed; one line for each. The numbers of the others are gathered.
     """
-    if scheduler is not None and workers is not None:
-        remedy = "with --scheduler the cluster's own workers run"
-        raise ValueError(f"--workers are processes of this machine; {remedy}")
-    if seeds and "seed" in (values or {}):
-        raise ValueError("--seeds and --set seed=… both say the seed; give one of them")
+    _refuse_contradictions(values or {}, seeds, workers, scheduler)
     out = out if out is not None else f"outputs/{profile}-sweep"
     values = dict(values or {}) | ({"seed": list(seeds)} if seeds else {})
-    points = _grid(values, fan_out(values, only, notebooks))
-    plans = [plan(profile, out, only, point, notebooks) for point in points.values()]
-    chosen, folder = [path.stem for path in plans[0].tasks], PROJECT / out
+    points, folder = _grid(values, fan_out(values, only, notebooks)), PROJECT / out
+    for point in points.values():
+        todo = plan(profile, out, only, point, notebooks)
     stale = [Manifest(path) for path in (folder, *sorted(folder.glob("runs/*/")))] if fresh else []
     for manifest in stale:
         refuse_strangers(manifest)
@@ -99,16 +97,29 @@ def sweep(
         for name, point in points.items():
             calls[name] = (profile, f"{out}/runs/{name}", tuple(only), point, notebooks, limits)
         failures = _run_all(client, calls, folder)
-        done = {name: point for name, point in points.items() if name not in failures}
-        if done:
-            files = _gather(folder, done, varied(points), chosen)
-            store.write_json(folder / Manifest.GRID, points)
-            _note(folder, list(done), chosen, [Manifest.GRID, *files], failures)
+        if len(failures) < len(points):
+            _finish(folder, points, [path.stem for path in todo.tasks], failures)
     if failures:
-        gathered_too = "the others are" if done else "nothing is"
-        said = [f"{len(failures)} of {len(points)} runs failed; {gathered_too} gathered"]
-        raise CellError("\n".join(said + [f"{name}: {why}" for name, why in failures.items()]))
+        raise _error(failures, len(points))
     return folder
+
+
+def _refuse_contradictions(
+    values: Mapping[str, object], seeds: Sequence[int], workers: int | None, scheduler: str | None
+) -> None:
+    if scheduler is not None and workers is not None:
+        remedy = "with --scheduler the cluster's own workers run"
+        raise ValueError(f"--workers are processes of this machine; {remedy}")
+    if seeds and "seed" in values:
+        raise ValueError("--seeds and --set seed=… both say the seed; give one of them")
+
+
+def _error(failures: Mapping[str, str], count: int) -> CellError:
+    """The error of a sweep of ``count`` runs, one line for each that failed."""
+    others = "the others are" if len(failures) < count else "nothing is"
+    lines = [f"{len(failures)} of {count} runs failed; {others} gathered"]
+    lines += [f"{name}: {reason}" for name, reason in failures.items()]
+    return CellError("\n".join(lines))
 
 
 def _grid(values: Mapping[str, object], fans_out: Mapping[str, list]) -> Points:
@@ -125,7 +136,7 @@ def _grid(values: Mapping[str, object], fans_out: Mapping[str, list]) -> Points:
 
 
 def _start_over(manifests: Sequence[Manifest]) -> None:
-    """Clear the folders of a sweep, which is held already, and of its runs, unless one of them is in use."""
+    """Clear the folders of a sweep, which is held, and of its runs, unless one is in use."""
     with ExitStack() as held:
         for manifest in manifests[1:]:
             held.enter_context(store.claim(manifest.folder))
@@ -208,7 +219,8 @@ def _client_of(scheduler: str) -> Iterator:
 def _run_all(client, calls: Mapping[str, tuple], folder: Path) -> dict[str, str]:
     """Do the runs, each once a worker is free for it.
 
-    Given all at once, Dask puts some in line behind a worker, where they stay while another has nothing to do.
+    Given all at once, Dask puts some in line behind a worker, where they stay while another has
+    nothing to do.
 
     Returns:
         What went wrong, by the run's name, in the grid's order.
@@ -243,6 +255,16 @@ def _run_all(client, calls: Mapping[str, tuple], folder: Path) -> dict[str, str]
     return {name: failures[name] for name in calls if name in failures}
 
 
+def _finish(
+    folder: Path, points: Points, notebooks: Sequence[str], failures: Mapping[str, str]
+) -> None:
+    """Write what the sweep leaves: its tables, figures, grid and manifest."""
+    done = {name: point for name, point in points.items() if name not in failures}
+    files = _gather(folder, done, varied(points), notebooks)
+    store.write_json(folder / Manifest.GRID, points)
+    _note(folder, list(done), notebooks, [Manifest.GRID, *files], failures)
+
+
 def _gather(
     folder: Path, points: Points, names: Sequence[str], notebooks: Sequence[str]
 ) -> list[str]:
@@ -272,7 +294,7 @@ def _note(
     files: Sequence[str],
     failed: Mapping[str, str],
 ) -> None:
-    """Write the sweep's own manifest: what its runs noted, how they differ beside what varies, which failed."""
+    """Write the sweep's own manifest: what its runs noted, how they differ, which failed."""
     manifest = Manifest(folder)
     runs = {name: Manifest(folder / "runs" / name).read() for name in names}
     sections = _common(runs)
@@ -287,7 +309,7 @@ def _note(
 
 
 def _common(runs: Mapping[str, Mapping]) -> dict[str, dict]:
-    """Where the runs were computed and on what data; under ``differences``, and on the screen, how they differ."""
+    """Where the runs were computed and on what data; how they differ is printed too."""
     flat = {name: _noted(run) for name, run in runs.items()}
     sections: dict[str, dict] = {"environment": {"versions": {}}, "data": {}}
     sections |= {"differences": {}, "notebooks": {}}
@@ -307,7 +329,7 @@ def _common(runs: Mapping[str, Mapping]) -> dict[str, dict]:
 
 
 def _joined(entries: Sequence[Mapping]) -> dict[str, object]:
-    """A notebook's entry for all runs: each parameter's one value, or all its values; the sum of the seconds."""
+    """A notebook's entry for all runs: each parameter's value or values, and all seconds."""
     parameters = {}
     for key in entries[0]["parameters"]:
         values = [entry["parameters"].get(key) for entry in entries]

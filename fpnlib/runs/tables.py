@@ -1,4 +1,4 @@
-"""A sweep's tables: every number of its runs, and their means. The same results give the same bits."""
+"""A sweep's tables: every number of its runs, and their means."""
 
 from __future__ import annotations
 
@@ -30,6 +30,7 @@ def gathered(
     """A sweep's tables by their names.
 
     Args:
+        folder: the sweep's.
         points: the parameters of each run, by its name.
         names: the parameters that vary.
         notebooks: those whose results count.
@@ -60,7 +61,7 @@ def _rows(run: Path, varying: Mapping[str, object], notebooks: Sequence[str]) ->
 
 
 def _summary(table: pd.DataFrame) -> pd.DataFrame:
-    """Mean and standard deviation (n − 1) over the seeds, for each quantity and each value of what else varied."""
+    """Mean and standard deviation (n − 1) over the seeds, for all else that varied."""
     apart = [name for name in table.columns if name not in ("seed", "value", "paper", "n")]
     rows = []
     for keys, group in table.groupby(apart, sort=False, dropna=False):

@@ -1,7 +1,7 @@
-"""Whether a run's folder holds what it says: checksums of its files, and a sample of its numbers computed again.
+"""Whether a run's folder holds what it says: checksums, and some numbers computed again.
 
-Nothing is trained, nothing downloaded, and nothing in the folder written. The numbers come from the stored models, which
-must be those that the notebooks' parameters ask for.
+Nothing is trained, nothing downloaded, and nothing in the folder written. The numbers come from the
+stored models, which must be those that the notebooks' parameters ask for.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ from fpnlib.runs.tables import gathered, varied
 from fpnlib.store import Manifest, Results, Uses, library_digest
 
 TOLERANCE = 0.002
-"""Between a recorded accuracy and the same computed again: twenty of MNIST's 10,000 test images on another machine, where
-latents differ in their last bits. On the machine that made them the accuracies are the same."""
+"""Largest difference between a recorded accuracy and the one computed again: 20 of 10,000 images.
+On another machine latents differ in their last bits; on the same machine nothing differs."""
 
 
 class _ReadOnly(Manifest):
@@ -77,7 +77,7 @@ class _Kept(Run):
 
 @dataclass(frozen=True)
 class _Check:
-    """A number that can be computed again from stored models: in which notebook, under what name, and how."""
+    """A number that can be computed again from stored models: its notebook, its name, and how."""
 
     notebook: str
     quantity: str
@@ -90,13 +90,14 @@ def verify(
 ) -> list[str]:
     """Check the folder of a run, or of a sweep with its runs.
 
-    What cannot be checked, because its data or its models are missing, is said and is no fault. A folder without a
-    manifest, or with a damaged one, is a fault.
+    What cannot be checked, because its data or its models are missing, is said and is no fault. A
+    folder without a manifest, or with a damaged one, is a fault.
 
     Args:
         folder: the run's.
         data_dir: folder of the datasets; empty: $FPN_DATA, else ``data`` in the project.
-        numbers: compute ``CHECKS`` again, as far as the run has recorded them, and a sweep's means; else only the checksums.
+        numbers: compute ``CHECKS`` again, as far as the run has recorded them, and a sweep's means;
+            else only the checksums.
         say: takes a line about each check as it is done.
 
     Returns:

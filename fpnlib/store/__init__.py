@@ -1,4 +1,4 @@
-"""What a run leaves behind: atomic files, safetensors with a JSON beside them, locks, results, the manifest.
+"""What a run leaves behind: atomic files, safetensors, locks, results, the manifest.
 
 A run that is killed at any moment leaves whole files only. Nothing here is pickled.
 """

@@ -1,7 +1,7 @@
 """Files that are complete or absent: atomic writes, JSON, digests.
 
-A write goes to a temporary file in the same folder, is flushed to the disk and renamed. A process that is killed at any
-moment leaves either the old file or the new one.
+A write goes to a temporary file in the same folder, is flushed to the disk and renamed. A process
+that is killed at any moment leaves either the old file or the new one.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TypeVar
 
 PROJECT = Path(__file__).resolve().parents[2]
-"""The checkout. Relative output folders and the default data folder count from here, whatever the working directory."""
+"""The checkout. Relative output folders count from here, whatever the working directory."""
 
 PathLike = str | os.PathLike[str]
 T = TypeVar("T")
@@ -36,7 +36,7 @@ def write(path: PathLike, data: str | bytes) -> Path:
 
 
 def write_json(path: PathLike, obj: object) -> Path:
-    """Write ``obj`` atomically as JSON. Tensors, arrays, NumPy values and paths become lists, numbers and text.
+    """Write ``obj`` atomically as JSON. Tensors and arrays become lists, paths become text.
 
     Raises:
         ValueError: NaN or infinite numbers, which JSON does not know.
@@ -60,7 +60,7 @@ def read_json(path: PathLike) -> object:
 
 
 def rebuilt(path: PathLike, kind: type[T], values: Mapping) -> T:
-    """``kind(**values)`` from the content of a JSON file. Raises ValueError, in one line, if the fields do not fit."""
+    """``kind(**values)`` of a JSON file's content; ValueError, in one line, if they do not fit."""
     try:
         return kind(**values)
     except TypeError:
@@ -68,12 +68,12 @@ def rebuilt(path: PathLike, kind: type[T], values: Mapping) -> T:
 
 
 def write_kept(path: PathLike, key: str, **values: object) -> Path:
-    """Keep JSON-able ``values`` under ``key``, a digest of what they depend on. Raises as :func:`write_json` does."""
+    """Keep JSON-able ``values`` under ``key``, a digest of what they depend on."""
     return write(path, _sealed(path, {"key": key} | values))
 
 
 def read_kept(path: PathLike, key: str, **kinds: type) -> dict | None:
-    """Read what :func:`write_kept` wrote under ``key``; None if there is no file, or one of another key.
+    """Read what :func:`write_kept` wrote under ``key``; None if there is nothing of this key.
 
     Args:
         kinds: the type of each field that must be there.
@@ -159,7 +159,7 @@ def _json_text(path: PathLike, obj: object) -> str:
 
 
 def _expect(path: PathLike, obj: object, **kinds: type | tuple[type, ...]) -> dict:
-    """``obj``, read from ``path``, if it is a mapping with at least these fields, each of its type."""
+    """``obj``, read from ``path``, if it is a mapping with these fields, each of its type."""
     if not isinstance(obj, dict):
         raise damaged(path, f"expected a mapping, got {type(obj).__name__}")
     for name, kind in kinds.items():

@@ -1,4 +1,4 @@
-"""Locks: a run's folder for one run, a file for one process. The system frees a lock when its holder dies."""
+"""Locks of folders and files. The system frees a lock when its holder dies."""
 
 from __future__ import annotations
 
@@ -24,13 +24,14 @@ class FolderInUse(OSError):
 
 @contextmanager
 def claim(folder: PathLike) -> Iterator[dict | None]:
-    """Hold a run's folder against every other run, and remove the temporary files of killed processes.
+    """Hold a run's folder against other runs, and remove temporary files of killed processes.
 
     Yields:
         The host, process and time of a holder that was killed; None if there was none.
 
     Raises:
-        FolderInUse: a run that is alive holds the folder; one line with its host, its process and since when.
+        FolderInUse: a run that is alive holds the folder; one line with its host, its process and
+            since when.
         OSError: the folder cannot be written to.
     """
     folder = _make_folder(Path(folder))

@@ -17,7 +17,7 @@ NUMBER = (int, float)
 # The type of a section's values. Sections that are not named here may hold anything.
 SECTIONS = {"data": str, "differences": str, "failed": str, "files": str, "notebooks": dict}
 SECTIONS |= {"seconds": NUMBER, "total": NUMBER}
-# The type of each field of a notebook's entry, if it is there, and the fields that map names to text.
+# The type of each optional field of a notebook's entry, and those that map names to text.
 MAPPINGS = ("parameters", "environment", "files", "data", "inputs")
 ENTRY = {"key": str, "commit": (str, NoneType), "seconds": NUMBER} | dict.fromkeys(MAPPINGS, dict)
 OF_TEXT = ("files", "data", "inputs")
@@ -26,9 +26,10 @@ OF_TEXT = ("files", "data", "inputs")
 class Manifest:
     """``manifest.json`` of a run's folder.
 
-    Its sections are flat mappings. Notebooks and the runner add to them, each from its own process: ``environment``
-    (commit, versions, device), ``data`` (checksums), ``notebooks`` (parameters, seconds), ``files`` (sha256), ``total``
-    (seconds and notebooks of the last command that executed something), or any other.
+    Its sections are flat mappings. Notebooks and the runner add to them, each from its own process:
+    ``environment`` (commit, versions, device), ``data`` (checksums), ``notebooks`` (parameters,
+    seconds), ``files`` (sha256), ``total`` (seconds and notebooks of the last command that executed
+    something), or any other.
     """
 
     KEPT = ("figures", "tables", "results", "models")
@@ -43,7 +44,7 @@ class Manifest:
         self.path = self.folder / "manifest.json"
 
     def read(self) -> dict:
-        """All sections; empty if there is no manifest yet. Raises ValueError, in one line, on a damaged file."""
+        """All sections; empty if there is no manifest yet. Raises ValueError on a damaged file."""
         sections = read_json(self.path) if self.path.is_file() else {}
         if fault := _fault(sections):
             raise damaged(self.path, fault)
@@ -63,8 +64,8 @@ class Manifest:
     def note_notebook(self, name: str, entry: Mapping, environment: Mapping | None = None) -> None:
         """Note a finished notebook.
 
-        The section ``environment`` is that of the last notebook; the entries of earlier ones keep what differs there.
-        Files that no notebook produces any more are dropped.
+        The section ``environment`` is that of the last notebook; the entries of earlier ones keep
+        what differs there. Files that no notebook produces any more are dropped.
 
         Args:
             entry: parameters, seconds and the like, and the sha256 of its own ``files``.
@@ -86,7 +87,7 @@ class Manifest:
             write_json(self.path, sections)
 
     def note_files(self) -> None:
-        """Note the sha256 of every file that belongs in a manifest, see :meth:`files`, and drop those that are gone."""
+        """Note the sha256 of every file that belongs in a manifest; drop those that are gone."""
         with alone(self.path):
             write_json(self.path, self.read() | {"files": self.files()})
 
@@ -94,13 +95,14 @@ class Manifest:
         """sha256 of the files ``names`` that exist, by the path within the folder.
 
         Args:
-            names: None for all that belong in a manifest: what notebooks made, their executed copies, a sweep's grid.
+            names: None for all that belong in a manifest: what notebooks made, their executed
+                copies, a sweep's grid.
         """
         paths = self._all() if names is None else [self.folder / name for name in names]
         return self._of(paths, sha256)
 
     def path_of(self, name: str) -> Path:
-        """The file ``name`` of the folder. Names come from files that others wrote, so none may lead out of the folder.
+        """The file ``name`` of the folder, which no name from somebody's file may leave.
 
         Raises:
             ValueError: an absolute name, one with "..", or a link to somewhere else.
@@ -108,7 +110,7 @@ class Manifest:
         return _inside(self.folder, name)
 
     def runs(self) -> dict[str, dict]:
-        """A sweep's combinations by the names of its runs, which stand in ``runs``; empty if the folder is no sweep's.
+        """A sweep's combinations by the names of its runs; empty if the folder is no sweep's.
 
         Raises:
             ValueError: damaged, or a name that leads out of the folder; one line.
@@ -124,7 +126,8 @@ class Manifest:
     def changed(self) -> list[str]:
         """What is not as it was when it was noted, one line each.
 
-        One of a sweep's runs may lack its figures, models or executed copies altogether, because its numbers are enough.
+        One of a sweep's runs may lack its figures, models or executed copies altogether, because
+        its numbers are enough.
 
         Raises:
             ValueError: a damaged manifest.
@@ -144,7 +147,7 @@ class Manifest:
         return [name for name in self._of(self._all(), str) if name not in listed]
 
     def each(self, what: Callable[[Path], T]) -> dict[str, T]:
-        """``what`` of each finished file under figures, tables, results and models, by its path within the folder.
+        """``what`` of each finished file that notebooks made, by its path within the folder.
 
         A file that another process removes meanwhile is left out.
         """

@@ -12,8 +12,9 @@ from fpnlib.store.files import PathLike, _expect, damaged, read_json, write_json
 class Results:
     """The numbers of one notebook, in ``results/<notebook>.json``.
 
-    The file is a list of ``{"quantity", "value", "paper", "n", "seed", …}`` in the order of recording. It starts empty and
-    holds no times or dates, so that two runs with one seed write the same bytes.
+    The file is a list of ``{"quantity", "value", "paper", "n", "seed", …}`` in the order of
+    recording. It starts empty and holds no times or dates, so that two runs with one seed write the
+    same bytes.
     """
 
     def __init__(self, path: PathLike):

@@ -17,12 +17,13 @@ from fpnlib.store.files import PathLike, damaged, write
 
 
 def save_tensors(path: PathLike, tensors: Mapping[str, Tensor], meta: Mapping) -> Path:
-    """Write ``tensors`` as safetensors and, beside them, ``<stem>.json``: ``meta``, their shapes and the file's sha256.
+    """Write ``tensors`` as safetensors and, beside them, a JSON of ``meta``, shapes and sha256.
 
     The pair is complete if the JSON is there. A full disk leaves the earlier pair as it was.
 
     Raises:
-        ValueError: a path that does not end in ``.safetensors``; numbers that are not finite in ``meta``.
+        ValueError: a path that does not end in ``.safetensors``; numbers that are not finite in
+            ``meta``.
         OSError: as :func:`write`.
     """
     path = _weights(path)
@@ -63,7 +64,7 @@ def load_tensors(path: PathLike) -> tuple[dict[str, Tensor], dict]:
 
 
 def read_meta(path: PathLike, **kinds: type) -> dict | None:
-    """The ``meta`` that :func:`save_tensors` wrote, without the tensors; None if there is no such pair.
+    """The ``meta`` that :func:`save_tensors` wrote; None if there is no such pair.
 
     Args:
         kinds: the type of each field that must be there.
@@ -81,8 +82,8 @@ def save_module(path: PathLike, module: nn.Module, meta: Mapping, *, half: bool 
     """:func:`save_tensors` of the module's state dict.
 
     Args:
-        half: round floating matrices to half precision, if its range holds them. Half the size; to compute with what is
-            kept, load it again.
+        half: round floating matrices to half precision, if its range holds them. Half the size; to
+            compute with what is kept, load it again.
     """
     tensors = module.state_dict()
     return save_tensors(path, _halved(tensors) if half else tensors, meta)
@@ -95,7 +96,8 @@ def load_module(path: PathLike, module: nn.Module) -> dict:
         The ``meta``.
 
     Raises:
-        ValueError: another architecture; one line with the first difference. ``module`` stays as it was.
+        ValueError: another architecture; one line with the first difference. ``module`` stays as it
+            was.
         FileNotFoundError, ValueError: as :func:`load_tensors`.
     """
     tensors, meta = load_tensors(path)
@@ -111,7 +113,7 @@ def load_module(path: PathLike, module: nn.Module) -> dict:
 
 
 class Checkpoint:
-    """The state of something unfinished: tensors and a JSON-able ``meta`` in one file, replaced atomically."""
+    """The state of something unfinished: tensors and a ``meta`` in one atomic file."""
 
     def __init__(self, path: PathLike):
         self.path = _weights(path)

@@ -10,10 +10,11 @@ from fpnlib.store.files import PathLike, _make_folder
 
 
 class Uses:
-    """The files and data that one notebook of a run has used, as JSON lines in ``.uses/<notebook>.jsonl``.
+    """The files and data that a notebook of a run has used, in ``.uses/<notebook>.jsonl``.
 
-    The notebook's process and its workers append a line each time they read or write a file or load a dataset. A line
-    is one write to a file that is open for appending, so that processes can share the file.
+    The notebook's process and its workers append a line each time they read or write a file or load
+    a dataset. A line is one write to a file that is open for appending, so that processes can share
+    the file.
 
     Args:
         folder: the run's folder.
@@ -52,7 +53,10 @@ class Uses:
         self.path.unlink(missing_ok=True)
 
     def read(self) -> tuple[list[str], dict[str, str]]:
-        """The names of the files (relative inside the run's folder, else absolute), and the checksums of the datasets."""
+        """The names of the files, and the checksums of the datasets.
+
+        A name is relative inside the run's folder, else absolute.
+        """
         text = self.path.read_text(encoding="utf-8") if self.path.is_file() else ""
         notes = [json.loads(line) for line in text.splitlines()]
         files = {note["file"] for note in notes if "file" in note}

@@ -1,6 +1,7 @@
 """One self-contained HTML page for a run: every number, table and figure, and where they come from.
 
-It needs no network and no files beside it; what it shows of the run's files is text, escaped, and pictures.
+It needs no network and no files beside it; what it shows of the run's files is text, escaped, and
+pictures.
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ def write(folder: Path) -> Path:
 
     Raises:
         FileNotFoundError: no run in the folder.
-        ValueError: a damaged manifest, result or table, in one line that names it; a file that leads out of the folder.
+        ValueError: a damaged manifest, result or table, in one line that names it; a file that
+            leads out of the folder.
         OSError: the folder cannot be written to.
     """
     templates = Environment(

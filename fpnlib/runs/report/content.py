@@ -1,4 +1,4 @@
-"""What the page of a run shows, as plain values: read from its folder and put in order; nothing is computed anew."""
+"""What the page of a run shows, as plain values: read from its folder and put in order."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 from fpnlib.store import Manifest, damaged, read_json
 
 NEAR = 0.02
-"""A number is green if it is better than the paper's, or short of it by at most this share of the paper's."""
+"""A number is green if it is short of the paper's by at most this share of it."""
 WHOLE_TABLE, PART_OF_TABLE = 40, 8
 """Rows of a table that is shown as a whole; rows shown of a longer one."""
 PICTURES = {b"\x89PNG\r\n\x1a\n": "image/png", b"\xff\xd8\xff": "image/jpeg"}
@@ -49,7 +49,7 @@ class Number:
 
     @property
     def standing(self) -> str:
-        """Whether it is "better" than the paper's (or equal), "near" it or "short" of it; "" if the paper has none."""
+        """How it compares with the paper: "better" (or equal), "near", "short" or ""."""
         if self.paper is None:
             return ""
         if self.value >= self.paper:
@@ -59,7 +59,7 @@ class Number:
 
 
 def page(folder: Path) -> dict:
-    """The template's values for the run or the sweep in ``folder``; raises as :func:`fpnlib.runs.report.write` does."""
+    """The template's values for the run or the sweep in ``folder``; raises as ``write``."""
     manifest = Manifest(folder)
     noted = manifest.read()
     if not noted:
@@ -91,6 +91,7 @@ def amount(value: float, sign: str = "") -> str:
     """A number at four decimals, or at four digits if those would hide it.
 
     Args:
+        value: the number.
         sign: "+" to show the sign of positive numbers.
     """
     style = ".4f" if value == 0 or 0.001 <= abs(value) < 1000 else ".4g"
@@ -161,7 +162,7 @@ def _numbers(path: Path) -> list[Number]:
 
 
 def _means(path: Path) -> dict[str, list[Number]]:
-    """The means of a sweep, by notebook. What varied beside the seed belongs to a quantity's name."""
+    """The means of a sweep, by notebook. A quantity's name says what varied beside the seed."""
     numbers: dict[str, list[Number]] = {}
     head, rows = _csv(path)
     try:
