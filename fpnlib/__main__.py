@@ -40,14 +40,11 @@ def _parser() -> argparse.ArgumentParser:
     _add_run(commands)
     page = commands.add_parser("report", help="write a run's page, report.html, into its folder")
     page.set_defaults(do=_report)
-    about = "check a run's files, and compute some of its numbers again"
-    check = commands.add_parser("verify", help=about)
+    check = commands.add_parser("verify", help="check a run's files and some of its numbers")
     check.set_defaults(do=_verify)
     for command in (page, check):
-        about = "runs' folders (default: all in outputs/)"
-        command.add_argument("folders", nargs="*", type=_path, help=about)
-    about = "of the datasets (default: $FPN_DATA)"
-    check.add_argument("--data", type=_path, metavar="FOLDER", help=about)
+        command.add_argument("folders", nargs="*", type=_path, help="default: all in outputs/")
+    check.add_argument("--data", type=_path, metavar="FOLDER", help="default: $FPN_DATA")
     check.add_argument("--files-only", action="store_true", help="compute nothing")
     return parser
 
@@ -58,20 +55,15 @@ def _add_run(commands: argparse._SubParsersAction) -> None:
     run = commands.add_parser("run", help=about, description=about.capitalize() + ".", epilog=after)
     run.set_defaults(do=_run)
     several = {"nargs": "+", "action": "extend", "default": []}
-    about = "demo, paper, or another file of notebooks/profiles"
-    run.add_argument("--profile", required=True, help=about)
-    about = "the run's folder (default: outputs/<profile>)"
-    run.add_argument("--out", type=_path, metavar="FOLDER", help=about)
-    about = "these notebooks, by the start of their names"
-    run.add_argument("--only", **several, metavar="NOTEBOOK", help=about)
+    run.add_argument("--profile", required=True, help="demo, paper, …: see notebooks/profiles")
+    run.add_argument("--out", type=_path, metavar="FOLDER", help="default: outputs/<profile>")
+    run.add_argument("--only", **several, metavar="NOTEBOOK", help="by the start of its name")
     about = "parameters in place of the profile's; family.name=value for a family's setting"
     run.add_argument("--set", **several, metavar="NAME=VALUE", help=about)
-    about = "forget what the run's folder holds and start over"
-    run.add_argument("--fresh", action="store_true", help=about)
+    run.add_argument("--fresh", action="store_true", help="empty the run's folder and start over")
     about = "notebooks side by side (default: one a core; one on a GPU)"
     run.add_argument("--jobs", type=int, metavar="N", help=about)
-    about = "of the whole run: 90, 90s, 15m or 2h"
-    run.add_argument("--limit", type=_seconds, metavar="TIME", help=about)
+    run.add_argument("--limit", type=_seconds, metavar="TIME", help="of the run: 90s, 15m or 2h")
     run.add_argument("--cell-limit", type=_seconds, metavar="TIME", help="of each cell")
     run.add_argument("--notebooks", type=_path, metavar="FOLDER", help="the folder of notebooks")
     about = "a run for each seed, and for each value of a list: --set flow_width=[40,224]"
@@ -79,8 +71,7 @@ def _add_run(commands: argparse._SubParsersAction) -> None:
     many.add_argument("--seeds", **several, type=int, metavar="SEED")
     about = "runs at a time (default: one a core; one on a GPU)"
     many.add_argument("--workers", type=int, metavar="N", help=about)
-    about = "a Dask cluster instead of this machine: tcp://host:port"
-    many.add_argument("--scheduler", metavar="ADDRESS", help=about)
+    many.add_argument("--scheduler", metavar="ADDRESS", help="a Dask cluster: tcp://host:port")
 
 
 def _run(given: argparse.Namespace) -> int:
@@ -210,12 +201,9 @@ def _seconds(text: str) -> float:
 def _command(arguments: list[str]) -> str:
     """The command that resumes: this one, without what would start over."""
     python = Path(sys.executable)
-    if shutil.which(python.name) == sys.executable:
-        python = python.name
-    elif python.is_relative_to(Path.cwd()):
-        python = python.relative_to(Path.cwd())
+    found = shutil.which(python.name) == sys.executable
     kept = [argument for argument in arguments if argument != "--fresh"]
-    return shlex.join([str(python), "-m", "fpnlib", *kept])
+    return shlex.join([python.name if found else str(python), "-m", "fpnlib", *kept])
 
 
 if __name__ == "__main__":

@@ -206,7 +206,7 @@ def _abreast(width: int, call: Callable, paths: list, stop: Callable) -> None:
             stopped.set()
             stop()
             raise
-    failures = [failure for failure in (future.exception() for future in futures) if failure]
+    failures = [future.exception() for future in futures if future.exception()]
     if not failures:
         return
     last = next(filter(_stops, failures), failures[0])
@@ -229,8 +229,7 @@ def _read(path: Path) -> nbformat.NotebookNode | None:
 def _print_content(folder: Path) -> None:
     print(f"\n{_near(folder)} holds")
     for kind in SHOWN:
-        files = [path for path in (folder / kind).rglob("*") if path.is_file()]
-        count = sum(path.name[0] != "." for path in files)
+        count = sum(path.is_file() for path in (folder / kind).rglob("[!.]*"))
         print(f"  {count:4d} {kind:<10} {_near(folder / kind)}")
 
 

@@ -40,19 +40,23 @@ def used(
         within its folder; ``inputs``: sha256 of files elsewhere, by path: relative inside the
         project, else as :func:`places.named` has it.
     """
-    files, data = Uses(manifest.folder, notebook).read()
-    outside = {Path(name) for name in files if os.path.isabs(name)}
-    texts = [value for value in settings if isinstance(value, str)]
-    outside |= {PROJECT / text for text in texts if os.path.isfile(PROJECT / text)}
-    inputs = {_name(path): sha256(path) for path in sorted(outside) if path.is_file()}
-    inside = [name for name in files if not os.path.isabs(name)]
+    told, data = Uses(manifest.folder, notebook).read()
+    outside = set(filter(os.path.isabs, told))
+    for value in settings:
+        if isinstance(value, str) and os.path.isfile(PROJECT / value):
+            outside.add(str(PROJECT / value))
+    inputs = {_name(Path(name)): sha256(name) for name in sorted(outside) if os.path.isfile(name)}
+    inside = [name for name in told if name not in outside]
     return {"data": data, "inputs": inputs, "files": manifest.files(inside)}
 
 
 def are_still(inputs: Mapping[str, str]) -> bool:
     """Whether files outside the run's folder are as they were. A missing one has not changed."""
-    paths = {PROJECT / places.found(name): checksum for name, checksum in inputs.items()}
-    return all(sha256(path) == checksum for path, checksum in paths.items() if path.is_file())
+    for name, checksum in inputs.items():
+        path = PROJECT / places.found(name)
+        if path.is_file() and sha256(path) != checksum:
+            return False
+    return True
 
 
 def _name(path: Path) -> str:

@@ -20,11 +20,8 @@ def named(node: object) -> object:
 
 def found(text: str) -> str:
     """The path that :func:`named` has named, on this machine; other text stays as it is."""
-    return (
-        os.path.expandvars(os.path.expanduser(text))
-        if text.startswith(("~/", "$FPN_DATA"))
-        else text
-    )
+    named = text.startswith(("~/", "$FPN_DATA"))
+    return os.path.expandvars(os.path.expanduser(text)) if named else text
 
 
 def _places() -> list[tuple[re.Pattern, str]]:
@@ -33,12 +30,11 @@ def _places() -> list[tuple[re.Pattern, str]]:
     places = {str(Path(data).absolute()): "$FPN_DATA"} if data else {}
     places |= {f"{PROJECT}{os.sep}": "", str(PROJECT): "."}
     places |= {f"{sys.prefix}{os.sep}": "", f"{Path.home()}{os.sep}": "~/"}
-    paths = [
-        (_path(place), name)
-        for place, name in places.items()
-        if Path(place) != Path(Path(place).anchor)
-    ]
-    return [*paths, (re.compile(r"()[^\s\"']*/ipykernel_\d+/\d+\.py"), "cell")]
+    patterns = [(re.compile(r"()[^\s\"']*/ipykernel_\d+/\d+\.py"), "cell")]
+    for place, name in places.items():
+        if Path(place) != Path(Path(place).anchor):
+            patterns.append((_path(place), name))
+    return patterns
 
 
 def _path(place: str) -> re.Pattern:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import ast
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import nbformat
 import yaml
@@ -53,12 +55,12 @@ def plan(
     _refuse_unknown([*flat, *(["profile"] if groups else [])], declared.values())
     if "profile" in values:
         raise ValueError("the profile is given with --profile, not with --set")
-    given = _with_override(values, [declared[path] for path in chosen])
+    given = _with_override(values, list(chosen.values()))
     given = {"out": f"outputs/{profile}"} | flat | given | {"profile": profile}
     given |= {"out": out} if out is not None else {}
     folder = _fitting("out", given["out"], "outputs/demo")
     _refuse_sources(PROJECT / folder, notebooks.resolve())
-    tasks = {path: _settings(path, declared[path], given) for path in chosen}
+    tasks = {path: _settings(path, names, given) for path, names in chosen.items()}
     return Plan(folder, tasks, _resolved(groups, given.get("override", "")))
 
 
@@ -89,14 +91,11 @@ def parameters(notebook: Path) -> dict[str, object]:
 
 def fan_out(values: Mapping[str, object], only: Iterable[str], notebooks: Path) -> dict[str, list]:
     """The ``values`` that fan out in a sweep: lists for parameters that are no lists."""
-    declared = _declared(notebooks)
     defaults: dict[str, object] = {}
-    for path in _select(declared, only):
-        defaults |= declared[path]
-    lists = {name: value for name, value in values.items() if isinstance(value, list)}
-    return {
-        name: value for name, value in lists.items() if not isinstance(defaults.get(name), list)
-    }
+    for declared in _select(_declared(notebooks), only).values():
+        defaults |= declared
+    lists, _ = _split(values, lambda name, value: isinstance(value, list))
+    return _split(lists, lambda name, value: not isinstance(defaults.get(name), list))[0]
 
 
 def read_profile(folder: Path, name: str) -> tuple[dict[str, object], Groups]:
@@ -114,11 +113,11 @@ def read_profile(folder: Path, name: str) -> tuple[dict[str, object], Groups]:
         raise ValueError(f"{path.name} is not valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(given, dict):
         raise ValueError(f"{path.name} must be a mapping, one 'name: value' a line")
-    groups = {key: value for key, value in given.items() if isinstance(value, dict)}
+    groups, flat = _split(given, lambda name, value: isinstance(value, dict))
     for key, group in groups.items():
         if any(isinstance(value, dict) for value in group.values()):
             raise ValueError(f"{path.name}: the group '{key}' must hold 'name: value' lines only")
-    return {key: value for key, value in given.items() if key not in groups}, groups
+    return flat, groups
 
 
 def _declared(notebooks: Path) -> dict[Path, dict[str, object]]:
@@ -132,18 +131,30 @@ def _declared(notebooks: Path) -> dict[Path, dict[str, object]]:
     return {path: parameters(path) for path in paths}
 
 
-def _select(notebooks: Iterable[Path], only: Iterable[str]) -> list[Path]:
+def _select(declared: dict[Path, dict], only: Iterable[str]) -> dict[Path, dict]:
     """The notebooks whose names are or start with one of ``only``, in order; all if it is empty."""
-    notebooks, wanted = list(notebooks), [name.removesuffix(".ipynb") for name in only]
-    for name in wanted:
-        if not any(path.stem.startswith(name) for path in notebooks):
-            raise checks.unknown("notebook", name, [path.stem for path in notebooks])
-    return [path for path in notebooks if not wanted or path.stem.startswith(tuple(wanted))]
+    chosen: set[Path] = set()
+    for name in only:
+        start = name.removesuffix(".ipynb")
+        found = {path for path in declared if path.stem.startswith(start)}
+        if not found:
+            raise checks.unknown("notebook", start, [path.stem for path in declared])
+        chosen |= found
+    return _split(declared, lambda path, _: path in chosen)[0] if chosen else declared
+
+
+def _split(values: Mapping, test: Callable[[Any, Any], bool]) -> tuple[dict, dict]:
+    """The items of a mapping that pass ``test(name, value)``, and the others."""
+    passed: dict = {}
+    others: dict = {}
+    for name, value in values.items():
+        (passed if test(name, value) else others)[name] = value
+    return passed, others
 
 
 def _refuse_unknown(given: Iterable[str], declared: Iterable[Iterable[str]]) -> None:
     """Raise ValueError, with the nearest name, for a parameter that no notebook declares."""
-    names = sorted({name for one in declared for name in one})
+    names = sorted(set().union(*declared))
     for name in given:
         if name not in names and name != "out":
             raise checks.unknown("parameter", name, names)
@@ -151,12 +162,11 @@ def _refuse_unknown(given: Iterable[str], declared: Iterable[Iterable[str]]) -> 
 
 def _with_override(values: Mapping[str, object], declared: list[dict]) -> dict[str, object]:
     """``values`` with those of dotted names joined to one text, the parameter ``override``."""
-    flat = {name: value for name, value in values.items() if "." not in name}
+    dotted, flat = _split(values, lambda name, value: "." in name)
     _refuse_unknown(flat, declared)
-    dotted = {name: value for name, value in values.items() if "." in name}
     if not dotted:
         return flat
-    if not any("override" in one for one in declared):
+    if "override" not in set().union(*declared):
         _refuse_unknown(dotted, declared)
     parts = [f"{name}={_text(name, value)}" for name, value in dotted.items()]
     return flat | {"override": " ".join([*str(flat.get("override", "")).split(), *parts])}
@@ -173,7 +183,7 @@ def _text(name: str, value: object) -> str:
 def _resolved(groups: Groups, override: object) -> Groups:
     """The families' settings as the profile and the overrides give them."""
     # Here families.settings.resolve(family, profile, override) will check names and types.
-    resolved = {family: dict(group) for family, group in groups.items()}
+    resolved = deepcopy(groups)
     for part in str(override).split():
         name, equals, value = part.partition("=")
         family, dot, setting = name.partition(".")

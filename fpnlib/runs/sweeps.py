@@ -125,14 +125,16 @@ def _error(failures: Mapping[str, str], count: int) -> CellError:
 def _grid(values: Mapping[str, object], fans_out: Mapping[str, list]) -> Points:
     """``values`` with every combination of the lists that fan out, by the name of its folder."""
     for name, value in fans_out.items():
-        if len({repr(one) for one in value}) < len(value) or not value:
+        if len(set(map(repr, value))) < len(value) or not value:
             raise ValueError(f"the values of {name} must differ from each other, got {value}")
-    combinations = itertools.product(*fans_out.values())
-    points = [dict(zip(fans_out, combination)) for combination in combinations]
+    points: Points = {}
+    for combination in itertools.product(*fans_out.values()):
+        point = dict(zip(fans_out, combination))
+        points[_name(point)] = dict(values) | point
     if len(points) < 2:
         remedy = "give --seeds, or a list like --set flow_width=[40,224]"
         raise ValueError(f"a sweep needs two runs or more: {remedy}")
-    return {_name(point): dict(values) | point for point in points}
+    return points
 
 
 def _start_over(manifests: Sequence[Manifest]) -> None:
@@ -299,11 +301,9 @@ def _note(
     runs = {name: Manifest(folder / "runs" / name).read() for name in names}
     sections = _common(runs)
     for notebook in notebooks:
-        having = [run for run in runs.values() if notebook in run.get("notebooks", {})]
-        if having:
-            sections["notebooks"][notebook] = _joined(
-                [run["notebooks"][notebook] for run in having]
-            )
+        entries = [run.get("notebooks", {}).get(notebook) for run in runs.values()]
+        if any(entries):
+            sections["notebooks"][notebook] = _joined(list(filter(None, entries)))
     sections |= {"failed": dict(failed), "files": manifest.files(files)}
     store.write_json(manifest.path, sections)
 
@@ -341,13 +341,13 @@ def _joined(entries: Sequence[Mapping]) -> dict[str, object]:
 
 def _noted(run: Mapping[str, Mapping]) -> dict[tuple[str, str], object]:
     """Where a run was computed and on what data, by section and name."""
+    environment = dict(run.get("environment", {}))
+    sections = {"versions": environment.pop("versions", {}), "environment": environment}
     noted = {}
-    for key, value in run.get("environment", {}).items():
-        if key == "versions":
-            noted |= {("versions", package): version for package, version in value.items()}
-        else:
-            noted["environment", key] = value
-    return noted | {("data", key): value for key, value in run.get("data", {}).items()}
+    for section, values in (sections | {"data": run.get("data", {})}).items():
+        for key, value in values.items():
+            noted[section, key] = value
+    return noted
 
 
 def _name(point: Mapping[str, object]) -> str:

@@ -48,15 +48,17 @@ def gathered(
 
 def _rows(run: Path, varying: Mapping[str, object], notebooks: Sequence[str]) -> list[dict]:
     """One row for each number of a run: what varied, notebook, quantity, value, paper's, n."""
-    paths = [run / "results" / f"{notebook}.json" for notebook in notebooks]
-    results = [path for path in paths if path.is_file()]
-    if not results:
-        raise FileNotFoundError(f"{run} has no results; the workers need to share this folder")
-    rows = []
-    for path in results:
+    rows, found = [], False
+    for notebook in notebooks:
+        path = run / "results" / f"{notebook}.json"
+        if not path.is_file():
+            continue
+        found = True
         for record in Results.read(path):
             of_it = {key: record.get(key) for key in ("quantity", "value", "paper", "n")}
-            rows.append({**varying, "notebook": path.stem, **of_it})
+            rows.append({**varying, "notebook": notebook, **of_it})
+    if not found:
+        raise FileNotFoundError(f"{run} has no results; the workers need to share this folder")
     return rows
 
 

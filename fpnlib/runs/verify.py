@@ -208,10 +208,10 @@ def _recorded(folder: Path, check: _Check) -> float | None:
 
 def _kept(folder: Path, notebook: str, parameters: Mapping, data_dir: str) -> _Kept:
     """A notebook's part of the run, with its own parameters but here."""
-    texts = {key: value for key, value in parameters.items() if isinstance(value, str)}
-    found = {key: places.found(value) for key, value in texts.items()}
-    here = {"out": str(folder.resolve()), "data_dir": data_dir}
-    return _Kept(notebook, **dict(parameters) | found | here)
+    given = dict(parameters) | {"out": str(folder.resolve()), "data_dir": data_dir}
+    for key, value in given.items():
+        given[key] = places.found(value) if isinstance(value, str) else value
+    return _Kept(notebook, **given)
 
 
 def _accuracy(flow: str, features: str) -> Callable[[Run], float]:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import base64
 import csv
+import fnmatch
 import math
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 from fpnlib.store import Manifest, damaged, read_json
@@ -69,9 +71,9 @@ def page(folder: Path) -> dict:
     for name in [*files, *checksums]:
         manifest.path_of(name)
     sections = _sections(manifest, noted.get("notebooks", {}), files)
-    numbers = [number for section in sections for number in section["numbers"]]
+    numbers = list(chain.from_iterable(section["numbers"] for section in sections))
     compared = [number for number in numbers if number.paper is not None]
-    weights = {name: path for name, path in files.items() if name.endswith(".safetensors")}
+    weights = fnmatch.filter(files, "*.safetensors")
     parts = ("environment", "differences", "data", "seconds", "total", "failed")
     return {part: noted.get(part, {}) for part in parts} | {
         "name": folder.resolve().name,
@@ -80,7 +82,7 @@ def page(folder: Path) -> dict:
         "numbers": len(numbers),
         "compared": sorted(compared, key=lambda number: not number.quantity.startswith("Table")),
         "near": NEAR,
-        "models": {name: path.stat().st_size for name, path in weights.items()},
+        "models": {name: files[name].stat().st_size for name in weights},
         "checksums": checksums,
         "wrong": manifest.changed(),
         "unlisted": manifest.unlisted(),
@@ -154,8 +156,8 @@ def _numbers(path: Path) -> list[Number]:
     numbers = []
     try:
         for row in read_json(path):
-            fields = Number.__dataclass_fields__.keys() & row.keys()
-            numbers.append(Number(**{name: row[name] for name in fields}))
+            names = Number.__dataclass_fields__.keys() & row.keys()
+            numbers.append(Number(**{name: row[name] for name in names}))
     except (TypeError, AttributeError) as error:
         raise damaged(path, f"no list of results: {error}") from None
     return numbers
@@ -167,11 +169,12 @@ def _means(path: Path) -> dict[str, list[Number]]:
     head, rows = _csv(path)
     try:
         varied = head[: head.index("notebook")]
-        for row in (dict(zip(head, cells, strict=True)) for cells in rows):
+        for cells in rows:
+            row = dict(zip(head, cells, strict=True))
             name = row["quantity"] + "".join(f", {key} {row[key]}" for key in varied)
-            given = (row[key] for key in ("mean", "paper", "standard deviation"))
-            value, paper, deviation = (float(cell) if cell else None for cell in given)
-            number = Number(name, value, paper, deviation=deviation, runs=int(row["runs"]))
+            value, paper = float(row["mean"]), _float(row["paper"])
+            deviation, runs = _float(row["standard deviation"]), int(row["runs"])
+            number = Number(name, value, paper, deviation=deviation, runs=runs)
             numbers.setdefault(row["notebook"], []).append(number)
     except (KeyError, TypeError, ValueError) as error:
         raise damaged(path, f"no summary: {error}") from None
@@ -187,7 +190,7 @@ def _tables(files: dict[str, Path], start: str) -> list[dict]:
         head, rows = _csv(path)
         shown = rows if len(rows) <= WHOLE_TABLE else rows[:PART_OF_TABLE]
         table = {"name": _caption(path, start), "file": name, "head": head, "total": len(rows)}
-        tables.append(table | {"rows": [[_short(cell) for cell in row] for row in shown]})
+        tables.append(table | {"rows": [list(map(_short, row)) for row in shown]})
     return tables
 
 
@@ -212,6 +215,10 @@ def _csv(path: Path) -> tuple[list[str], list[list[str]]]:
     except (ValueError, csv.Error):
         raise damaged(path, "no table") from None
     return head, rows
+
+
+def _float(cell: str) -> float | None:
+    return float(cell) if cell else None
 
 
 def _caption(path: Path, start: str) -> str:
