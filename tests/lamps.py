@@ -1,4 +1,4 @@
-"""Two lamps that shine as bright as their attributes say: an editor's network whose pictures are known without training."""
+"""Two lamps as bright as their attributes: a network whose pictures are known without training."""
 
 from types import SimpleNamespace
 
@@ -8,7 +8,7 @@ from fpnlib.conditions import Attributes
 
 
 class Lamps:
-    """A base model (its latents are the lamps' brightness) and a plugin (its noise says nothing) at once."""
+    """A base model whose latents are the lamps' brightness, and a plugin without noise."""
 
     loc_ = torch.zeros(2)
 
@@ -29,6 +29,6 @@ class Lamps:
 
 
 def lamps(exclusive=()):
-    """What ``AttributeEditor`` takes: a network, faces and their attributes; with groups that exclude each other."""
+    """Network, faces and attributes for ``AttributeEditor``; ``exclusive`` as in ``Attributes``."""
     both, y = Lamps(exclusive), torch.tensor([[0.0, 1.0], [1.0, 1.0], [0.0, 0.0]])
     return SimpleNamespace(base=both, plugin=both), both.decode(both.from_noise(0, y)), y

@@ -1,4 +1,4 @@
-"""The base models of digits hold the authors' architecture and refuse what is not theirs; no released checkpoint runs code."""
+"""Base models of digits: the authors' numbers, clear refusals, and no code from checkpoints."""
 
 import pickle
 from functools import partial

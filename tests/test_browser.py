@@ -45,7 +45,8 @@ const app = window.jupyterapp;
 const ready = () => app && app.shell.currentWidget && app.shell.currentWidget.sessionContext;
 if (!ready()) { done(false); } else {
   app.shell.currentWidget.sessionContext.ready
-    .then(() => { app.commands.execute('notebook:run-all-cells'); done(true); }).catch(() => done(false));
+    .then(() => { app.commands.execute('notebook:run-all-cells'); done(true); })
+    .catch(() => done(false));
 }
 """
 
@@ -72,7 +73,7 @@ def browser():
 
 @pytest.fixture
 def serve(tmp_path):
-    """Start a server of Jupyter's on a free port, with nothing of it outside ``tmp_path``; gives its address."""
+    """Start a Jupyter server on a free port, with its files in ``tmp_path``; gives its address."""
     started = []
 
     def start(module: str, *arguments: str) -> str:
@@ -148,7 +149,7 @@ def drag_and_look(browser, editor, name):
     start = slider.find_element("css selector", ".widget-readout").text
 
     def dragged(driver):
-        """The slider has left its place; dragged again where panels below it came late and moved it from under the mouse."""
+        """Drag, and say whether the slider moved; late panels may have pushed it off the mouse."""
         moves = webdriver.ActionChains(driver).click_and_hold(
             slider.find_element("css selector", ".noUi-handle")
         )
@@ -158,7 +159,7 @@ def drag_and_look(browser, editor, name):
         return slider.find_element("css selector", ".widget-readout").text != start
 
     def settled(driver):
-        """The slider's value, once the picture is the one that belongs to it; on a busy machine it comes late."""
+        """The slider's value in a list, once the picture belongs to it; None before."""
         value = float(slider.find_element("css selector", ".widget-readout").text)
         return (
             [value]

@@ -10,7 +10,8 @@ from fpnlib.plots import turntable
 
 INK = """
 const side = document.querySelector("canvas").width;
-const pixels = document.querySelector("canvas").getContext("2d").getImageData(0, 0, side, side).data;
+const canvas2d = document.querySelector("canvas").getContext("2d");
+const pixels = canvas2d.getImageData(0, 0, side, side).data;
 const columns = [];
 for (let k = 0; k < pixels.length; k += 4) if (pixels[k] < 250) columns.push((k / 4) % side);
 return (Math.max(...columns) - Math.min(...columns)) / side;
@@ -32,7 +33,7 @@ def board():
 
 @pytest.fixture
 def frame(browser):  # noqa: F811
-    """The browser within the turntable of a board, 300 pixels wide, on a screen of two dots a pixel."""
+    """The browser inside a board's turntable, 300 pixels wide, on a screen of 2 dots a pixel."""
     screen = {"width": 800, "height": 600, "deviceScaleFactor": 2, "mobile": False}
     browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", screen)
     browser.get("data:text/html," + quote(f"<body>{turntable(board(), size=300)}</body>"))

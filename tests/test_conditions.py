@@ -34,7 +34,7 @@ def test_index_and_name_are_inverse():
 
 
 @pytest.mark.parametrize(
-    "y, line",
+    ("y", "line"),
     [
         (10, "class 10 is out of range; expected 0 to 9"),
         (-1, "class -1 is out of range"),
@@ -56,7 +56,7 @@ def test_a_misspelt_name_gets_the_nearest():
         SHAPES.encode("chiar")
 
 
-@pytest.mark.parametrize("names, line", [([], "at least one"), (["a", "b", "a"], "'a' twice")])
+@pytest.mark.parametrize(("names", "line"), [([], "at least one"), (["a", "b", "a"], "'a' twice")])
 def test_names_that_are_none(names, line):
     with pytest.raises(ValueError, match=line):
         Classes(names)

@@ -1,4 +1,4 @@
-"""MSP holds the original's architecture, losses and edits, reads its checkpoints, and refuses what is not a face of its size."""
+"""MSP: the original's numbers, losses, edits and checkpoints; sharpening; clear refusals."""
 
 import pytest
 import torch
@@ -98,7 +98,7 @@ def test_any_power_of_two(size, features, latent_dim):
     assert z.shape == (2, latent_dim) and model.latent_dim == latent_dim
     assert (
         model.decode(z).shape == x.shape
-        and 0 <= model.decode(z).min()
+        and model.decode(z).min() >= 0
         and model.decode(z).max() <= 1
     )
     wider = MSP(3, size, features, decoder_features=3).eval()

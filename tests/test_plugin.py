@@ -1,4 +1,4 @@
-"""What a plugin promises: densities, Bayes' rule, the two directions, a base model left as it was, and clear lines."""
+"""Laws of plugin and network: densities, Bayes' rule, inverses, a frozen base, clear errors."""
 
 import copy
 import doctest
@@ -87,12 +87,12 @@ def test_a_known_conditional_gaussian_is_recovered(fitted):
         ).all()  # in deviations of the class
         torch.testing.assert_close(z[k].T.cov(), FACTORS[k] @ FACTORS[k].T, atol=0.3, rtol=0.1)
     z, y = gaussians(1000, seed=2)
-    # The mean log-likelihood falls short of the truth by the KL divergence, which is small and never negative (but for sampling).
+    # The gap to the truth is the KL divergence: small, and positive up to sampling noise.
     assert -0.03 < (true_log_prob(z, y) - fitted.log_prob(z, y)).mean() < 0.1
 
 
 def test_what_is_evaluated_is_what_was_trained(fitted):
-    """No cache of an earlier epoch: the flow gives without gradients what it gives with them, and fitting made it better."""
+    """The fitted flow gives the same with and without gradients: no cache of an earlier epoch."""
     z, y = gaussians(50, seed=9)
     inputs, context = (z - fitted.loc_) / fitted.scale_, fitted.condition.encode(y)
     with torch.no_grad():
@@ -247,7 +247,7 @@ def test_a_base_model_needs_no_module_and_batches_do_not_matter(fitted):
 
 
 class Elsewhere(Base):
-    """A base model in double precision on a device without numbers: it notes where and in which type its input comes."""
+    """A base model in float64 on the meta device that notes its inputs' device and type."""
 
     def __init__(self):
         super().__init__()
@@ -272,7 +272,7 @@ def test_the_base_model_is_given_what_it_can_take(fitted):
 
 
 class Overflowing(nn.Module):
-    """A flow's inverse that runs away on the rows that ``bad`` picks, the first ``times`` it is asked."""
+    """A flow whose inverse overflows on the first ``bad`` rows, in its first ``times`` calls."""
 
     def __init__(self, flow, bad, times, value):
         super().__init__()
@@ -393,7 +393,7 @@ def test_a_rare_class_is_learned_and_not_held_out(seed):
 
 
 @pytest.mark.parametrize(
-    "call, line",
+    ("call", "line"),
     [
         (lambda p, z: p.log_prob(z, 3), "class 3 is out of range; expected 0 to 2"),
         (lambda p, z: p.log_prob(z[:, :1], 0), r"z must have shape \(n, 2\), got \(4, 1\)"),
@@ -443,7 +443,7 @@ def test_bad_input_gets_one_clear_line(plugin, call, line):
 
 
 @pytest.mark.parametrize(
-    "file, flow, settings",
+    ("file", "flow", "settings"),
     [
         ("flow_mnist_convvae_maf", "maf", dict(hidden_features=40)),
         ("flow_shapenet_rnvp_small", "realnvp", dict(hidden_features=64, num_blocks=4)),
@@ -479,7 +479,7 @@ def test_a_trained_flow_of_the_users_own_stays_as_it_is():
 
 
 def portraits(n, seed=0):
-    """n latents of two properties, each a shift along its own axis, amid noise; and their attributes."""
+    """n noisy latents with two attributes, each a shift along its own axis."""
     generator = torch.Generator().manual_seed(seed)
     y = torch.randint(0, 2, (n, 2), generator=generator).float()
     return 0.5 * torch.randn(n, 3, generator=generator) + torch.cat(

@@ -353,7 +353,7 @@ def test_weights_are_kept_and_other_widths_refused(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "call, error, line",
+    ("call", "error", "line"),
     [
         (lambda m: m.encode(torch.zeros(2, 3)), ValueError, r"shape \(n, points, 3\), got \(2, 3\)"),
         (lambda m: m.encode(torch.zeros(2, 9, 2)), ValueError, r"shape \(n, points, 3\), got \(2, 9, 2\)"),
@@ -425,7 +425,7 @@ def test_parity_of_encoder_and_field(original, reference):
         assert difference(-divergence / end, reference[f"vf.vf_t{t}_neg_div"]) < 1e-5
 
 
-@pytest.mark.parametrize("part, solver, points, density", [
+@pytest.mark.parametrize(("part", "solver", "points", "density"), [
     ("out", Solver("dopri5", 1e-5), 5e-4, 2e-3),
     ("rk4", Solver("rk4", steps=1), 1e-5, 1e-5),
 ])  # fmt: skip

@@ -1,4 +1,4 @@
-"""What the repository keeps trained on drawn faces keeps what notebook 07 promises, here on fewer edits."""
+"""The kept models of drawn faces reach what notebook 07 shows, here on fewer edits."""
 
 import pandas as pd
 import pytest
@@ -27,7 +27,7 @@ EACH = 10
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    """A run with the notebook's own defaults: nothing in it is trained, or the notebook would train, too."""
+    """A run with the notebook's defaults that trains nothing, as the notebook must not."""
     if not (pretrained.FOLDER / "drawn_faces_MSP.json").is_file():
         pytest.skip("needs outputs/pretrained, which comes with the repository")
     with pytest.MonkeyPatch.context() as patch:
@@ -82,7 +82,7 @@ def test_the_committed_run_shows_what_was_promised():
 
 
 def test_the_judge_reads_every_edit_of_a_face_drawn_again_and_no_other_change(run):
-    """So ``others`` counts nothing that an edit brings with it in truth, such as the colour of a bald head's hair."""
+    """``others`` counts nothing that an edit truly brings, such as the hair of a bald head."""
     attribute_judge(run)
     each = mean_scores(true_scores(run, EACH), ["attribute"])
     assert each["achieved"].mean() > 0.98 and each["achieved"].min() >= 0.8

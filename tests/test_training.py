@@ -1,4 +1,4 @@
-"""The fit loop: it learns, keeps the best weights, stops early, and a stopped fit taken up again ends at the same bits."""
+"""Laws of the fit loop: the best weights are kept, a resumed fit gives the same bits."""
 
 import subprocess
 import sys
@@ -152,7 +152,7 @@ def test_the_seconds_of_all_sessions_add_up():
 
 
 def test_validation_draws_the_same_in_every_epoch():
-    """A loss that draws, of weights that stay: its validation losses compare, its training losses differ."""
+    """With constant weights and a random loss, only training losses differ between epochs."""
     net, x = nn.Linear(4, 1), torch.ones(60, 4)
     settings = dict(epochs=3, batch_size=20, learning_rate=0.0, one_cycle=False)
     history = fit(net, lambda x: net(x + torch.randn_like(x)).mean(), (x,), (x,), **settings)
@@ -190,15 +190,19 @@ def test_a_loss_of_nan_keeps_the_last_good_weights_and_says_what_to_change():
     net, (x, y), validation = problem()
     good = (x, y)
     calls = iter([good, good, good, (x * float("nan"), y)])
-    said = "epoch 3: the loss is nan, on validation .*learning_rate than 0.001 or clip_norm helps; .* epoch [012] are kept"
+    said = (
+        "epoch 3: the loss is nan, on validation .*"
+        "learning_rate than 0.001 or clip_norm helps; .* epoch [012] are kept"
+    )
+    loss = lambda a, b: nn.functional.mse_loss(net(a), b)  # noqa: E731
+    draw = lambda generator: next(calls)  # noqa: E731
     with pytest.raises(FloatingPointError, match=said):
-        fit(net, lambda a, b: nn.functional.mse_loss(net(a), b), lambda generator: next(calls), validation,
-            epochs=5, batch_size=64, learning_rate=1e-3)  # fmt: skip
+        fit(net, loss, draw, validation, epochs=5, batch_size=64, learning_rate=1e-3)
     assert all(torch.isfinite(value).all() for value in net.state_dict().values())
 
 
 @pytest.mark.parametrize(
-    "bad, line",
+    ("bad", "line"),
     [({"epochs": 0}, "epochs must be a positive"), ({"batch_size": 2.5}, "batch_size must be")],
 )
 def test_bad_settings(bad, line):
@@ -268,8 +272,9 @@ def test_a_solver_that_fails_on_its_way_back_leaves_the_best_weights_and_says_wh
             learning_rate=1e-2,
         )
     assert str(caught.value) == (
-        f"fit, epoch 1: the solver gave up ({said.partition(':')[0]}); a smaller learning_rate than 0.01 or clip_norm helps, "
-        "or a larger tolerance, or method='rk4'; the weights of epoch 0 are kept"
+        f"fit, epoch 1: the solver gave up ({said.partition(':')[0]});"
+        " a smaller learning_rate than 0.01 or clip_norm helps, or a larger tolerance,"
+        " or method='rk4'; the weights of epoch 0 are kept"
     )
     assert (
         all(torch.equal(value, net.state_dict()[key]) for key, value in before.items())
@@ -340,7 +345,8 @@ def test_training_does_not_wait_for_torchs_compiler():
 import sys, torch
 from fpnlib.training import fit
 net, x = torch.nn.Linear(2, 1), torch.ones(8, 2)
-fit(net, lambda x: net(x).square().mean(), (x,), (x,), epochs=2, batch_size=4, learning_rate=0.1, clip_norm=1.0)
+settings = dict(epochs=2, batch_size=4, learning_rate=0.1, clip_norm=1.0)
+fit(net, lambda x: net(x).square().mean(), (x,), (x,), **settings)
 assert "torch._dynamo" not in sys.modules
 """
     subprocess.run([sys.executable, "-c", script], check=True, cwd=PROJECT)

@@ -1,4 +1,4 @@
-"""The panels without a browser: what a control says is what the picture shows, and errors stand in the panel."""
+"""The panels without a browser: the picture follows the controls, and errors are shown."""
 
 import asyncio
 import io
