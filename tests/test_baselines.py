@@ -1,4 +1,4 @@
-"""The supervised baselines: known accuracies, the grid's choice, the same numbers twice, and bad input."""
+"""The baselines: known accuracies, the choice of C, the same numbers twice, and bad input."""
 
 import doctest
 import json

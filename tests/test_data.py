@@ -114,13 +114,13 @@ def test_a_users_dataset_is_loaded_by_its_name_or_by_its_loader(own_module, monk
 @pytest.mark.parametrize(
     ("made", "said"),
     [
-        (lambda: None, "the loader of 'pets_of_mine:load' must return a data.Dataset, got NoneType"),
-        (lambda: own(train=torch.zeros(3)), "'pets': its train split must be a data.Split, got Tensor"),
+        (lambda: None, "the loader of .* must return a data.Dataset, got NoneType"),
+        (lambda: own(train=torch.zeros(3)), "its train split must be a data.Split, got Tensor"),
         (lambda: own(test_y=()), "its test split is empty"),
         (lambda: own(test_y=(0, 2)), "has classes from 0 to 2; 2 classes have indices 0 to 1"),
         (lambda: own(test_y=(-1, 1)), "has classes from -1 to 1"),
         (lambda: own(test_y=(0.0, 1.0)), "class indices of type torch.float32; expected integers"),
-        (lambda: own(test_y=([0, 1, 1],)), r"labels of shape \(1, 3\); expected \(n,\) or \(n, 2\)"),
+        (lambda: own(test_y=([0, 1, 1],)), r"labels of shape \(1, 3\); expected \(n,\) or"),
         (lambda: own(test_y=([-1, 1],)), "has attributes from -1 to 1; expected 0 and 1"),
         (lambda: own(test_y=([0.5, float("nan")],)), "has NaN or infinite labels"),
     ],

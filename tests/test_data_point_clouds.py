@@ -1,4 +1,4 @@
-"""Point clouds: the files that are read, the shapes that are drawn, and what is said of bad ones."""
+"""Point clouds: files that are read, shapes that are drawn, and what is said of bad ones."""
 
 import numpy as np
 import pytest
@@ -22,7 +22,7 @@ def write(folder, counts, points=20, dtype=np.float32):
 
 @pytest.fixture
 def shapenet(tmp_path):
-    """All 55 categories, half of them under their synsets, one of them with three training shapes."""
+    """All 55 categories, half of them under their synsets; one has three training shapes."""
     folder = tmp_path / "ShapeNetCore.v2.PC15k"
     for k, (name, synset) in enumerate(SYNSETS.items()):
         write(
@@ -44,7 +44,7 @@ def test_all_55_categories_by_name_or_synset(shapenet):
     )
     rocket = clouds.classes.index("rocket")
     assert int((clouds.train.y == rocket).sum()) == 3
-    first = np.load(sorted((shapenet / "ShapeNetCore.v2.PC15k/airplane/train").glob("*.npy"))[0])
+    first = np.load(min((shapenet / "ShapeNetCore.v2.PC15k/airplane/train").glob("*.npy")))
     assert np.array_equal(clouds.train.x[0].numpy(), first[:16])
 
 

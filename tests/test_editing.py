@@ -131,7 +131,7 @@ def test_balanced_accuracy_gives_a_guess_a_half():
 
 
 def test_thresholds_are_put_where_they_tell_most():
-    """Logits of -3 to 0 for attributes that begin at -1.5, at 0.5 (nothing lies there), or nowhere."""
+    """Logits of -3 to 0 for attributes that begin at -1.5, at 0.5, or nowhere."""
 
     class Ramp(nn.Module):
         def forward(self, x):

@@ -12,7 +12,8 @@ from fpnlib.data.faces import load_celeba
 from fpnlib.experiments.faces import EXCLUSIVE
 
 NAMES = ["Bald", "Smiling", "Young"]
-# The rows and columns of 64 in which an attribute may change anything, wherever the head is; of the others the whole picture.
+# Rows and columns of 64 in which an attribute may change anything, wherever the head is. The other
+# attributes may change the whole picture.
 PLACES = {
     "Bangs": ((3, 31), (9, 56)),
     "Big_Nose": ((28, 46), (20, 44)),
@@ -99,7 +100,7 @@ def test_every_attribute_shows_and_only_where_it_should(drawn, name):
 
 @pytest.mark.parametrize("name", VARIATION)
 def test_every_variation_shows_in_every_face(drawn, name):
-    """Else an edit could not know it: a cap that a face does not wear yet has a colour that it shows already."""
+    """Else an edit could not know it: the colour of a cap shows before the face wears it."""
     faces = drawn.test
     ends = [faces.extra["variation"].clone() for _ in range(2)]
     for variation, value in zip(
@@ -166,7 +167,7 @@ def test_faces_are_drawn_only_when_they_are_needed(monkeypatch):
 
 
 def write_celeba(root, n=9, skip=(), rows=None, parts=None):
-    """A tiny copy in CelebA's own layout: n images, but for those in ``skip``, and the two lists."""
+    """A tiny copy in CelebA's layout: n images, without those in ``skip``, and the two lists."""
     folder = root / "celeba"
     (folder / "img_align_celeba").mkdir(parents=True)
     names = [f"{i + 1:06d}.jpg" for i in range(n)]

@@ -63,7 +63,7 @@ print(peak() - before)
 
 
 def test_a_row_of_300_clouds_of_2048_points_takes_little_memory():
-    """All of its distances at once would be 5 GB. 1,000 against 1,000 clouds are as many rows, and 50 MB of points."""
+    """All of its distances at once would be 5 GB."""
     run = [sys.executable, "-c", SCRIPT]
     done = subprocess.run(
         run, check=True, capture_output=True, text=True, cwd=Path(__file__).parent
@@ -122,14 +122,14 @@ def test_more_samples_than_needed_are_left_out():
 @pytest.mark.parametrize(
     ("call", "line"),
     [
-        (lambda: metrics._pairwise(clouds(2), clouds(2), "chamfr"), "unknown distance 'chamfr'; did you mean 'chamfer'"),
-        (lambda: metrics.chamfer(clouds(2)[..., :2], clouds(2)), r"a must have shape \(n, points, 3\), got \(2, 7, 2\)"),
+        (lambda: metrics._pairwise(clouds(2), clouds(2), "chamfr"), "did you mean 'chamfer'"),
+        (lambda: metrics.chamfer(clouds(2)[..., :2], clouds(2)), r"a must .* got \(2, 7, 2\)"),
         (lambda: metrics.chamfer(clouds(2), clouds(2) * torch.nan), "b has 42 NaN"),
         (lambda: metrics.chamfer(clouds(2), torch.ones(1, 4, 3)), r"b\[0\] is degenerate"),
-        (lambda: metrics.earth_movers(clouds(2), clouds(2, 8)), "as many points to as many, got 7 and 8"),
-        (lambda: metrics.compare(clouds(2), [0], clouds(2), [0, 0], 1), "samples and y_samples must have the same length"),
-        (lambda: metrics.compare(clouds(2), [0, 3], clouds(2), [0, 0], 2), "between 0 and 1, got 0 to 3"),
-        (lambda: metrics.compare(clouds(2), [0, 0], clouds(2), [0, 1], 2), "class 1 has 0 samples for 1 reference"),
+        (lambda: metrics.earth_movers(clouds(2), clouds(2, 8)), "to as many, got 7 and 8"),
+        (lambda: metrics.compare(clouds(2), [0], clouds(2), [0, 0], 1), "samples and y_samples"),
+        (lambda: metrics.compare(clouds(2), [0, 3], clouds(2), [0, 0], 2), "and 1, got 0 to 3"),
+        (lambda: metrics.compare(clouds(2), [0, 0], clouds(2), [0, 1], 2), "class 1 has 0 samples"),
         (lambda: cloud_judge(3)(torch.zeros(2, 4, 3)), "is degenerate"),
         (lambda: cloud_judge(0), "num_classes must be a positive"),
     ],

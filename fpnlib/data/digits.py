@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -9,11 +10,10 @@ import numpy as np
 import torch
 from sklearn import datasets
 from sklearn.model_selection import train_test_split
-from torch import Tensor
 from torch.nn.functional import interpolate, pad
 
 from fpnlib.data.dataset import Dataset, Split
-from fpnlib.data.files import checksum, data_root
+from fpnlib.data.files import data_root
 from fpnlib.store import alone
 
 CLASSES = tuple("0123456789")
@@ -57,8 +57,9 @@ def load_digits(
     everything = Split(pad(x, (4, 4, 4, 4)), torch.from_numpy(labels).long())
     rest, held_out = _stratified(everything, test, seed)
     train, validation_split = _stratified(rest, validation, seed)
-    digest = checksum(pixels.astype(np.uint8), labels.astype(np.uint8))
-    return Dataset("digits", train, validation_split, held_out, CLASSES, digest)
+    used = pixels.astype(np.uint8).tobytes() + labels.astype(np.uint8).tobytes()
+    checksum = hashlib.sha256(used).hexdigest()
+    return Dataset("digits", train, validation_split, held_out, CLASSES, checksum)
 
 
 def load_mnist(
@@ -86,21 +87,17 @@ def load_mnist(
         ValueError: a file is damaged.
     """
     root = data_root(root)
-    (pixels, labels), (test_pixels, test_labels) = _read_mnist(root, download)
-    digest = checksum(
-        pixels.numpy(),
-        labels.to(torch.uint8).numpy(),
-        test_pixels.numpy(),
-        test_labels.to(torch.uint8).numpy(),
-    )
-    everything = Split(pixels.unsqueeze(1), labels.long())
+    everything, test = _read_mnist(root, download)
+    digest = hashlib.sha256()
+    for part in (everything, test):
+        digest.update(part.data.numpy().tobytes())
+        digest.update(part.y.to(torch.uint8).numpy().tobytes())
     train, held_out = _stratified(everything, validation, seed)
-    test = Split(test_pixels.unsqueeze(1), test_labels.long())
-    return Dataset("mnist", train, held_out, test, CLASSES, digest)
+    return Dataset("mnist", train, held_out, test, CLASSES, digest.hexdigest())
 
 
-def _read_mnist(root: Path, download: bool) -> list[tuple[Tensor, Tensor]]:
-    """Pixels and labels of MNIST's training and test images, as their files have them."""
+def _read_mnist(root: Path, download: bool) -> list[Split]:
+    """MNIST's training and test images, as their files have them."""
     from torchvision.datasets import MNIST  # slow to import, and only MNIST needs it
 
     raw = root / "MNIST" / "raw"
@@ -121,7 +118,7 @@ def _read_mnist(root: Path, download: bool) -> list[tuple[Tensor, Tensor]]:
         raise FileNotFoundError(
             f"MNIST: {missing} is not in {raw} and could not be fetched ({reason}); {REMEDY}"
         ) from None
-    return [(part.data, part.targets) for part in parts]
+    return [Split(part.data.unsqueeze(1), part.targets.long()) for part in parts]
 
 
 def _stratified(split: Split, held_out: int, seed: int) -> tuple[Split, Split]:

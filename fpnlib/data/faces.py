@@ -68,25 +68,21 @@ def load_celeba(
         raise ValueError(f"crop must be at most {WIDTH} pixels, the images' width, got {crop}")
     folder = data_root(root) / "celeba"
     images = _images(folder)
-    attributes = _read_attributes(folder / ATTRIBUTES)
-    partition = _read_partition(folder / PARTITION)
-    for path in images:
-        for name, table in ((ATTRIBUTES, attributes), (PARTITION, partition)):
-            if path.name not in table.index:
-                raise ValueError(f"CelebA: {name} has no row for {path.name}; get the whole list")
-    part_of = np.array([partition[path.name] for path in images])
+    names = [path.name for path in images]
+    attributes = _rows_of(names, _read_attributes(folder / ATTRIBUTES), ATTRIBUTES)
+    part_of = _rows_of(names, _read_partition(folder / PARTITION), PARTITION)
     digest = hashlib.sha256(f"{size} {crop}".encode())
     splits = {}
     for number, split in enumerate(("train", "validation", "test")):
-        rows = np.flatnonzero(part_of == number)[:limit]
+        rows = np.flatnonzero(part_of[1] == number)[:limit]
         if not len(rows):
             raise ValueError(
                 f"CelebA: {folder / IMAGES} has no {split} image; "
                 f"add some that {PARTITION} marks {number}"
             )
-        chosen = [images[row] for row in rows]
-        pixels = _read_images(chosen, size, crop, digest, f"CelebA, {split}")
-        y = attributes.loc[[path.name for path in chosen]].to_numpy(copy=True)
+        paths = [images[row] for row in rows]
+        pixels = _read_images(paths, size, crop, digest, f"CelebA, {split}")
+        y = attributes.iloc[rows].to_numpy(copy=True)
         digest.update(y.tobytes())
         splits[split] = Split(pixels, torch.from_numpy(y))
     classes, checksum = tuple(attributes.columns), digest.hexdigest()
@@ -123,14 +119,22 @@ def _read_attributes(path: Path) -> pd.DataFrame:
     return (table > 0).astype(np.int64)
 
 
-def _read_partition(path: Path) -> pd.Series:
+def _read_partition(path: Path) -> pd.DataFrame:
     """0, 1 or 2 (training, validation, test) for each image name."""
     table = _read_table(path, header=None)
     if table.shape[1] != 1 or not table[1].isin([0, 1, 2]).all():
         raise ValueError(
             f"CelebA: {path} is damaged; expected lines like '000001.jpg 0', with 0, 1 or 2"
         )
-    return table[1]
+    return table
+
+
+def _rows_of(names: list[str], table: pd.DataFrame, list_name: str) -> pd.DataFrame:
+    """The rows of these images, in their order."""
+    for name in names:
+        if name not in table.index:
+            raise ValueError(f"CelebA: {list_name} has no row for {name}; get the whole list")
+    return table.loc[names]
 
 
 def _read_table(path: Path, **layout: Any) -> pd.DataFrame:

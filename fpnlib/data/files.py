@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from pathlib import Path
-
-import numpy as np
 
 from fpnlib.store import PROJECT
 
@@ -30,11 +27,3 @@ def entries(folder: Path, pattern: str = "*") -> list[Path]:
     """
     paths = sorted(folder.glob(pattern))
     return [path for path in paths if not path.name.startswith((".", "__MACOSX"))]
-
-
-def checksum(*arrays: np.ndarray) -> str:
-    """sha256 of the arrays' bytes, one after another, as a hexadecimal string."""
-    digest = hashlib.sha256()
-    for array in arrays:
-        digest.update(np.ascontiguousarray(array).tobytes())
-    return digest.hexdigest()
