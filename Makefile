@@ -52,7 +52,6 @@ app: $(VENV)/.runtime  ## the sliders as a page of their own
 
 bench: $(VENV)/.test  ## the flows beside nflows and zuko, decoding a cloud, editing a face, threads
 	$(PY) tests/benchmarks/flows.py $(ARGS)
-	$(PY) tests/benchmarks/flows_gpu.py
 	$(PY) tests/benchmarks/decoding.py
 	$(PY) tests/benchmarks/edit_latency.py
 	$(PY) tests/benchmarks/threads.py
@@ -69,6 +68,6 @@ $(VENV)/.runtime $(VENV)/.test: pyproject.toml constraints.txt
 	@test -n "$(PYTHON)" || { echo "Python 3.11 is missing: no python3.11, python3 or python of that version was found" >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	$(PY) -m pip install --disable-pip-version-check -c constraints.txt -e ".$(EXTRAS)"
-	$(PY) -c "from fpnlib.flows.compiled import compile_all; compile_all()"
+	$(PY) -c "from fpnlib.flows import build_flow; from torch import eye; build_flow('maf', 2, 2).eval().sample(1, eye(2))"
 	$(PY) -c "import torch; from fpnlib.metrics.latents import embed; embed(torch.randn(60, 4), torch.randn(40, 4))"
 	@touch $@ $(VENV)/.runtime

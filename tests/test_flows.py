@@ -1,4 +1,4 @@
-"""Laws of the conditional flows: two directions of one map, its Jacobian, a density that integrates to one."""
+"""Laws of the conditional flows: two directions of one map, its Jacobian, its density."""
 
 import pytest
 import torch
@@ -99,7 +99,7 @@ def test_a_coupling_leaves_one_half_alone_and_the_next_the_other():
 
 
 @pytest.mark.parametrize(
-    "name, file",
+    ("name", "file"),
     [("maf", "flow_mnist_convvae_maf.pt"), ("realnvp", "flow_shapenet_rnvp_small.pt")],
 )
 def test_the_original_weights_give_the_original_numbers(shared, name, file):
@@ -130,7 +130,7 @@ def test_the_original_weights_give_the_original_numbers(shared, name, file):
 
 
 @pytest.mark.parametrize(
-    "call, line",
+    ("call", "line"),
     [
         (lambda f: build_flow("mfa", 5, 3), "unknown flow 'mfa'; did you mean 'maf'?"),
         (lambda f: build_flow("maf", 0, 3), "features must be a positive whole number, got 0"),

@@ -1,4 +1,4 @@
-"""A large batch goes through in pieces: what it takes beyond its inputs and outputs does not grow with it."""
+"""The memory that a large batch takes beyond its inputs and outputs does not grow with it."""
 
 import json
 import subprocess
@@ -18,7 +18,8 @@ CASES = [
     ("realnvp", "from noise", 64, 100_000, "float64"),
     ("realnvp", "density", 64, 100_000, "float64"),
 ]
-# Each case in a process of its own, for the most memory that one has held never falls; forked, for importing takes longest.
+# Each case has a process of its own, because the peak of a process never falls. Processes are
+# forked, because importing takes longest.
 SCRIPT = """
 import json, os, sys, torch
 from fpnlib.flows import build_flow
@@ -67,7 +68,7 @@ def test_memory_is_bounded():
 
 
 def allowed(name, call, hidden, many, dtype):
-    """Bytes: a few times the inputs and outputs, and a tenth of what the hidden units of one layer alone would take."""
+    """Bytes: a few times the inputs and outputs, and a tenth of the hidden units of one layer."""
     size = int(dtype.removeprefix("float")) // 8
     one_row = size * (4 + 3 + 4 + 3)  # noise, context, data and densities
     return 6 * one_row * many + size * 3 * hidden * many / 10

@@ -1,12 +1,20 @@
-"""What nflows asks of the transforms that it offers holds for the stacks of them, on the short ways and on nflows' own."""
+"""What nflows asks of its transforms holds for fast flows too, on every path."""
 
 import pytest
 import torch
+from nflows.distributions import StandardNormal
 from nflows.flows import Flow
-from nflows.transforms import BatchNorm, InverseNotAvailable, RandomPermutation, ReversePermutation
+from nflows.transforms import (
+    BatchNorm,
+    CompositeTransform,
+    InverseNotAvailable,
+    MaskedAffineAutoregressiveTransform,
+    RandomPermutation,
+    ReversePermutation,
+)
 
 from fpnlib.flows import ConditionalFlow, build_flow
-from fpnlib.flows.autoregressive import AutoregressiveStack
+from fpnlib.flows.engine import FastMAF, accelerate
 
 KINDS = {
     "autoregressive": ("maf", {}),
@@ -16,6 +24,7 @@ KINDS = {
     "coupling": ("realnvp", {}),
     "coupling, batch norm": ("realnvp", {"batch_norm": True}),
 }
+AUTOREGRESSIVE = [kind for kind, (name, _) in KINDS.items() if name == "maf"]
 DTYPES = {torch.float32: 2e-4, torch.float64: 1e-10}
 
 
@@ -72,26 +81,11 @@ def test_the_log_determinant_is_that_of_autograds_jacobian(kind, direction):
     torch.testing.assert_close(claimed, right, atol=1e-9, rtol=1e-9)
 
 
-@torch.no_grad()
-@pytest.mark.parametrize(
-    "before, after", [(RandomPermutation, None), (ReversePermutation, RandomPermutation)]
-)
-def test_permutations_alone_move_the_features_and_keep_the_volume(before, after):
-    torch.manual_seed(3)
-    permutations = [kind(6) for kind in (before, after) if kind]
-    stack, (values, context) = AutoregressiveStack(permutations), batch()
-    expected = values
-    for permutation in permutations:
-        expected = expected[:, permutation._permutation]
-    moved, logabsdet = stack(values, context)
-    assert torch.equal(moved, expected) and not logabsdet.any()
-    assert torch.equal(stack.inverse(moved, context)[0], values)
-
-
 @pytest.mark.parametrize("direction", ["forward", "inverse"])
+@pytest.mark.parametrize("kind", AUTOREGRESSIVE)
 def test_rows_that_do_not_fit_the_layers_are_refused(kind, direction):
-    """The kernels address memory by the layers' widths: what has others must not get there."""
-    run, (values, context) = getattr(stack_of(*kind), direction), batch()
+    """The kernels do not check their indices, so other widths must not get there."""
+    run, (values, context) = getattr(stack_of(*KINDS[kind]), direction), batch()
     with torch.no_grad():
         for bad, given, line in (
             (values[:, :4], context, r"inputs must have shape \(n, 6\), got \(12, 4\)"),
@@ -105,9 +99,10 @@ def test_rows_that_do_not_fit_the_layers_are_refused(kind, direction):
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("kind", AUTOREGRESSIVE)
 def test_layers_of_other_widths_than_their_flow_are_refused(kind):
     flow, noise, contexts = (
-        ConditionalFlow(stack_of(*kind), 5, 2).eval(),
+        ConditionalFlow(stack_of(*KINDS[kind]), 5, 2).eval(),
         torch.zeros(200, 5),
         torch.eye(2),
     )
@@ -120,7 +115,7 @@ def test_layers_of_other_widths_than_their_flow_are_refused(kind):
 
 
 class TestBatchNorm:
-    """In training it normalises what it sees and learns its statistics; in eval mode these are a fixed affine map."""
+    """In training it normalises its batch and learns statistics; in eval mode it is affine."""
 
     def flow(self):
         torch.manual_seed(0)
@@ -225,17 +220,77 @@ class TestAsAFlow:
         assert flow.log_prob(torch.zeros(0, 6), torch.zeros(0, 3)).shape == (0,)
 
 
-def test_a_flow_of_layers_unknown_to_the_kernels_runs_as_nflows_does():
-    from nflows.transforms import MaskedAffineAutoregressiveTransform as Layer
+def layer(hidden=9, **settings):
+    return MaskedAffineAutoregressiveTransform(6, hidden, **{"context_features": 3} | settings)
 
+
+UNKNOWN = {
+    "another activation": lambda: [layer(activation=torch.tanh), layer()],
+    "layers of two widths": lambda: [layer(9), layer(8)],
+    "no residual blocks": lambda: [layer(use_residual_blocks=False)],
+    "no blocks": lambda: [layer(num_blocks=0)],
+    "a permutation at the end": lambda: [layer(), RandomPermutation(6)],
+    "a batch norm at the beginning": lambda: [BatchNorm(6), layer()],
+    "two batch norms": lambda: [layer(), BatchNorm(6), BatchNorm(6)],
+    "permutations alone": lambda: [ReversePermutation(6), RandomPermutation(6)],
+}
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("layers", UNKNOWN)
+def test_a_flow_of_layers_unknown_to_the_engine_runs_as_nflows_does(layers):
     torch.manual_seed(0)
-    layers = [
-        Layer(6, 9, context_features=3, activation=torch.tanh),
-        Layer(6, 8, context_features=3),
-    ]
-    flow, (values, context) = ConditionalFlow(AutoregressiveStack(layers), 6, 3).eval(), batch()
-    with torch.no_grad():
-        noise = flow.transform_to_noise(values, context)
-        torch.testing.assert_close(
-            flow.transform_from_noise(noise, context), values, atol=1e-4, rtol=1e-4
+    stack, (values, context) = CompositeTransform(UNKNOWN[layers]()), batch()
+    for module in stack.modules():
+        if isinstance(module, BatchNorm):
+            module.running_var.fill_(1.0)
+    flow = ConditionalFlow(stack, 6, 3).eval()
+    assert flow._transform is stack
+    noise = flow.transform_to_noise(values, context)
+    assert torch.equal(noise, stack(values, context)[0])
+    data = flow.transform_from_noise(noise, context)
+    torch.testing.assert_close(data, values, atol=1e-4, rtol=1e-4)
+
+
+def test_accelerate_keeps_parameters_state_and_mode():
+    torch.manual_seed(0)
+    flow = Flow(CompositeTransform([ReversePermutation(6), layer()]), StandardNormal([6]))
+    state, parameters = flow.state_dict(), list(flow.parameters())
+    flow.eval()
+    assert accelerate(flow) is flow and isinstance(flow._transform, FastMAF)
+    assert not flow._transform.training
+    assert all(mine is before for mine, before in zip(flow.parameters(), parameters, strict=True))
+    assert list(flow.state_dict()) == list(state)
+    fast = flow._transform
+    assert accelerate(flow)._transform is fast
+
+
+def test_an_unknown_transform_is_no_fast_maf():
+    with pytest.raises(ValueError, match="FastMAF needs masked affine autoregressive transforms"):
+        FastMAF([ReversePermutation(6)])
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("settings", [{}, {"batch_norm": True}, {"dropout": 0.5}])
+def test_sampling_in_training_mode(settings):
+    """Without dropout and batch norm the mode does not matter; with them nflows decides."""
+    flow, (values, context) = build_flow("maf", 6, 3, hidden_features=20, **settings), batch()
+    if "batch_norm" in settings:
+        with pytest.raises(InverseNotAvailable):
+            flow._transform.inverse(values, context)
+    elif "dropout" in settings:
+        assert not torch.equal(
+            flow._transform(values, context)[0], flow._transform(values, context)[0]
         )
+    else:
+        data = flow._transform.inverse(values, context)[0]
+        assert torch.equal(flow.eval()._transform.inverse(values, context)[0], data)
+
+
+def test_flows_built_in_inference_mode_work():
+    with torch.inference_mode():
+        flow = build_flow("maf", 6, 3, hidden_features=20).eval()
+        values, context = batch()
+        noise = flow.transform_to_noise(values, context)
+        data = flow.transform_from_noise(noise, context)
+    torch.testing.assert_close(data, values, atol=1e-4, rtol=1e-4)

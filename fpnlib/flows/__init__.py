@@ -1,4 +1,4 @@
-"""Conditional normalizing flows p(z | y), assembled from nflows 0.14 (section 5.1.1 of the paper)."""
+"""Conditional normalizing flows p(z | y), built from nflows 0.14 (section 5.1.1 of the paper)."""
 
 from typing import Any
 
@@ -11,9 +11,19 @@ FLOWS = {"maf": conditional_maf, "realnvp": conditional_realnvp}
 
 
 def build_flow(name: str, features: int, context_features: int, **settings: Any) -> ConditionalFlow:
-    """The flow called ``name`` ("maf" or "realnvp") on vectors (features,) given contexts (context_features,).
+    """Build the flow called ``name``.
 
-    ``settings`` are those of ``conditional_maf``. Raises ValueError for a name that is not known.
+    Args:
+        name: "maf" or "realnvp".
+        features: width D of the data.
+        context_features: width C of the contexts.
+        settings: those of ``conditional_maf``.
+
+    Raises:
+        ValueError: an unknown name.
+
+    >>> build_flow("realnvp", features=4, context_features=3, num_layers=2).features
+    4
     """
     if name not in FLOWS:
         raise checks.unknown("flow", name, FLOWS)

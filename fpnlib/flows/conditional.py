@@ -1,7 +1,8 @@
-"""An nflows ``Flow`` that also goes from given noise to data, and gives the density under every context at once."""
+"""An nflows ``Flow`` that also maps noise to data and computes densities under every context."""
+
+from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 
 import torch
 from nflows.distributions import StandardNormal
@@ -10,14 +11,13 @@ from nflows.transforms import Transform
 from torch import Tensor, nn
 
 from fpnlib import checks
-from fpnlib.flows.settings import check_rows
-from fpnlib.flows.threads import in_turn
+from fpnlib.flows.engine import FastMAF, accelerate
 
-CHUNK = 8192  # rows that go through the flow together: bounds the memory of large batches
+BATCH = {"cpu": 8192, "cuda": 1 << 17}  # samples that go through a flow together: bounds the memory
 
 
-class ConditionalFlow(Flow):
-    """p(z | context) with a standard normal base; ``nflows.flows.Flow`` with its methods and state-dict keys.
+class ConditionalFlow(Flow):  # type: ignore[misc]
+    """p(z | context) with a standard normal base: an nflows ``Flow`` with its state-dict keys.
 
     Args:
         transform: data → noise, given the embedded context.
@@ -36,120 +36,160 @@ class ConditionalFlow(Flow):
         super().__init__(transform, StandardNormal([features]), embedding_net)
         self.features = checks.positive("features", features)
         self.context_features = checks.positive("context_features", context_features)
+        accelerate(self)
 
     @torch.no_grad()
     def transform_from_noise(self, noise: Tensor, context: Tensor) -> Tensor:
-        """T(noise | context) (n, D), the inverse of ``transform_to_noise``; no gradients.
+        """Return T(noise | context) (n, D), without gradients; ``transform_to_noise`` undoes it.
 
         Args:
             noise: (n, D).
             context: (n, C).
 
         Raises:
-            ValueError: another width, or another number of contexts than of rows.
+            ValueError: another width, or another number of contexts than of samples.
         """
         self._check(noise, context, "noise")
-        return self._in_chunks(self._inverse, noise, context)
+        return self._in_batches(self._inverse, noise, context)
+
+    def transform_to_noise(self, inputs: Tensor, context: Tensor) -> Tensor:
+        """Return T⁻¹(inputs | context) (n, D) of inputs (n, D) under contexts (n, C)."""
+        self._check(inputs, context)
+        return self._in_batches(super().transform_to_noise, inputs, context)
+
+    @torch.no_grad()
+    def class_log_prob(self, inputs: Tensor, contexts: Tensor) -> Tensor:
+        """Return log p(inputs[i] | contexts[k]) (n, K) in nats, without gradients.
+
+        Args:
+            inputs: (n, D).
+            contexts: (K, C).
+
+        Raises:
+            ValueError: another width, or no contexts.
+
+        >>> from fpnlib.flows import conditional_maf
+        >>> flow = conditional_maf(features=2, context_features=3).eval()
+        >>> flow.class_log_prob(torch.zeros(5, 2), torch.eye(3)).shape
+        torch.Size([5, 3])
+        """
+        self._check(inputs, contexts, paired=False)
+        if not len(contexts):
+            raise ValueError("class_log_prob needs one context or more, got none")
+        return self._in_batches(
+            lambda part: self._class_log_prob(part, contexts), inputs, share=len(contexts)
+        )
+
+    def sample(self, num_samples: int, context: Tensor, batch_size: int | None = None) -> Tensor:
+        """Return samples (K, num_samples, D) for contexts (K, C).
+
+        nflows joins batches along the contexts, and fails if their size does not divide the number
+        of samples.
+
+        Args:
+            num_samples: samples for each context.
+            context: (K, C).
+            batch_size: samples of each context at a time; None: all.
+        """
+        most = num_samples if batch_size is None else checks.positive("batch_size", batch_size)
+        starts = range(0, checks.positive("num_samples", num_samples), most)
+        batches = [self._sample(min(most, num_samples - start), context) for start in starts]
+        return torch.cat(batches, 1)
+
+    def sample_and_log_prob(self, num_samples: int, context: Tensor) -> tuple[Tensor, Tensor]:
+        """Sample (K, num_samples, D) for contexts (K, C), and log-densities (K, num_samples)."""
+        noise, context = self._noise(num_samples, context)
+        embedded = self._embedding_net(context).repeat_interleave(num_samples, 0)
+        samples, log_det = self._transform.inverse(noise, embedded)
+        log_prob = self._distribution.log_prob(noise) - log_det
+        shape = (len(context), num_samples)
+        return samples.view(*shape, self.features), log_prob.view(shape)
+
+    def _log_prob(self, inputs: Tensor, context: Tensor) -> Tensor:
+        self._check(inputs, context)
+        return self._in_batches(super()._log_prob, inputs, context)
+
+    def _class_log_prob(self, inputs: Tensor, contexts: Tensor) -> Tensor:
+        if isinstance(self._transform, FastMAF):
+            terms = self._transform.forward_each(inputs, self._embedding_net(contexts))
+            if terms is not None:
+                squares, log_det = terms
+                return log_det - squares / 2 - self._distribution._log_z.to(squares.dtype)
+        repeated = inputs.repeat_interleave(len(contexts), 0)
+        log_prob = super()._log_prob(repeated, contexts.repeat(len(inputs), 1))
+        return log_prob.view(len(inputs), len(contexts))
 
     def _inverse(self, noise: Tensor, context: Tensor) -> Tensor:
         return self._transform.inverse(noise, self._embedding_net(context))[0]
 
-    @torch.no_grad()
-    def class_log_prob(self, inputs: Tensor, contexts: Tensor) -> Tensor:
-        """log p(inputs[i] | contexts[k]) (n, K) in nats: every input (n, D) under every context (K, C); no gradients.
-
-        Raises:
-            ValueError: another width, or no contexts.
-        """
-        self._check(inputs, contexts, rows=False)
-        if not len(contexts):
-            raise ValueError("class_log_prob needs one context or more, got none")
-        every_kind = getattr(self._transform, "every_kind", None)
-        if (
-            every_kind is not None
-            and (found := every_kind(inputs, self._embedding_net(contexts))) is not None
-        ):
-            squares, logabsdet = found
-            return logabsdet - squares / 2 - self._distribution._log_z.to(squares.dtype)
-        return in_turn(
-            partial(self._class_log_prob, contexts=contexts), max(1, CHUNK // len(contexts)), inputs
-        )
-
-    def _class_log_prob(self, inputs: Tensor, contexts: Tensor) -> Tensor:
-        repeated, tiled = (
-            inputs.repeat_interleave(len(contexts), 0),
-            contexts.repeat(len(inputs), 1),
-        )
-        return super()._log_prob(repeated, tiled).view(len(inputs), len(contexts))
-
-    def _log_prob(self, inputs: Tensor, context: Tensor) -> Tensor:
-        self._check(inputs, context)
-        return self._in_chunks(super()._log_prob, inputs, context)
-
-    def transform_to_noise(self, inputs: Tensor, context: Tensor) -> Tensor:
-        """T⁻¹(inputs | context) (n, D), of inputs (n, D) under contexts (n, C)."""
-        self._check(inputs, context)
-        return self._in_chunks(super().transform_to_noise, inputs, context)
-
-    def _in_chunks(
-        self, run: Callable[[Tensor, Tensor], Tensor], inputs: Tensor, context: Tensor
-    ) -> Tensor:
-        """``run(inputs, context)``, in parts where no gradient is wanted and, as in eval mode, rows don't see each other."""
-        if self.training or (
-            torch.is_grad_enabled() and any(t.requires_grad for t in (inputs, *self.parameters()))
-        ):
-            return run(inputs, context)
-        return in_turn(run, CHUNK, inputs, context)
-
-    def sample(self, num_samples: int, context: Tensor, batch_size: int | None = None) -> Tensor:
-        """Samples (K, num_samples, D) for contexts (K, C), of each context at most ``batch_size`` at a time.
-
-        nflows joins such batches along the contexts, and fails where they do not divide the number of samples.
-        """
-        most = num_samples if batch_size is None else checks.positive("batch_size", batch_size)
-        starts = range(0, checks.positive("num_samples", num_samples), most)
-        return torch.cat(
-            [self._sample(min(most, num_samples - start), context) for start in starts], 1
-        )
-
     def _sample(self, num_samples: int, context: Tensor) -> Tensor:
         noise, context = self._noise(num_samples, context)
-        if torch.is_grad_enabled() and any(
-            parameter.requires_grad for parameter in self.parameters()
-        ):
-            given = self._embedding_net(context).repeat_interleave(num_samples, 0)
-            samples, _ = self._transform.inverse(noise, given)
+        if self._wants_gradients(noise):
+            embedded = self._embedding_net(context).repeat_interleave(num_samples, 0)
+            samples, _ = self._transform.inverse(noise, embedded)
         else:
             samples = self.transform_from_noise(noise, context.repeat_interleave(num_samples, 0))
         return samples.view(len(context), num_samples, self.features)
 
-    def sample_and_log_prob(self, num_samples: int, context: Tensor) -> tuple[Tensor, Tensor]:
-        """Samples (K, num_samples, D) for contexts (K, C) and their log densities (K, num_samples)."""
-        noise, context = self._noise(num_samples, context)
-        given = self._embedding_net(context).repeat_interleave(num_samples, 0)
-        samples, logabsdet = self._transform.inverse(noise, given)
-        densities = self._distribution.log_prob(noise) - logabsdet
-        return samples.view(len(context), num_samples, self.features), densities.view(
-            len(context), num_samples
-        )
-
     def _noise(self, num_samples: int, context: Tensor) -> tuple[Tensor, Tensor]:
-        """Noise for ``num_samples`` of each context, and the contexts, which may be an array as for nflows, as tensors."""
+        """Draw noise for ``num_samples`` of each context, and make a tensor of the contexts."""
         weight = next(self.parameters())
         context = None if context is None else torch.as_tensor(context).to(weight)
         self._check(None, context)
-        rows = len(context) * checks.positive("num_samples", num_samples)
-        return torch.randn(rows, self.features, dtype=weight.dtype, device=weight.device), context
+        n = len(context) * checks.positive("num_samples", num_samples)
+        noise = torch.randn(n, self.features, dtype=weight.dtype, device=weight.device)
+        return noise, context
+
+    def _in_batches(
+        self, function: Callable[..., Tensor], *tensors: Tensor, share: int = 1
+    ) -> Tensor:
+        """Call ``function`` on batches; on all at once if gradients or batch statistics are wanted.
+
+        Each result is copied into place at once. In a list, small results between large buffers
+        would let the memory grow with the number of batches.
+
+        Args:
+            function: tensors (m, …) → tensor (m, …).
+            tensors: (n, …).
+            share: how many samples one row stands for.
+        """
+        n = len(tensors[0])
+        size = max(1, BATCH.get(tensors[0].device.type, BATCH["cpu"]) // share)
+        if n <= size or self.training or self._wants_gradients(tensors[0]):
+            return function(*tensors)
+        first = function(*(tensor[:size] for tensor in tensors))
+        result = first.new_empty(n, *first.shape[1:])
+        result[:size] = first
+        for start in range(size, n, size):
+            part = slice(start, start + size)
+            result[part] = function(*(tensor[part] for tensor in tensors))
+        return result
+
+    def _wants_gradients(self, inputs: Tensor) -> bool:
+        if not torch.is_grad_enabled():
+            return False
+        return inputs.requires_grad or any(p.requires_grad for p in self.parameters())
 
     def _check(
-        self, inputs: Tensor | None, context: Tensor | None, name: str = "inputs", rows: bool = True
+        self,
+        inputs: Tensor | None,
+        context: Tensor | None,
+        name: str = "inputs",
+        paired: bool = True,
     ) -> None:
+        """Raise ValueError unless the widths, and for pairs the lengths, are right."""
         if context is None:
             raise ValueError(
-                f"the flow is conditional: context must have shape (n, {self.context_features}), got None"
+                "the flow is conditional: "
+                f"context must have shape (n, {self.context_features}), got None"
             )
         if inputs is not None:
-            check_rows(name, inputs, self.features)
-        check_rows("context", context, self.context_features)
-        if rows and inputs is not None:
+            _check_width(name, inputs, self.features)
+        _check_width("context", context, self.context_features)
+        if paired and inputs is not None:
             checks.same_length(inputs, context, (name, "context"))
+
+
+def _check_width(name: str, tensor: Tensor, width: int) -> None:
+    if tensor.ndim != 2 or tensor.shape[1] != width:
+        raise ValueError(f"{name} must have shape (n, {width}), got {tuple(tensor.shape)}")

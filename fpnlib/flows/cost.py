@@ -1,4 +1,4 @@
-"""What sampling costs against the number of dimensions: nflows' D passes beside one pass's work."""
+"""The cost of sampling against the number of dimensions: nflows' D passes and one pass's work."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import pandas as pd
 import torch
 from nflows.transforms import CompositeTransform
 
-from fpnlib.flows.conditional import ConditionalFlow
 from fpnlib.flows.maf import conditional_maf
 
 
@@ -21,29 +20,42 @@ def cost_against_dimension(
     repeats: int = 3,
     seed: int = 0,
 ) -> pd.DataFrame:
-    """Seconds of CPU time to sample from a conditional MAF by nflows' inverse and by ours, and of one pass; takes some seconds.
+    """Measure how the cost of sampling from a conditional MAF grows with the dimension.
+
+    The alternatives are nflows' inverse, ours, and one forward pass of nflows. The measurement
+    takes some seconds.
+
+    Args:
+        dimensions: widths D of the data.
+        samples: samples in a batch.
+        hidden_features: units of each hidden layer.
+        num_layers: transforms in the flow.
+        repeats: timed calls of each implementation; the median counts.
+        seed: of weights and noise.
 
     Returns:
-        A row for each implementation and D: columns flow, implementation, D, seconds (median of ``repeats``).
+        One row for each implementation and D, with columns flow, implementation, D and seconds of
+        CPU time.
     """
     rows = []
     for features in dimensions:
-        runs = _samplers(
-            *small_maf(
-                features, 10, samples, seed, hidden_features=hidden_features, num_layers=num_layers
-            )
-        )
-        seconds = interleaved(runs, repeats)
-        rows += [
-            {"flow": "C-MAF", "implementation": name, "D": features, "seconds": s}
-            for name, s in seconds.items()
-        ]
+        runs = _samplers(features, samples, hidden_features, num_layers, seed)
+        for name, seconds in _interleaved(runs, repeats).items():
+            row = {"flow": "C-MAF", "implementation": name, "D": features, "seconds": seconds}
+            rows.append(row)
     return pd.DataFrame(rows)
 
 
 def _samplers(
-    flow: ConditionalFlow, noise: torch.Tensor, context: torch.Tensor
-) -> dict[str, Callable]:
+    features: int, samples: int, hidden_features: int, num_layers: int, seed: int
+) -> dict[str, Callable[[], object]]:
+    """Return the calls to measure, on a flow of random weights with ten classes."""
+    with torch.random.fork_rng([]):
+        torch.manual_seed(seed)
+        flow = conditional_maf(features, 10, hidden_features, num_layers).eval()
+        temper(flow)
+        noise = torch.randn(samples, features)
+    context = torch.eye(10)[torch.arange(samples) % 10]
     return {
         "nflows": lambda: CompositeTransform.inverse(flow._transform, noise, context),
         "ours": lambda: flow.transform_from_noise(noise, context),
@@ -51,21 +63,12 @@ def _samplers(
     }
 
 
-def small_maf(
-    features: int, contexts: int, samples: int, seed: int, **settings
-) -> tuple[ConditionalFlow, torch.Tensor, torch.Tensor]:
-    """A MAF in eval mode with its data's scale kept (as a trained one keeps it), noise (n, D) and one-hot contexts."""
-    with torch.random.fork_rng([]):
-        torch.manual_seed(seed)
-        flow = conditional_maf(features, contexts, **settings).eval()
-        temper(flow)
-        noise = torch.randn(samples, features)
-    return flow, noise, torch.eye(contexts)[torch.arange(samples) % contexts]
-
-
 @torch.no_grad()
 def temper(flow: torch.nn.Module) -> None:
-    """Outputs of random networks made small, and batch norms' statistics those of standard normal data."""
+    """Give a flow of random weights the scale of a trained one.
+
+    The networks' outputs become small, and batch norms get the statistics of standard normal data.
+    """
     for name, parameter in flow.named_parameters():
         if "final_layer.weight" in name:
             parameter.mul_(0.1)
@@ -74,14 +77,14 @@ def temper(flow: torch.nn.Module) -> None:
             buffer.fill_(1.0)
 
 
-def interleaved(runs: dict[str, Callable], repeats: int) -> dict[str, float]:
-    """Median seconds of CPU time of each call, after one call that does not count, taking turns."""
-    times = {name: [] for name in runs}
-    with torch.no_grad():
-        for turn in range(repeats + 1):
-            for name, run in runs.items():
-                start = time.process_time()
-                run()
-                if turn:
-                    times[name].append(time.process_time() - start)
+@torch.no_grad()
+def _interleaved(runs: dict[str, Callable[[], object]], repeats: int) -> dict[str, float]:
+    """Return median seconds of CPU time of each call. They take turns; the first is not timed."""
+    times: dict[str, list[float]] = {name: [] for name in runs}
+    for turn in range(repeats + 1):
+        for name, run in runs.items():
+            start = time.process_time()
+            run()
+            if turn:
+                times[name].append(time.process_time() - start)
     return {name: sorted(seconds)[len(seconds) // 2] for name, seconds in times.items()}

@@ -1,8 +1,12 @@
-"""Conditional masked autoregressive flow (Papamakarios et al. 2017), as the paper's section 5.1.1 configures nflows."""
+"""Conditional masked autoregressive flow (Papamakarios et al. 2017; section 5.1.1 of the paper)."""
 
-from nflows.transforms import BatchNorm, MaskedAffineAutoregressiveTransform, ReversePermutation
+from nflows.transforms import (
+    BatchNorm,
+    CompositeTransform,
+    MaskedAffineAutoregressiveTransform,
+    ReversePermutation,
+)
 
-from fpnlib.flows.autoregressive import AutoregressiveStack
 from fpnlib.flows.conditional import ConditionalFlow
 from fpnlib.flows.settings import check_settings, context_embedding
 
@@ -17,7 +21,9 @@ def conditional_maf(
     dropout: float = 0.0,
     embedding_features: int | None = None,
 ) -> ConditionalFlow:
-    """Layers of a reverse permutation and a masked affine autoregressive transform with a residual MADE.
+    """Build a masked autoregressive flow with residual networks.
+
+    Each layer is a reverse permutation and a masked affine autoregressive transform.
 
     Args:
         features: width D of the data.
@@ -30,7 +36,13 @@ def conditional_maf(
         embedding_features: width of a linear embedding of the context; None: no embedding.
 
     Raises:
-        ValueError, TypeError: a width or a count that is not a positive whole number, or dropout outside [0, 1).
+        ValueError, TypeError: a width or a count that is not a positive whole number, or dropout
+            outside [0, 1).
+
+    >>> import torch
+    >>> flow = conditional_maf(features=4, context_features=3, hidden_features=16).eval()
+    >>> flow.sample(5, torch.eye(3)).shape
+    torch.Size([3, 5, 4])
     """
     check_settings(
         dropout,
@@ -56,4 +68,4 @@ def conditional_maf(
         ]
         if batch_norm:
             layers.append(BatchNorm(features))
-    return ConditionalFlow(AutoregressiveStack(layers), features, context_features, embedding)
+    return ConditionalFlow(CompositeTransform(layers), features, context_features, embedding)

@@ -1,11 +1,10 @@
-"""Conditional RealNVP (Dinh et al. 2017), as the paper's section 5.1.1 configures nflows."""
+"""Conditional RealNVP (Dinh et al. 2017), as configured in section 5.1.1 of the paper."""
 
 import torch
 from nflows.nn.nets import ResidualNet
-from nflows.transforms import AffineCouplingTransform, BatchNorm
+from nflows.transforms import AffineCouplingTransform, BatchNorm, CompositeTransform
 
 from fpnlib.flows.conditional import ConditionalFlow
-from fpnlib.flows.coupling import CouplingStack
 from fpnlib.flows.settings import check_settings, context_embedding
 
 
@@ -19,9 +18,16 @@ def conditional_realnvp(
     dropout: float = 0.0,
     embedding_features: int | None = None,
 ) -> ConditionalFlow:
-    """Affine couplings with residual networks; the first moves the odd features, the next the even ones, and so on.
+    """Build affine couplings with residual networks.
 
-    Arguments and errors are those of ``conditional_maf``; ``features`` must be 2 or more, for one half moves the other.
+    The first coupling moves the odd features, the second the even ones, and so on. Arguments and
+    errors are those of ``conditional_maf``; ``features`` must be 2 or more, because one half moves
+    the other.
+
+    >>> import torch
+    >>> flow = conditional_realnvp(features=4, context_features=3, hidden_features=16).eval()
+    >>> flow.log_prob(torch.zeros(3, 4), torch.eye(3)).shape
+    torch.Size([3])
     """
     check_settings(
         dropout,
@@ -53,4 +59,4 @@ def conditional_realnvp(
         layers.append(AffineCouplingTransform(mask * (-1) ** layer, network))
         if batch_norm:
             layers.append(BatchNorm(features))
-    return ConditionalFlow(CouplingStack(layers), features, context_features, embedding)
+    return ConditionalFlow(CompositeTransform(layers), features, context_features, embedding)

@@ -1,10 +1,11 @@
 """The flows of fpnlib beside nflows 0.14 and zuko, in CPU time on one thread: ``make bench``.
 
-The alternatives take turns within one run, and so does a matrix product, whose rate gives the arithmetic limit: the
-multiply-adds that the masks let through, at that rate. Medians over the turns, of the times and of their ratios within a
-turn. Sampling by D passes that would take minutes is timed on one pass of each layer, times D, since all D passes are the
-same work; the table marks those with ×D. The last row is another question: wall-clock times of ours on one and on two
-threads, the shortest of some turns.
+The alternatives take turns within one run, because a shared machine's speed drifts. The table has
+medians over the turns, of the times and of their ratios within a turn. Sampling by D passes that
+would take minutes is timed on one pass of each layer, times D, because all D passes are the same
+work; the table marks those with ×D. The last row compares wall-clock times of ours on one and on
+two threads, the shortest of some turns.
+
 Writes flows.csv, flows.md, flows.png and threads.csv.
 """
 
@@ -12,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import copy
+import math
 import platform
 import re
 import sys
@@ -36,25 +38,26 @@ from nflows.transforms import CompositeTransform
 from tqdm.auto import tqdm
 
 from fpnlib.flows import build_flow
-from fpnlib.flows.autoregressive_weights import layout
 from fpnlib.flows.cost import temper
-from fpnlib.flows.vectors import LANES, ROWS
+from fpnlib.flows.engine.kernels import LANES
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
+CALLS = 5  # calls in a turn, of what takes fewer seconds than QUICK
+QUICK = 0.2
+GOALS = ("nflows", "zuko", "ms")  # at least so many times as fast as these; at most so many ms
+Run = Callable[[], object]
+Widths = tuple[int, int, int, int, int]  # features, context, hidden, layers, blocks
 
 
 @dataclass
 class Workload:
-    """Calls to be timed in turns; ``operations`` floating-point operations are what cannot be avoided."""
+    """Calls to be timed in turns, and the goals for ours."""
 
     name: str
-    runs: dict[str, Callable[[], object]]
-    operations: float | None
+    runs: dict[str, Run]
     repeats: int
-    targets: tuple[
-        float | None, float | None, float | None
-    ]  # over nflows, over zuko, over the limit
-    factors: dict[str, int] = field(default_factory=dict)  # timed call × this
+    goals: dict[str, float]
+    factors: dict[str, int] = field(default_factory=dict)  # the timed call counts so many times
 
 
 def plain(flow: Flow) -> Flow:
@@ -64,98 +67,88 @@ def plain(flow: Flow) -> Flow:
     return Flow(transform, twin._distribution, twin._embedding_net).train(flow.training)
 
 
-def made_macs(features: int, hidden: int, blocks: int) -> float:
-    """Multiply-adds of a masked network for one sample: the ones of its masks."""
-    shape = layout(features, hidden)
-    return float(
-        shape.input_mask.sum() + 2 * blocks * shape.unit_mask.sum() + shape.output_mask.sum()
-    )
-
-
-def maf(features: int, context: int, hidden: int, layers: int, blocks: int, **settings):
+def maf(widths: Widths, **settings) -> Flow:
     torch.manual_seed(0)
-    flow = build_flow(
-        "maf",
-        features,
-        context,
-        hidden_features=hidden,
-        num_layers=layers,
-        num_blocks=blocks,
-        **settings,
-    )
-    temper(flow.eval())
+    features, context, hidden, layers, blocks = widths
+    settings |= {"hidden_features": hidden, "num_layers": layers, "num_blocks": blocks}
+    flow = build_flow("maf", features, context, **settings).eval()
+    temper(flow)
     return flow
 
 
-def zuko_maf(features: int, context: int, hidden: int, layers: int, blocks: int):
-    """As many masked products of the same widths; zuko has no residual masked blocks with a context in each."""
-    flow = zuko.flows.MAF(
-        features, context, transforms=layers, hidden_features=[hidden] * (2 * blocks + 1)
-    ).eval()
+def zuko_maf(widths: Widths) -> torch.nn.Module:
+    """As many masked products of the same widths; zuko has no residual masked blocks."""
+    features, context, hidden, layers, blocks = widths
+    hidden_features = [hidden] * (2 * blocks + 1)
+    flow = zuko.flows.MAF(features, context, transforms=layers, hidden_features=hidden_features)
     with torch.no_grad():
         for name, parameter in flow.named_parameters():
             if name.endswith(f"{4 * blocks + 2}.weight"):
                 parameter.mul_(0.1)
-    return flow
+    return flow.eval()
+
+
+def data(n: int, widths: Widths) -> tuple[torch.Tensor, torch.Tensor]:
+    """Standard normal vectors (n, D) and one-hot contexts (n, C)."""
+    features, context = widths[:2]
+    return torch.randn(n, features), torch.eye(context)[torch.arange(n) % context]
 
 
 def sampling(
-    name, widths, samples, targets, repeats, extrapolated=False, with_zuko=True, **settings
+    name: str,
+    widths: Widths,
+    samples: int,
+    goals: dict[str, float],
+    repeats: int,
+    extrapolated: bool = False,
+    with_zuko: bool = True,
+    **settings,
 ) -> Workload:
-    features, context_features, hidden, layers, blocks = widths
-    flow = maf(*widths, **settings)
-    theirs, third = plain(flow), zuko_maf(*widths) if with_zuko else None
-    noise, context = (
-        torch.randn(samples, features),
-        torch.eye(context_features)[torch.arange(samples) % context_features],
-    )
-    runs, factors = {"ours": lambda: flow.transform_from_noise(noise, context)}, {}
-    if extrapolated:
-        inner = [t for t in theirs._transform._transforms if hasattr(t, "autoregressive_net")]
-
-        def one_pass_each():
-            for transform in inner:
-                transform._elementwise_inverse(noise, transform.autoregressive_net(noise, context))
-
-        runs["nflows"], factors["nflows"] = one_pass_each, features
-    else:
-        runs["nflows"] = lambda: theirs._transform.inverse(noise, context)
-    if third is not None:
+    flow = maf(widths, **settings)
+    theirs, noise, context = plain(flow), *data(samples, widths)
+    runs: dict[str, Run] = {"ours": lambda: flow.transform_from_noise(noise, context)}
+    runs["nflows"] = lambda: theirs._transform.inverse(noise, context)
+    if with_zuko:
+        third = zuko_maf(widths)
         runs["zuko"] = lambda: third(context).transform.inv(noise)
-        if extrapolated:
-            runs["zuko"], factors["zuko"] = (lambda: third(context).transform(noise)), features
-    operations = 2 * samples * layers * made_macs(features, hidden, blocks)
-    return Workload(name, runs, operations, repeats, targets, factors)
+    if not extrapolated:
+        return Workload(name, runs, repeats, goals)
+    layers = [t for t in theirs._transform._transforms if hasattr(t, "autoregressive_net")]
+
+    def one_pass_each() -> None:
+        for layer in layers:
+            layer._elementwise_inverse(noise, layer.autoregressive_net(noise, context))
+
+    runs["nflows"] = one_pass_each
+    if with_zuko:
+        runs["zuko"] = lambda: third(context).transform(noise)
+    return Workload(name, runs, repeats, goals, dict.fromkeys(runs.keys() - {"ours"}, widths[0]))
 
 
-def classification(name, widths, samples, targets, repeats) -> Workload:
-    features, classes, hidden, layers, blocks = widths
-    flow, third = maf(*widths), zuko_maf(*widths)
-    theirs = plain(flow)
-    z, every = torch.randn(samples, features), torch.eye(classes)
-    runs = {
+def classification(
+    name: str, widths: Widths, samples: int, goals: dict[str, float], repeats: int
+) -> Workload:
+    flow, third = maf(widths), zuko_maf(widths)
+    theirs, (z, _) = plain(flow), data(samples, widths)
+    every = torch.eye(widths[1])
+
+    def loop(log_prob: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
+        return torch.stack([log_prob(row.expand(samples, -1)) for row in every], 1)
+
+    runs: dict[str, Run] = {
         "ours": lambda: flow.class_log_prob(z, every),
-        "nflows": lambda: torch.stack(
-            [theirs.log_prob(z, row.expand(samples, -1)) for row in every], 1
-        ),
-        "zuko": lambda: torch.stack(
-            [third(row.expand(samples, -1)).log_prob(z) for row in every], 1
-        ),
+        "nflows": lambda: loop(lambda context: theirs.log_prob(z, context)),
+        "zuko": lambda: loop(lambda context: third(context).log_prob(z)),
     }
-    operations = 2 * samples * classes * layers * made_macs(features, hidden, blocks)
-    return Workload(name, runs, operations, repeats, targets)
+    return Workload(name, runs, repeats, goals)
 
 
-def training(name, widths, targets, repeats, batch=1024) -> Workload:
-    features, context_features, *_ = widths
-    flow = maf(*widths).train()
-    theirs, third = plain(flow), zuko_maf(*widths).train()
-    z, context = (
-        torch.randn(batch, features),
-        torch.eye(context_features)[torch.arange(batch) % context_features],
-    )
+def training(name: str, widths: Widths, goals: dict[str, float], repeats: int) -> Workload:
+    """Steps on 1,024 samples, ours with the fused optimizer of ``fpnlib.training``."""
+    flow, third = maf(widths).train(), zuko_maf(widths).train()
+    theirs, (z, context) = plain(flow), data(1024, widths)
 
-    def step(module, loss, **adam) -> Callable[[], None]:
+    def step(module: torch.nn.Module, loss: Callable[[], torch.Tensor], **adam) -> Run:
         optimizer = torch.optim.Adam(module.parameters(), lr=1e-4, **adam)
 
         @torch.enable_grad()
@@ -171,183 +164,144 @@ def training(name, widths, targets, repeats, batch=1024) -> Workload:
         "nflows": step(theirs, lambda: -theirs.log_prob(z, context).mean()),
         "zuko": step(third, lambda: -third(context).log_prob(z).mean()),
     }
-    return Workload(name, runs, None, repeats, targets)
+    return Workload(name, runs, repeats, goals)
 
 
-def float64_sampling(name, widths, samples) -> Workload:
-    """Ours alone, which runs in plain torch."""
-    flow, context = maf(*widths).double(), torch.eye(widths[1]).double()
-    noise, given = (
-        torch.randn(samples, widths[0]).double(),
-        context[torch.arange(samples) % widths[1]],
-    )
-    return Workload(
-        name, {"ours": lambda: flow.transform_from_noise(noise, given)}, None, 0, (None, None, None)
-    )
-
-
-def coupling_sampling(name, samples, targets, repeats) -> Workload:
-    torch.manual_seed(0)
-    flow = build_flow("realnvp", 40, 10, hidden_features=40)
-    temper(flow.eval())
-    theirs, third = (
-        plain(flow),
-        zuko.flows.RealNVP(40, 10, transforms=5, hidden_features=[40] * 5).eval(),
-    )
-    noise, context = torch.randn(samples, 40), torch.eye(10)[torch.arange(samples) % 10]
-    runs = {
-        "ours": lambda: flow.transform_from_noise(noise, context),
-        "nflows": lambda: theirs._transform.inverse(noise, context),
-        "zuko": lambda: third(context).transform.inv(noise),
-    }
-    operations = 2 * samples * 5 * (20 * 40 + 4 * 40 * 40 + 40 * 40)
-    return Workload(name, runs, operations, repeats, targets)
-
-
-SMALL, NORMED, WIDE, FACE = (
-    (40, 10, 40, 5, 2),
-    (40, 10, 100, 10, 5),
-    (128, 55, 1024, 5, 2),
-    (2048, 512, 1024, 1, 10),
-)
+SMALL: Widths = (40, 10, 40, 5, 2)
+KEPT: Widths = (40, 10, 224, 5, 2)
+NORMED: Widths = (40, 10, 100, 10, 5)
+SHAPES: Widths = (64, 11, 128, 5, 2)
+WIDE: Widths = (128, 55, 1024, 5, 2)
+EDIT: Widths = (128, 40, 48, 10, 10)
+FACE: Widths = (2048, 512, 1024, 1, 10)
 
 
 def workloads() -> list[Callable[[], Workload]]:
+    """The rows of the table; a workload is built when its turn comes."""
+    small, kept = {"nflows": 90, "zuko": 40}, {"nflows": 60}
     return [
-        lambda: sampling("sample 10,000: D 40, hidden 40, 5 × 2", SMALL, 10_000, (100, 50, 4), 5),
-        lambda: sampling("sample 1,000: D 40, hidden 100, 10 × 5, batch norm", NORMED, 1_000, (50, 38, 3.5), 5, batch_norm=True),
-        lambda: sampling("sample 1,000: D 128, hidden 1024, 5 × 2", WIDE, 1_000, (180, 160, 1.7), 5, True),
-        lambda: sampling("sample 10: D 2048, hidden 1024, 1 × 10, batch norm", FACE, 10, (1000, None, None), 5, True, False,
-                         batch_norm=True),
-        lambda: classification("10,000 latents under 10 classes, D 40", SMALL, 10_000, (5, 2.2, 2.1), 9),
-        lambda: classification("500 latents under 55 classes, D 128", WIDE, 500, (1.7, 1.8, 1.4), 3),
-        lambda: training("training step of 1,024, D 40, hidden 40", SMALL, (1.35, 1.0, None), 25),
-        lambda: training("training step of 1,024, D 40, hidden 200", (40, 10, 200, 5, 2), (None, None, None), 9),
-        lambda: training("training step of 1,024, D 128, hidden 1024", WIDE, (1.5, 1.6, None), 9),
-        lambda: coupling_sampling("C-RNVP, sample 10,000: D 40, hidden 40", 10_000, (2, 1.5, None), 15),
+        lambda: sampling(
+            "one edit of a face: D 128, hidden 48, 10 × 10, batch norm",
+            EDIT, 1, {"ms": 2}, 9, with_zuko=False, batch_norm=True,
+        ),
+        lambda: sampling("sample 10,000: D 40, hidden 40, 5 × 2", SMALL, 10_000, small, 5),
+        lambda: sampling("sample 10,000: D 40, hidden 224, 5 × 2", KEPT, 10_000, kept, 5, True),
+        lambda: sampling(
+            "sample 1,000: D 40, hidden 100, 10 × 5, batch norm",
+            NORMED, 1_000, {}, 5, batch_norm=True,
+        ),
+        lambda: sampling("sample 1,000: D 64, hidden 128, 5 × 2", SHAPES, 1_000, {}, 5),
+        lambda: sampling(
+            "sample 1,000: D 128, hidden 1024, 5 × 2", WIDE, 1_000, {"nflows": 100}, 5, True
+        ),
+        lambda: sampling(
+            "sample 10: D 2048, hidden 1024, 1 × 10, batch norm",
+            FACE, 10, {"nflows": 1000}, 5, True, False, batch_norm=True,
+        ),
+        lambda: classification(
+            "10,000 latents under 10 classes, D 40", SMALL, 10_000, {"nflows": 4}, 9
+        ),
+        lambda: training(
+            "training step of 1,024, D 40, hidden 40", SMALL, {"nflows": 1.3}, 25
+        ),
+        lambda: training("training step of 1,024, D 40, hidden 224", KEPT, {"nflows": 1.3}, 9),
     ]  # fmt: skip
 
 
-CALLS, QUICK = 5, 0.2  # calls in a turn, of what takes fewer seconds than this
-
-
 def measure(load: Workload) -> dict[str, object]:
-    """The row of one workload.
-
-    A shared machine's speed drifts, within seconds, by a third: what is measured in the same turn finds much the same
-    speed; the matrix product is timed before ours and after, and ours before the others and after.
-    """
-    a, b = torch.randn(1024, 1024), torch.randn(1024, 1024)
-    runs = {"product": lambda: a @ b} | load.runs
+    """The row of one workload; in each turn, ours comes before and after the others."""
     others = sorted(load.runs.keys() - {"ours"})
-    turns, order = {name: [] for name in runs}, ["product", "ours", "product", *others, "ours"]
+    turns: dict[str, list[float]] = {name: [] for name in load.runs}
     with torch.no_grad():
         for run in load.runs.values():
-            run()  # ours packs its weights, and compiles where nothing is cached; all find their caches warm
+            run()  # ours packs its weights, and compiles if nothing is cached
         for _ in range(load.repeats):
-            times = {name: [] for name in runs}
-            for name in order:
-                for _ in range(
-                    CALLS
-                ):  # what is quick is called again: the first call of a turn finds cold caches
-                    start = time.process_time()
-                    runs[name]()
-                    times[name].append(time.process_time() - start)
-                    if times[name][-1] > QUICK:
-                        break
+            times: dict[str, list[float]] = {name: [] for name in load.runs}
+            for name in ["ours", *others, "ours"]:
+                times[name] += seconds(load.runs[name])
             for name, values in times.items():
                 turns[name].append(median(values) * load.factors.get(name, 1))
     return compared(load, turns)
 
 
+def seconds(run: Run) -> list[float]:
+    """CPU time of one call, or of several if it is quick: the first one finds cold caches."""
+    times: list[float] = []
+    while len(times) < CALLS and (not times or times[-1] < QUICK):
+        start = time.process_time()
+        run()
+        times.append(time.process_time() - start)
+    return times
+
+
 def compared(load: Workload, turns: dict[str, list[float]]) -> dict[str, object]:
-    """Medians over the turns: of the times, in milliseconds, and of what they are over each other within a turn."""
-    none = [float("nan")] * len(turns["ours"])
-    peaks = [2 * 1024**3 / seconds for seconds in turns["product"]]
-    limit = [load.operations / peak for peak in peaks] if load.operations else none
-    times = {"nflows": none, "zuko": none} | turns | {"limit": limit}
-
-    def over(upper: str, lower: str) -> float:
-        return median([one / other for one, other in zip(times[upper], times[lower], strict=True)])
-
-    row = {"workload": load.name, "peak GFLOP/s": median(peaks) / 1e9}
-    row |= {f"{name} ms": median(times[name]) * 1e3 for name in ("nflows", "zuko", "ours", "limit")}
-    row |= {
-        "over nflows": over("nflows", "ours"),
-        "over zuko": over("zuko", "ours"),
-        "over limit": over("ours", "limit"),
-    }
-    row["×D"] = ", ".join(load.factors)
-    for what, target in zip(("nflows", "zuko", "limit"), load.targets, strict=True):
-        row[f"goal {what}"] = float("nan") if target is None else target
+    """Medians over the turns: of the times in ms, and of the others' times over ours."""
+    row: dict[str, object] = {"workload": load.name}
+    for name in ("nflows", "zuko", "ours"):
+        row[f"{name} ms"] = median(turns[name]) * 1e3 if name in turns else math.nan
+    for name in ("nflows", "zuko"):
+        ratios = [a / b for a, b in zip(turns.get(name, []), turns["ours"])]
+        row[f"over {name}"] = median(ratios) if ratios else math.nan
+    row["×D"] = ", ".join(sorted(load.factors))
+    for name in GOALS:
+        row[f"goal {name}"] = load.goals.get(name, math.nan)
     return row
 
 
 @torch.no_grad()
 def threads(repeats: int = 9) -> pd.DataFrame:
-    """Seconds of wall-clock time on one and on two threads, taking turns; the shortest, for others share the machine."""
-    rows, makers = [], workloads()
-    makers.append(
-        lambda: float64_sampling("sample 1,000 in float64: D 40, hidden 40, 5 × 2", SMALL, 1_000)
-    )
-    for row in (0, 2, 4, 6, 8, 9, -1):
-        load = makers[row]()
+    """Wall-clock ms of ours on one and on two threads, in turns; the shortest, for others run."""
+    rows = []
+    for index in (1, 2, 4, 7):
+        load = workloads()[index]()
         run = load.runs["ours"]
         run()
-        times = {1: [], 2: []}
+        times: dict[int, list[float]] = {1: [], 2: []}
         for _ in range(repeats):
-            for count in times:
+            for count, values in times.items():
                 torch.set_num_threads(count)
                 start = time.perf_counter()
                 run()
-                times[count].append(time.perf_counter() - start)
-        one, two = min(times[1]), min(times[2])
-        rows.append(
-            {
-                "workload": load.name,
-                "one ms": one * 1e3,
-                "two ms": two * 1e3,
-                "one over two": one / two,
-            }
-        )
+                values.append(time.perf_counter() - start)
+        one, two = (min(values) * 1e3 for values in times.values())
+        row = {"workload": load.name, "one ms": one, "two ms": two, "one over two": one / two}
+        rows.append(row)
     torch.set_num_threads(1)
     return pd.DataFrame(rows)
 
 
 def number(value: float, unit: str = "") -> str:
-    return "–" if value != value else (f"{value:,.0f}" if value >= 100 else f"{value:.3g}") + unit
+    if math.isnan(value):
+        return "–"
+    return (f"{value:,.0f}" if value >= 100 else f"{value:.3g}") + unit
+
+
+def goal(value: float, sign: str) -> str:
+    return "" if math.isnan(value) else f" ({sign} {number(value)})"
+
+
+def time_of(row: pd.Series, name: str) -> str:
+    return number(row[f"{name} ms"]) + (" ×D" if name in row["×D"] else "")
+
+
+def ratio_to(row: pd.Series, name: str) -> str:
+    return number(row[f"over {name}"], "×") + goal(row[f"goal {name}"], "≥")
 
 
 def markdown(table: pd.DataFrame, machine: str) -> str:
-    def goal(row, what: str, sign: str) -> str:
-        aimed = (
-            ""
-            if row[f"goal {what}"] != row[f"goal {what}"]
-            else f" ({sign} {number(row[f'goal {what}'])})"
-        )
-        return number(row[f"over {what}"], "×") + aimed
-
     lines = [
-        "| workload | nflows ms | zuko ms | ours ms | limit ms | over nflows | over zuko | over the limit |",
-        "|---|---|---|---|---|---|---|---|",
+        "| workload | nflows ms | zuko ms | ours ms | over nflows | over zuko |",
+        "|---|---|---|---|---|---|",
     ]
     for _, row in table.iterrows():
-        cells = [
-            number(row[f"{name} ms"]) + (" ×D" if name in row["×D"] else "")
-            for name in ("nflows", "zuko", "ours")
-        ]
-        cells += [
-            number(row["limit ms"]),
-            goal(row, "nflows", "≥"),
-            goal(row, "zuko", "≥"),
-            goal(row, "limit", "≤"),
-        ]
-        lines.append("| " + " | ".join([row["workload"], *cells]) + " |")
-    peak = table["peak GFLOP/s"].median()
+        cells = [row["workload"]]
+        cells += [time_of(row, name) for name in ("nflows", "zuko")]
+        cells.append(number(row["ours ms"]) + goal(row["goal ms"], "≤"))
+        cells += [ratio_to(row, name) for name in ("nflows", "zuko")]
+        lines.append("| " + " | ".join(cells) + " |")
     note = (
-        "CPU time on one thread: medians over the turns, of the times and of their ratios within a turn; goals in brackets. "
-        f"{machine}. Matrix-product peak {peak:.0f} GFLOP/s "
-        "(median over the rows; each row's limit uses its own). ×D: one pass of each layer timed, times D."
+        "CPU time on one thread: medians over the turns, of the times and of their ratios within "
+        f"a turn; goals in brackets. {machine}. ×D: one pass of each layer timed, times D."
     )
     return "\n".join([*lines, "", note, ""])
 
@@ -363,28 +317,26 @@ def threads_markdown(table: pd.DataFrame) -> str:
 
 
 def plot(table: pd.DataFrame) -> plt.Figure:
-    names = ["nflows ms", "zuko ms", "ours ms", "limit ms"]
-    labels = ["nflows 0.14", f"zuko {zuko.__version__}", "fpnlib", "arithmetic limit"]
+    labels = {
+        "nflows ms": "nflows 0.14",
+        "zuko ms": f"zuko {zuko.__version__}",
+        "ours ms": "fpnlib",
+    }
     figure, axes = plt.subplots(figsize=(9, 0.55 * len(table) + 1.5), layout="constrained")
     places = range(len(table))
-    for name, label, color, marker in zip(
-        names, labels, sns.color_palette("colorblind"), "os^|", strict=False
-    ):
+    colors = sns.color_palette("colorblind")
+    for (name, label), color, marker in zip(labels.items(), colors, "os^"):
         axes.scatter(table[name], places, color=color, marker=marker, s=70, label=label, zorder=3)
-    axes.set(
-        xscale="log",
-        xlabel="CPU time on one thread (ms)",
-        yticks=places,
-        yticklabels=table["workload"],
-    )
+    axes.set(xscale="log", xlabel="CPU time on one thread (ms)")
+    axes.set_yticks(places, table["workload"])
     axes.invert_yaxis()
     axes.grid(axis="x", alpha=0.3)
-    axes.legend(loc="upper center", bbox_to_anchor=(0.4, 1.12), ncols=4, frameon=False)
+    axes.legend(loc="upper center", bbox_to_anchor=(0.4, 1.12), ncols=3, frameon=False)
     return figure
 
 
 def cpu() -> str:
-    """Its name as it gives it (on Linux), and as LLVM knows it."""
+    """The processor's name, as it gives it on Linux and as LLVM knows it."""
     info = Path("/proc/cpuinfo")
     names = re.findall(r"model name\s*:\s*(.+)", info.read_text()) if info.is_file() else []
     return f"{(names or [platform.machine()])[0]} ({binding.get_host_cpu_name()})"
@@ -392,29 +344,25 @@ def cpu() -> str:
 
 def main(arguments: list[str]) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument(
-        "--out",
-        type=Path,
-        default=ROOT / "outputs" / "benchmarks",
-        help="folder for table and plot",
-    )
-    parser.add_argument(
-        "--only", type=int, nargs="*", help="numbers of the rows to measure, from 1"
-    )
+    folder = ROOT / "outputs" / "benchmarks"
+    parser.add_argument("--out", type=Path, default=folder, help="folder for table and plot")
+    parser.add_argument("--only", type=int, nargs="*", help="rows to measure, counted from 1")
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
     makers = workloads()
-    chosen = options.only or range(1, len(makers) + 2)
-    if wrong := sorted(set(chosen) - {*range(1, len(makers) + 2)}):
-        parser.error(f"rows are numbered from 1 to {len(makers) + 1}, got {wrong[0]}")
+    last = len(makers) + 1
+    chosen = options.only or range(1, last + 1)
+    for row in chosen:
+        if not 1 <= row <= last:
+            parser.error(f"rows are numbered from 1 to {last}, got {row}")
     machine = (
-        f"{cpu()}, kernels on {ROWS} rows of {LANES} samples at a time, torch {torch.__version__.split('+')[0]}, "
+        f"{cpu()}, {LANES} samples abreast, torch {torch.__version__.split('+')[0]}, "
         f"numba {numba.__version__}, nflows 0.14, zuko {zuko.__version__}"
     )
     options.out.mkdir(parents=True, exist_ok=True)
     rows, texts = [], {}
     for row in tqdm(chosen, unit="row"):
-        if row > len(makers):
+        if row == last:
             table = threads()
             table.to_csv(options.out / "threads.csv", index=False, float_format="%.5g")
             texts["threads"] = threads_markdown(table)

@@ -1,0 +1,78 @@
+"""The numba path, from tensors to the kernel and back: float32 on the CPU, shared among threads."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fpnlib.flows.engine.kernels import LANES, LOGS, run
+from fpnlib.flows.engine.weights import Weights
+
+WORK = 1 << 26  # multiply-adds below which a second thread costs more than it saves
+
+
+class NumbaPath:
+    """A flow of packed float32 weights on the CPU."""
+
+    def __init__(self, weights: Weights):
+        arrays: list[Any] = [tensor.numpy() for tensor in weights]
+        self.weights: Any = Weights(*arrays)
+        self.size = sum(tensor.numel() for tensor in weights)
+        self.log_gain = weights.gain.log().sum()
+        layers, features = weights.order.shape
+        self.products = -(-layers * features // LOGS)
+
+    def forward(self, data: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:
+        """Return (noise (n, D), log|det| (n,)) of data (n, D) under contexts (n, C)."""
+        return self._run(self.weights, False, data, context)
+
+    def inverse(self, noise: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:
+        """Return (data (n, D), log|det| (n,)) of noise (n, D) under contexts (n, C)."""
+        data, log_det = self._run(self.weights, True, noise, context)
+        return data, -log_det
+
+    def forward_each(self, data: Tensor, contexts: Tensor) -> tuple[Tensor, Tensor]:
+        """Return squared lengths of the noise and log|det|, (n, K) both, for data under K contexts.
+
+        A context that all samples share is added to the biases, once for all of them.
+        """
+        w, given = self.weights, contexts.numpy()
+        first = np.einsum("thc,kc->kth", w.first_context, given) + w.first_context_bias
+        inner = np.einsum("thc,kc->kth", w.context, given) + w.inner_bias
+        squares = data.new_empty(len(contexts), len(data))
+        log_dets = torch.empty_like(squares)
+        for k in range(len(contexts)):
+            weights = w._replace(
+                first_context_bias=first[k],
+                inner_bias=inner[k],
+                context_stops=np.zeros_like(w.context_stops),
+            )
+            noise, log_dets[k] = self._run(weights, False, data, data[:, :0])
+            squares[k] = noise.square_().sum(1)
+        return squares.T, log_dets.T
+
+    def _run(
+        self, weights: Any, inverse: bool, values: Tensor, context: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Return the results, and log|det| of the map from data to noise."""
+        n = len(values)
+        results = values.new_empty(values.shape)
+        scales = torch.empty(n, self.products, dtype=torch.float64)
+        arrays = [t.detach().contiguous().numpy() for t in (values, context, results, scales)]
+        threads = torch.get_num_threads() if n * self.size >= WORK else 1
+        size = LANES * -(-n // (LANES * threads))
+        starts = range(0, n, size)
+
+        def run_part(start: int) -> None:
+            run(weights, inverse, *arrays, start, min(start + size, n))
+
+        if len(starts) == 1:
+            run_part(0)
+        else:
+            with ThreadPoolExecutor(len(starts)) as pool:
+                list(pool.map(run_part, starts))
+        return results, scales.log_().sum(1).to(values.dtype) + self.log_gain
