@@ -188,7 +188,7 @@ def workloads() -> list[Callable[[], Workload]]:
         lambda: sampling("sample 10,000: D 40, hidden 224, 5 × 2", KEPT, 10_000, kept, 5, True),
         lambda: sampling(
             "sample 1,000: D 40, hidden 100, 10 × 5, batch norm",
-            NORMED, 1_000, {}, 5, batch_norm=True,
+            NORMED, 1_000, {}, 3, batch_norm=True,
         ),
         lambda: sampling("sample 1,000: D 64, hidden 128, 5 × 2", SHAPES, 1_000, {}, 5),
         lambda: sampling(
