@@ -104,6 +104,35 @@ def _index(label: object, names: Sequence[str], kind: str) -> object:
     return names.index(label)
 
 
+def fitting(name: str, value: object, default: object) -> object:
+    """Return a parameter's value as the type of its default.
+
+    Whole numbers serve as floats, and so does the text ``1e-3``, which is what YAML makes of it.
+
+    Raises:
+        TypeError: another type. A default of None takes anything.
+
+    >>> fitting("rate", "1e-3", 0.1)
+    0.001
+    """
+    if default is None or type(value) is type(default):
+        return value
+    if isinstance(default, float) and not isinstance(value, bool):
+        try:
+            return float(value)  # type: ignore[arg-type]
+        except (TypeError, ValueError):
+            pass
+    kinds: dict[type, str] = {
+        bool: "true or false",
+        int: "a whole number",
+        float: "a number",
+        str: "text",
+        list: "a list",
+    }
+    kind = kinds.get(type(default), type(default).__name__)
+    raise TypeError(f"parameter '{name}' must be {kind} like {default!r}, got {value!r}")
+
+
 def latents(z: object, latent_dim: int | None = None, name: str = "z") -> Tensor:
     """``z`` as latents (n, latent_dim); None: of any width. Raises as :func:`array` does."""
     return array(z, ("n", latent_dim or "latent_dim"), name)

@@ -3,19 +3,10 @@
 from fpnlib import runs
 from fpnlib.store import PROJECT
 
-SMALL = {
-    "base_epochs": 1,
-    "ae_epochs": 1,
-    "flow_epochs": 2,
-    "ae_flow_epochs": 2,
-    "ae_flow_layers": 2,
-    "ae_flow_blocks": 1,
-    "flow_width": 16,
-    "judge_epochs": 1,
+PARAMETERS = {
     "samples_per_class": 10,
     "components": 2,
     "points": 60,
-    "shapes_per_category": 2,
     "judged_per_category": 3,
     "clouds_per_category": 2,
     "score_points": 32,
@@ -24,25 +15,37 @@ SMALL = {
     "n": 400,
     "epochs": 3,
     "resolution": 40,
-    "train_faces": 400,
-    "msp_features": 4,
-    "msp_decoder_features": 4,
-    "msp_epochs": 1,
-    "face_flow_layers": 2,
-    "face_flow_blocks": 1,
-    "face_flow_width": 32,
-    "face_flow_embedding": 8,
-    "face_flow_epochs": 4,
-    "face_judge_epochs": 1,
     "edits_each": 2,
     "curve_each": 2,
     "sampled_faces": 20,
 }
+SIZES = {
+    "digits.vae_epochs": 1,
+    "digits.ae_epochs": 1,
+    "digits.flow_epochs": 2,
+    "digits.flow_width": 16,
+    "digits.ae_flow_epochs": 2,
+    "digits.ae_flow_layers": 2,
+    "digits.ae_flow_blocks": 1,
+    "digits.judge_epochs": 1,
+    "faces.train_faces": 400,
+    "faces.msp_features": 4,
+    "faces.msp_decoder_features": 4,
+    "faces.msp_epochs": 1,
+    "faces.flow_layers": 2,
+    "faces.flow_blocks": 1,
+    "faces.flow_width": 32,
+    "faces.flow_embedding": 8,
+    "faces.flow_epochs": 4,
+    "faces.judge_epochs": 1,
+}
+OVERRIDE = " ".join(f"{name}={value}" for name, value in SIZES.items())
 
 
 def small(*names: str) -> dict:
     """Those that the notebooks of these names have."""
-    declared = {
-        key for name in names for key in runs.parameters(PROJECT / "notebooks" / f"{name}.ipynb")
-    }
-    return {key: value for key, value in SMALL.items() if key in declared}
+    declared = set()
+    for name in names:
+        declared |= runs.parameters(PROJECT / "notebooks" / f"{name}.ipynb").keys()
+    values = PARAMETERS | {"override": OVERRIDE}
+    return {name: value for name, value in values.items() if name in declared}

@@ -15,7 +15,7 @@ import pytest
 from nbformat.v4 import new_code_cell, new_notebook
 from PIL import Image
 
-from fpnlib.experiments import pretrained, pretrained_faces
+from fpnlib.families import pretrained_faces, study
 from fpnlib.store import PROJECT
 from fpnlib.widgets import AttributeEditor
 
@@ -120,7 +120,7 @@ def page(tmp_path):
 @pytest.fixture
 def faces():
     """The panel of notebook 07 and of the app, where its models are there."""
-    if not (pretrained.FOLDER / "drawn_faces_MSP_maf.json").is_file():
+    if not (study.PRETRAINED / "drawn_faces_MSP_maf.json").is_file():
         pytest.skip("needs the pretrained models of drawn faces in outputs/pretrained")
     return AttributeEditor(*pretrained_faces())
 
@@ -196,7 +196,7 @@ def before_of(editor):
     return editor.x[0].permute(1, 2, 0).numpy()
 
 
-FACES = """from fpnlib.experiments import pretrained_faces
+FACES = """from fpnlib.families import pretrained_faces
 from fpnlib.widgets import AttributeEditor
 AttributeEditor(*pretrained_faces())"""
 

@@ -9,7 +9,7 @@ from fpnlib.conditions import Attributes
 from fpnlib.data.drawn import portrait
 from fpnlib.data.drawn.faces import ATTRIBUTES, VARIATION, difference, draw, load_drawn_faces
 from fpnlib.data.faces import load_celeba
-from fpnlib.experiments.faces import EXCLUSIVE
+from fpnlib.families.faces import EXCLUSIVE
 
 NAMES = ["Bald", "Smiling", "Young"]
 # Rows and columns of 64 in which an attribute may change anything, wherever the head is. The other

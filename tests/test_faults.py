@@ -29,19 +29,30 @@ seed = 0  # help of everything random"""
 BEGIN = """import matplotlib.pyplot as plt
 import pandas as pd
 import torch
-from fpnlib.experiments import Run, side_by_side
+from dataclasses import asdict
+from fpnlib.families import Run
+from fpnlib.families.parallel import run_in_processes
+from fpnlib.store import Key
 from fpnlib.training import fit
 run = Run(NAME, out=out, seed=seed)"""
-STEP = """def model(run, name):
+STEP = """def model(arguments, name):
+    run = Run(**arguments)
     torch.manual_seed(run.seed + len(name))
     module, x = torch.nn.Linear(200, 100), torch.randn(60, 200)
-    loss = lambda x: (module(x) + torch.randn(len(x), 100)).square().mean()
+    module.config = {}
+    def loss(x):
+        return (module(x) + torch.randn(len(x), 100)).square().mean()
     settings = dict(epochs=8, batch_size=10, learning_rate=0.01, seed=run.seed)
-    make = lambda checkpoint: fit(module, loss, (x[:40],), (x[40:],), checkpoint=checkpoint, **settings)
-    return run.load_or_make(name, module, {'name': name} | settings, make)[0]"""
+    def train(checkpoint):
+        data = (x[:40],), (x[40:],)
+        history = asdict(fit(module, loss, *data, checkpoint=checkpoint, **settings))
+        del history['seconds']
+        return {'history': history}
+    return run.cache.module(name, Key(name, settings), module, train)[0]"""
 END = (
-    "weight = model(run, MODEL).weight.detach()",
-    "z = run.load_or_make_tensors(f'{NAME}_latents', {'of': MODEL}, lambda: {'z': weight @ weight.T})[0]['z']",
+    "weight = model(run.arguments, MODEL).weight.detach()",
+    "make = lambda: {'z': weight @ weight.T}\nkey = Key('latents', {'of': MODEL})",
+    "z = run.cache.tensors(f'{NAME}_latents', key, make)['z']",
     "figure, axes = plt.subplots()\naxes.imshow(z)\nshown = run.figure(figure, 'latents')",
     "shown = run.table(pd.DataFrame(z.numpy()), 'latents')",
     "for part in range(5):\n    run.record(f'mean {part}', z[part::5].mean())",
@@ -50,9 +61,9 @@ END = (
 NOTEBOOKS = {
     "00_first": (
         "other",
-        "side_by_side(run, {name: (model, name, {}) for name in ('shared', 'other')})",
+        "run_in_processes(model, [(run.arguments, name) for name in ('shared', 'other')], 2)",
     ),
-    "01_second": ("shared", "first = model(run, 'shared')"),
+    "01_second": ("shared", "first = model(run.arguments, 'shared')"),
 }
 
 

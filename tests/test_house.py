@@ -26,8 +26,6 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 CONDA = yaml.safe_load((ROOT / "environment.yml").read_text())["dependencies"]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 PROFILES = sorted((ROOT / "notebooks" / "profiles").glob("*.yaml"))
-# Their parameters are still to move into the profiles.
-WIDE = {"04_conditional_generation", "06_point_clouds", "07_attribute_editing", "08_classification"}
 each_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 
 
@@ -147,14 +145,7 @@ def test_a_notebook_is_thin(path):
     assert max(map(len, cells[1:])) <= 15, "a cell that no screen holds"
 
 
-@pytest.mark.parametrize(
-    "path",
-    [
-        pytest.param(path, marks=pytest.mark.xfail(strict=True)) if path.stem in WIDE else path
-        for path in NOTEBOOKS
-    ],
-    ids=lambda path: path.stem,
-)
+@each_notebook
 def test_a_notebook_has_at_most_a_dozen_parameters(path):
     assert len(runs.parameters(path)) <= 12
 

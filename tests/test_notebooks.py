@@ -10,30 +10,16 @@ import sys
 
 import nbformat
 import pytest
-import torch
 from small import small
 
 from fpnlib import runs
-from fpnlib.experiments import Run, attribute_judge, attribute_plugin, msp, point_clouds
-from fpnlib.experiments.digits import Latents
+from fpnlib.families import FACES, SHAPES, Run, study
 from fpnlib.store import PROJECT
 
 # The second notebook needs models that the first one trains.
 NOTEBOOKS = ["02_base_models", "04_conditional_generation"]
 # Notebook, its parameter for the dataset, and the steps that load weights kept in the repository.
-KEPT = [
-    (
-        "06_point_clouds",
-        "cloud_dataset",
-        [
-            point_clouds.base_model,
-            lambda run: point_clouds.flow_plugin(run, "maf"),
-            lambda run: point_clouds.flow_plugin(run, "realnvp"),
-            point_clouds.judge,
-        ],
-    ),
-    ("07_attribute_editing", "faces", [msp, attribute_plugin, attribute_judge]),
-]
+KEPT = [SHAPES, FACES]
 
 
 @pytest.fixture(scope="module")
@@ -88,22 +74,17 @@ def test_plain_papermill_executes_a_notebook_from_any_folder_and_gives_the_same_
     assert again == before
 
 
-@pytest.mark.parametrize(("name", "data", "steps"), KEPT, ids=[name for name, *_ in KEPT])
-def test_what_the_repository_keeps_trained_fits_the_notebooks_defaults(
-    tmp_path, monkeypatch, name, data, steps
-):
-    """Otherwise the demo would train it again."""
+@pytest.mark.parametrize("family", KEPT, ids=lambda family: family.name)
+def test_what_the_repository_keeps_trained_fits_the_familys_defaults(tmp_path, monkeypatch, family):
+    """Else the demo would train it anew."""
 
-    def train(run, what, *_):
-        raise AssertionError(f"{what} of {run.dataset_name} would be trained anew")
+    def train(*_):
+        raise AssertionError("it would be trained anew")
 
-    def encode(base, split, *_, **__):  # the values of the latents do not matter here
-        z = torch.zeros(len(split.y), base.latent_dim)
-        return Latents(z, z, z, split.y)
-
-    monkeypatch.setattr(Run, "load_or_make", train)
-    monkeypatch.setattr(point_clouds, "encode", encode)
-    settings = runs.parameters(PROJECT / "notebooks" / f"{name}.ipynb") | {"out": str(tmp_path)}
-    run = Run(name, dataset=settings.pop(data), **settings)
-    for step in steps:
-        step(run)
+    monkeypatch.setattr(study, "fit_module", train)
+    monkeypatch.setattr(study, "fit_plugin", train)
+    kept = study.Study(Run("kept", out=tmp_path), family)
+    for base, recipe in family.bases.items():
+        for flow in recipe.flows:
+            kept.plugin(base, flow)
+    kept.judge()

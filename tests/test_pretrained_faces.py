@@ -4,47 +4,42 @@ import pandas as pd
 import pytest
 import torch
 
-from fpnlib import runs
 from fpnlib.data.drawn.faces import ATTRIBUTES, load_drawn_faces
-from fpnlib.experiments import (
+from fpnlib.families import (
+    FACES,
     Run,
-    attribute_judge,
-    attribute_plugin,
+    Study,
     edit_scores,
     editors,
-    msp,
-    pretrained,
     pretrained_faces,
-    true_scores,
+    redrawn_scores,
+    study,
 )
+from fpnlib.families.editing import OURS
 from fpnlib.metrics.editing_tables import mean_scores
-from fpnlib.network import FlowPluginNetwork
 from fpnlib.store import PROJECT, read_json
 
-NOTEBOOK = PROJECT / "notebooks" / "07_attribute_editing.ipynb"
 EACH = 10
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory):
-    """A run with the notebook's defaults that trains nothing, as the notebook must not."""
-    if not (pretrained.FOLDER / "drawn_faces_MSP.json").is_file():
+def faces(tmp_path_factory):
+    """The family's defaults; training fails, because else the notebook would train, too."""
+    if not (study.PRETRAINED / "drawn_faces_MSP.json").is_file():
         pytest.skip("needs outputs/pretrained, which comes with the repository")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(
-            Run, "load_or_make", lambda run, name, *more: pytest.fail(f"{name} would be trained")
-        )
-        settings = runs.parameters(NOTEBOOK) | {"out": str(tmp_path_factory.mktemp("run"))}
-        yield Run("07", dataset=settings.pop("faces"), **settings)
+        for name in ("fit_module", "fit_plugin"):
+            patch.setattr(study, name, lambda *_: pytest.fail("it would be trained"))
+        yield Study(Run("07", out=tmp_path_factory.mktemp("run")), FACES)
 
 
 @pytest.fixture(scope="module")
-def network(run):
-    return FlowPluginNetwork(msp(run), attribute_plugin(run))
+def network(faces):
+    return faces.network()
 
 
-def test_editing_to_ones_own_attributes_and_there_and_back_is_the_reconstruction(run, network):
-    test, plugin = run.data.test.first(50), network.plugin
+def test_editing_to_ones_own_attributes_and_there_and_back_is_the_reconstruction(faces, network):
+    test, plugin = faces.data.test.first(50), network.plugin
     rebuilt = network.reconstruct(test.x)
     torch.testing.assert_close(network.edit(test.x, test.y, test.y), rebuilt, atol=1e-3, rtol=0)
     there = plugin.condition.edited(test.y, "+Smiling")
@@ -54,9 +49,9 @@ def test_editing_to_ones_own_attributes_and_there_and_back_is_the_reconstruction
     torch.testing.assert_close(back, rebuilt, atol=1e-3, rtol=0)
 
 
-def test_edits_are_achieved_and_leave_the_rest(run, network):
-    ours = {name: way for name, way in editors(run, n=500).items() if "ours" in name}
-    scores = mean_scores(edit_scores(run, ours, [1.0], EACH), ["editor"]).iloc[0]
+def test_edits_are_achieved_and_leave_the_rest(faces, network):
+    ours = {OURS: editors(faces, n=500)[OURS]}
+    scores = mean_scores(edit_scores(faces, ours, [1.0], EACH), ["editor"]).iloc[0]
     assert scores["achieved"] >= 0.95
     assert scores["others"] <= 0.03
 
@@ -81,17 +76,16 @@ def test_the_committed_run_shows_what_was_promised():
     assert manifest["data"]["drawn_faces"] == load_drawn_faces().checksum
 
 
-def test_the_judge_reads_every_edit_of_a_face_drawn_again_and_no_other_change(run):
-    """``others`` counts nothing that an edit truly brings, such as the hair of a bald head."""
-    attribute_judge(run)
-    each = mean_scores(true_scores(run, EACH), ["attribute"])
+def test_the_judge_reads_every_edit_of_a_face_drawn_again_and_no_other_change(faces):
+    """So ``others`` counts nothing that an edit truly entails, such as the hair of a bald head."""
+    each = mean_scores(redrawn_scores(faces, EACH), ["attribute"])
     assert each["achieved"].mean() > 0.98 and each["achieved"].min() >= 0.8
     assert each["others"].mean() < 0.005 and each["others"].max() < 0.02
 
 
-def test_the_app_has_the_notebooks_network(run, network):
+def test_the_app_has_the_notebooks_network(faces, network):
     taken, x, y = pretrained_faces(5)
-    assert torch.equal(x, run.data.test.x[:5]) and torch.equal(y, run.data.test.y[:5])
+    assert torch.equal(x, faces.data.test.x[:5]) and torch.equal(y, faces.data.test.y[:5])
     torch.testing.assert_close(
         taken.edit(x, y, "+Smiling"), network.edit(x, y, "+Smiling"), atol=1e-4, rtol=0
     )

@@ -3,7 +3,7 @@
 import pandas as pd
 import pytest
 
-from fpnlib.experiments import FLOW_NAMES
+from fpnlib.families import FLOW_NAMES
 from fpnlib.store import PROJECT, Results
 
 

@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch import nn
 
-from fpnlib.experiments.digits import PAPER
-from fpnlib.experiments.point_clouds import PAPER as PAPER_2
+from fpnlib.families import DIGITS, SHAPES
 from fpnlib.store import Manifest
 
+PAPER, PAPER_2 = DIGITS.paper, SHAPES.paper
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
 FLOWS = {"maf": "C-MAF", "realnvp": "C-RNVP"}

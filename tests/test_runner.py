@@ -25,10 +25,10 @@ from nbformat import v4
 
 from fpnlib import runs
 from fpnlib.__main__ import main
+from fpnlib.checks import fitting
 from fpnlib.data import load
 from fpnlib.runs import CellError, Limits, bars, copies, engine, execute, inputs, kernel, places
 from fpnlib.runs.engine import TimeUp
-from fpnlib.runs.plan import _fitting
 from fpnlib.store import PROJECT, Manifest, Uses, claim, sha256, write_json
 
 FIRST = """out = "outputs/tiny"  # help the run's folder
@@ -507,8 +507,8 @@ def test_parameters_that_are_no_python_are_one_line(tmp_path):
 
 
 def test_a_default_of_none_takes_anything_and_whole_numbers_serve_as_floats():
-    assert _fitting("budget", 60, None) == 60
-    scale = _fitting("scale", 2, 1.0)
+    assert fitting("budget", 60, None) == 60
+    scale = fitting("scale", 2, 1.0)
     assert scale == 2.0 and isinstance(scale, float)
 
 

@@ -3,18 +3,17 @@
 import shutil
 
 import pytest
-import torch
 from torch import nn
 
 from fpnlib import data, store
 from fpnlib.__main__ import main
-from fpnlib.experiments import Run, base_model
+from fpnlib.families import DIGITS, Run, Study
 from fpnlib.runs import verify
 from fpnlib.store import Manifest
 
-PARAMETERS = dict(
-    out="outputs/elsewhere", dataset="digits", data_dir="", seed=0, base_epochs=1, ae_epochs=1
-)
+SIZES = "digits.vae_epochs=1 digits.ae_epochs=1"
+PARAMETERS = dict(out="outputs/elsewhere", dataset="digits", data_dir="", seed=0)
+PARAMETERS |= dict(profile="demo", override=SIZES)
 QUANTITY = "reconstruction, mean squared error, ConvAE"
 MODEL = "models/ConvAE.safetensors"
 
@@ -23,9 +22,10 @@ MODEL = "models/ConvAE.safetensors"
 def run(tmp_path_factory):
     """A run's folder with one model and one number."""
     folder = tmp_path_factory.mktemp("run")
-    steps = Run("02_base_models", **PARAMETERS | {"out": str(folder)})
-    model, x = base_model(steps, "ConvAE"), steps.data.test.x.to(steps.device)
-    steps.record(QUANTITY, nn.functional.mse_loss(model.decode(model.encode(x)), x).item())
+    steps = Run("02_base_models", out=folder, override=SIZES)
+    digits = Study(steps, DIGITS)
+    rebuilt = digits.decode("ConvAE", digits.latents("ConvAE").test.mean)
+    steps.record(QUANTITY, nn.functional.mse_loss(rebuilt, digits.data.test.x).item())
     steps.record("another", 1.0)
     steps.manifest.note("notebooks", {"02_base_models": {"parameters": PARAMETERS}})
     steps.manifest.note_files()
@@ -91,7 +91,8 @@ def test_a_file_that_is_another_or_missing_is_named_and_nothing_is_computed(fold
 
 def test_a_model_of_other_parameters_does_not_hold_and_is_never_made(folder):
     Manifest(folder).note(
-        "notebooks", {"02_base_models": {"parameters": PARAMETERS | {"ae_epochs": 2}}}
+        "notebooks",
+        {"02_base_models": {"parameters": PARAMETERS | {"override": "digits.ae_epochs=2"}}},
     )
     said = f"{QUANTITY}: the model 'ConvAE' was not made with the run's own parameters and data"
     assert verify.verify(folder) == [said]
@@ -167,13 +168,6 @@ def test_another_version_of_the_library_and_unlisted_files_are_said_and_no_fault
     assert verify.verify(folder, say=said.append) == []
     assert said[1] == "1 more that it does not have: figures/drawn_later.png"
     assert said[2] == "made by another version of the library: 02_base_models"
-
-
-def test_latents_that_are_not_kept_are_made_and_not_written(folder):
-    before = sorted(folder.rglob("*"))
-    run = verify._Kept("02_base_models", **PARAMETERS | {"out": str(folder)})
-    made, _ = run.load_or_make_tensors("latents", {"base": 1}, lambda: {"z": torch.ones(2)})
-    assert torch.equal(made["z"], torch.ones(2)) and sorted(folder.rglob("*")) == before
 
 
 def test_the_runs_of_a_sweep_are_verified_with_it(folder, tmp_path, capsys):

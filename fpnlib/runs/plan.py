@@ -18,8 +18,6 @@ from fpnlib import checks
 from fpnlib.store import PROJECT, Manifest
 
 Groups = dict[str, dict[str, object]]
-KINDS = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
-KINDS |= {list: "a list"}
 
 
 @dataclass(frozen=True)
@@ -58,7 +56,7 @@ def plan(
     given = _with_override(values, list(chosen.values()))
     given = {"out": f"outputs/{profile}"} | flat | given | {"profile": profile}
     given |= {"out": out} if out is not None else {}
-    folder = _fitting("out", given["out"], "outputs/demo")
+    folder = checks.fitting("out", given["out"], "outputs/demo")
     _refuse_sources(PROJECT / folder, notebooks.resolve())
     tasks = {path: _settings(path, names, given) for path, names in chosen.items()}
     return Plan(folder, tasks, _resolved(groups, given.get("override", "")))
@@ -181,15 +179,15 @@ def _text(name: str, value: object) -> str:
 
 
 def _resolved(groups: Groups, override: object) -> Groups:
-    """The families' settings as the profile and the overrides give them."""
-    # Here families.settings.resolve(family, profile, override) will check names and types.
+    """The families' settings as the profile and the overrides give them, checked."""
+    if not groups and not override:
+        return {}
+    from fpnlib.families import check_settings, parse_override  # heavy, and rarely needed
+
     resolved = deepcopy(groups)
-    for part in str(override).split():
-        name, equals, value = part.partition("=")
-        family, dot, setting = name.partition(".")
-        if not (equals and dot and family and setting):
-            raise ValueError(f"an override is 'family.name=value', got '{part}'")
-        resolved.setdefault(family, {})[setting] = yaml.safe_load(value)
+    for family, settings in parse_override(str(override)).items():
+        resolved.setdefault(family, {}).update(settings)
+    check_settings(resolved)
     return resolved
 
 
@@ -197,7 +195,7 @@ def _settings(notebook: Path, declared: dict, given: Mapping[str, object]) -> di
     """A notebook's parameters: the given values, else its defaults."""
     settings = {}
     for name, default in declared.items():
-        settings[name] = _fitting(name, given.get(name, default), default)
+        settings[name] = checks.fitting(name, given.get(name, default), default)
         if settings[name] != default:
             _refuse_unknown_dataset(notebook, settings[name], default)
     seed = settings.get("seed", 0)
@@ -215,24 +213,6 @@ def _refuse_unknown_dataset(notebook: Path, value: object, default: object) -> N
     source = "".join(cell.source for cell in source_of(notebook).cells)
     if default in DATASETS and value not in DATASETS and value not in source:
         raise checks.unknown("dataset", value, DATASETS)
-
-
-def _fitting(name: str, value: object, default: object) -> object:
-    """``value`` as the default's type. Whole numbers serve as floats, and so does the text 1e-3.
-
-    A default of None takes anything.
-    """
-    if default is None:
-        return value
-    if isinstance(default, float) and not isinstance(value, bool):
-        try:
-            return float(value)
-        except (TypeError, ValueError):
-            pass
-    elif type(value) is type(default):
-        return value
-    kind = KINDS.get(type(default), type(default).__name__)
-    raise TypeError(f"parameter '{name}' must be {kind} like {default!r}, got {value!r}")
 
 
 def _refuse_sources(folder: Path, notebooks: Path) -> None:

@@ -11,77 +11,42 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
-import torch
-from torch import Tensor, nn
+from torch import nn
 
-from fpnlib.experiments import (
-    FLOW_NAMES,
-    Run,
-    accuracy,
-    attribute_judge,
-    base_model,
-    flow_plugin,
-    judge,
-    latents,
-    point_clouds,
-)
+from fpnlib.families import DIGITS, FACES, FLOW_NAMES, SHAPES, Family, Run, Study, plugin_accuracies
 from fpnlib.metrics.editing import accuracy_per_attribute
 from fpnlib.metrics.images import right_class_rate
 from fpnlib.runs import places
 from fpnlib.runs.tables import gathered, varied
-from fpnlib.store import Manifest, Results, Uses, library_digest
+from fpnlib.store import Manifest, Results, library_digest
 
 TOLERANCE = 0.002
 """Largest difference between a recorded accuracy and the one computed again: 20 of 10,000 images.
 On another machine latents differ in their last bits; on the same machine nothing differs."""
 
 
-class _ReadOnly(Manifest):
-    def note(self, section: str, values: Mapping) -> None:
-        """Do nothing, because verifying changes nothing."""
-
-
-class _Silent(Uses):
-    def _append(self, note: dict[str, str]) -> None:
-        """Do nothing, because verifying changes nothing."""
-
-
-class _Kept(Run):
-    """A run whose models are only loaded, and whose folder is only read."""
-
-    downloads = False
-
-    def __init__(self, notebook: str, **parameters: Any):
-        super().__init__(notebook, **parameters)
-        self.manifest, self.uses = _ReadOnly(self.folder), _Silent(self.folder, notebook)
-
-    def _module(
-        self, name: str, module: nn.Module, key: dict, digest: str, make: Callable
-    ) -> nn.Module:
-        """The stored model, which must have been made with this key."""
-        if not self._path(name).is_file():
-            raise FileNotFoundError(f"no model '{name}' is stored")
-        if not self._load(name, module, digest):
-            other = "was not made with the run's own parameters and data"
-            raise ValueError(f"the model '{name}' {other}")
-        return module
-
-    def _tensors(
-        self, name: str, digest: str, make: Callable[[], dict[str, Tensor]]
-    ) -> dict[str, Tensor]:
-        return self._kept_tensors(name, digest) or make()
+FAMILIES: dict[str, Family] = {"dataset": DIGITS, "cloud_dataset": SHAPES, "face_dataset": FACES}
+"""The family of each notebook parameter that names a dataset."""
 
 
 @dataclass(frozen=True)
 class _Check:
-    """A number that can be computed again from stored models: its notebook, its name, and how."""
+    """A number that can be computed again from stored models.
+
+    Args:
+        notebook: the notebook that recorded it.
+        quantity: the name under which it is recorded.
+        dataset: the notebook's parameter that names the dataset.
+        compute: computes it in a study that neither trains nor writes.
+        tolerance: largest difference that holds.
+    """
 
     notebook: str
     quantity: str
-    compute: Callable[[Run], float]
+    dataset: str
+    compute: Callable[[Study], float]
     tolerance: float = TOLERANCE
 
 
@@ -173,17 +138,18 @@ def _changed_numbers(
     folder: Path, entries: Mapping, data_dir: str, say: Callable[[str], None]
 ) -> list[str]:
     """Which of ``CHECKS`` give another number than the run recorded."""
-    wrong, computed, runs = [], 0, {}
+    wrong, computed, studies = [], 0, {}
     for check in CHECKS:
         try:
             value = _recorded(folder, check) if check.notebook in entries else None
             if value is None:
                 continue
             with redirect_stdout(io.StringIO()):
-                if check.notebook not in runs:
+                known = check.notebook, check.dataset
+                if known not in studies:
                     parameters = entries[check.notebook]["parameters"]
-                    runs[check.notebook] = _kept(folder, check.notebook, parameters, data_dir)
-                again = check.compute(runs[check.notebook])
+                    studies[known] = _study(folder, check, parameters, data_dir)
+                again = check.compute(studies[known])
         except FileNotFoundError as error:
             say(f"{check.quantity}: not computed: {error}")
             continue
@@ -206,58 +172,44 @@ def _recorded(folder: Path, check: _Check) -> float | None:
     return values.get(check.quantity)
 
 
-def _kept(folder: Path, notebook: str, parameters: Mapping, data_dir: str) -> _Kept:
-    """A notebook's part of the run, with its own parameters but here."""
-    given = dict(parameters) | {"out": str(folder.resolve()), "data_dir": data_dir}
-    for key, value in given.items():
-        given[key] = places.found(value) if isinstance(value, str) else value
-    return _Kept(notebook, **given)
+def _study(folder: Path, check: _Check, parameters: Mapping, data_dir: str) -> Study:
+    """A study of the run with the notebook's own parameters, which neither trains nor writes."""
+    given = {}
+    for name, value in parameters.items():
+        given[name] = places.found(value) if isinstance(value, str) else value
+    names = {name: given[name] for name in ("profile", "override", "seed") if name in given}
+    out = folder.resolve()
+    run = Run(check.notebook, out=out, data_dir=data_dir, read_only=True, **names)
+    return Study(run, FAMILIES[check.dataset], given[check.dataset])
 
 
-def _accuracy(flow: str, features: str) -> Callable[[Run], float]:
-    def compute(run: Run) -> float:
-        test = latents(run, base_model(run, "ConvVAE"))["test"]
-        return accuracy(flow_plugin(run, "ConvVAE", flow), test, features)
-
-    return compute
-
-
-def _judge_accuracy(run: Run) -> float:
-    return right_class_rate(judge(run), run.data.test.x, run.data.test.y)
-
-
-def _reconstruction(base: str) -> Callable[[Run], float]:
-    @torch.no_grad()
-    def compute(run: Run) -> float:
-        model, test = base_model(run, base), run.data.test.x.to(run.device)
-        error = 0.0
-        for x in test.split(1000):
-            error += nn.functional.mse_loss(model.decode(model.encode(x)), x).item() * len(x)
-        return error / len(test)
+def _accuracy(base: str, flow: str, features: str, prior: str = "flat") -> Callable[[Study], float]:
+    def compute(study: Study) -> float:
+        plugin, test = study.plugin(base, flow), study.latents(base).test
+        return plugin_accuracies(plugin, test, features, prior)[0]
 
     return compute
 
 
-def _shapes_accuracy(flow: str, prior: str) -> Callable[[Run], float]:
-    def compute(run: Run) -> float:
-        shapes = run.on(run.setting("cloud_dataset"))
-        test = point_clouds.latents(shapes)["test"]
-        predicted = point_clouds.flow_plugin(shapes, flow).predict(test.mean, prior)
-        return (predicted == test.y).float().mean().item()
+def _judge_accuracy(points: int | None = None) -> Callable[[Study], float]:
+    def compute(study: Study) -> float:
+        test = study.data.test
+        return right_class_rate(study.judge(), test.x[:, :points], test.y)
 
     return compute
 
 
-def _shapes_judge_accuracy(run: Run) -> float:
-    shapes = run.on(run.setting("cloud_dataset"))
-    test = shapes.data.test
-    return right_class_rate(point_clouds.judge(shapes), test.x[:, :1024], test.y)
+def _judge_attributes(study: Study) -> float:
+    test = study.data.test
+    return float(accuracy_per_attribute(study.judge(), test.x, test.y).mean())
 
 
-def _faces_judge_accuracy(run: Run) -> float:
-    faces = run.on(run.setting("faces"))
-    test = faces.data.test
-    return float(accuracy_per_attribute(attribute_judge(faces), test.x, test.y).mean())
+def _reconstruction(base: str) -> Callable[[Study], float]:
+    def compute(study: Study) -> float:
+        rebuilt = study.decode(base, study.latents(base).test.mean).cpu()
+        return nn.functional.mse_loss(rebuilt, study.data.test.x).item()
+
+    return compute
 
 
 def _checks() -> Iterator[_Check]:
@@ -265,18 +217,20 @@ def _checks() -> Iterator[_Check]:
     for flow, name in FLOW_NAMES.items():
         for features in ("draw", "mean"):
             quantity = f"Table 1, FPN ({name}), {features}s, test accuracy"
-            yield _Check(classification, quantity, _accuracy(flow, features))
-    yield _Check("04_conditional_generation", judged, _judge_accuracy)
+            compute = _accuracy("ConvVAE", flow, features)
+            yield _Check(classification, quantity, "dataset", compute)
+    yield _Check("04_conditional_generation", judged, "dataset", _judge_accuracy())
     for base in ("ConvVAE", "ConvAE"):
         quantity = f"reconstruction, mean squared error, {base}"
-        yield _Check("02_base_models", quantity, _reconstruction(base), tolerance=1e-5)
+        yield _Check("02_base_models", quantity, "dataset", _reconstruction(base), tolerance=1e-5)
     for flow, name in FLOW_NAMES.items():
         for prior in ("flat", "train"):
             quantity = f"Table 2, FPN ({name}), {prior} prior, test accuracy"
-            yield _Check(classification, quantity, _shapes_accuracy(flow, prior))
-    yield _Check("06_point_clouds", judged, _shapes_judge_accuracy)
+            compute = _accuracy("PointFlow", flow, "mean", prior)
+            yield _Check(classification, quantity, "cloud_dataset", compute)
+    yield _Check("06_point_clouds", judged, "cloud_dataset", _judge_accuracy(1024))
     faces = f"{judged}, mean over attributes"
-    yield _Check("07_attribute_editing", faces, _faces_judge_accuracy)
+    yield _Check("07_attribute_editing", faces, "face_dataset", _judge_attributes)
 
 
 CHECKS = list(_checks())

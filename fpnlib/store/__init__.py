@@ -3,6 +3,7 @@
 A run that is killed at any moment leaves whole files only. Nothing here is pickled.
 """
 
+from fpnlib.store.cache import Cache, Key
 from fpnlib.store.files import (
     PROJECT,
     damaged,
@@ -31,8 +32,10 @@ from fpnlib.store.uses import Uses
 
 __all__ = [
     "PROJECT",
+    "Cache",
     "Checkpoint",
     "FolderInUse",
+    "Key",
     "Manifest",
     "Results",
     "Uses",

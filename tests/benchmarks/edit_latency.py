@@ -19,7 +19,7 @@ import torch
 from tqdm.auto import trange
 
 from fpnlib import store
-from fpnlib.experiments import pretrained_faces
+from fpnlib.families import pretrained_faces
 from fpnlib.widgets import AttributeEditor, png
 
 STAGES = ("flow", "decoder", "PNG", "all")

@@ -1,0 +1,191 @@
+"""Bayes' rule beside supervised baselines on the same latents (Tables 1 and 2)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+import pandas as pd
+import torch
+
+from fpnlib import checks
+from fpnlib.baselines import AUTOML_NEEDS, BASELINES, Scores, accuracies
+from fpnlib.families.encoding import Latents
+from fpnlib.families.family import FLOW_NAMES
+from fpnlib.families.study import Study, plugin_name
+from fpnlib.plugin import FlowPlugin
+from fpnlib.store import Key
+
+FOLDS = 5
+COLUMNS = (
+    "model",
+    "prior",
+    "features",
+    "learned from",
+    "paper, train",
+    "paper, test",
+    "train",
+    "validation",
+    "test",
+    "train, macro",
+    "test, macro",
+    "seconds",
+    "chosen",
+)
+
+
+def classification_table(
+    study: Study,
+    baselines: Mapping[str, Mapping],
+    base: str = "",
+    *,
+    features: Sequence[str] = ("draw",),
+    priors: Sequence[str] = ("flat",),
+    on_means: Sequence[str] = ("rbf_svm",),
+) -> pd.DataFrame:
+    """Classify latents by Bayes' rule (eq. 17) and by supervised baselines (section 5.2).
+
+    Args:
+        study: of a family with classes.
+        baselines: names in ``baselines.BASELINES`` with the settings of each. If a class has
+            fewer objects than folds, there are as many folds as objects.
+        base: name of the base model; empty: the first.
+        features: of the posteriors, "draw" and "mean"; the paper's numbers belong to the first.
+        priors: of the plugins, "flat" and "train".
+        on_means: baselines that are fitted to the second features as well.
+
+    Returns:
+        One row for each model, prior and kind of features. "learned from" counts objects; the
+        accuracies lie in [0, 1], and "macro" is the mean of the classes'. What a baseline learned
+        from is not called validation, so that cell is missing. If there are several priors, the
+        model's name says which.
+
+    Raises:
+        ValueError: an unknown baseline, with the nearest name.
+    """
+    rows = []
+    for name, settings in baselines.items():
+        if name not in BASELINES:
+            raise checks.unknown("baseline", name, BASELINES)
+        kinds = features if name in on_means else features[:1]
+        rows += [_baseline_row(study, name, settings, base, k, k == features[0]) for k in kinds]
+    for flow in study.family.bases[base or next(iter(study.family.bases))].flows:
+        for prior in priors:
+            for kind in features:
+                row = _plugin_row(study, base, flow, prior, kind, kind == features[0])
+                row[0] += f", {prior} prior" if len(priors) > 1 else ""
+                rows.append(row)
+    return pd.DataFrame(rows, columns=COLUMNS)
+
+
+def baseline_scores(study: Study, name: str, base: str, features: str, **settings: Any) -> Scores:
+    """Fit a baseline to the latents of train and validation together, and keep its scores.
+
+    Its cross-validation needs no set of its own.
+
+    Args:
+        study: of a family with classes.
+        name: a name in ``baselines.BASELINES``.
+        base: name of the base model; empty: the first.
+        features: "draw" or "mean" of the posteriors.
+        settings: of the baseline.
+    """
+    base = base or next(iter(study.family.bases))
+    latents = study.latents(base)
+    key = Key(f"baseline/{name}", {"features": features} | settings, (latents.key_,))
+
+    def make() -> dict:
+        z, y = _features(latents.train, features)
+        z_held_out, y_held_out = _features(latents.validation, features)
+        z, y = torch.cat([z, z_held_out]), torch.cat([y, y_held_out])
+        test = _features(latents.test, features)
+        return asdict(BASELINES[name](z, y, *test, seed=study.run.seed, **settings))
+
+    return Scores(**study.run.cache.values(f"{base}_{name}_{features}", key, make))
+
+
+def plugin_accuracies(
+    plugin: FlowPlugin, latents: Latents, features: str, prior: str = "flat"
+) -> tuple[float, float]:
+    """Return the accuracy of Bayes' rule over all latents, and the mean of the classes' own.
+
+    Args:
+        plugin: a fitted plugin for classes.
+        latents: of one split.
+        features: "draw" or "mean" of the posteriors.
+        prior: "flat" or "train".
+    """
+    z, y = _features(latents, features)
+    return accuracies(y.cpu().numpy(), plugin.predict(z, prior).cpu().numpy())
+
+
+def leads(scores: pd.Series, n: int) -> pd.DataFrame:
+    """Compare each plugin with the best baseline.
+
+    Args:
+        scores: accuracies by model on the same ``n`` objects.
+        n: number of objects.
+
+    Returns:
+        Columns "model", "best baseline", "lead" (negative: behind) and two standard errors of
+        such a difference, as if the two were independent.
+    """
+    plugins = scores.index.str.startswith("FPN")
+    rival = scores[~plugins].idxmax()
+    rows = []
+    for model in scores.index[plugins]:
+        variance = sum(p * (1 - p) / n for p in scores[[model, rival]])
+        rows.append([model, rival, scores[model] - scores[rival], 2 * math.sqrt(variance)])
+    return pd.DataFrame(rows, columns=["model", "best baseline", "lead", "± two standard errors"])
+
+
+def _baseline_row(
+    study: Study, name: str, settings: Mapping, base: str, features: str, beside_paper: bool
+) -> list:
+    latents = study.latents(base)
+    y = torch.cat([latents.train.y, latents.validation.y])
+    rarest = int(y.bincount(minlength=len(study.names)).min())
+    paper = study.paper(name) if beside_paper else (None, None)
+    if name == "automl" and rarest < AUTOML_NEEDS:
+        needs = f"{AUTOML_NEEDS} objects of each {study.family.kind}"
+        print(f"AutoML is left out: it needs {needs}, and one has {rarest}")
+        return ["AutoML", "–", features, len(y), *paper, *[math.nan] * 6, "–"]
+    if name != "automl" and rarest < FOLDS:
+        settings = {**settings, "folds": max(2, rarest)}
+    scores = baseline_scores(study, name, base, features, **settings)
+    row = [scores.name, "–", features, len(y), *paper]
+    row += [scores.train_accuracy, math.nan, scores.test_accuracy]
+    row += [scores.train_macro, scores.test_macro, scores.seconds]
+    return [*row, _chosen(scores.settings)]
+
+
+def _plugin_row(
+    study: Study, base: str, flow: str, prior: str, features: str, beside_paper: bool
+) -> list:
+    plugin, latents = study.plugin(base, flow), study.latents(base)
+    train, train_macro = plugin_accuracies(plugin, latents.train, features, prior)
+    validation, _ = plugin_accuracies(plugin, latents.validation, features, prior)
+    test, test_macro = plugin_accuracies(plugin, latents.test, features, prior)
+    paper = study.paper(flow) if beside_paper else (None, None)
+    name = plugin_name(base or next(iter(study.family.bases)), flow)
+    history = plugin.history_
+    chosen = f"epoch {history.best_epoch} of {len(history.epochs)}"
+    row = [f"FPN ({FLOW_NAMES[flow]})", prior, features, len(latents.train.y), *paper]
+    row += [train, validation, test, train_macro, test_macro]
+    return [*row, study.run.seconds(name), chosen]
+
+
+def _features(latents: Latents, kind: str) -> tuple[torch.Tensor, torch.Tensor]:
+    if kind not in ("draw", "mean"):
+        raise checks.unknown("features", kind, ("draw", "mean"))
+    return getattr(latents, kind), latents.y
+
+
+def _chosen(settings: Mapping) -> str:
+    """Say what a baseline's search settled on, and what ended it."""
+    if "C" in settings:
+        return f"C = {settings['C']:g}"
+    trials, bound = settings["trials"], settings["bound"]
+    return f"{settings['learner']}; {trials} trials, ended by its {bound}"

@@ -1,0 +1,149 @@
+"""What a family of objects is: values and small functions that a :class:`Study` puts to work.
+
+A family says how its base models, plugins and judge are built and trained, and how its objects
+are scored and drawn. The steps themselves stand in ``study.py``, once for all families.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fpnlib.conditions import Attributes, Classes
+from fpnlib.data import Dataset, Split
+from fpnlib.families.settings import Settings
+from fpnlib.metrics.editing import Editor
+from fpnlib.metrics.judge import Judge
+from fpnlib.training import batch_size_for
+
+FLOW_NAMES = {"maf": "C-MAF", "realnvp": "C-RNVP"}
+"""The paper's names of the flows."""
+
+Loss = Callable[..., Tensor]
+View = Callable[[Split, Settings, torch.Generator | None], tuple[Tensor, Tensor]]
+
+
+def all_of(split: Split, settings: Settings, generator: torch.Generator | None) -> tuple:
+    """View a split as it is: objects and labels."""
+    return split.x, split.y
+
+
+def own_loss(module: Any, settings: Settings) -> tuple[nn.Module, Loss]:
+    """Train the module itself by its method ``loss(x, y)``."""
+    return module, module.loss
+
+
+def fit_batches(training: Settings, data: Dataset) -> dict:
+    """Return the training's settings with a batch size that suits the number of objects."""
+    return {**training, "batch_size": batch_size_for(len(data.train), training["batch_size"])}
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A module that a study trains.
+
+    Args:
+        build: makes the untrained module from the dataset and the settings.
+        training: arguments of ``training.fit``.
+        settings: names of the family's settings that it depends on, or prefixes that end in "_".
+        objective: the module to train and its loss of a batch; they may wrap the one built.
+        view: the objects and labels of one epoch. For validation the generator is None.
+        before, after: called with the module and the dataset around the training.
+        version: to be raised when one of its defaults changes.
+    """
+
+    build: Callable[[Dataset, Settings], nn.Module]
+    training: Callable[[Dataset, Settings], dict]
+    settings: tuple[str, ...] = ()
+    objective: Callable[[Any, Settings], tuple[nn.Module, Loss]] = own_loss
+    view: View = all_of
+    before: Callable[[Any, Dataset], Any] = lambda module, data: None
+    after: Callable[[Any, Dataset], Any] = lambda module, data: None
+    version: int = 1
+
+
+@dataclass(frozen=True)
+class Plug:
+    """A flow plugin for one base model.
+
+    Args:
+        shape: arguments of ``FlowPlugin``.
+        training: arguments of ``FlowPlugin.fit``.
+        settings: names of the family's settings that it depends on, or prefixes that end in "_".
+        noise: standard deviation of the noise on latents in training, as a share of theirs. It
+            stands in for the posterior of a base model that has none.
+        version: to be raised when one of its defaults changes.
+    """
+
+    shape: Callable[[Settings], dict]
+    training: Callable[[Dataset, Settings], dict]
+    settings: tuple[str, ...] = ()
+    noise: float = 0.0
+    version: int = 1
+
+
+@dataclass(frozen=True)
+class Base(Trained):
+    """A frozen autoencoder with its plugins.
+
+    Args:
+        flows: the plugins by the name of their flow.
+        released: loads a checkpoint that the originals' authors released, if the settings name
+            one; returns the module and a key for it, or None.
+        decode: objects of a batch of latents: (module, latents, seed, **options) -> objects.
+        decode_batch: number of latents in such a batch.
+        keep_latents: keep the posterior means in a file, because encoding is slow.
+        sides: what a plugin's training encodes of the training split.
+        editors: ways of its own to edit attributes, by name.
+    """
+
+    flows: Mapping[str, Plug] = field(default_factory=dict)
+    released: Callable[[Settings], tuple[nn.Module, str] | None] = lambda settings: None
+    decode: Callable[..., Tensor] = lambda module, z, seed, **options: module.decode(z)
+    decode_batch: int = 1000
+    keep_latents: bool = False
+    sides: Callable[[Dataset], Sequence[Split]] = lambda data: [data.train]
+    editors: Callable[[Any], dict[str, Editor]] = lambda module: {}
+
+
+@dataclass(frozen=True)
+class Family:
+    """A family of objects, e.g. digits.
+
+    Args:
+        name: what its settings are called by, e.g. "digits".
+        dataset: name of its default dataset in ``data.DATASETS``.
+        settings: every setting of its models and trainings with its default, the demo's value.
+        condition: what its plugins are conditioned on, from the dataset's name and its classes.
+        bases: the base models by name; the first is the default.
+        judge: an independent network that reads the objects.
+        score: of a judge and a test split a function that scores objects for labels:
+            (objects, labels) -> numbers by name.
+        kind: what the dataset's classes are called in tables, e.g. "class".
+        prepare: changes a loaded dataset, e.g. limits its size.
+        redraw: objects of a split at some rows as they should look with other attributes, if
+            that is known: (split, rows, attributes) -> objects or None.
+        view: arguments of ``plots.grid`` for the dataset of that name.
+        paper: the paper's accuracies on train and test by classifier.
+        paper_dataset: name of the dataset that the paper's numbers are about.
+        private: names of datasets whose pictures must not be passed on.
+    """
+
+    name: str
+    dataset: str
+    settings: Settings
+    condition: Callable[[str, Sequence[str]], Classes | Attributes]
+    bases: Mapping[str, Base]
+    judge: Trained
+    score: Callable[[Judge, Split], Callable[[Tensor, Tensor], dict[str, float]]]
+    kind: str = "class"
+    prepare: Callable[[Dataset, Settings], Dataset] = lambda data, settings: data
+    redraw: Callable[[Split, Tensor, Tensor], Tensor | None] = lambda split, rows, y: None
+    view: Callable[[str], dict] = lambda dataset: {}
+    paper: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    paper_dataset: str = ""
+    private: tuple[str, ...] = ()

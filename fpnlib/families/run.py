@@ -1,0 +1,163 @@
+"""One notebook's part of a run: where its numbers, figures and tables go."""
+
+from __future__ import annotations
+
+import io
+import math
+import os
+import platform
+from collections.abc import Iterable, Mapping, Sequence
+from importlib.metadata import version
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import matplotlib.pyplot as plt
+import pandas as pd
+import torch
+from matplotlib.figure import Figure
+
+from fpnlib import data, store
+from fpnlib.data import Dataset
+
+
+class Run:
+    """One notebook's part of a run: its device, its cache, and where its results go.
+
+    Args:
+        notebook: name of the notebook, e.g. "04_conditional_generation"; its files carry it.
+        out: the run's folder; a relative path counts from the project's root.
+        profile: name of a file in ``notebooks/profiles``, which gives the sizes of models and
+            trainings.
+        override: ``"family.name=value"`` pairs, separated by spaces, above the profile's values.
+        seed: seed of everything random.
+        data_dir: folder of the datasets; empty: $FPN_DATA, else ``data`` in the project.
+        read_only: train nothing, download nothing, and write nothing.
+    """
+
+    def __init__(
+        self,
+        notebook: str,
+        *,
+        out: str | os.PathLike[str],
+        profile: str = "demo",
+        override: str = "",
+        seed: int = 0,
+        data_dir: str = "",
+        read_only: bool = False,
+    ):
+        self.notebook, self.profile, self.override = notebook, profile, override
+        self.seed, self.data_dir, self.read_only = seed, data_dir, read_only
+        self.folder = store.PROJECT / out  # an absolute path stays as it is
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.results = store.Results(self.folder / "results" / f"{notebook}.json")
+        self.manifest = store.Manifest(self.folder)
+        self.uses = store.Uses(self.folder, notebook)
+        self.cache = store.Cache(self.folder / "models", self.device, self.used, read_only)
+        self._datasets: dict[str, Dataset] = {}
+        torch.manual_seed(seed)
+        names = ("torch", "nflows", "numpy")
+        versions = ", ".join(f"{name} {version(name)}" for name in names)
+        threads = torch.get_num_threads()
+        print(f"Python {platform.python_version()}, {versions}; {self.device}, {threads} threads")
+        print(f"seed {seed}; results go to {os.path.relpath(self.folder, store.PROJECT)}/")
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """The constructor's arguments, for another process that works on the same run."""
+        names = ("notebook", "profile", "override", "seed", "data_dir", "read_only")
+        return {"out": str(self.folder)} | {name: getattr(self, name) for name in names}
+
+    def load_data(self, name: str) -> Dataset:
+        """Return the dataset called ``name``, its splits drawn by the run's seed."""
+        if name not in self._datasets:
+            root, download = self.data_dir or None, not self.read_only
+            loaded = data.load(name, root=root, seed=self.seed, download=download)
+            self.note("data", {loaded.name: loaded.checksum})
+            if not self.read_only:
+                self.uses.data(loaded.name, loaded.checksum)
+            self._datasets[name] = loaded
+        return self._datasets[name]
+
+    def record(
+        self,
+        quantity: str | pd.DataFrame,
+        value: float | None = None,
+        *,
+        name: str = "",
+        columns: Iterable[str] | None = None,
+        n: int | Mapping[str, int | str] | None = None,
+        paper: float | None = None,
+        more: Sequence[str] = (),
+        **about: Any,
+    ) -> None:
+        """Keep one number, or the numbers of a table, in ``results/<notebook>.json``.
+
+        Args:
+            quantity: what was measured, or a table whose cells are kept one by one. Missing cells
+                are left out; a column "paper, <column>" has the paper's values.
+            value: the measurement; not for a table.
+            name: of a table, the quantity of each cell: a format string that may use ``{column}``
+                and the row's own columns, e.g. ``"{column}, {model}"``.
+            columns: of a table, the columns to keep; None: every column of floats.
+            n: number of samples behind the value; of a table also one for each column, or the
+                name of the column that has it. By default a table's column "n".
+            paper: the paper's value.
+            more: of a table, columns whose values go with each number.
+            about: whatever else a reader needs, JSON-able.
+        """
+        if not isinstance(quantity, pd.DataFrame):
+            self._record(quantity, value, paper, {"n": n, **about})
+            return
+        floats = quantity.select_dtypes("float").columns
+        chosen = [c for c in floats if not c.startswith("paper, ")] if columns is None else columns
+        for row, column in product(quantity.to_dict("records"), list(chosen)):
+            if pd.isna(row[column]):
+                continue
+            count = n.get(column) if isinstance(n, Mapping) else n
+            count = row.get("n") if count is None else row.get(count, count)
+            printed = row.get(f"paper, {column}")
+            with_it = {"n": None if count is None else int(count)} | {c: row[c] for c in more}
+            cell = name.format_map(row | {"column": column})
+            self._record(cell, row[column], None if pd.isna(printed) else printed, with_it | about)
+
+    def _record(self, quantity: str, value: Any, paper: float | None, about: Mapping) -> None:
+        value = self.results.record(quantity, float(value), paper=paper, seed=self.seed, **about)
+        self.used(self.results.path)
+        beside = "" if paper is None else f"  (paper: {paper:.4f})"
+        print(f"{quantity}: {value:.4f}{beside}")
+
+    def figure(self, figure: Figure, name: str) -> Figure:
+        """Save a figure as ``figures/<notebook>_<name>.png`` and return it to be shown."""
+        png = io.BytesIO()
+        figure.savefig(png, format="png", dpi=figure.dpi)
+        path = self.folder / "figures" / f"{self.notebook}_{name}.png"
+        store.write(path, png.getvalue())
+        self.used(path)
+        plt.close(figure)  # or the notebook would show it twice
+        return figure
+
+    def table(self, table: pd.DataFrame, name: str, digits: int = 4) -> Any:
+        """Save a table as ``tables/<notebook>_<name>.csv`` and return it styled to be shown."""
+        path = self.folder / "tables" / f"{self.notebook}_{name}.csv"
+        store.write(path, table.to_csv(index=False))
+        self.used(path)
+        return table.style.format(precision=digits, na_rep="–").hide(axis="index")
+
+    def note(self, section: str, values: Mapping) -> None:
+        """Add to the run's manifest, unless the run is only read."""
+        if not self.read_only:
+            self.manifest.note(section, values)
+
+    def used(self, path: Path) -> None:
+        """Note that the notebook has written or read a file, unless the run is only read."""
+        if not self.read_only:
+            self.uses.file(path)
+
+    def seconds(self, name: str) -> float:
+        """Wall time of the training that made ``name``, in all its sessions; NaN if unknown."""
+        return self.manifest.read().get("seconds", {}).get(name, math.nan)
+
+    def weights_sha256(self, name: str) -> str:
+        """Return the checksum of the weights kept under ``name``."""
+        return store.sha256(self.cache.folder / f"{name}.safetensors")

@@ -1,0 +1,366 @@
+"""The steps of every experiment, once: data, base model, latents, plugin, judge, samples, scores.
+
+A :class:`Study` applies them to one family of objects. Each step loads what the run or the
+repository has and makes the rest. What it returns carries its own key.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from functools import cached_property
+from typing import Any
+
+import torch
+from joblib import cpu_count
+from matplotlib.figure import Figure
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+
+from fpnlib import checks, plots, store
+from fpnlib.baselines import ClassMixtures
+from fpnlib.conditions import Attributes, Classes
+from fpnlib.data import Dataset
+from fpnlib.families.encoding import SPLITS, Encoded, Latents, concatenate, encode, keep_means
+from fpnlib.families.family import FLOW_NAMES, Base, Family, Plug, Trained
+from fpnlib.families.fitting import fit_module, fit_plugin
+from fpnlib.families.parallel import run_in_processes
+from fpnlib.families.run import Run
+from fpnlib.families.settings import Settings, changed, resolve
+from fpnlib.metrics.judge import Judge
+from fpnlib.network import FlowPluginNetwork
+from fpnlib.plugin import FlowPlugin
+from fpnlib.store import Key
+from fpnlib.training import History
+
+PRETRAINED = store.PROJECT / "outputs" / "pretrained"
+DRAWS = ("fresh", "fixed")
+
+
+class Study:
+    """The steps of an experiment on one family of objects.
+
+    Args:
+        run: the notebook's part of a run.
+        family: what differs between families, e.g. ``DIGITS``.
+        dataset: a name in ``data.DATASETS`` or ``"module:loader"``; empty: the family's own.
+        show_private: whether pictures of a private dataset may be shown in the notebook.
+
+    Raises:
+        ValueError, TypeError: an unknown setting of the family, or a value of another type.
+    """
+
+    def __init__(self, run: Run, family: Family, dataset: str = "", *, show_private: bool = False):
+        self.run, self.family = run, family
+        self.dataset = dataset or family.dataset
+        self.show_private = show_private
+        self.settings: Settings = resolve(family.name, family.settings, run.profile, run.override)
+        self._encoded: dict[str, Encoded] = {}
+
+    # Data
+
+    @cached_property
+    def data(self) -> Dataset:
+        """The dataset, its splits drawn by the run's seed."""
+        return self.family.prepare(self.run.load_data(self.dataset), self.settings)
+
+    @cached_property
+    def condition(self) -> Classes | Attributes:
+        """What the plugins are conditioned on."""
+        return self.family.condition(self.data.name, self.data.classes)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the classes or attributes."""
+        return self.condition.names
+
+    # Models
+
+    def base(self, name: str = "") -> Any:
+        """Return a base model, trained on train and chosen on validation; frozen from here on.
+
+        Args:
+            name: of a base model of the family; empty: the first.
+        """
+        name, base = self._base(name)
+        released = base.released(self.settings)
+        if released is not None:
+            model: Any = released[0].to(self.run.device)
+            model.key_ = released[1]
+            return model
+        return self._trained(name, base)
+
+    def judge(self) -> Judge:
+        """Return the independent network that reads objects, trained on the training split."""
+        return self._trained(self._judge_name, self.family.judge)
+
+    def latents(self, base: str = "") -> Encoded:
+        """Return the latents of the three splits under a base model."""
+        name, recipe = self._base(base)
+        model = self.base(name)
+        if model.key_ not in self._encoded:
+            key = Key(f"{self.family.name}/{name}/latents", parents=(model.key_,), data=self._sum())
+            seeds = {split: self.run.seed + k for k, split in enumerate(SPLITS)}
+
+            def encode_split(split: str) -> Latents:
+                return encode(model, getattr(self.data, split), seeds[split])
+
+            source: Callable[[str], Latents] = encode_split
+            if recipe.keep_latents:
+                source = keep_means(self.run.cache, f"{name}_latents", key, encode_split)
+            self._encoded[model.key_] = Encoded(source, key.digest)
+        return self._encoded[model.key_]
+
+    def plugin(
+        self, base: str = "", flow: str = "maf", *, draws: str = "fresh", **shape: Any
+    ) -> FlowPlugin:
+        """Return the plugin of a base model, fitted to its latents (section 3.2).
+
+        Args:
+            base: name of a base model of the family; empty: the first.
+            flow: "maf" or "realnvp", if the family has it for this base model.
+            draws: "fresh": the posteriors are drawn anew in each epoch; "fixed": one draw for
+                each object, as the authors do. Without a posterior both are the same.
+            shape: arguments of ``FlowPlugin`` in place of the family's, e.g. hidden_features=40.
+        """
+        base, recipe = self._base(base)
+        plug = self._plug(recipe, flow)
+        if draws not in DRAWS:
+            raise checks.unknown("draws", draws, DRAWS)
+        model = self.base(base)
+        torch.manual_seed(self.run.seed)
+        width = {**plug.shape(self.settings), **shape}
+        plugin = FlowPlugin(model.latent_dim, self.condition, flow, **width)
+        settings = changed(self.settings, self.family.settings, plug.settings) | shape
+        if draws != "fresh":
+            settings["draws"] = draws
+        kind = f"{self.family.name}/{base}/{flow}/{plug.version}"
+        key = Key(kind, self._with_seed(settings), (model.key_,), self._sum())
+        name = plugin_name(base, flow, draws, **shape)
+
+        def train(checkpoint: store.Checkpoint) -> History:
+            sets = self._training_latents(base, recipe), self.latents(base).validation
+            training = plug.training(self.data, self.settings)
+            settings = {"seed": self.run.seed, "checkpoint": checkpoint, **training}
+            return fit_plugin(plugin, *sets, plug.noise, draws == "fresh", settings)
+
+        return self._kept(name, key, plugin, train)
+
+    def network(self, base: str = "", flow: str = "maf") -> FlowPluginNetwork:
+        """Return a base model joined to its plugin."""
+        return FlowPluginNetwork(self.base(base), self.plugin(base, flow))
+
+    # Objects
+
+    def decode(self, base: str, z: Tensor, seed: int = 0, **options: Any) -> Tensor:
+        """Decode latents (n, latent_dim) in batches, with a progress bar for many.
+
+        Args:
+            base: name of the base model; empty: the first.
+            z: latents (n, latent_dim).
+            seed: of base models that draw while they decode.
+            options: further arguments of the family's decoding, e.g. points=256.
+        """
+        name, recipe = self._base(base)
+        model = self.base(name)
+        batches = z.to(self.run.device).split(recipe.decode_batch)
+        bar = tqdm(batches, "decoding", unit="batch", leave=False, disable=len(batches) < 4)
+        with torch.no_grad():
+            parts = [recipe.decode(model, z, seed + k, **options) for k, z in enumerate(bar)]
+        return torch.cat(parts)
+
+    def sources(
+        self, base: str = "", components: int = 0, **options: Any
+    ) -> dict[str, Callable[[Tensor, int], Tensor]]:
+        """Return every way to draw objects for labels: name -> (labels (n,), seed) -> objects.
+
+        The ways are the base model's own prior, if it has one (it ignores the labels), a Gaussian
+        for each class, a mixture of Gaussians for each class, and the plugins.
+
+        Args:
+            base: name of the base model; empty: the first.
+            components: Gaussians in each class' mixture; 0: no mixtures.
+            options: of the decoding.
+        """
+        base, recipe = self._base(base)
+        samplers = self._samplers(base, components)
+        for flow in recipe.flows:
+            samplers[FLOW_NAMES[flow]] = _sampler(self.plugin(base, flow))
+
+        def source(sample: Callable[[Tensor, int], Tensor]) -> Callable[[Tensor, int], Tensor]:
+            return lambda y, seed: self.decode(base, sample(y, seed), seed, **options)
+
+        return {name: source(sample) for name, sample in samplers.items()}
+
+    @cached_property
+    def score(self) -> Callable[[Tensor, Tensor], dict[str, float]]:
+        """A function that scores objects for labels beside the test split: (x, y) -> numbers."""
+        return self.family.score(self.judge(), self.data.test)
+
+    # Pictures
+
+    def grid(self, objects: Any, **labels: Any) -> Figure:
+        """Draw objects in a grid, as ``plots.grid`` does, seen as this dataset's are best seen."""
+        return plots.grid(objects, **self.family.view(self.data.name), **labels)
+
+    @property
+    def may_be_shown(self) -> bool:
+        """Whether pictures of the objects may stand in the executed notebook.
+
+        Raises:
+            ValueError: pictures of a private dataset are to be shown by a run in the project,
+                from where they would be passed on.
+        """
+        if self.data.name not in self.family.private:
+            return True
+        inside = self.run.folder.resolve().is_relative_to(store.PROJECT.resolve())
+        if self.show_private and inside:
+            raise ValueError(
+                f"pictures of {self.data.name} must stay out of the project, got "
+                f"out='{self.run.folder}'; choose a folder elsewhere"
+            )
+        return self.show_private
+
+    def figure(self, figure: Figure, name: str) -> Figure | None:
+        """Save a picture of objects as ``Run.figure`` does; of a private dataset save nothing.
+
+        Returns:
+            The figure, or None if it must not be shown.
+        """
+        if self.data.name not in self.family.private:
+            return self.run.figure(figure, name)
+        return figure if self.may_be_shown else None
+
+    # Bookkeeping
+
+    def paper(self, name: str) -> tuple[float | None, float | None]:
+        """Return the paper's accuracies on train and test; None if they are of another dataset."""
+        if self.data.name != self.family.paper_dataset:
+            return None, None
+        return self.family.paper.get(name, (None, None))
+
+    def prepare(self, *steps: tuple) -> None:
+        """Make several missing things at once, a process and one thread for each core.
+
+        On a GPU, or if at most one is missing, nothing is made here. The steps themselves then
+        load or make their things.
+
+        Args:
+            steps: a method and its arguments, e.g. ``("plugin", "ConvVAE", "maf")``; keyword
+                arguments come last, in a dict.
+        """
+        missing = [step for step in steps if not self.run.cache.has(self._step_name(step))]
+        if len(missing) < 2 or cpu_count() < 2 or self.run.device.type != "cpu":
+            return
+        here = self.run.arguments, self.family, self.dataset
+        run_in_processes(_run_step, [(*here, step) for step in missing], cpu_count())
+
+    def _step_name(self, step: tuple) -> str:
+        """Return the name under which a step keeps what it makes."""
+        method, *arguments = step
+        if method == "judge":
+            return self._judge_name
+        if method == "plugin":
+            keywords = arguments.pop() if isinstance(arguments[-1], dict) else {}
+            return plugin_name(*arguments, **keywords)
+        return arguments[0]
+
+    @property
+    def _judge_name(self) -> str:
+        return f"{self.family.name}_judge"
+
+    def _base(self, name: str) -> tuple[str, Base]:
+        bases = self.family.bases
+        name = name or next(iter(bases))
+        if name not in bases:
+            raise checks.unknown("base model", name, bases)
+        return name, bases[name]
+
+    def _plug(self, base: Base, flow: str) -> Plug:
+        if flow not in base.flows:
+            raise checks.unknown("flow", flow, base.flows)
+        return base.flows[flow]
+
+    def _trained(self, name: str, recipe: Trained) -> Any:
+        settings = changed(self.settings, self.family.settings, recipe.settings)
+        kind = f"{self.family.name}/{name}/{recipe.version}"
+        key = Key(kind, self._with_seed(settings), data=self._sum())
+        torch.manual_seed(self.run.seed)
+        module = recipe.build(self.data, self.settings)
+
+        def train(checkpoint: store.Checkpoint) -> History:
+            settings = {"seed": self.run.seed, "checkpoint": checkpoint, "description": name}
+            return fit_module(recipe, module, self.data, self.settings, settings)
+
+        return self._kept(name, key, module, train)
+
+    def _kept(
+        self,
+        name: str,
+        key: Key,
+        module: nn.Module,
+        train: Callable[[store.Checkpoint], History],
+    ) -> Any:
+        """Return a trained module, from the cache if it is there, with its ``history_``."""
+        seconds = {}
+
+        def keep(checkpoint: store.Checkpoint) -> dict:
+            history = asdict(train(checkpoint))
+            seconds[name] = round(history.pop("seconds"), 1)
+            return {"history": history}
+
+        pretrained = PRETRAINED / f"{self.data.name}_{name}.safetensors"
+        module, meta = self.run.cache.module(name, key, module, keep, pretrained)
+        if seconds:  # they belong to this machine and not to the weights
+            self.run.note("seconds", seconds)
+        trained: Any = module
+        trained.history_ = History(**meta["history"])
+        return trained
+
+    def _training_latents(self, base: str, recipe: Base) -> Latents:
+        sides = recipe.sides(self.data)
+        if len(sides) == 1:
+            return self.latents(base).train
+        return concatenate(encode(self.base(base), side, self.run.seed) for side in sides)
+
+    def _samplers(self, base: str, components: int) -> dict[str, Callable[[Tensor, int], Tensor]]:
+        """Return the ways to draw latents that need no plugin."""
+        model, train = self.base(base), self.latents(base).train
+        samplers: dict[str, Callable[[Tensor, int], Tensor]] = {}
+
+        def prior(y: Tensor, seed: int) -> Tensor:
+            generator = torch.Generator().manual_seed(seed)
+            return torch.randn(len(y), model.latent_dim, generator=generator)
+
+        if bool(train.std.any()):
+            samplers["unconditional"] = prior
+        kind = self.family.kind
+        samplers[f"{kind} Gaussians"] = ClassMixtures(train.draw, train.y, 1).sample
+        if components:
+            mixtures = ClassMixtures(train.draw, train.y, components, seed=self.run.seed)
+            samplers[f"{kind} mixtures"] = mixtures.sample
+        return samplers
+
+    def _sum(self) -> str:
+        return self.data.checksum
+
+    def _with_seed(self, settings: Mapping) -> dict:
+        return {**settings, **({"seed": self.run.seed} if self.run.seed else {})}
+
+
+def _run_step(arguments: dict, family: Family, dataset: str, step: tuple) -> None:
+    """Run a step of a study in another process."""
+    method, *positional = step
+    keywords = positional.pop() if positional and isinstance(positional[-1], dict) else {}
+    getattr(Study(Run(**arguments), family, dataset), method)(*positional, **keywords)
+
+
+def _sampler(plugin: FlowPlugin) -> Callable[[Tensor, int], Tensor]:
+    return lambda y, seed: plugin.sample(y, seed=seed)
+
+
+def plugin_name(base: str, flow: str, draws: str = "fresh", **shape: Any) -> str:
+    """Return the name under which a plugin is kept."""
+    parts = [base, flow, *([draws] if draws != "fresh" else [])]
+    parts += [f"{name}_{value}" for name, value in shape.items()]
+    return "_".join(parts)

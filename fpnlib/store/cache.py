@@ -1,0 +1,240 @@
+"""Load what was made with the same key, else make it: the one cache behind every step of a study.
+
+A :class:`Key` describes all that a thing depends on. Whatever is made is kept in one folder with
+its description. It carries the digest of its key, so that what is made from it need not derive
+that again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from fpnlib.store.files import digest, library_digest, read_kept, write_kept
+from fpnlib.store.locks import alone
+from fpnlib.store.tensors import (
+    Checkpoint,
+    load_module,
+    load_tensors,
+    read_meta,
+    save_module,
+    save_tensors,
+)
+
+T = TypeVar("T")
+FIELDS: dict[str, type] = {"key": str}
+MODULE: dict[str, type] = {"key": str, "history": dict}
+
+
+@dataclass(frozen=True)
+class Key:
+    """What something depends on.
+
+    Args:
+        kind: what it is, with a version that is raised when one of its defaults changes.
+        settings: the settings that differ from their defaults. A new setting that stays at its
+            default therefore changes no key.
+        parents: digests of the keys of the things that it is made from.
+        data: checksum of the dataset; empty if only the parents depend on it.
+    """
+
+    kind: str
+    settings: Mapping[str, object] = field(default_factory=dict)
+    parents: tuple[str, ...] = ()
+    data: str = ""
+
+    @property
+    def description(self) -> dict:
+        """The key as JSON-able values."""
+        return asdict(self) | {"settings": dict(self.settings), "parents": list(self.parents)}
+
+    @property
+    def digest(self) -> str:
+        """Twelve hexadecimal digits that stand for the key."""
+        return digest(self.description)
+
+
+class Cache:
+    """The models, latents and scores in a folder.
+
+    Args:
+        folder: the folder.
+        device: where modules are put.
+        used: told the path of every file that is read or written.
+        read_only: load only. A missing model raises FileNotFoundError, one with another key
+            ValueError; latents and scores are made without being kept.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        device: torch.device,
+        used: Callable[[Path], None],
+        read_only: bool = False,
+    ):
+        self.folder, self.device, self.used, self.read_only = folder, device, used, read_only
+        self._made: dict[tuple[str, str], Any] = {}
+
+    def module(
+        self,
+        name: str,
+        key: Key,
+        module: nn.Module,
+        train: Callable[[Checkpoint], Mapping],
+        pretrained: Path | None = None,
+    ) -> tuple[nn.Module, dict]:
+        """Return a module with kept or pretrained weights, or else with those of ``train``.
+
+        Matrices are kept in half precision and computed with as they were kept. The same object
+        is returned each time, in eval mode. Its ``key_`` is the digest of its key.
+
+        Args:
+            name: its name in the folder.
+            key: what it depends on.
+            module: the untrained module; its ``config`` is kept beside the weights.
+            train: trains the module on one thread; takes a checkpoint to resume from and returns
+                what is to be kept beside the weights, JSON-able.
+            pretrained: file of weights that serve if they fit the key, whatever their data.
+
+        Returns:
+            The module and what is kept beside its weights.
+        """
+        module = module.to(self.device)
+        checkpoint = Checkpoint(self.folder / f".{name}-{key.digest}.safetensors")
+
+        def load(path: Path, meta: dict) -> tuple[nn.Module, dict]:
+            self.used(path)
+            load_module(path, module)
+            module.key_ = meta["key"]
+            checkpoint.clear()  # not before what it led to is kept
+            return module, meta
+
+        def make(path: Path) -> tuple[nn.Module, dict]:
+            meta = _stamp(key) | {"config": module.config} | dict(_on_one_thread(train, checkpoint))
+            save_module(path, module, meta, half=True)
+            return load(path, meta)  # the same bits now as whenever it is loaded
+
+        def refuse(path: Path) -> tuple[nn.Module, dict]:
+            if path.with_suffix(".json").is_file():
+                said = f"the model '{name}' was not made with the run's own parameters and data"
+                raise ValueError(said)
+            raise FileNotFoundError(f"no model '{name}' is stored")
+
+        meta = None if pretrained is None else read_meta(pretrained, **MODULE)
+        if pretrained is not None and meta is not None and _fits(meta, key, module):
+            loaded = self._once(
+                name, key, lambda: _announced(name, "pretrained", load, pretrained, meta)
+            )
+        else:
+            make_or_refuse = refuse if self.read_only else make
+            loaded = self._load_or_make(name, key, load, make_or_refuse, MODULE)
+        loaded[0].eval()  # who had it before may have trained it
+        return loaded
+
+    def tensors(
+        self, name: str, key: Key, make: Callable[[], dict[str, Tensor]]
+    ) -> dict[str, Tensor]:
+        """Return the kept tensors, or those that ``make()`` returns; on the CPU."""
+
+        def load(path: Path, meta: dict) -> dict[str, Tensor]:
+            self.used(path)
+            return load_tensors(path)[0]
+
+        def save(path: Path) -> dict[str, Tensor]:
+            made = {part: tensor.cpu() for part, tensor in make().items()}
+            if not self.read_only:
+                save_tensors(path, made, _stamp(key))
+                self.used(path)
+            return made
+
+        return self._load_or_make(name, key, load, save)
+
+    def values(self, name: str, key: Key, make: Callable[[], dict]) -> dict:
+        """Return the kept JSON-able values, or those that ``make()`` returns."""
+        path = self.folder / f"{name}.json"
+        kept = read_kept(path, key.digest, values=dict)
+        if kept is not None:
+            if _made_elsewhere(kept):
+                print(f"{name}: loaded, {_made_elsewhere(kept)}")
+            self.used(path)
+            return kept["values"]
+        values = make()
+        if not self.read_only:
+            stamp = _stamp(key)
+            write_kept(path, stamp.pop("key"), **stamp, values=values)
+            self.used(path)
+        return values
+
+    def has(self, name: str) -> bool:
+        """Whether something is kept under a name, with whatever key."""
+        return (self.folder / f"{name}.json").exists()
+
+    def _once(self, name: str, key: Key, get: Callable[[], T]) -> T:
+        memo = name, key.digest
+        if memo not in self._made:
+            self._made[memo] = get()
+        return self._made[memo]
+
+    def _load_or_make(
+        self,
+        name: str,
+        key: Key,
+        load: Callable[[Path, dict], T],
+        make: Callable[[Path], T],
+        fields: Mapping[str, type] = FIELDS,
+    ) -> T:
+        path = self.folder / f"{name}.safetensors"
+
+        def get() -> T:
+            # Another process that needs it waits.
+            with nullcontext() if self.read_only else alone(path.with_suffix("")):
+                meta = read_meta(path, **fields)
+                if meta is not None and meta["key"] == key.digest:
+                    return _announced(name, _made_elsewhere(meta), load, path, meta)
+                if meta is not None and not self.read_only:
+                    print(f"{name}: made with other settings or data; made anew")
+                return make(path)
+
+        return self._once(name, key, get)
+
+
+def _made_elsewhere(meta: Mapping) -> str:
+    """Return a remark for something made by another version of the library; empty otherwise."""
+    return (
+        "" if meta.get("library") == library_digest() else "made by another version of the library"
+    )
+
+
+def _stamp(key: Key) -> dict:
+    return {"key": key.digest, "made_from": key.description, "library": library_digest()}
+
+
+def _fits(meta: Mapping, key: Key, module: nn.Module) -> bool:
+    """Whether pretrained weights have a key and an architecture, on whatever data."""
+    if meta.get("config") != module.config:
+        return False
+    return {**meta.get("made_from", {}), "data": ""} == {**key.description, "data": ""}
+
+
+def _announced(
+    name: str, remark: str, load: Callable[[Path, dict], T], path: Path, meta: dict
+) -> T:
+    loaded = load(path, meta)
+    print(f"{name}: loaded, {remark}" if remark else f"{name}: loaded")
+    return loaded
+
+
+def _on_one_thread(train: Callable[[Checkpoint], Mapping], checkpoint: Checkpoint) -> Mapping:
+    """Train on one thread, which gives the same bits whatever the number of cores."""
+    threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        return train(checkpoint)
+    finally:
+        torch.set_num_threads(threads)

@@ -1,0 +1,133 @@
+"""The digits' family at toy sizes: sources, Table 1, and how images are scored."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from fpnlib.families import (
+    DIGITS,
+    Run,
+    Study,
+    baseline_scores,
+    classification_table,
+    leads,
+    plugin_accuracies,
+)
+from fpnlib.families.scores import image_scores
+from fpnlib.metrics import images
+
+SIZES = "digits.vae_epochs=1 digits.ae_epochs=1 digits.flow_epochs=2 digits.flow_width=8"
+SMALL = {
+    "logistic_regression": {"grid": (1.0,)},
+    "automl": {"seconds": 600, "max_trials": 2, "learners": {"kneighbor": {}}},
+}
+
+
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory):
+    override = f"{SIZES} digits.judge_epochs=1"
+    return Study(Run("08", out=tmp_path_factory.mktemp("run"), override=override), DIGITS)
+
+
+@pytest.fixture(scope="module")
+def table(digits):
+    features = ["draw", "mean"]
+    return classification_table(
+        digits, SMALL, features=features, on_means=["logistic_regression"]
+    ).set_index(["model", "features"])
+
+
+def test_every_source_draws_images(digits):
+    sources = digits.sources("ConvVAE", components=2)
+    flows = ["C-MAF", "C-RNVP"]
+    assert list(sources) == ["unconditional", "class Gaussians", "class mixtures", *flows]
+    for name, draw in sources.items():
+        x = draw(torch.arange(10), 3)
+        assert x.shape == (10, 1, 28, 28) and x.min() >= 0 and x.max() <= 1, name
+
+
+def test_one_draw_takes_half_of_the_epochs_of_many(digits):
+    fresh, fixed = digits.plugin("ConvVAE"), digits.plugin("ConvVAE", draws="fixed")
+    assert len(fresh.history_.epochs) == 2 and len(fixed.history_.epochs) == 1
+    assert fresh.key_ != fixed.key_
+
+
+def test_another_width_is_another_plugin(digits):
+    other = digits.plugin("ConvVAE", hidden_features=9)
+    assert other.config["hidden_features"] == 9
+    assert (digits.run.folder / "models" / "ConvVAE_maf_hidden_features_9.json").is_file()
+
+
+def test_table_1_has_every_model_and_says_what_it_learned_from(digits, table):
+    models = ["logistic regression", "AutoML", "FPN (C-MAF)", "FPN (C-RNVP)"]
+    assert list(table.index.get_level_values("model").unique()) == models
+    assert table[["paper, train", "paper, test"]].isna().all(axis=None)
+    train, held_out = len(digits.data.train), len(digits.data.validation)
+    learned = table.xs("draw", level="features")["learned from"].tolist()
+    assert learned == [train + held_out] * 2 + [train] * 2
+
+
+def test_what_was_learned_from_is_not_called_validation(table):
+    missing = table["validation"].isna()
+    assert missing["logistic regression"].all() and missing["AutoML"].all()
+    assert not missing["FPN (C-MAF)"].any() and not missing["FPN (C-RNVP)"].any()
+    assert ("AutoML", "mean") not in table.index
+    assert table[["train", "test"]].notna().all(axis=None)
+
+
+def test_table_1_says_what_was_chosen_and_what_ended_the_search(table):
+    chosen = table.xs("draw", level="features")["chosen"]
+    assert chosen.tolist()[:2] == ["C = 1", "kneighbor; 2 trials, ended by its 2 trials"]
+    assert chosen.str.fullmatch("epoch [12] of 2").tolist() == [False, False, True, True]
+
+
+def test_accuracies_are_shares_of_right_answers(digits, table):
+    z, plugin = digits.latents("ConvVAE"), digits.plugin("ConvVAE", "maf")
+    for split in ("train", "validation", "test"):
+        latents = getattr(z, split)
+        right = int((plugin.predict(latents.draw) == latents.y).sum())
+        accuracy, _ = plugin_accuracies(plugin, latents, "draw")
+        assert accuracy == right / len(latents.y)
+        assert accuracy == table.loc[("FPN (C-MAF)", "draw"), split]
+    by_frequency = plugin_accuracies(plugin, z.test, "mean", "train")
+    assert by_frequency == plugin_accuracies(plugin, z.test, "mean", plugin.log_prior_.exp())
+
+
+def test_a_baseline_is_kept_and_named_if_it_is_damaged(digits, table, monkeypatch):
+    settings = {"grid": (1.0,)}
+    monkeypatch.setitem(SMALL, "automl", {})
+    scores = baseline_scores(digits, "logistic_regression", "ConvVAE", "draw", **settings)
+    assert scores.test_accuracy == table.loc[("logistic regression", "draw"), "test"]
+    path = digits.run.folder / "models" / "ConvVAE_logistic_regression_draw.json"
+    whole = path.read_text()
+    path.write_text(whole.replace('"C": 1', '"C": 2'))
+    with pytest.raises(ValueError, match="_regression_draw.json is damaged") as caught:
+        baseline_scores(digits, "logistic_regression", "ConvVAE", "draw", **settings)
+    path.write_text(whole)
+    assert "\n" not in str(caught.value)
+
+
+def test_images_are_scored_beside_the_test_images_whose_features_are_read_once(digits, monkeypatch):
+    judge, test, seen = digits.judge(), digits.data.test, []
+    read = judge.read
+    monkeypatch.setattr(judge, "read", lambda x: seen.append(len(x)) or read(x))
+    score = image_scores(judge, test)
+    assert seen == [len(test)]
+    itself, darker = score(test.x, test.y), score(0.3 * test.x, test.y)
+    assert itself["diversity"] == 1 and itself["n"] == len(test)
+    assert itself["Fréchet distance"] < 1e-3
+    assert itself["right class"] == images.right_class_rate(judge, test.x, test.y)
+    assert darker["diversity"] < 1
+    assert darker["Fréchet distance"] > itself["Fréchet distance"]
+
+
+def test_a_lead_is_over_the_best_baseline_with_the_error_of_a_difference():
+    scores = pd.Series({"RBF SVM": 0.9, "AutoML": 0.8, "FPN (C-MAF)": 0.95, "FPN (C-RNVP)": 0.85})
+    table = leads(scores, 100)
+    assert table["model"].tolist() == ["FPN (C-MAF)", "FPN (C-RNVP)"]
+    assert table["best baseline"].tolist() == ["RBF SVM"] * 2
+    assert table["lead"].tolist() == pytest.approx([0.05, -0.05])
+    right = np.random.default_rng(0).binomial(100, [[0.9], [0.95]], (2, 20_000)) / 100
+    error = 2 * (right[1] - right[0]).std()
+    assert table["± two standard errors"][0] == pytest.approx(error, rel=0.03)

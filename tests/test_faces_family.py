@@ -1,0 +1,208 @@
+"""The faces' family on a few faces: models, edits and their scores, and what must not be shown."""
+
+import ast
+import dataclasses
+import re
+from functools import partial
+
+import nbformat
+import pandas as pd
+import pytest
+import torch
+
+from fpnlib import data
+from fpnlib.conditions import Attributes
+from fpnlib.data.drawn.faces import ATTRIBUTES, load_drawn_faces
+from fpnlib.families import (
+    FACES,
+    Run,
+    Study,
+    edit_scores,
+    editors,
+    most_edited,
+    rows_of_edits,
+    sampled_scores,
+    strips,
+)
+from fpnlib.families.editing import OURS
+from fpnlib.families.faces import EXCLUSIVE, mirrored
+from fpnlib.metrics.editing_tables import mean_scores
+from fpnlib.store import PROJECT
+
+SETTINGS = {"train_faces": 300, "msp_features": 4, "msp_decoder_features": 8, "msp_epochs": 1}
+SETTINGS |= {"flow_layers": 2, "flow_blocks": 1, "flow_width": 32, "flow_embedding": 8}
+SETTINGS |= {"flow_epochs": 8, "judge_epochs": 1}
+SMALL = dataclasses.replace(FACES, settings=FACES.settings | SETTINGS)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def few_drawn_faces():
+    with pytest.MonkeyPatch.context() as patch:
+        few = partial(load_drawn_faces, train=400, validation=40, test=60)
+        patch.setitem(data.DATASETS, "drawn_faces", lambda root, seed, download: few(seed=seed))
+        yield
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("faces")
+
+
+def start(folder, override="", **options):
+    return Study(Run("07", out=folder, override=override), SMALL, **options)
+
+
+@pytest.fixture(scope="module")
+def study(folder):
+    return start(folder)
+
+
+@pytest.fixture(scope="module")
+def network(study):
+    return study.network()
+
+
+def test_so_many_faces_and_no_more_are_trained_on(study):
+    assert len(study.data.train) == 300
+
+
+def test_models_are_made_once_and_loaded_afterwards(study, network, folder, capsys):
+    study.judge()
+    capsys.readouterr()
+    again = start(folder)
+    again.plugin(), again.judge()
+    said = capsys.readouterr().out
+    assert [line.split(":")[0] for line in said.splitlines() if ": loaded" in line] == [
+        "MSP",
+        "MSP_maf",
+        "faces_judge",
+    ]
+
+
+def test_msp_is_sharpened_if_it_is_asked_for(network, tmp_path):
+    sharper = start(tmp_path, "faces.msp_sharpen=10").base()
+    assert sharper.config == network.base.config and not torch.equal(sharper.M, network.base.M)
+    assert torch.equal(start(tmp_path, "faces.msp_sharpen=10").base().M, sharper.M)
+
+
+def test_edits_are_scored_for_every_editor(study):
+    ways = editors(study, n=200)
+    scores = edit_scores(study, ways, strengths=[0.0, 1.0], each=2)
+    assert list(ways) == list(dict.fromkeys(scores["editor"])) and len(ways) == 3
+    assert set(scores["attribute"]) == set(study.names) and set(scores["edit"]) == {"+", "-"}
+    nothing = scores[scores["strength"] == 0]
+    assert nothing["outside"].max() < 1e-4 and not nothing["others"].any()
+    whole = scores[scores["strength"] == 1]
+    assert (whole.groupby("editor")["moved"].mean() > 0.01).all()
+    for name in ("achieved", "others", "outside", "truth"):
+        assert scores[name].between(0, 1).all(), name
+    assert len(mean_scores(scores, ["editor", "strength"])) == 6
+
+
+def test_the_split_decides_whose_edits_are_scored(study, folder):
+    ways = {OURS: editors(study, n=200)[OURS]}
+    test = edit_scores(study, ways, [1.0], 2, "test")
+    validation = edit_scores(study, ways, [1.0], 2, "validation")
+    other = start(folder)
+    other.data = dataclasses.replace(study.data, test=study.data.validation)
+    assert edit_scores(other, ways, [1.0], 2).equals(validation)
+    assert not test.equals(validation)
+
+
+def test_strength_is_the_way_from_where_the_latent_stands(study, network):
+    """Half an edit of MSP's is half of the whole, whatever M reads off the face."""
+    latents = study.latents().test
+    z, y = latents.mean[:6], latents.y[:6].float()
+    to = y.clone()
+    to[:, 3] = 1 - to[:, 3]
+    for name, editor in editors(study, n=200).items():
+        if name == OURS:
+            continue
+        half, whole = (editor(z, y, torch.lerp(y, to, strength)) for strength in (0.5, 1.0))
+        torch.testing.assert_close(half, torch.lerp(z, whole, 0.5), atol=1e-5, rtol=0)
+        assert not torch.equal(whole, z)
+        if "MSP" in name:
+            wanted = torch.where(to != y, 2 * to - 1, network.base.read(z))
+            torch.testing.assert_close(network.base.read(whole), wanted, atol=0.1, rtol=0)
+
+
+def test_what_excludes_each_other_never_goes_together_in_drawn_faces(study):
+    y = load_drawn_faces(train=2_000).train.y
+    for group in study.condition.exclusive:
+        assert (y[:, [ATTRIBUTES.index(name) for name in group]].sum(1) <= 1).all(), group
+
+
+def test_what_excludes_each_other_hardly_goes_together_in_celeba(shared):
+    path = shared / "data" / "celeba" / "list_attr_celeba.txt"
+    if not path.is_file():
+        pytest.skip("needs CelebA's list of attributes under shared/data/celeba")
+    has = pd.read_csv(path, sep=r"\s+", skiprows=1, nrows=50_000) > 0
+    for group in EXCLUSIVE["celeba"]:
+        assert (has[list(group)].sum(axis=1) > 1).mean() < 0.02, group
+
+
+def test_faces_in_which_every_edit_changes_something_come_first():
+    kinds = Attributes(["Bald", "Black_Hair", "Smiling"], [("Bald", "Black_Hair")])
+    y = torch.tensor([[0, 1, 1], [0, 0, 0], [1, 0, 0], [0, 1, 0]])
+    assert most_edited(kinds, y, ["+Smiling", "+Bald", "-Black_Hair"]).tolist() == [3, 0, 1, 2]
+
+
+def test_rows_of_edits_hold_the_face_and_its_edits(study, network):
+    x, y = study.data.test.x[:3], study.data.test.y[:3]
+    rows = rows_of_edits(network, x, y, ["+Smiling", "-Smiling"])
+    assert rows.shape == (3, 4, 3, 64, 64) and torch.equal(rows[:, 0], x)
+    torch.testing.assert_close(rows[:, 2], network.edit(x, y, "+Smiling"))
+
+
+def test_strips_are_edits_by_and_by(study, network):
+    x, y = study.data.test.x[:1], study.data.test.y[:1]
+    grown = strips(network, x, y, ["Smiling", "Bald"], [0.0, 0.5, 1.0])
+    assert grown.shape == (2, 3, 3, 64, 64)
+    halfway = study.condition.set(y, {"Bald": 0.5})
+    for column, edit in enumerate(["-Bald", halfway, "+Bald"]):
+        expected = network.edit(x, y, edit)[0]
+        torch.testing.assert_close(grown[1, column], expected, atol=1e-5, rtol=0)
+
+
+def test_samples_are_judged_at_every_temperature(study):
+    table = sampled_scores(study, [0.5, 1.0], n=20)
+    new = ["new, temperature 0.5", "new, temperature 1"]
+    assert table["faces"].tolist() == ["test faces", "reconstructions", *new]
+    assert table["right"].between(0, 1).all() and table["balanced"].between(0, 1).all()
+    assert (table["n"] == 20).all()
+
+
+def test_pictures_of_celeba_are_never_kept(study, tmp_path):
+    figure = study.grid(study.data.test.x[:2, None])
+    assert study.figure(figure, "drawn") is figure
+    assert (study.run.folder / "figures" / "07_drawn.png").is_file()
+    for shown in (False, True):
+        real = start(tmp_path, show_private=shown)
+        real.data = dataclasses.replace(study.data, name="celeba")
+        assert real.figure(figure, "real") is (figure if shown else None)
+    assert not list(tmp_path.rglob("*.png"))
+
+
+def test_celeba_is_never_shown_from_within_the_project(study):
+    real = start("outputs/demo", show_private=True)
+    real.data = dataclasses.replace(study.data, name="celeba")
+    with pytest.raises(ValueError, match="must stay out of the project, got out='.*demo'"):
+        assert real.may_be_shown
+
+
+def test_every_picture_of_a_face_in_the_notebook_asks_whether_it_may_be_shown():
+    """What draws faces goes through ``study.figure`` or stands beside ``may_be_shown``."""
+    cells = nbformat.read(PROJECT / "notebooks" / "07_attribute_editing.ipynb", as_version=4).cells
+    sources = [cell.source for cell in cells if "import" not in cell.source]
+    drawing = [s for s in sources if re.search(r"study\.grid|AttributeEditor|imshow", s)]
+    assert len(drawing) >= 5
+    for source in drawing:
+        assert ast.parse(source) and re.search(r"study\.figure\(|may_be_shown", source), source
+        assert "run.figure" not in source, source
+
+
+def test_half_of_the_faces_are_mirrored():
+    x = torch.rand(200, 3, 4, 4)
+    out = mirrored(x, torch.Generator().manual_seed(0))
+    kept, turned = ((out == other).flatten(1).all(1) for other in (x, x.flip(3)))
+    assert (kept | turned).all() and 60 < turned.sum() < 140
