@@ -1,6 +1,6 @@
 """Settings at which the notebooks soon finish; what they give then says nothing."""
 
-from fpnlib import runs
+from fpnlib.runs.plan import parameters
 from fpnlib.store import PROJECT
 
 PARAMETERS = {
@@ -46,6 +46,6 @@ def small(*names: str) -> dict:
     """Those that the notebooks of these names have."""
     declared = set()
     for name in names:
-        declared |= runs.parameters(PROJECT / "notebooks" / f"{name}.ipynb").keys()
+        declared |= parameters(PROJECT / "notebooks" / f"{name}.ipynb").keys()
     values = PARAMETERS | {"override": OVERRIDE}
     return {name: value for name, value in values.items() if name in declared}

@@ -19,7 +19,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 import fpnlib
-from fpnlib import runs
+from fpnlib.runs import plan
 
 ROOT = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -116,7 +116,7 @@ def test_a_notebook_begins_with_its_parameters(path):
     first, *others = code(path)
     assert first.metadata.get("tags") == ["parameters"]
     assert not any("parameters" in cell.metadata.get("tags", ()) for cell in others)
-    defaults = runs.parameters(path)
+    defaults = plan.parameters(path)
     assert {"out", "seed"} <= defaults.keys()
     described = papermill.inspect_notebook(str(path))
     assert described.keys() == defaults.keys()
@@ -147,7 +147,7 @@ def test_a_notebook_is_thin(path):
 
 @each_notebook
 def test_a_notebook_has_at_most_a_dozen_parameters(path):
-    assert len(runs.parameters(path)) <= 12
+    assert len(plan.parameters(path)) <= 12
 
 
 @each_notebook
@@ -186,16 +186,16 @@ def test_git_keeps_what_a_reader_wants_and_no_locks(name, kept):
 def test_parameters_of_one_name_have_one_default():
     seen = {}
     for path in NOTEBOOKS:
-        for name, default in runs.parameters(path).items():
+        for name, default in plan.parameters(path).items():
             first, value = seen.setdefault(name, (path.stem, default))
             assert (value, type(value)) == (default, type(default)), (
                 f"{name} differs in {first} and {path.stem}"
             )
-    for name, value in runs.read_profile(ROOT / "notebooks" / "profiles", "demo")[0].items():
+    for name, value in plan._read_profile(ROOT / "notebooks" / "profiles", "demo")[0].items():
         if name in seen and name != "out":
             assert seen[name][1] == value, f"{name} differs in {seen[name][0]} and the demo profile"
 
 
 @pytest.mark.parametrize("profile", PROFILES, ids=lambda path: path.stem)
 def test_profiles_name_parameters_that_exist_with_values_that_fit(profile):
-    assert runs.plan(profile.stem, None, (), {}, ROOT / "notebooks").tasks
+    assert plan.plan(profile.stem, None, (), {}, ROOT / "notebooks").tasks

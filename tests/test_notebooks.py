@@ -12,8 +12,8 @@ import nbformat
 import pytest
 from small import small
 
-from fpnlib import runs
 from fpnlib.families import FACES, SHAPES, Run, study
+from fpnlib.runs import execute, kernel
 from fpnlib.store import PROJECT
 
 # The second notebook needs models that the first one trains.
@@ -25,7 +25,7 @@ KEPT = [SHAPES, FACES]
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("notebooks") / "run"
-    runs.run("demo", out=str(folder), only=NOTEBOOKS, values=small(*NOTEBOOKS), side_by_side=2)
+    execute.run("demo", out=str(folder), only=NOTEBOOKS, values=small(*NOTEBOOKS), side_by_side=2)
     return folder
 
 
@@ -57,7 +57,7 @@ def test_plain_papermill_executes_a_notebook_from_any_folder_and_gives_the_same_
         "--no-progress-bar",
     ]
     # One thread, as in the runner: more threads add up in another order.
-    env = os.environ | dict.fromkeys(runs.kernel.THREADS, "1")
+    env = os.environ | dict.fromkeys(kernel.THREADS, "1")
     done = subprocess.run(
         command, cwd=tmp_path, env=env, capture_output=True, text=True, check=False
     )

@@ -23,12 +23,11 @@ from jupyter_client.connect import LocalPortCache
 from nbclient.output_widget import OutputWidget
 from nbformat import v4
 
-from fpnlib import runs
 from fpnlib.__main__ import main
 from fpnlib.checks import fitting
 from fpnlib.data import load
-from fpnlib.runs import CellError, Limits, bars, copies, engine, execute, inputs, kernel, places
-from fpnlib.runs.engine import TimeUp
+from fpnlib.runs import bars, copies, engine, execute, inputs, kernel, places, plan
+from fpnlib.runs.engine import CellError, Limits, TimeUp
 from fpnlib.store import PROJECT, Manifest, Uses, claim, sha256, write_json
 
 FIRST = """out = "outputs/tiny"  # help the run's folder
@@ -470,7 +469,7 @@ def test_an_unwritable_output_folder_is_one_line(tiny, capsys):
 
 def test_a_folder_inside_the_project_is_named_relative_to_it(tiny, monkeypatch):
     seen = {}
-    monkeypatch.setattr(runs, "run", lambda profile, **options: seen.update(options))
+    monkeypatch.setattr(execute, "run", lambda profile, **options: seen.update(options))
     monkeypatch.chdir(PROJECT / "fpnlib")
     main(["run", "--profile", "small", "--out", "../outputs/x/../y"])
     assert seen["out"] == "outputs/y"
@@ -479,12 +478,12 @@ def test_a_folder_inside_the_project_is_named_relative_to_it(tiny, monkeypatch):
 def test_parameters_are_plain_values(tmp_path):
     path = tmp_path / "x.ipynb"
     write_notebook(path, "a = -1  # help a\nb: str = 'x'\nc = [1, 2]\nd = None")
-    assert runs.parameters(path) == {"a": -1, "b": "x", "c": [1, 2], "d": None}
+    assert plan.parameters(path) == {"a": -1, "b": "x", "c": [1, 2], "d": None}
     write_notebook(path, "a = 1\nb = 2 * a")
     with pytest.raises(
         ValueError, match=r"x.ipynb: .* got 'b = 2 \* a'; derive it in the next cell"
     ):
-        runs.parameters(path)
+        plan.parameters(path)
 
 
 @pytest.mark.parametrize(
@@ -503,7 +502,7 @@ def test_a_damaged_source_is_named_and_nobody_is_told_to_delete_it(tiny, capsys,
 def test_parameters_that_are_no_python_are_one_line(tmp_path):
     write_notebook(tmp_path / "x.ipynb", "a = 1\nb = (")
     with pytest.raises(ValueError, match="x.ipynb: its parameters are no Python: .*, line 2$"):
-        runs.parameters(tmp_path / "x.ipynb")
+        plan.parameters(tmp_path / "x.ipynb")
 
 
 def test_a_default_of_none_takes_anything_and_whole_numbers_serve_as_floats():
@@ -800,7 +799,7 @@ def test_paths_in_the_environment_mean_what_the_shell_means(tmp_path, monkeypatc
 
 
 def test_without_a_checkout_the_command_says_what_it_needs(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(sys.modules["fpnlib.runs.plan"], "PROJECT", tmp_path)
+    monkeypatch.setattr(plan, "PROJECT", tmp_path)
     assert main(["run", "--profile", "demo", "--notebooks", str(tmp_path)]) == 2
     error = capsys.readouterr().err
     assert "from a checkout (git clone" in error and error.count("\n") == 1
@@ -811,7 +810,7 @@ def test_an_interrupt_is_said_once_with_the_command_that_resumes(monkeypatch, ca
     def interrupted(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(runs, "run", interrupted)
+    monkeypatch.setattr(execute, "run", interrupted)
     assert main(["run", "--profile", "demo", *more]) == 130
     error = capsys.readouterr().err.strip()
     assert error.startswith("stopped; to resume: ")
@@ -827,7 +826,7 @@ def test_an_interrupted_notebook_leaves_no_failed_copy_and_no_kernel(busy, monke
 
     monkeypatch.setattr(engine._Line, "begin", begin)
     with pytest.raises(CellError):
-        runs.run("small", str(busy / "out"), notebooks=busy, limits=limits)
+        execute.run("small", str(busy / "out"), notebooks=busy, limits=limits)
     assert not list((busy / "out" / "notebooks").iterdir()) and limits.kernels == []
     assert "failed" not in capsys.readouterr().out
 
@@ -879,7 +878,7 @@ override = ""  # help settings in place of the profile's"""
 def grouped(tmp_path):
     """A notebook that takes a profile, and one that does not."""
     (tmp_path / "profiles").mkdir()
-    text = "seed: 2\ndigits: {flow_epochs: 3, widths: [1, 2]}\nfaces:\n  msp_epochs: 1\n"
+    text = "seed: 2\ndigits: {flow_epochs: 3, flow_width: 8}\nfaces:\n  msp_epochs: 1\n"
     (tmp_path / "profiles" / "small.yaml").write_text(text)
     write_notebook(tmp_path / "00_grouped.ipynb", GROUPED)
     write_notebook(tmp_path / "01_plain.ipynb", FIRST)
@@ -887,26 +886,37 @@ def grouped(tmp_path):
 
 
 def test_dotted_names_become_the_notebooks_override(grouped):
-    values = {"override": "faces.msp_epochs=3", "digits.flow_epochs": 64, "digits.widths": [3, 4]}
-    todo = runs.plan("small", "out", (), values, grouped)
+    values = {"override": "faces.msp_epochs=3", "digits.flow_epochs": 64, "digits.flow_width": 9}
+    todo = plan.plan("small", "out", (), values, grouped)
     settings, plain = todo.tasks.values()
     assert settings == {
         "out": "out",
         "seed": 2,
         "profile": "small",
-        "override": "faces.msp_epochs=3 digits.flow_epochs=64 digits.widths=[3,4]",
+        "override": "faces.msp_epochs=3 digits.flow_epochs=64 digits.flow_width=9",
     }
     assert plain == {"out": "out", "seed": 2, "scale": 1.0}
-    resolved = {"digits": {"flow_epochs": 64, "widths": [3, 4]}, "faces": {"msp_epochs": 3}}
-    first, second = (todo.groups_for(path) for path in todo.tasks)
-    assert first == resolved and second == {}
+    resolved = {"digits": {"flow_epochs": 64, "flow_width": 9}, "faces": {"msp_epochs": 3}}
+    takes_a_profile, plain = todo.tasks
+    assert todo.groups_for(takes_a_profile, "Study(run, FAMILIES[name])") == resolved
+    assert todo.groups_for(plain, "Study(run, DIGITS)") == {}
+
+
+def test_a_notebook_depends_on_the_groups_of_the_families_that_it_names(grouped):
+    todo = plan.plan("small", "out", (), {}, grouped)
+    notebook = next(iter(todo.tasks))
+    assert todo.groups_for(notebook, "Study(run, FACES)") == {"faces": {"msp_epochs": 1}}
+    assert todo.groups_for(notebook, "DIGITS, FACES") == todo.groups
 
 
 @pytest.mark.parametrize(
     ("values", "said"),
     [
-        ({"override": "flow_epochs=3"}, "an override is 'family.name=value', got 'flow_epochs=3'"),
-        ({"override": "digits.flow_epochs"}, "an override is 'family.name=value'"),
+        (
+            {"override": "flow_epochs=3"},
+            "override takes pairs like digits.flow_epochs=64, got 'flow_epochs=3'",
+        ),
+        ({"override": "digits.flow_epochs"}, "override takes pairs like digits.flow_epochs=64"),
         ({"digits.name": "a b"}, "'digits.name' must be a value without spaces, got 'a b'"),
         ({"profile": "paper"}, "the profile is given with --profile"),
         ({"seed": -1}, "parameter 'seed' must be 0 or more, got -1"),
@@ -914,13 +924,13 @@ def test_dotted_names_become_the_notebooks_override(grouped):
 )
 def test_wrong_overrides_are_refused_in_one_line(grouped, values, said):
     with pytest.raises(ValueError, match=re.escape(said)) as caught:
-        runs.plan("small", "out", (), values, grouped)
+        plan.plan("small", "out", (), values, grouped)
     assert "\n" not in str(caught.value)
 
 
 def test_dotted_names_need_a_notebook_that_takes_an_override(grouped):
     with pytest.raises(ValueError, match="unknown parameter 'digits.flow_epochs'"):
-        runs.plan("small", "out", ["01"], {"digits.flow_epochs": 3}, grouped)
+        plan.plan("small", "out", ["01"], {"digits.flow_epochs": 3}, grouped)
 
 
 def test_an_unknown_dataset_is_refused_unless_the_notebook_itself_names_it(tmp_path):
@@ -929,9 +939,9 @@ def test_an_unknown_dataset_is_refused_unless_the_notebook_itself_names_it(tmp_p
     parameters = "out = 'x'  # help x\nfaces = 'drawn_faces'  # help y"
     write_notebook(tmp_path / "00_a.ipynb", parameters, "DATASETS['mine'] = load_mine")
     for known in ("celeba", "mine", "somewhere:loader"):
-        assert runs.plan("small", "out", (), {"faces": known}, tmp_path).tasks
+        assert plan.plan("small", "out", (), {"faces": known}, tmp_path).tasks
     with pytest.raises(ValueError, match="unknown dataset 'celebs'; did you mean 'celeba'?"):
-        runs.plan("small", "out", (), {"faces": "celebs"}, tmp_path)
+        plan.plan("small", "out", (), {"faces": "celebs"}, tmp_path)
 
 
 def test_an_edited_group_of_the_profile_executes_the_notebooks_that_take_a_profile(grouped):

@@ -9,9 +9,9 @@ import pytest
 from distributed import Client, Event, LocalCluster
 from test_runner import write_notebook
 
-from fpnlib import plots, runs, store
+from fpnlib import plots, store
 from fpnlib.__main__ import main
-from fpnlib.runs import report, sweeps, verify
+from fpnlib.runs import execute, plan, report, sweeps, verify
 from fpnlib.runs.tables import gathered, varied
 from fpnlib.store import Manifest
 
@@ -69,7 +69,7 @@ def serially(notebooks, out):
     """The same runs in a plain loop, gathered."""
     points = {f"seed={seed}": {"seed": seed} for seed in range(2)}
     for name, point in points.items():
-        runs.run("small", str(out / "runs" / name), values=point, notebooks=notebooks)
+        execute.run("small", str(out / "runs" / name), values=point, notebooks=notebooks)
     sweeps._gather(out, points, ["seed"], ["00_tiny"])
     return tables(out)
 
@@ -321,7 +321,7 @@ def test_mistakes_are_refused_in_one_line_before_anything_runs(
 
 def test_lists_fan_out_where_the_parameter_is_none_itself(notebooks):
     values = {"seed": [0, 1], "scale": [1, 2], "levels": [3, 4]}
-    fans_out = runs.fan_out(values, (), notebooks)
+    fans_out = plan.fan_out(values, (), notebooks)
     assert fans_out == {"seed": [0, 1], "scale": [1, 2]}
     points = sweeps._grid(values, fans_out)
     assert list(points) == ["seed=0,scale=1", "seed=0,scale=2", "seed=1,scale=1", "seed=1,scale=2"]
@@ -410,7 +410,7 @@ def test_lists_of_dotted_names_fan_out_under_the_name_as_given(tmp_path):
     parameters = 'out = "x"  # help\nprofile = "demo"  # help\noverride = ""  # help'
     write_notebook(tmp_path / "00_a.ipynb", parameters)
     values = {"digits.flow_width": [40, 224]}
-    fans_out = runs.fan_out(values, (), tmp_path)
+    fans_out = plan.fan_out(values, (), tmp_path)
     points = sweeps._grid(values, fans_out)
     assert list(points) == ["digits.flow_width=40", "digits.flow_width=224"]
     assert varied(points) == ["digits.flow_width"]

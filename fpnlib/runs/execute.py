@@ -101,7 +101,9 @@ class _Session:
         title = f"[{paths.index(path) + 1}/{len(paths)}] {path.stem}"
         source, settings = source_of(path), self.todo.tasks[path]
         final = self.manifest.folder / "notebooks" / path.name
-        key = digest([*_content(source, settings), self.library, self.todo.groups_for(path)])
+        code, given = _content(source, settings)
+        groups = self.todo.groups_for(path, "\n".join(code))
+        key = digest([code, given, self.library, groups])
         entry = self.manifest.read().get("notebooks", {}).get(path.stem, {})
         if self._is_finished(entry, key, settings, f"notebooks/{path.name}"):
             self._refresh(path.stem, entry, source, final)
@@ -170,10 +172,10 @@ class _Session:
         return all(self.data.is_still(checksum, name, settings) for name, checksum in data)
 
 
-def _content(source: nbformat.NotebookNode, settings: Mapping) -> list:
+def _content(source: nbformat.NotebookNode, settings: Mapping) -> tuple[list[str], dict]:
     """A notebook's code and parameters, without the folder: a run that is moved stays finished."""
     code = [cell.source for cell in source.cells if cell.cell_type == "code"]
-    return [code, {name: value for name, value in settings.items() if name != "out"}]
+    return code, {name: value for name, value in settings.items() if name != "out"}
 
 
 def _abreast(width: int, call: Callable, paths: list, stop: Callable) -> None:

@@ -34,9 +34,15 @@ class Plan:
     tasks: dict[Path, dict[str, object]]
     groups: Groups
 
-    def groups_for(self, notebook: Path) -> Groups:
-        """The groups, if the notebook takes a profile."""
-        return self.groups if "profile" in self.tasks[notebook] else {}
+    def groups_for(self, notebook: Path, code: str) -> Groups:
+        """The groups that a notebook depends on, if it takes a profile.
+
+        These are the families that its code names, like ``DIGITS``; all if it names none.
+        """
+        if "profile" not in self.tasks[notebook]:
+            return {}
+        words = code.lower()
+        return _split(self.groups, lambda family, _: family in words)[0] or self.groups
 
 
 def plan(
@@ -46,10 +52,10 @@ def plan(
     values: Mapping[str, object],
     notebooks: Path,
 ) -> Plan:
-    """Plan a run; arguments and errors as for :func:`fpnlib.runs.run`."""
+    """Plan a run; arguments and errors as for :func:`fpnlib.runs.execute.run`."""
     declared = _declared(notebooks)
     chosen = _select(declared, only)
-    flat, groups = read_profile(notebooks / "profiles", profile)
+    flat, groups = _read_profile(notebooks / "profiles", profile)
     _refuse_unknown([*flat, *(["profile"] if groups else [])], declared.values())
     if "profile" in values:
         raise ValueError("the profile is given with --profile, not with --set")
@@ -96,7 +102,7 @@ def fan_out(values: Mapping[str, object], only: Iterable[str], notebooks: Path) 
     return _split(lists, lambda name, value: not isinstance(defaults.get(name), list))[0]
 
 
-def read_profile(folder: Path, name: str) -> tuple[dict[str, object], Groups]:
+def _read_profile(folder: Path, name: str) -> tuple[dict[str, object], Groups]:
     """A profile's parameters of notebooks, and its settings by family.
 
     Raises:

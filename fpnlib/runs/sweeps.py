@@ -24,9 +24,11 @@ from joblib import cpu_count
 from tqdm import tqdm
 
 from fpnlib import checks, store
-from fpnlib.runs import CellError, Limits, fan_out, plan, run
+from fpnlib.runs.engine import CellError, Limits
+from fpnlib.runs.execute import run
 from fpnlib.runs.fresh import clear, refuse_strangers
 from fpnlib.runs.kernel import jobs
+from fpnlib.runs.plan import fan_out, plan
 from fpnlib.runs.tables import RUNS, gathered, varied
 from fpnlib.store import PROJECT, Manifest
 
@@ -63,7 +65,7 @@ def sweep(
     run fails, all of it stays as it was.
 
     Args:
-        profile, only, fresh, notebooks: as for :func:`fpnlib.runs.run`.
+        profile, only, fresh, notebooks: as for :func:`fpnlib.runs.execute.run`.
         out: the sweep's folder, relative to the project; None: ``outputs/<profile>-sweep``.
         values: as for a run; a list fans out if the parameter is not a list itself.
         seeds: values of ``seed``; none: the profile's.
