@@ -6,7 +6,7 @@ repository has and makes the rest. What it returns carries its own key.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import asdict
 from functools import cached_property
 from typing import Any
@@ -18,14 +18,14 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from fpnlib import checks, plots, store
-from fpnlib.baselines import ClassMixtures
 from fpnlib.conditions import Attributes, Classes
 from fpnlib.data import Dataset
 from fpnlib.families.encoding import SPLITS, Encoded, Latents, concatenate, encode, keep_means
-from fpnlib.families.family import FLOW_NAMES, Base, Family, Plug, Trained
+from fpnlib.families.family import FLOW_NAMES, Base, Family, Trained
 from fpnlib.families.fitting import fit_module, fit_plugin
 from fpnlib.families.parallel import run_in_processes
 from fpnlib.families.run import Run
+from fpnlib.families.sampling import latent_samplers, plugin_sampler
 from fpnlib.families.settings import Settings, changed, resolve
 from fpnlib.metrics.judge import Judge
 from fpnlib.network import FlowPluginNetwork
@@ -55,9 +55,7 @@ class Study:
         self.dataset = dataset or family.dataset
         self.show_private = show_private
         self.settings: Settings = resolve(family.name, family.settings, run.profile, run.override)
-        self._encoded: dict[str, Encoded] = {}
-
-    # Data
+        self._made: dict[str, Any] = {}
 
     @cached_property
     def data(self) -> Dataset:
@@ -74,8 +72,6 @@ class Study:
         """Names of the classes or attributes."""
         return self.condition.names
 
-    # Models
-
     def base(self, name: str = "") -> Any:
         """Return a base model, trained on train and chosen on validation; frozen from here on.
 
@@ -83,33 +79,29 @@ class Study:
             name: of a base model of the family; empty: the first.
         """
         name, base = self._base(name)
-        released = base.released(self.settings)
-        if released is not None:
-            model: Any = released[0].to(self.run.device)
-            model.key_ = released[1]
-            return model
-        return self._trained(name, base)
+        return self._once(name, lambda: self._released(base) or self._trained(name, base))
 
     def judge(self) -> Judge:
         """Return the independent network that reads objects, trained on the training split."""
-        return self._trained(self._judge_name, self.family.judge)
+        name = self._judge_name
+        return self._once(name, lambda: self._trained(name, self.family.judge))
 
     def latents(self, base: str = "") -> Encoded:
         """Return the latents of the three splits under a base model."""
         name, recipe = self._base(base)
-        model = self.base(name)
-        if model.key_ not in self._encoded:
-            key = Key(f"{self.family.name}/{name}/latents", parents=(model.key_,), data=self._sum())
-            seeds = {split: self.run.seed + k for k, split in enumerate(SPLITS)}
+        model, kept_as = self.base(name), f"{name}_latents"
+        key = self._key(f"{name}/latents", {}, model.key_)
 
-            def encode_split(split: str) -> Latents:
-                return encode(model, getattr(self.data, split), seeds[split])
+        def encode_split(split: str) -> Latents:
+            seed = self.run.seed + SPLITS.index(split)
+            return encode(model, getattr(self.data, split), seed)
 
-            source: Callable[[str], Latents] = encode_split
-            if recipe.keep_latents:
-                source = keep_means(self.run.cache, f"{name}_latents", key, encode_split)
-            self._encoded[model.key_] = Encoded(source, key.digest)
-        return self._encoded[model.key_]
+        def make() -> Encoded:
+            if not recipe.keep_latents:
+                return Encoded(encode_split, key.digest)
+            return Encoded(keep_means(self.run.cache, kept_as, key, encode_split), key.digest)
+
+        return self._once(kept_as, make)
 
     def plugin(
         self, base: str = "", flow: str = "maf", *, draws: str = "fresh", **shape: Any
@@ -124,33 +116,16 @@ class Study:
             shape: arguments of ``FlowPlugin`` in place of the family's, e.g. hidden_features=40.
         """
         base, recipe = self._base(base)
-        plug = self._plug(recipe, flow)
+        if flow not in recipe.flows:
+            raise checks.unknown("flow", flow, recipe.flows)
         if draws not in DRAWS:
             raise checks.unknown("draws", draws, DRAWS)
-        model = self.base(base)
-        torch.manual_seed(self.run.seed)
-        width = {**plug.shape(self.settings), **shape}
-        plugin = FlowPlugin(model.latent_dim, self.condition, flow, **width)
-        settings = changed(self.settings, self.family.settings, plug.settings) | shape
-        if draws != "fresh":
-            settings["draws"] = draws
-        kind = f"{self.family.name}/{base}/{flow}/{plug.version}"
-        key = Key(kind, self._with_seed(settings), (model.key_,), self._sum())
         name = plugin_name(base, flow, draws, **shape)
-
-        def train(checkpoint: store.Checkpoint) -> History:
-            sets = self._training_latents(base, recipe), self.latents(base).validation
-            training = plug.training(self.data, self.settings)
-            settings = {"seed": self.run.seed, "checkpoint": checkpoint, **training}
-            return fit_plugin(plugin, *sets, plug.noise, draws == "fresh", settings)
-
-        return self._kept(name, key, plugin, train)
+        return self._once(name, lambda: self._fitted(name, base, flow, draws, shape))
 
     def network(self, base: str = "", flow: str = "maf") -> FlowPluginNetwork:
         """Return a base model joined to its plugin."""
         return FlowPluginNetwork(self.base(base), self.plugin(base, flow))
-
-    # Objects
 
     def decode(self, base: str, z: Tensor, seed: int = 0, **options: Any) -> Tensor:
         """Decode latents (n, latent_dim) in batches, with a progress bar for many.
@@ -183,9 +158,10 @@ class Study:
             options: of the decoding.
         """
         base, recipe = self._base(base)
-        samplers = self._samplers(base, components)
+        train, seed = self.latents(base).train, self.run.seed
+        samplers = latent_samplers(train, self.family.kind, components, seed)
         for flow in recipe.flows:
-            samplers[FLOW_NAMES[flow]] = _sampler(self.plugin(base, flow))
+            samplers[FLOW_NAMES[flow]] = plugin_sampler(self.plugin(base, flow))
 
         def source(sample: Callable[[Tensor, int], Tensor]) -> Callable[[Tensor, int], Tensor]:
             return lambda y, seed: self.decode(base, sample(y, seed), seed, **options)
@@ -196,8 +172,6 @@ class Study:
     def score(self) -> Callable[[Tensor, Tensor], dict[str, float]]:
         """A function that scores objects for labels beside the test split: (x, y) -> numbers."""
         return self.family.score(self.judge(), self.data.test)
-
-    # Pictures
 
     def grid(self, objects: Any, **labels: Any) -> Figure:
         """Draw objects in a grid, as ``plots.grid`` does, seen as this dataset's are best seen."""
@@ -230,8 +204,6 @@ class Study:
         if self.data.name not in self.family.private:
             return self.run.figure(figure, name)
         return figure if self.may_be_shown else None
-
-    # Bookkeeping
 
     def paper(self, name: str) -> tuple[float | None, float | None]:
         """Return the paper's accuracies on train and test; None if they are of another dataset."""
@@ -276,23 +248,55 @@ class Study:
             raise checks.unknown("base model", name, bases)
         return name, bases[name]
 
-    def _plug(self, base: Base, flow: str) -> Plug:
-        if flow not in base.flows:
-            raise checks.unknown("flow", flow, base.flows)
-        return base.flows[flow]
+    def _once(self, name: str, make: Callable[[], Any]) -> Any:
+        """Return what a step made before under a name, or else make it; models in eval mode."""
+        if name not in self._made:
+            self._made[name] = make()
+        made = self._made[name]
+        return made.eval() if isinstance(made, nn.Module) else made
+
+    def _key(self, kind: str, settings: dict, *parents: str) -> Key:
+        if self.run.seed:
+            settings = settings | {"seed": self.run.seed}
+        return Key(f"{self.family.name}/{kind}", settings, parents, self.data.checksum)
+
+    def _released(self, base: Base) -> Any:
+        """Return a base model that the settings name a checkpoint of, or None."""
+        released = base.released(self.settings)
+        if released is None:
+            return None
+        model: Any = released[0].to(self.run.device)
+        model.key_ = released[1]
+        return model
 
     def _trained(self, name: str, recipe: Trained) -> Any:
         settings = changed(self.settings, self.family.settings, recipe.settings)
-        kind = f"{self.family.name}/{name}/{recipe.version}"
-        key = Key(kind, self._with_seed(settings), data=self._sum())
         torch.manual_seed(self.run.seed)
         module = recipe.build(self.data, self.settings)
 
         def train(checkpoint: store.Checkpoint) -> History:
-            settings = {"seed": self.run.seed, "checkpoint": checkpoint, "description": name}
-            return fit_module(recipe, module, self.data, self.settings, settings)
+            fitting = {"seed": self.run.seed, "checkpoint": checkpoint, "description": name}
+            return fit_module(recipe, module, self.data, self.settings, fitting)
 
-        return self._kept(name, key, module, train)
+        return self._kept(name, self._key(f"{name}/{recipe.version}", settings), module, train)
+
+    def _fitted(self, name: str, base: str, flow: str, draws: str, shape: dict) -> FlowPlugin:
+        model, plug = self.base(base), self.family.bases[base].flows[flow]
+        torch.manual_seed(self.run.seed)
+        arguments = {**plug.shape(self.settings), **shape}
+        plugin = FlowPlugin(model.latent_dim, self.condition, flow, **arguments)
+        settings = changed(self.settings, self.family.settings, plug.settings) | shape
+        if draws != "fresh":
+            settings["draws"] = draws
+
+        def train(checkpoint: store.Checkpoint) -> History:
+            sets = self._training_latents(base), self.latents(base).validation
+            fitting = {"seed": self.run.seed, "checkpoint": checkpoint}
+            fitting |= plug.training(self.data, self.settings)
+            return fit_plugin(plugin, *sets, plug.noise, draws == "fresh", fitting)
+
+        key = self._key(f"{base}/{flow}/{plug.version}", settings, model.key_)
+        return self._kept(name, key, plugin, train)
 
     def _kept(
         self,
@@ -317,35 +321,11 @@ class Study:
         trained.history_ = History(**meta["history"])
         return trained
 
-    def _training_latents(self, base: str, recipe: Base) -> Latents:
-        sides = recipe.sides(self.data)
+    def _training_latents(self, base: str) -> Latents:
+        sides = self.family.bases[base].sides(self.data)
         if len(sides) == 1:
             return self.latents(base).train
         return concatenate(encode(self.base(base), side, self.run.seed) for side in sides)
-
-    def _samplers(self, base: str, components: int) -> dict[str, Callable[[Tensor, int], Tensor]]:
-        """Return the ways to draw latents that need no plugin."""
-        model, train = self.base(base), self.latents(base).train
-        samplers: dict[str, Callable[[Tensor, int], Tensor]] = {}
-
-        def prior(y: Tensor, seed: int) -> Tensor:
-            generator = torch.Generator().manual_seed(seed)
-            return torch.randn(len(y), model.latent_dim, generator=generator)
-
-        if bool(train.std.any()):
-            samplers["unconditional"] = prior
-        kind = self.family.kind
-        samplers[f"{kind} Gaussians"] = ClassMixtures(train.draw, train.y, 1).sample
-        if components:
-            mixtures = ClassMixtures(train.draw, train.y, components, seed=self.run.seed)
-            samplers[f"{kind} mixtures"] = mixtures.sample
-        return samplers
-
-    def _sum(self) -> str:
-        return self.data.checksum
-
-    def _with_seed(self, settings: Mapping) -> dict:
-        return {**settings, **({"seed": self.run.seed} if self.run.seed else {})}
 
 
 def _run_step(arguments: dict, family: Family, dataset: str, step: tuple) -> None:
@@ -353,10 +333,6 @@ def _run_step(arguments: dict, family: Family, dataset: str, step: tuple) -> Non
     method, *positional = step
     keywords = positional.pop() if positional and isinstance(positional[-1], dict) else {}
     getattr(Study(Run(**arguments), family, dataset), method)(*positional, **keywords)
-
-
-def _sampler(plugin: FlowPlugin) -> Callable[[Tensor, int], Tensor]:
-    return lambda y, seed: plugin.sample(y, seed=seed)
 
 
 def plugin_name(base: str, flow: str, draws: str = "fresh", **shape: Any) -> str:

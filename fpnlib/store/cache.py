@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -79,7 +79,6 @@ class Cache:
         read_only: bool = False,
     ):
         self.folder, self.device, self.used, self.read_only = folder, device, used, read_only
-        self._made: dict[tuple[str, str], Any] = {}
 
     def module(
         self,
@@ -91,8 +90,8 @@ class Cache:
     ) -> tuple[nn.Module, dict]:
         """Return a module with kept or pretrained weights, or else with those of ``train``.
 
-        Matrices are kept in half precision and computed with as they were kept. The same object
-        is returned each time, in eval mode. Its ``key_`` is the digest of its key.
+        Matrices are kept in half precision and computed with as they were kept. The module's
+        ``key_`` is the digest of its key.
 
         Args:
             name: its name in the folder.
@@ -128,14 +127,8 @@ class Cache:
 
         meta = None if pretrained is None else read_meta(pretrained, **MODULE)
         if pretrained is not None and meta is not None and _fits(meta, key, module):
-            loaded = self._once(
-                name, key, lambda: _announced(name, "pretrained", load, pretrained, meta)
-            )
-        else:
-            make_or_refuse = refuse if self.read_only else make
-            loaded = self._load_or_make(name, key, load, make_or_refuse, MODULE)
-        loaded[0].eval()  # who had it before may have trained it
-        return loaded
+            return _announced(name, "pretrained", load, pretrained, meta)
+        return self._load_or_make(name, key, load, refuse if self.read_only else make, MODULE)
 
     def tensors(
         self, name: str, key: Key, make: Callable[[], dict[str, Tensor]]
@@ -175,12 +168,6 @@ class Cache:
         """Whether something is kept under a name, with whatever key."""
         return (self.folder / f"{name}.json").exists()
 
-    def _once(self, name: str, key: Key, get: Callable[[], T]) -> T:
-        memo = name, key.digest
-        if memo not in self._made:
-            self._made[memo] = get()
-        return self._made[memo]
-
     def _load_or_make(
         self,
         name: str,
@@ -190,18 +177,14 @@ class Cache:
         fields: Mapping[str, type] = FIELDS,
     ) -> T:
         path = self.folder / f"{name}.safetensors"
-
-        def get() -> T:
-            # Another process that needs it waits.
-            with nullcontext() if self.read_only else alone(path.with_suffix("")):
-                meta = read_meta(path, **fields)
-                if meta is not None and meta["key"] == key.digest:
-                    return _announced(name, _made_elsewhere(meta), load, path, meta)
-                if meta is not None and not self.read_only:
-                    print(f"{name}: made with other settings or data; made anew")
-                return make(path)
-
-        return self._once(name, key, get)
+        # Another process that needs it waits.
+        with nullcontext() if self.read_only else alone(path.with_suffix("")):
+            meta = read_meta(path, **fields)
+            if meta is not None and meta["key"] == key.digest:
+                return _announced(name, _made_elsewhere(meta), load, path, meta)
+            if meta is not None and not self.read_only:
+                print(f"{name}: made with other settings or data; made anew")
+            return make(path)
 
 
 def _made_elsewhere(meta: Mapping) -> str:
