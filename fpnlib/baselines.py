@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -74,7 +74,7 @@ def accuracies(y: np.ndarray, predicted: np.ndarray) -> tuple[float, float]:
     return float(np.mean(predicted == y)), float(macro)
 
 
-def grid_search(
+def _grid_search(
     name: str,
     estimator: ClassifierMixin,
     z: Array,
@@ -82,7 +82,7 @@ def grid_search(
     z_test: Array,
     y_test: Array,
     seed: int = 0,
-    grid: Iterable[float] = GRID,
+    grid: Sequence[float] = GRID,
     folds: int = 5,
     max_search: int | None = None,
     n_jobs: int = -1,
@@ -99,7 +99,7 @@ def grid_search(
         z_test: latents (m, D) to score on.
         y_test: their class indices (m,).
         seed: of the folds and of the samples that C is chosen on.
-        grid: the values of C.
+        grid: the values of C, growing.
         folds: of the cross-validation.
         max_search: choose C on so many samples, a stratified draw by ``seed``; None: on all.
         n_jobs: fits at a time; -1: one a core.
@@ -113,7 +113,6 @@ def grid_search(
     sample = np.arange(len(z))
     if max_search is not None and max_search < len(z):
         sample, _ = train_test_split(sample, train_size=max_search, stratify=y, random_state=seed)
-    grid = sorted(grid)
     parameter = "C" if "C" in estimator.get_params() else "estimator__C"
     # Threads suffice, because libsvm and liblinear release Python's lock.
     with (
@@ -130,30 +129,27 @@ def grid_search(
             estimator, {parameter: grid}, scoring=accuracy, cv=cv, refit=False, error_score="raise"
         ).fit(z[sample], y[sample])
         final = clone(estimator).set_params(**search.best_params_).fit(z, y)
-        train = accuracies(y, _predict(final, z))
-        test = accuracies(y_test, _predict(final, z_test))
-    by_c = {}
-    for c, mean in zip(grid, search.cv_results_["mean_test_score"]):
-        by_c[str(c)] = float(mean)
-    settings = {
-        "C": search.best_params_[parameter],
-        "folds": folds,
-        "searched_on": len(sample),
-        "accuracy_by_C": by_c,
-    }
-    seconds = time.perf_counter() - started
-    return Scores(name, train[0], test[0], seconds, settings, train[1], test[1])
+        settings = {
+            "C": search.best_params_[parameter],
+            "folds": folds,
+            "searched_on": len(sample),
+            "accuracy_by_C": dict(
+                zip(map(str, grid), search.cv_results_["mean_test_score"].tolist())
+            ),
+        }
+        train, test = _predict(final, z), _predict(final, z_test)
+    return _scores(name, (y, train), (y_test, test), started, settings)
 
 
-# Each is grid_search(z, y, z_test, y_test, …) with its classifier.
+# Each is _grid_search(z, y, z_test, y_test, …) with its classifier.
 logistic_regression = partial(
-    grid_search, "logistic regression", LogisticRegression(max_iter=1_000)
+    _grid_search, "logistic regression", LogisticRegression(max_iter=1_000)
 )
 # One against one as in SVC(kernel="linear"), but with liblinear's squared hinge. On 10,000 latents
 # of MNIST it is as accurate (to 0.003 at each one's best C) and up to 20 times as fast.
-linear_svm = partial(grid_search, "linear SVM", OneVsOneClassifier(LinearSVC(dual=False)))
+linear_svm = partial(_grid_search, "linear SVM", OneVsOneClassifier(LinearSVC(dual=False)))
 # The time of these grows with the square of n, so C is chosen on 20,000 samples.
-rbf_svm = partial(grid_search, "RBF SVM", SVC(cache_size=1_000), max_search=20_000)
+rbf_svm = partial(_grid_search, "RBF SVM", SVC(cache_size=1_000), max_search=20_000)
 
 
 def automl(
@@ -164,8 +160,6 @@ def automl(
     seed: int = 0,
     max_trials: int = 24,
     seconds: float = 600,
-    learners: Mapping[str, dict] = LEARNERS,
-    n_jobs: int = -1,
 ) -> Scores:
     """FLAML's search (Wang et al. 2021, arXiv:1911.04706) over classifiers and their settings.
 
@@ -182,8 +176,6 @@ def automl(
         seed: of the search and of the learners.
         max_trials: classifiers to try; a multiple of the learners is fair to all.
         seconds: bound on the search's wall time.
-        learners: FLAML's name of each, and the settings of its first trial.
-        n_jobs: threads a classifier; -1: one a core.
 
     Raises:
         ValueError: NaN in the latents, lengths or widths that differ, or a class with fewer than
@@ -210,8 +202,8 @@ def automl(
             y,
             task="classification",
             metric=error,
-            estimator_list=list(learners),
-            starting_points=dict(learners),
+            estimator_list=list(LEARNERS),
+            starting_points=dict(LEARNERS),
             learner_selector="roundrobin",
             eval_method="holdout",
             max_iter=checks.positive("max_trials", max_trials),
@@ -219,19 +211,17 @@ def automl(
             sample=False,
             early_stop=False,
             seed=seed,
-            n_jobs=cpu_count() if n_jobs == -1 else n_jobs,
+            n_jobs=cpu_count(),
             verbose=0,
         )
-        train = accuracies(y, search.predict(z))
-        test = accuracies(y_test, search.predict(z_test))
+        train, test = search.predict(z), search.predict(z_test)
         trials = max(progress.n, 1)  # a single trial is not scored
     settings = {"learner": search.best_estimator}
     for key, value in search.best_config.items():
         settings[key] = value.item() if isinstance(value, np.generic) else value
     settings["trials"] = trials
     settings["bound"] = f"{max_trials} trials" if trials >= max_trials else f"{seconds:g} seconds"
-    took = time.perf_counter() - started
-    return Scores("AutoML", train[0], test[0], took, settings, train[1], test[1])
+    return _scores("AutoML", (y, train), (y_test, test), started, settings)
 
 
 BASELINES: dict[str, Callable[..., Scores]] = {
@@ -251,7 +241,6 @@ class ClassMixtures:
         z: latents (n, D).
         y: class indices (n,), 0…K-1.
         components: M.
-        num_classes: K; None: the largest index in ``y``, plus one.
         seed: of the fit.
 
     Attributes:
@@ -266,20 +255,13 @@ class ClassMixtures:
     torch.Size([3, 2])
     """
 
-    def __init__(
-        self,
-        z: Tensor,
-        y: Tensor,
-        components: int = 10,
-        num_classes: int | None = None,
-        seed: int = 0,
-    ):
+    def __init__(self, z: Tensor, y: Tensor, components: int = 10, seed: int = 0):
         z, y = checks.latents(z).cpu(), torch.as_tensor(y).cpu()
         checks.same_length(z, y)
         checks.positive("components", components)
         weights, means, covariances = [], [], []
         needed = max(2, components)
-        for k, count in enumerate(y.bincount(minlength=num_classes or 0).tolist()):
+        for k, count in enumerate(y.bincount().tolist()):
             if count < needed:
                 raise ValueError(
                     f"class {k} has {count} samples; "
@@ -303,12 +285,7 @@ class ClassMixtures:
         Raises:
             ValueError: a class out of range.
         """
-        y = torch.as_tensor(y).cpu()
-        wrong = y[(y < 0) | (y >= len(self.means))]
-        if len(wrong):
-            raise ValueError(
-                f"class {wrong[0].item()} is out of range; expected 0 to {len(self.means) - 1}"
-            )
+        y = checks.labels(y, range(len(self.means))).cpu()
         generator = torch.Generator().manual_seed(seed)
         component = torch.multinomial(self.weights[y], 1, generator=generator).squeeze(1)
         noise = torch.randn(len(y), self.means.shape[-1], 1, generator=generator)
@@ -341,6 +318,16 @@ def _multilayer_perceptron(seed: int) -> type:
     return MultilayerPerceptron
 
 
+def _scores(
+    name: str, train: tuple, test: tuple, started: float, settings: dict[str, Any]
+) -> Scores:
+    """Scores of the predictions on train and test, each (classes, predictions)."""
+    train_accuracy, train_macro = accuracies(*train)
+    test_accuracy, test_macro = accuracies(*test)
+    seconds = time.perf_counter() - started
+    return Scores(name, train_accuracy, test_accuracy, seconds, settings, train_macro, test_macro)
+
+
 def _predict(classifier: ClassifierMixin, z: np.ndarray) -> np.ndarray:
     """Predict in parallel, because an SVM reads 60,000 latents more slowly than it learns them."""
     parts = np.array_split(z, max(1, len(z) // 5_000))
@@ -354,11 +341,8 @@ def _checked(
     z = checks.latents(z)
     z_test = checks.latents(z_test, z.shape[1], "z_test")
     y, y_test = torch.as_tensor(y), torch.as_tensor(y_test)
-    for name, labels in (("y", y), ("y_test", y_test)):
-        if labels.ndim != 1:
-            raise ValueError(f"{name} must have shape (n,), got {tuple(labels.shape)}")
-    checks.same_length(z, y)
-    checks.same_length(z_test, y_test, ("z_test", "y_test"))
+    checks.array(y, (len(z),), "y")
+    checks.array(y_test, (len(z_test),), "y_test")
     classes, counts = y.unique(return_counts=True)
     for k, count in zip(classes.tolist(), counts.tolist()):
         if count < at_least:

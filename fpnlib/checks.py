@@ -34,7 +34,7 @@ def array(x: object, shape: Sequence[int | str], name: str = "x") -> Tensor:
 
     Args:
         x: a tensor, an array or nested lists of numbers.
-        shape: sizes; a string such as "n" stands for any size.
+        shape: sizes; a string such as "n" stands for any size, the same wherever it stands.
         name: what the error calls x.
 
     Raises:
@@ -49,12 +49,11 @@ def array(x: object, shape: Sequence[int | str], name: str = "x") -> Tensor:
         ) from None
     if tensor.is_complex() or tensor.dtype == torch.bool:
         raise TypeError(f"{name} must hold real numbers, got {tensor.dtype}")
-    sizes = [
-        given if isinstance(wanted, str) else wanted for wanted, given in zip(shape, tensor.shape)
-    ]
-    if tensor.ndim != len(shape) or sizes != list(tensor.shape):
-        wanted = ", ".join(map(str, shape))
-        raise ValueError(f"{name} must have shape ({wanted}), got {tuple(tensor.shape)}")
+    sizes = dict(zip(shape, tensor.shape))
+    expected = [sizes.get(size) if isinstance(size, str) else size for size in shape]
+    if expected != list(tensor.shape):
+        wanted = str(tuple(shape)).replace("'", "")
+        raise ValueError(f"{name} must have shape {wanted}, got {tuple(tensor.shape)}")
     if not tensor.is_floating_point():
         return tensor.float()
     bad = tensor.numel() - int(torch.isfinite(tensor).sum())
@@ -66,7 +65,7 @@ def array(x: object, shape: Sequence[int | str], name: str = "x") -> Tensor:
     return tensor
 
 
-def labels(y: object, names: Sequence[str], kind: str = "class") -> Tensor:
+def labels(y: object, names: Sequence[object], kind: str = "class") -> Tensor:
     """Class indices (n,), int64: the one door for labels.
 
     Args:
@@ -95,7 +94,7 @@ def labels(y: object, names: Sequence[str], kind: str = "class") -> Tensor:
     return indices
 
 
-def _index(label: object, names: Sequence[str], kind: str) -> object:
+def _index(label: object, names: Sequence[object], kind: str) -> object:
     """The index of a name; anything else as it is."""
     if not isinstance(label, str):
         return label

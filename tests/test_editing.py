@@ -19,7 +19,7 @@ from fpnlib.metrics.editing import (
     outside,
     score_edits,
 )
-from fpnlib.metrics.editing_tables import ahead, at_equal_cost, mean_scores
+from fpnlib.metrics.editing_tables import OURS, ahead, at_equal_cost, mean_scores
 from fpnlib.metrics.judge import Judge, face_judge
 
 FOUR = Attributes(
@@ -185,7 +185,7 @@ def curves(cost, success, level):
     theirs = pd.DataFrame(
         {"editor": "theirs", "strength": strengths, "moved": cost, "achieved": success}
     )
-    ours = pd.DataFrame({"editor": ["ours"], "strength": 1, "moved": level, "achieved": 1})
+    ours = pd.DataFrame({"editor": [OURS], "strength": 1, "moved": level, "achieved": 1})
     return pd.concat([ours, theirs])
 
 
@@ -200,7 +200,7 @@ def curves(cost, success, level):
     ],
 )
 def test_success_at_equal_cost(cost, success, level, expected):
-    table = at_equal_cost(curves(cost, success, level), "moved", ours="ours")
+    table = at_equal_cost(curves(cost, success, level), "moved")
     theirs = table.loc[table["editor"] == "theirs", "achieved"].item()
     assert theirs == pytest.approx(expected, nan_ok=True)
 

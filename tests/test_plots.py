@@ -202,7 +202,7 @@ BAD = {
         plots.training_curves({"C-MAF": [{"epoch": 1, "train": 2.0}]}, "loss")
     ),
     "at least one training history": lambda: plots.training_curves({}, "loss"),
-    "must be square, got (2, 3)": lambda: plots.confusion(torch.ones(2, 3)),
+    "must have shape (K, K), got (2, 3)": lambda: plots.confusion(torch.ones(2, 3)),
     "no samples of class 1": lambda: plots.confusion(torch.tensor([[1, 0], [0, 0]])),
     "class_names must name 3 classes, got 2": lambda: plots.confusion(COUNTS, ["a", "b"]),
     "unknown column 'model'": lambda: plots.accuracies(TABLE.drop(columns="model")),

@@ -30,9 +30,6 @@ def load_digits(
     root: str | Path | None = None,
     seed: int = 0,
     download: bool = False,
-    *,
-    test: int = 360,
-    validation: int = 180,
 ) -> Dataset:
     """Load scikit-learn's 1,797 handwritten digits (Alpaydin & Kaynak 1998), laid out as MNIST is.
 
@@ -43,8 +40,6 @@ def load_digits(
         root: not used; the digits ship with scikit-learn.
         seed: of the stratified splits.
         download: not used.
-        test: size of this split.
-        validation: size of this split.
 
     >>> dataset = load_digits()
     >>> dataset.test.x.shape, dataset.classes[:3]
@@ -55,11 +50,11 @@ def load_digits(
     # Bicubic interpolation gives smooth strokes and overshoots a little, hence the clamp.
     x = interpolate(x, size=(20, 20), mode="bicubic", align_corners=False).clamp(0, 1)
     everything = Split(pad(x, (4, 4, 4, 4)), torch.from_numpy(labels).long())
-    rest, held_out = _stratified(everything, test, seed)
-    train, validation_split = _stratified(rest, validation, seed)
+    rest, test = _stratified(everything, 360, seed)
+    train, validation = _stratified(rest, 180, seed)
     used = pixels.astype(np.uint8).tobytes() + labels.astype(np.uint8).tobytes()
     checksum = hashlib.sha256(used).hexdigest()
-    return Dataset("digits", train, validation_split, held_out, CLASSES, checksum)
+    return Dataset("digits", train, validation, test, CLASSES, checksum)
 
 
 def load_mnist(

@@ -19,6 +19,7 @@ from fpnlib.data.dataset import Dataset, Split
 from fpnlib.data.files import data_root, entries
 
 WIDTH, HEIGHT = 178, 218  # of the aligned images
+CROP = 148  # pixels a side of the square cut from the middle
 IMAGES = "img_align_celeba"
 ATTRIBUTES = "list_attr_celeba.txt"
 PARTITION = "list_eval_partition.txt"
@@ -35,8 +36,6 @@ def load_celeba(
     download: bool = False,
     *,
     size: int = 64,
-    crop: int = 148,
-    limit: int | None = None,
 ) -> Dataset:
     """Load the images that are there, with the official attributes and the official split.
 
@@ -47,11 +46,8 @@ def load_celeba(
         root: folder that has ``celeba/``; None: see :func:`data_root`.
         seed: not used; the split is CelebA's own.
         download: not used; CelebA's terms forbid an automatic download.
-        size: pixels a side to which the crops are resized. A face takes 12 kB at 64, all of CelebA
-            2.5 GB.
-        crop: pixels a side of the square cut from the middle, at most 178. A smaller one leaves
-            less hair and hat.
-        limit: read only the first so many images of each split; None: all.
+        size: pixels a side to which the squares of 148 pixels in the middle are resized. A face
+            takes 12 kB at 64, all of CelebA 2.5 GB.
 
     Returns:
         A dataset whose splits hold uint8 images (n, 3, size, size) and labels (n, 40), and whose
@@ -64,24 +60,22 @@ def load_celeba(
             images.
     """
     checks.positive("size", size)
-    if checks.positive("crop", crop) > WIDTH:
-        raise ValueError(f"crop must be at most {WIDTH} pixels, the images' width, got {crop}")
     folder = data_root(root) / "celeba"
     images = _images(folder)
     names = [path.name for path in images]
     attributes = _rows_of(names, _read_attributes(folder / ATTRIBUTES), ATTRIBUTES)
     part_of = _rows_of(names, _read_partition(folder / PARTITION), PARTITION)
-    digest = hashlib.sha256(f"{size} {crop}".encode())
+    digest = hashlib.sha256(f"{size} {CROP}".encode())
     splits = {}
     for number, split in enumerate(("train", "validation", "test")):
-        rows = np.flatnonzero(part_of[1] == number)[:limit]
+        rows = np.flatnonzero(part_of[1] == number)
         if not len(rows):
             raise ValueError(
                 f"CelebA: {folder / IMAGES} has no {split} image; "
                 f"add some that {PARTITION} marks {number}"
             )
         paths = [images[row] for row in rows]
-        pixels = _read_images(paths, size, crop, digest, f"CelebA, {split}")
+        pixels = _read_images(paths, size, digest, f"CelebA, {split}")
         y = attributes.iloc[rows].to_numpy(copy=True)
         digest.update(y.tobytes())
         splits[split] = Split(pixels, torch.from_numpy(y))
@@ -131,9 +125,9 @@ def _read_partition(path: Path) -> pd.DataFrame:
 
 def _rows_of(names: list[str], table: pd.DataFrame, list_name: str) -> pd.DataFrame:
     """The rows of these images, in their order."""
-    for name in names:
-        if name not in table.index:
-            raise ValueError(f"CelebA: {list_name} has no row for {name}; get the whole list")
+    missing = pd.Index(names).difference(table.index)
+    if len(missing):
+        raise ValueError(f"CelebA: {list_name} has no row for {missing[0]}; get the whole list")
     return table.loc[names]
 
 
@@ -152,21 +146,21 @@ def _read_table(path: Path, **layout: Any) -> pd.DataFrame:
     return table
 
 
-def _read_images(paths: list[Path], size: int, crop: int, digest: Any, description: str) -> Tensor:
+def _read_images(paths: list[Path], size: int, digest: Any, description: str) -> Tensor:
     """The middles of images, uint8 (n, 3, size, size); adds their files' bytes to ``digest``."""
     pixels = torch.empty(len(paths), 3, size, size, dtype=torch.uint8)
     bar = tqdm(paths, desc=description, unit="image", leave=False, dynamic_ncols=True)
     for row, path in zip(pixels, bar):
         data = path.read_bytes()
         digest.update(data)
-        row[:] = torch.from_numpy(_read_image(path, data, size, crop)).permute(2, 0, 1)
+        row[:] = torch.from_numpy(_read_image(path, data, size)).permute(2, 0, 1)
     return pixels
 
 
-def _read_image(path: Path, data: bytes, size: int, crop: int) -> np.ndarray:
+def _read_image(path: Path, data: bytes, size: int) -> np.ndarray:
     """The middle of one image, uint8 (size, size, 3), decoded from its file's ``data``."""
-    left, top = (WIDTH - crop) // 2, (HEIGHT - crop) // 2
-    box = (left, top, left + crop, top + crop)
+    left, top = (WIDTH - CROP) // 2, (HEIGHT - CROP) // 2
+    box = (left, top, left + CROP, top + CROP)
     try:
         with Image.open(io.BytesIO(data)) as image:
             if image.size != (WIDTH, HEIGHT) or image.mode != "RGB":

@@ -208,7 +208,7 @@ def _split_files(category: str, folder: Path, seed: int) -> dict[str, list[Path]
             "none can be held out to validate"
         )
     order = np.random.default_rng([seed, len(train)]).permutation(len(train))
-    held_out = set(order[: max(1, round(HELD_OUT * len(train)))].tolist())
-    files["val"] = [path for k, path in enumerate(train) if k in held_out]
-    files["train"] = [path for k, path in enumerate(train) if k not in held_out]
+    count = max(1, round(HELD_OUT * len(train)))
+    files["val"] = sorted(train[k] for k in order[:count])
+    files["train"] = sorted(train[k] for k in order[count:])
     return files

@@ -49,7 +49,7 @@ def mean_scores(
     return pd.concat(tables, ignore_index=True)
 
 
-def at_equal_cost(curve: pd.DataFrame, cost: str, ours: str = OURS) -> pd.DataFrame:
+def at_equal_cost(curve: pd.DataFrame, cost: str) -> pd.DataFrame:
     """Each editor's success at the cost that ours has at strength 1.
 
     Args:
@@ -57,14 +57,13 @@ def at_equal_cost(curve: pd.DataFrame, cost: str, ours: str = OURS) -> pd.DataFr
             ``achieved`` and ``cost``. With a column ``attribute`` each attribute has its own
             curves.
         cost: a column: "others", "moved" or "outside".
-        ours: the editor whose cost counts.
 
     Raises:
         ValueError: a curve without a point at strength 1.
 
-    >>> curve = pd.DataFrame({"editor": ["a", "a", "b", "b"], "strength": [0, 1, 0, 1],
+    >>> curve = pd.DataFrame({"editor": [OURS, OURS, "b", "b"], "strength": [0, 1, 0, 1],
     ...                       "moved": [0, 0.1, 0, 0.2], "achieved": [0, 0.8, 0, 0.8]})
-    >>> at_equal_cost(curve, "moved", ours="a")["achieved"].tolist()
+    >>> at_equal_cost(curve, "moved")["achieved"].tolist()
     [0.8, 0.4]
     """
     if not (curve["strength"] == 1).any():
@@ -75,42 +74,39 @@ def at_equal_cost(curve: pd.DataFrame, cost: str, ours: str = OURS) -> pd.DataFr
     parts = curve.groupby("attribute", sort=False) if "attribute" in curve else [("all", curve)]
     rows = []
     for attribute, part in parts:
-        whole = part[(part["editor"] == ours) & (part["strength"] == 1)]
+        whole = part[(part["editor"] == OURS) & (part["strength"] == 1)]
         level = float(whole[cost].iloc[0])
         for editor, points in part.groupby("editor", sort=False):
             success = _success_at(points[cost].to_numpy(), points["achieved"].to_numpy(), level)
-            rows.append(
-                {"attribute": attribute, "editor": editor, cost: level, "achieved": success}
-            )
-    table = pd.DataFrame(rows)
+            rows.append((attribute, editor, level, success))
+    table = pd.DataFrame(rows, columns=["attribute", "editor", cost, "achieved"])
     return table if "attribute" in curve else table.drop(columns="attribute")
 
 
-def ahead(each: pd.DataFrame, n: int, ours: str = OURS) -> dict[str, list[str]]:
+def ahead(each: pd.DataFrame, n: int) -> dict[str, list[str]]:
     """Attributes on which each other editor beats ours by more than two standard errors.
 
     Args:
         each: what :func:`at_equal_cost` gives for each attribute.
         n: edits behind each share.
-        ours: the editor to beat.
     """
     table = each.pivot(index="attribute", columns="editor", values="achieved")
     variance = table * (1 - table)
-    error = 2 * (variance.add(variance[ours], axis=0) / n) ** 0.5
+    error = 2 * (variance.add(variance[OURS], axis=0) / n) ** 0.5
     better = {}
-    for name in table.columns.drop(ours):
-        better[name] = list(table.index[table[name] - table[ours] > error[name]])
+    for name in table.columns.drop(OURS):
+        better[name] = list(table.index[table[name] - table[OURS] > error[name]])
     return better
 
 
-def _success_at(cost: np.ndarray, success: np.ndarray, level: float, steps: int = 100) -> float:
+def _success_at(cost: np.ndarray, success: np.ndarray, level: float) -> float:
     """The largest success that costs at most ``level``; NaN if all of the curve costs more.
 
     The curve is taken at growing strengths and is linear in between. A curve that ends before it
     costs as much counts with what it reached at less.
     """
     points = np.arange(len(cost))
-    at = np.linspace(0, len(cost) - 1, steps * (len(cost) - 1) + 1)
+    at = np.linspace(0, len(cost) - 1, 100 * (len(cost) - 1) + 1)
     cost = np.interp(at, points, np.asarray(cost, float))
     success = np.interp(at, points, np.asarray(success, float))
     affordable = cost <= level * (1 + 1e-9)

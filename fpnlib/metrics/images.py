@@ -16,17 +16,16 @@ def right_class_rate(judge: Judge, x: Tensor, y: Tensor) -> float:
     """Share, in [0, 1], of objects x (n, ...) that the judge takes for their classes y (n,).
 
     Raises:
-        ValueError: objects and labels of different lengths, no objects, or what the judge refuses.
+        ValueError: objects and labels of different lengths, a class that the judge does not know,
+            no objects, or what the judge refuses.
     """
-    y = _classes(y)
-    checks.same_length(x, y, ("x", "y"))
+    y = _classes(judge, x, y)
     return (judge.predict(x) == y).double().mean().item()
 
 
 def confusion(judge: Judge, x: Tensor, y: Tensor) -> Tensor:
     """Counts (K, K): row y, column what the judge sees. Raises as :func:`right_class_rate` does."""
-    y = _classes(y)
-    checks.same_length(x, y, ("x", "y"))
+    y = _classes(judge, x, y)
     counts = confusion_matrix(y, judge.predict(x), labels=range(judge.outputs))
     return torch.from_numpy(counts)
 
@@ -68,7 +67,7 @@ def diversity(features: Tensor, y: Tensor) -> float:
     Raises:
         ValueError: lengths that differ, no objects, or a class with fewer than two of them.
     """
-    y = _classes(y)
+    y = torch.as_tensor(y).cpu()
     checks.same_length(features, y, ("features", "y"))
     if not len(y):
         raise ValueError("there are no objects to judge")
@@ -82,8 +81,7 @@ def diversity(features: Tensor, y: Tensor) -> float:
     return torch.stack(distances).mean().item()
 
 
-def _classes(y: Tensor) -> Tensor:
-    y = torch.as_tensor(y).cpu()
-    if y.ndim != 1:
-        raise ValueError(f"y must hold class indices of shape (n,), got {tuple(y.shape)}")
-    return y
+def _classes(judge: Judge, x: Tensor, y: Tensor) -> Tensor:
+    """The classes (n,) of objects x (n, ...), on the CPU."""
+    checks.same_length(x, y, ("x", "y"))
+    return checks.labels(y, range(judge.outputs)).cpu()

@@ -13,9 +13,7 @@ from torch import Tensor
 from fpnlib import checks
 
 
-def embed(
-    real: Tensor, sampled: Tensor, seed: int = 0, neighbors: int = 15
-) -> tuple[np.ndarray, np.ndarray]:
+def embed(real: Tensor, sampled: Tensor, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
     """Embed both sets of latents (n, D) and (m, D) in one plane by UMAP (arXiv:1802.03426).
 
     Returns:
@@ -30,7 +28,7 @@ def embed(
     real = checks.latents(real, name="real")
     sampled = checks.latents(sampled, real.shape[1], "sampled").to(real)
     z = torch.cat([real, sampled]).float().cpu().numpy()
-    neighbors = min(neighbors, len(z) - 1)
+    neighbors = min(15, len(z) - 1)
     # scikit-learn finds the neighbours, because UMAP's own search takes 9 s to compile.
     distances, nearest = NearestNeighbors(n_neighbors=neighbors).fit(z).kneighbors(z)
     known = nearest, distances.astype(z.dtype), None
@@ -62,12 +60,12 @@ def two_sample_accuracy(real: Tensor, sampled: Tensor) -> float:
     return float((origin[nearest] == origin).mean())
 
 
-def class_separation(z: Tensor, y: Tensor, neighbors: int = 5) -> float:
-    """Share of a latent's nearest ``neighbors`` that have its class, averaged over z (n, D)."""
+def class_separation(z: Tensor, y: Tensor) -> float:
+    """Share of a latent's five nearest others that have its class, averaged over z (n, D)."""
     z = checks.latents(z)
     checks.same_length(z, y)
     classes = torch.as_tensor(y).cpu().numpy()
-    return float((classes[_nearest(z, neighbors)] == classes[:, None]).mean())
+    return float((classes[_nearest(z, 5)] == classes[:, None]).mean())
 
 
 def _nearest(z: Tensor, neighbors: int) -> np.ndarray:

@@ -39,7 +39,7 @@ def chamfer(a: Tensor, b: Tensor) -> Tensor:
     return distances
 
 
-def earth_movers(a: Tensor, b: Tensor) -> Tensor:
+def _earth_movers(a: Tensor, b: Tensor) -> Tensor:
     """Earth mover's distances (n, m) between clouds (n, p, 3) and (m, p, 3).
 
     The mean distance between matched points in the best matching. Exact, by scipy's assignment
@@ -64,7 +64,7 @@ def earth_movers(a: Tensor, b: Tensor) -> Tensor:
 
 DISTANCES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "chamfer": chamfer,
-    "earth mover's": earth_movers,
+    "earth mover's": _earth_movers,
 }
 SCORES = ("coverage", "mmd", "1-nna")
 
@@ -92,40 +92,31 @@ def compare(
         ValueError: an unknown distance, lengths that differ, a class out of range, fewer samples of
             a class than the reference has, or what the distance refuses.
     """
-    y, y_reference = (torch.as_tensor(labels).cpu() for labels in (y_samples, y_reference))
-    checks.same_length(samples, y, ("samples", "y_samples"))
+    checks.same_length(samples, y_samples, ("samples", "y_samples"))
     checks.same_length(reference, y_reference, ("reference", "y_reference"))
-    _check_classes(y, y_reference, classes)
+    y = checks.labels(y_samples, range(classes)).cpu()
+    y_reference = checks.labels(y_reference, range(classes)).cpu()
     needed = y_reference.bincount(minlength=classes)
+    missing = y.bincount(minlength=classes) < needed
+    if missing.any():
+        k = int(missing.nonzero()[0])
+        raise ValueError(
+            f"class {k} has {int((y == k).sum())} samples for {int(needed[k])} reference clouds; "
+            "as many are needed"
+        )
     taken = torch.cat([(y == k).nonzero()[: needed[k], 0] for k in range(classes)])
     samples, y = samples[taken.to(samples.device)], y[taken]
     across = _pairwise(samples, reference, distance)
     within = _pairwise(samples, None, distance)
     within_reference = _pairwise(reference, None, distance)
-    groups = [(torch.arange(len(y)), torch.arange(len(y_reference)))]
-    groups += [
-        ((y == k).nonzero()[:, 0], (y_reference == k).nonzero()[:, 0]) for k in range(classes)
-    ]
+    groups = [(y >= 0, y_reference >= 0)]
+    groups += [(y == k, y_reference == k) for k in range(classes)]
     scores: dict[str, list[float]] = {name: [] for name in SCORES}
     for s, r in groups:
         parts = across[s][:, r], within[s][:, s], within_reference[r][:, r]
         for name, value in zip(SCORES, _set_scores(*parts)):
             scores[name].append(value)
     return scores
-
-
-def _check_classes(y: Tensor, y_reference: Tensor, classes: int) -> None:
-    for labels in (y, y_reference):
-        if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < classes:
-            given = f"{int(labels.min())} to {int(labels.max())}"
-            raise ValueError(f"classes must lie between 0 and {classes - 1}, got {given}")
-    there, needed = y.bincount(minlength=classes), y_reference.bincount(minlength=classes)
-    if (there < needed).any():
-        k = int((there < needed).nonzero()[0])
-        raise ValueError(
-            f"class {k} has {int(there[k])} samples for {int(needed[k])} reference clouds; "
-            "as many are needed"
-        )
 
 
 def _pairwise(a: Tensor, b: Tensor | None, distance: str) -> Tensor:

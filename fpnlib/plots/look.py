@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -30,7 +29,7 @@ HALO = [effects.withStroke(linewidth=2.5, foreground="white")]
 
 @contextmanager
 def style() -> Iterator[None]:
-    """The look of every figure, as a context that puts matplotlib's settings back.
+    """The look of every figure, as a context or decorator that puts matplotlib's settings back.
 
     >>> with style():
     ...     size = mpl.rcParams["font.size"]
@@ -58,17 +57,6 @@ def style() -> Iterator[None]:
         yield
 
 
-def styled(draw: Callable[..., Figure]) -> Callable[..., Figure]:
-    """Make a function draw within :func:`style`."""
-
-    @functools.wraps(draw)
-    def in_style(*args: Any, **kwargs: Any) -> Figure:
-        with style():
-            return draw(*args, **kwargs)
-
-    return in_style
-
-
 def new_figure(
     width: float, height: float, rows: int = 1, columns: int = 1, **layout: Any
 ) -> tuple[Figure, np.ndarray]:
@@ -93,49 +81,27 @@ def key(**look: Any) -> Line2D:
 
 def as_array(values: Array) -> np.ndarray:
     """Numbers as a numpy array, also those of a tensor with a graph or on a GPU."""
-    return values.detach().cpu().numpy() if isinstance(values, torch.Tensor) else np.asarray(values)
+    return values.detach().cpu().numpy() if isinstance(values, torch.Tensor) else np.array(values)
 
 
-def checked(values: Array, name: str, *shape: int | str, finite: bool = True) -> np.ndarray:
+def checked(values: Array, name: str, *shape: int | str) -> np.ndarray:
     """``values`` as an array of ``shape``, in which a string is any length.
 
     Raises:
-        ValueError: another shape, no numbers, NaN, or infinite numbers if they must be ``finite``.
+        ValueError: another shape, no numbers, or NaN or infinite numbers.
+        TypeError: no real numbers.
     """
     array = as_array(values)
-    lengths = [got if isinstance(want, str) else want for want, got in zip(shape, array.shape)]
-    if len(shape) != array.ndim or lengths != list(array.shape):
-        expected = ", ".join(map(str, shape)) + ("," if len(shape) == 1 else "")
-        raise ValueError(f"{name} must have shape ({expected}), got {array.shape}")
+    checks.array(array, shape, name)
     if not array.size:
         raise ValueError(f"{name} must not be empty, got shape {array.shape}")
-    if np.isnan(array).any() or (finite and not np.isfinite(array).all()):
-        bad = int((~np.isfinite(array)).sum())
-        raise ValueError(
-            f"{name} has {bad:,} NaN or infinite entries of {array.size:,}; expected finite numbers"
-        )
-    return array
-
-
-def square(matrix: Array, name: str) -> np.ndarray:
-    """A square matrix, checked."""
-    array = checked(matrix, name, "K", "K")
-    if array.shape[0] != array.shape[1]:
-        raise ValueError(f"{name} must be square, got {array.shape}")
     return array
 
 
 def names_of(names: Sequence | None, count: int) -> list[str]:
     """``count`` names of classes; their indices if ``names`` is None."""
     if names is None:
-        return [str(k) for k in range(count)]
+        names = range(count)
     if len(names) != count:
         raise ValueError(f"class_names must name {count} classes, got {len(names)}")
     return [str(name) for name in names]
-
-
-def need_columns(table: Mapping[str, Any], *names: str) -> None:
-    """Raise ValueError if a table lacks one of these columns."""
-    for name in names:
-        if name not in table:
-            raise checks.unknown("column", name, table)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -14,7 +16,7 @@ from PIL import Image
 
 from fpnlib import checks
 from fpnlib.plots.clouds import render
-from fpnlib.plots.look import COLORS, EDGE, Array, as_array, checked, new_figure, styled
+from fpnlib.plots.look import COLORS, EDGE, Array, as_array, checked, new_figure, style
 
 SIZES = {"gray": 0.48, "color": 0.82, "cloud": 1.0}  # inches of a picture's height
 BESIDE = 0.75  # the share of it for panels side by side
@@ -23,7 +25,7 @@ SHARP = 200  # dots an inch, at least, of grey images, whose pixels are to be se
 NARROW = 0.7  # inches of a picture's width below which long labels are turned
 
 
-@styled
+@style()
 def grid(
     pictures: Array | Mapping[str, Array],
     row_labels: Sequence | Mapping[str, Sequence] | None = None,
@@ -33,9 +35,7 @@ def grid(
     columns: int = 10,
     row_title: str | None = None,
     framed: Iterable[tuple[int, int]] = (),
-    size: float | None = None,
     azimuth: float = 35.0,
-    elevation: float = 20.0,
 ) -> Figure:
     """Draw images, faces or point clouds in rows and columns.
 
@@ -50,9 +50,7 @@ def grid(
         columns: pictures to a row, if they come without rows.
         row_title: what the row labels are, e.g. "requested class".
         framed: (row, column) of pictures to frame, e.g. the edit that keeps the class.
-        size: inches of a picture's height; None: as its kind needs.
         azimuth: degrees by which clouds are turned about their upright axes.
-        elevation: degrees by which the viewer stands above them.
 
     Raises:
         ValueError: pictures of another shape, out of range or with NaN; labels of another number.
@@ -66,8 +64,8 @@ def grid(
     drawn = []
     for objects in panels.values():
         rows, kind = _rows(objects, columns)
-        inches = size or SIZES[kind] * (BESIDE if several else 1)
-        drawn.append(_drawn(rows, kind, inches, azimuth, elevation))
+        inches = SIZES[kind] * (BESIDE if several else 1)
+        drawn.append(_drawn(rows, kind, inches, azimuth))
     figure, axes = new_figure(1, 1, 1, len(panels))
     figure.set_layout_engine("none")  # every dot of a picture is to be a dot of the figure
     figure.set_dpi(drawn[0].dpi)
@@ -94,7 +92,8 @@ class _Panel:
     gap: int
     dpi: float
 
-    def corner(self, i: int, j: int) -> tuple[int, int]:
+    def corner(self, i: Any, j: Any) -> tuple[Any, Any]:
+        """Top and left of a picture, or of several."""
         return i * (self.cell[0] + self.gap), j * (self.cell[1] + self.gap)
 
     def frame(self, i: int, j: int) -> Rectangle:
@@ -105,32 +104,20 @@ class _Panel:
 
 def _rows(objects: Array, columns: int) -> tuple[list[np.ndarray], str]:
     """Rows of images (n, channels, h, w) or of clouds (n, points, 3), and their kind."""
-    if isinstance(objects, list | tuple):
-        rows = [as_array(row) for row in objects]
-    else:
-        array = as_array(objects)
-        rows = list(array)
-        if array.ndim == (3 if array.shape[-1] == 3 else 4):
-            step = checks.positive("columns", columns)
-            rows = [array[start : start + step] for start in range(0, len(array), step)]
+    rows = [as_array(row) for row in objects]
+    if not isinstance(objects, list | tuple) and _kind(as_array(objects)):
+        whole, step = as_array(objects), checks.positive("columns", columns)
+        rows = [whole[start : start + step] for start in range(0, len(whole), step)]
     filled = [row for row in rows if len(row)]
     if not filled:
         raise ValueError("pictures must have a picture in some row, got none")
-    first = filled[0]
-    if first.ndim == 3 and first.shape[-1] == 3:
-        shape, kind = ("n", "points", 3), "cloud"
-    elif first.ndim == 4 and first.shape[1] in (1, 3):
-        shape, kind = ("n", *first.shape[1:]), "gray" if first.shape[1] == 1 else "color"
-    else:
-        given = (
-            f"rows of shape {first.shape}"
-            if isinstance(objects, list | tuple)
-            else f"shape {array.shape}"
-        )
+    kind = _kind(filled[0])
+    if kind is None:
         raise ValueError(
             "pictures must be images (channels, h, w) with 1 or 3 channels or clouds (points, 3) "
-            f"in rows, got {given}"
+            f"in rows, got rows of shape {filled[0].shape}"
         )
+    shape = ("n", "points", 3) if kind == "cloud" else ("n", *filled[0].shape[1:])
     for row in filled:
         checked(row, "pictures", *shape)
         if kind != "cloud" and (row.min() < -1e-3 or row.max() > 1 + 1e-3):
@@ -139,9 +126,16 @@ def _rows(objects: Array, columns: int) -> tuple[list[np.ndarray], str]:
     return rows, kind
 
 
-def _drawn(
-    rows: list[np.ndarray], kind: str, inches: float, azimuth: float, elevation: float
-) -> _Panel:
+def _kind(pictures: np.ndarray) -> str | None:
+    """What pictures (n, ...) are: "gray", "color" or "cloud"; None: they are in rows."""
+    if pictures.ndim == 3 and pictures.shape[-1] == 3:
+        return "cloud"
+    if pictures.ndim == 4 and pictures.shape[-1] != 3:
+        return {1: "gray", 3: "color"}.get(pictures.shape[1])
+    return None
+
+
+def _drawn(rows: list[np.ndarray], kind: str, inches: float, azimuth: float) -> _Panel:
     """All pictures on one canvas."""
     first = next(row[0] for row in rows if len(row))
     dpi, dots, paper = float(DPI), round(DPI * inches), 1.0
@@ -150,13 +144,11 @@ def _drawn(
         height = first.shape[1]
         times = math.ceil(SHARP * inches / height) if height <= 64 else 1
         dpi, gap, paper = times * height / inches, times * max(1, round(height / 28)), 0.85
-        draw = lambda image: _enlarged(image, times)  # noqa: E731
+        draw = partial(_enlarged, times=times)
     elif kind == "color":
-        gap = round(dots / 10)
-        draw = lambda image: _resized(image, dots)  # noqa: E731
+        gap, draw = round(dots / 10), partial(_resized, height=dots)
     else:
-        gap = 0
-        draw = lambda cloud: render(cloud, azimuth=azimuth, elevation=elevation, size=dots)  # noqa: E731
+        gap, draw = 0, partial(render, azimuth=azimuth, size=dots)
     height, width = draw(first).shape[:2]
     columns = max(map(len, rows))
     shape = len(rows) * (height + gap) - gap, columns * (width + gap) - gap
@@ -197,12 +189,11 @@ def _label(
     ax.xaxis.tick_top()
     ax.tick_params(length=0)
     ax.spines[:].set_visible(False)
-    rows = [str(label) for label in row_labels or []]
-    ax.set_yticks([panel.corner(i, 0)[0] + (height - 1) / 2 for i in range(len(rows))], rows)
-    words = [str(label) for label in column_labels or []]
+    rows, words = list(map(str, row_labels or [])), list(map(str, column_labels or []))
     narrow = width / panel.dpi < NARROW
-    places = [panel.corner(0, j)[1] + (width - 1) / 2 for j in range(len(words))]
-    ax.set_xticks(places, words if narrow else [_wrapped(word) for word in words])
+    down, across = panel.corner(np.arange(len(rows)), np.arange(len(words)))
+    ax.set_yticks(down + (height - 1) / 2, rows)
+    ax.set_xticks(across + (width - 1) / 2, words if narrow else list(map(_wrapped, words)))
     for text in ax.get_xticklabels():
         if narrow and len(text.get_text()) > 4:
             text.set(rotation=40, ha="left", rotation_mode="anchor")
@@ -218,14 +209,14 @@ def _place(figure: Figure, axes: list[Axes], panels: list[_Panel]) -> None:
         inner, outer = ax.get_window_extent(), ax.get_tightbbox()
         assert outer is not None  # the axes are visible
         sides = inner.x0 - outer.x0, outer.x1 - inner.x1, outer.y1 - inner.y1, inner.y0 - outer.y0
-        boxes.append([math.ceil(max(side, 0)) for side in sides])
+        boxes.append(np.ceil(np.maximum(sides, 0)).astype(int))
     edge = math.ceil(EDGE * dpi)
     left, x = edge, []
     for panel, (before, after, _, _) in zip(panels, boxes):
         x.append(left + before)
         left += before + panel.canvas.shape[1] + after + 3 * edge
     width = left - 2 * edge
-    above, below = (max(box[k] for box in boxes) + edge for k in (2, 3))
+    above, below = np.max(boxes, axis=0)[2:] + edge
     height = above + max(panel.canvas.shape[0] for panel in panels) + below
     figure.set_size_inches(width / dpi, height / dpi)
     for ax, panel, start in zip(axes, panels, x):

@@ -23,14 +23,13 @@ from fpnlib.plots.look import (
     key,
     names_of,
     new_figure,
-    square,
-    styled,
+    style,
 )
 
 SHORT = 2  # characters of a name that hides few of the points that it is written on
 
 
-@styled
+@style()
 def embedding(
     panels: Mapping[str, tuple[Array, Array]],
     class_names: Sequence | None = None,
@@ -50,14 +49,14 @@ def embedding(
         numbered: write each class's name among its points, a longer one above most of them.
         ticks: show the axes' numbers, which have no meaning in UMAP.
     """
-    panels = {title: _labelled(*panel) for title, panel in panels.items()}
-    classes = 1 + max(int(labels.max()) for _, labels in panels.values())
-    names = names_of(class_names, max(classes, len(class_names or ())))
-    present = np.unique(np.concatenate([labels for _, labels in panels.values()])).tolist()
-    colors = {k: COLORS[i % len(COLORS)] for i, k in enumerate(present)}
+    halves = [_labelled(*panel) for panel in panels.values()]
+    all_points, all_labels = map(np.concatenate, zip(*halves))
+    present = np.unique(all_labels).tolist()
+    names = names_of(class_names, max(1 + present[-1], len(class_names or ())))
+    colors = dict(zip(present, itertools.cycle(COLORS)))
     fig, axes = new_figure(3.1 * len(panels) + 0.9, 3.2, 1, len(panels), sharex=True, sharey=True)
-    reach = np.ptp(np.concatenate([points for points, _ in panels.values()]), axis=0)
-    for ax, (title, (points, labels)) in zip(axes[0], panels.items()):
+    reach = np.ptp(all_points, axis=0)
+    for ax, title, (points, labels) in zip(axes[0], panels, halves):
         # A fixed shuffle keeps the class that is drawn last from hiding the others.
         order = np.random.default_rng(0).permutation(len(points))
         shades = np.array([colors[k] for k in labels])
@@ -80,9 +79,10 @@ def _write_names(
     ax: Axes, points: np.ndarray, labels: np.ndarray, names: Sequence[str], inch: np.ndarray
 ) -> None:
     """Write each class's name among its points; ``inch`` (2,) is an inch in their units."""
-    present = np.unique(labels)
-    places = [_place(points[labels == k], names[k], inch) for k in present]
-    words = [names[k] for k in present]
+    words, places = [], []
+    for k in np.unique(labels):
+        words.append(names[k])
+        places.append(_place(points[labels == k], names[k], inch))
     look: dict[str, Any] = {"ha": "center", "va": "center", "fontweight": "bold", "color": INK}
     for word, place in zip(words, _apart(places, words, inch)):
         size = 10 if len(word) <= SHORT else 8
@@ -102,7 +102,7 @@ def _apart(
     places: Sequence[np.ndarray], words: Sequence[str], inch: np.ndarray
 ) -> list[np.ndarray]:
     """Places (2,) of words, moved up and down until none covers another."""
-    places = [np.array(place, dtype=float) for place in places]
+    places = list(np.array(places, dtype=float))
     for _ in range(100):
         moved = False
         for (a, one), (b, other) in itertools.combinations(zip(places, words), 2):
@@ -116,14 +116,12 @@ def _apart(
     return places
 
 
-@styled
+@style()
 def densities(
     panels: Mapping[str, Array],
     extent: tuple[float, float, float, float],
     *,
     samples: Mapping[str, Array] | None = None,
-    axis_labels: tuple[str, str] = ("$x_1$", "$x_2$"),
-    columns: int = 4,
 ) -> Figure:
     """Densities in the plane as heat maps on one colour scale, samples on top.
 
@@ -132,20 +130,13 @@ def densities(
             coordinate, from low to high.
         extent: (left, right, bottom, top) of the lattice.
         samples: title → points (n, 2) drawn in that panel.
-        axis_labels: of both axes.
-        columns: panels to a row.
     """
-    values = {}
-    for title, density in panels.items():
-        values[title] = checked(density, f"density '{title}'", "m", "k")
-    samples = {
-        title: checked(points, f"samples '{title}'", "n", 2)
-        for title, points in (samples or {}).items()
-    }
-    for title in samples:
+    values = _all_checked(panels, "density", "m", "k")
+    points = _all_checked(samples or {}, "samples", "n", 2)
+    for title in points:
         if title not in values:
             raise checks.unknown("panel", title, values)
-    columns = min(columns, len(values))
+    columns = min(4, len(values))
     bands = math.ceil(len(values) / columns)
     fig, axes = new_figure(
         2.3 * columns + 0.9, 2.3 * bands + 0.5, bands, columns, sharex=True, sharey=True
@@ -155,20 +146,20 @@ def densities(
         shown = ax.imshow(
             density, extent=extent, origin="lower", cmap="cividis", vmin=0, vmax=top, aspect="equal"
         )
-        if title in samples:
-            ax.scatter(*samples[title].T, s=5, color="white", edgecolors=INK, linewidths=0.3)
+        if title in points:
+            ax.scatter(*points[title].T, s=5, color="white", edgecolors=INK, linewidths=0.3)
         ax.set(title=title, xlim=extent[:2], ylim=extent[2:])
     for ax in axes.flat[len(values) :]:
         ax.set_visible(False)
     for ax in axes[-1]:
-        ax.set_xlabel(axis_labels[0])
+        ax.set_xlabel("$x_1$")
     for ax in axes[:, 0]:
-        ax.set_ylabel(axis_labels[1])
+        ax.set_ylabel("$x_2$")
     fig.colorbar(shown, ax=axes, label="density", shrink=0.85, pad=0.02).outline.set_visible(False)
     return fig
 
 
-@styled
+@style()
 def change_of_variables(
     u: Array,
     x: Array,
@@ -198,14 +189,9 @@ def change_of_variables(
     images = np.interp(ends, u, x)
     mass_u, mass_x = np.interp(ends, u, density_u), np.interp(images, x, density_x)
     middle.plot(u, x, color=INK)
-    for end, image in ((ends[0], images[0]), (ends[-1], images[-1])):
-        middle.plot(
-            [end, end, u.min()],
-            [x.min(), image, image],
-            color=COLORS[1],
-            linewidth=0.8,
-            linestyle=(0, (3, 2)),
-        )
+    dashed: dict[str, Any] = {"color": COLORS[1], "linewidth": 0.8, "linestyle": (0, (3, 2))}
+    for k in (0, -1):
+        middle.plot([ends[k], ends[k], u.min()], [x.min(), images[k], images[k]], **dashed)
     below.plot(u, density_u, color=COLORS[0])
     below.fill_between(ends, mass_u, color=COLORS[1], alpha=0.5, linewidth=0)
     left.plot(density_x, x, color=COLORS[2])
@@ -218,89 +204,71 @@ def change_of_variables(
     middle.tick_params(labelleft=False, labelbottom=False)
     masses = np.trapezoid(mass_u, ends), np.trapezoid(mass_x, images)
     text = f"shaded mass\nof $u$: {masses[0]:.4f}\nof $x$: {masses[1]:.4f}"
-    axes[1, 0].text(
-        0.5, 0.5, text, ha="center", va="center", transform=axes[1, 0].transAxes, linespacing=1.6
-    )
+    look: dict[str, Any] = {"ha": "center", "va": "center", "linespacing": 1.6}
+    axes[1, 0].text(0.5, 0.5, text, transform=axes[1, 0].transAxes, **look)
     return fig
 
 
-@styled
-def deformations(
-    panels: Mapping[str, Array],
-    *,
-    stride: int = 1,
-    axis_labels: tuple[str, str] = ("first coordinate", "second coordinate"),
-) -> Figure:
+@style()
+def deformations(panels: Mapping[str, Array], *, stride: int = 1) -> Figure:
     """What a transformation does to a square lattice of the plane (equations 4, 11 and 12).
 
     Args:
         panels: title → where the lattice's points are (rows, columns, 2), a panel for each step.
         stride: draw every so many lines of the lattice; more points than lines make smooth curves.
-        axis_labels: of both axes.
     """
-    panels = {
-        title: checked(points, f"points of '{title}'", "rows", "columns", 2)
-        for title, points in panels.items()
-    }
-    corners = np.concatenate([points.reshape(-1, 2) for points in panels.values()])
-    low, high = corners.min(0), corners.max(0)
+    lattices = _all_checked(panels, "points of", "rows", "columns", 2)
+    everywhere = np.concatenate([points.reshape(-1, 2) for points in lattices.values()])
+    low, high = everywhere.min(0), everywhere.max(0)
     (left, below), (right, above) = low - 0.04 * (high - low), high + 0.04 * (high - low)
     shape = np.clip((above - below) / (right - left), 0.4, 2)
     fig, axes = new_figure(2.4 * len(panels) + 0.3, 2.2 * shape + 0.8, 1, len(panels))
-    for ax, (title, points) in zip(axes[0], panels.items()):
-        for lines, color in (
-            (points[::stride], COLORS[0]),
-            (points.transpose(1, 0, 2)[::stride], COLORS[1]),
-        ):
-            ax.add_collection(LineCollection(list(lines), colors=[color], linewidths=0.8))
-        ax.set(
-            title=title,
-            xlabel=axis_labels[0],
-            aspect="equal",
-            xlim=(left, right),
-            ylim=(below, above),
-        )
+    for ax, (title, points) in zip(axes[0], lattices.items()):
+        for lines, color in zip((points, points.transpose(1, 0, 2)), COLORS):
+            curves = LineCollection(list(lines[::stride]), colors=[color], linewidths=0.8)
+            ax.add_collection(curves)
+        ax.set(title=title, xlabel="first coordinate", aspect="equal")
+        ax.set(xlim=(left, right), ylim=(below, above))
         ax.label_outer()
-    axes[0, 0].set_ylabel(axis_labels[1])
+    axes[0, 0].set_ylabel("second coordinate")
     return fig
 
 
-@styled
-def jacobians(panels: Mapping[str, Array], *, row: str = "u", column: str = "x") -> Figure:
-    """Jacobians ∂row/∂column as heat maps, exact zeros hatched (equations 10 and 13).
+@style()
+def jacobians(panels: Mapping[str, Array]) -> Figure:
+    """Jacobians ∂u/∂x as heat maps, exact zeros hatched (equations 10 and 13).
 
     Args:
-        panels: title → (D, D), entry (i, j) = ∂row_i/∂column_j.
-        row: the variable's name in the axis labels.
-        column: the other's.
+        panels: title → (D, D), entry (i, j) = ∂u_i/∂x_j.
     """
-    panels = {title: square(matrix, f"Jacobian '{title}'") for title, matrix in panels.items()}
+    matrices = _all_checked(panels, "Jacobian", "D", "D")
     fig, axes = new_figure(2.5 * len(panels) + 0.6, 2.7, 1, len(panels))
-    top = max(np.abs(matrix).max() for matrix in panels.values())
+    top = max(np.abs(matrix).max() for matrix in matrices.values())
     # The scale is linear below this number, logarithmic above.
     linear = 10.0 ** round(math.log10(top or 1) - 1.5)
     norm = mpl.colors.SymLogNorm(linthresh=linear, vmin=-top or -1, vmax=top or 1)
-    for ax, (title, matrix) in zip(axes[0], panels.items()):
+    for ax, (title, matrix) in zip(axes[0], matrices.items()):
         ax.patch.set(facecolor="0.93", edgecolor="0.72", hatch="////", linewidth=0)
         shown = ax.imshow(np.ma.masked_equal(matrix, 0), cmap="PuOr", norm=norm)
-        size = len(matrix)
-        ticks = range(0, size, max(1, size // 8))
-        ax.set_xticks(ticks, [i + 1 for i in ticks])
-        ax.set_yticks(ticks, [i + 1 for i in ticks])
-        ax.set(title=title, xlabel=f"$j$ (of ${column}_j$)", ylabel=f"$i$ (of ${row}_i$)")
+        ticks = np.arange(0, len(matrix), max(1, len(matrix) // 8))
+        ax.set_xticks(ticks, ticks + 1)
+        ax.set_yticks(ticks, ticks + 1)
+        ax.set(title=title, xlabel="$j$ (of $x_j$)", ylabel="$i$ (of $u_i$)")
         ax.spines[:].set_visible(True)
-    bar = fig.colorbar(
-        shown,
-        ax=axes,
-        label=rf"$\partial {row}_i / \partial {column}_j$ (hatched: exactly 0)",
-        shrink=0.85,
-        pad=0.02,
-    )
+    meaning = r"$\partial u_i / \partial x_j$ (hatched: exactly 0)"
+    bar = fig.colorbar(shown, ax=axes, label=meaning, shrink=0.85, pad=0.02)
     bar.outline.set_visible(False)
     bar.minorticks_off()
-    bar.set_ticks([step * linear for step in (-10, -1, 0, 1, 10)])
-    bar.ax.set_yticklabels([f"{step * linear:g}" for step in (-10, -1, 0, 1, 10)])
+    steps = linear * np.array([-10, -1, 0, 1, 10])
+    bar.set_ticks(steps.tolist(), labels=[f"{step:g}" for step in steps])
     return fig
+
+
+def _all_checked(
+    panels: Mapping[str, Array], kind: str, *shape: int | str
+) -> dict[str, np.ndarray]:
+    """The panels' arrays, checked."""
+    return {title: checked(values, f"{kind} '{title}'", *shape) for title, values in panels.items()}
 
 
 def _labelled(points: Array, labels: Array) -> tuple[np.ndarray, np.ndarray]:

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch, Patch, Polygon
 
 from fpnlib import checks
-from fpnlib.plots.look import INK, MUTED, new_figure, styled
+from fpnlib.plots.look import INK, MUTED, new_figure, style
 
 # Okabe and Ito's green, yellow and vermillion, paled; the outline says the same without colour.
 KINDS: dict[str, dict[str, Any]] = {
@@ -122,7 +122,7 @@ SCHEMAS = {
 }
 
 
-@styled
+@style()
 def schema(name: str) -> Figure:
     """Draw one of the paper's diagrams anew.
 

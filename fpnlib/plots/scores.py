@@ -22,23 +22,21 @@ from fpnlib.plots.look import (
     MARKERS,
     MUTED,
     Array,
+    as_array,
     checked,
     key,
     names_of,
     new_figure,
-    square,
-    styled,
+    style,
 )
 
 HATCHES = ("", "////", "....", "xxxx")
 
 
-@styled
+@style()
 def training_curves(
     histories: Mapping[str, Sequence[Mapping]],
     ylabel: str | Mapping[str, str],
-    *,
-    title: str | None = None,
 ) -> Figure:
     """Training (dashed) and validation (solid) loss against the epoch, the best epoch marked.
 
@@ -46,7 +44,6 @@ def training_curves(
         histories: name → rows with "epoch", "train" and "validation", as
             ``training.History.epochs`` has them.
         ylabel: the loss and its unit. A mapping name → label draws each history in its own panel.
-        title: of the figure.
 
     >>> history = [{"epoch": 1, "train": 2.0, "validation": 2.5}]
     >>> training_curves({"C-MAF": history}, "nats").axes[0].get_xlabel()
@@ -54,9 +51,9 @@ def training_curves(
     """
     if not histories:
         raise ValueError("histories must hold at least one training history, got none")
-    labels = dict.fromkeys(histories, ylabel) if isinstance(ylabel, str) else dict(ylabel)
     apart = not isinstance(ylabel, str)
-    fig, panels = _curve_panels(len(histories)) if apart else _curve_panels(0)
+    labels = dict.fromkeys(histories, ylabel) if isinstance(ylabel, str) else ylabel
+    fig, panels = _curve_panels(len(histories) if apart else 0)
     for i, (name, rows) in enumerate(histories.items()):
         color, marker = COLORS[i % len(COLORS)], MARKERS[i % len(MARKERS)]
         ax = panels[i if apart else 0]
@@ -65,15 +62,10 @@ def training_curves(
         text = f"best: {validation[best]:.4g} (epoch {epoch[best]:g})"
         ax.plot(epoch, train, color=color, linestyle=DASHED, linewidth=1)
         ax.plot(epoch, validation, color=color)
-        ax.plot(
-            epoch[best],
-            validation[best],
-            color=color,
-            marker=marker,
-            markeredgecolor=INK,
-            label=text if apart else f"{name}, {text}",
-        )
-        ax.set(xlabel="epoch", ylabel=labels[name], title=name if apart else title or "")
+        look = {"color": color, "marker": marker, "markeredgecolor": INK}
+        label = text if apart else f"{name}, {text}"
+        ax.plot(epoch[best], validation[best], label=label, **look)
+        ax.set(xlabel="epoch", ylabel=labels[name], title=name if apart else "")
     for ax in panels:
         ax.xaxis.set_major_locator(MaxNLocator(integer=True))
         _clip_top(ax)
@@ -82,12 +74,10 @@ def training_curves(
             key(color=MUTED, linestyle="-", label="validation"),
         ]
         ax.legend(handles=kinds + ax.get_legend_handles_labels()[0])
-    if apart and title:
-        fig.suptitle(title)
     return fig
 
 
-@styled
+@style()
 def latent_spread(mean: Array, std: Array) -> Figure:
     """Split each latent dimension's variance into that of the means and that of the posteriors.
 
@@ -112,7 +102,7 @@ def latent_spread(mean: Array, std: Array) -> Figure:
     return fig
 
 
-@styled
+@style()
 def confusion(
     matrix: Array,
     class_names: Sequence | None = None,
@@ -156,14 +146,13 @@ def confusion(
     return fig
 
 
-@styled
+@style()
 def confusions(
     matrices: Mapping[str, Array],
     class_names: Sequence | None = None,
     *,
     first: Sequence[tuple[int, int]] = (),
     top: int = 8,
-    title: str | None = None,
 ) -> Figure:
     """The most frequent confusions, in percent of the true or requested class, one bar a model.
 
@@ -172,7 +161,6 @@ def confusions(
         class_names: K names; None: the indices.
         first: pairs (class, taken for) to show first, however rare, marked with a star.
         top: how many pairs to show; the others are ordered by their sum over the models.
-        title: of the figure.
     """
     rates = {name: _rates(matrix) for name, matrix in matrices.items()}
     classes = len(next(iter(rates.values())))
@@ -190,7 +178,7 @@ def confusions(
     ax = axes[0, 0]
     look = {"palette": COLORS[: len(rates)], "errorbar": None, "saturation": 1}
     sns.barplot(table, y="pair", x="percent", hue="model", ax=ax, **look)
-    ax.set(xlabel="% of the first class taken for the second", ylabel="", title=title or "")
+    ax.set(xlabel="% of the first class taken for the second", ylabel="")
     handles, labels = ax.get_legend_handles_labels()
     for i, bars in enumerate(ax.containers):
         for bar in (*bars, handles[i]):
@@ -200,14 +188,13 @@ def confusions(
     return fig
 
 
-@styled
+@style()
 def posteriors(
     images: Array,
     log_posterior: Array,
     class_names: Sequence | None = None,
     *,
     labels: Array | None = None,
-    columns: int = 5,
 ) -> Figure:
     """Images with their class posteriors p(y | z) beneath (eq. 15); the most probable is darker.
 
@@ -216,16 +203,15 @@ def posteriors(
         log_posterior: natural logarithms (n, K); each row's exponentials sum to one.
         class_names: K names; None: the indices.
         labels: true class indices (n,), which are marked with a triangle.
-        columns: images to a row.
     """
     images = checked(images, "images", "n", "channels", "h", "w")
-    probabilities = np.exp(checked(log_posterior, "log_posterior", len(images), "K", finite=False))
+    probabilities = checked(np.exp(as_array(log_posterior)), "log_posterior", len(images), "K")
     if not np.allclose(probabilities.sum(1), 1, atol=1e-3):
         raise ValueError("log_posterior's rows must be logarithms of probabilities that sum to 1")
     n, classes = probabilities.shape
     names = names_of(class_names, classes)
     true = None if labels is None else checked(labels, "labels", n).astype(int)
-    columns = min(columns, n)
+    columns = min(5, n)
     bands = math.ceil(n / columns)
     heights = [1.3, 1] * bands
     fig, axes = new_figure(1.45 * columns, 2.3 * bands, 2 * bands, columns, height_ratios=heights)
@@ -252,9 +238,8 @@ def posteriors(
 
 def _posterior_bars(ax: Axes, probabilities: np.ndarray, names: list[str]) -> None:
     classes = len(names)
-    best = int(probabilities.argmax())
-    shades = [COLORS[0] if k == best else "0.75" for k in range(classes)]
-    ax.bar(range(classes), probabilities, color=shades, width=0.8)
+    bars = ax.bar(range(classes), probabilities, color="0.75", width=0.8)
+    bars[int(probabilities.argmax())].set_facecolor(COLORS[0])
     ax.set(ylim=(0, 1.12), yticks=[0, 1], xlim=(-0.6, classes - 0.4))
     turned = 0 if max(map(len, names)) < 3 else 90
     ax.set_xticks(range(classes), names, rotation=turned, fontsize=7)
@@ -281,18 +266,13 @@ def _curve_panels(count: int) -> tuple[Figure, list[Axes]]:
 
 def _losses(name: str, rows: Sequence[Mapping]) -> list[np.ndarray]:
     """The columns epoch, train and validation of a history."""
-    columns = ("epoch", "train", "validation")
-    missing = [column for column in columns if rows and column not in rows[0]]
-    if not rows or missing:
-        lack = f"it lacks {', '.join(missing)}" if rows else "it is empty"
+    table, columns = pd.DataFrame(list(rows)), ("epoch", "train", "validation")
+    missing = ", ".join(column for column in columns if column not in table)
+    if missing:
         raise ValueError(
-            f"history '{name}' must have rows with epoch, train and validation; {lack}"
+            f"history '{name}' must have rows with epoch, train and validation; it lacks {missing}"
         )
-    losses = []
-    for column in columns:
-        values = [row[column] for row in rows]
-        losses.append(checked(values, f"history '{name}', {column},", "n"))
-    return losses
+    return [checked(table[column], f"history '{name}', {column},", "n") for column in columns]
 
 
 def _clip_top(ax: Axes) -> None:
@@ -305,7 +285,7 @@ def _clip_top(ax: Axes) -> None:
 
 def _rates(matrix: Array) -> np.ndarray:
     """A confusion matrix as shares of its rows."""
-    counts = square(matrix, "the confusion matrix").astype(float)
+    counts = checked(matrix, "the confusion matrix", "K", "K").astype(float)
     sizes = counts.sum(1, keepdims=True)
     empty = np.flatnonzero(sizes == 0)
     if len(empty):

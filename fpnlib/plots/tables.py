@@ -11,6 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, LogLocator
 
+from fpnlib import checks
 from fpnlib.plots.look import (
     COLORS,
     DASHED,
@@ -20,9 +21,8 @@ from fpnlib.plots.look import (
     MUTED,
     checked,
     key,
-    need_columns,
     new_figure,
-    styled,
+    style,
 )
 
 RUN: dict[str, Any] = {"marker": "o", "color": COLORS[0], "alpha": 0.6, "markeredgewidth": 0}
@@ -34,29 +34,21 @@ PAPER: dict[str, Any] = {
 }
 
 
-@styled
-def accuracies(
-    table: pd.DataFrame,
-    *,
-    label: str = "model",
-    xlabel: str = "test accuracy",
-    title: str | None = None,
-) -> Figure:
+@style()
+def accuracies(table: pd.DataFrame) -> Figure:
     """Scores of each model as dots on a line, with their values: Tables 1 and 2 at a glance.
 
     Args:
-        table: one row a model, in the order drawn. Every numeric column ("paper", "ours", …) is a
-            series of dots, white for the paper's. NaN: not reported, no dot.
-        label: the column that names the model.
-        xlabel: what the scores are.
-        title: of the figure.
+        table: one row a model, in the order drawn, with its name in "model". Every numeric column
+            ("paper", "ours", …) is a series of dots, white for the paper's. NaN: not reported, no
+            dot.
 
     >>> table = pd.DataFrame({"model": ["SVM", "FPN"], "paper": [0.96, 0.97], "ours": [0.95, 0.96]})
     >>> len(accuracies(table).axes[0].lines)
     2
     """
-    need_columns(table, label)
-    series = list(table.drop(columns=label).select_dtypes("number").columns)
+    _need_columns(table, "model")
+    series = list(table.drop(columns="model").select_dtypes("number").columns)
     if not series:
         raise ValueError("the table needs at least one numeric column of scores, got none")
     papers = [column for column in series if column.startswith("paper")]
@@ -75,56 +67,51 @@ def accuracies(
         _write_beside(ax, len(table) - 0.5, column, offset, fontweight="bold")
         for row, value in zip(rows, values):
             _write_beside(ax, row, f"{value:.4f}" if np.isfinite(value) else "–", offset)
-    ax.set_yticks(rows, table[label])
-    ax.set(xlabel=xlabel, title=title or "", ylim=(-0.6, len(table) - 0.3))
+    ax.set_yticks(rows, table["model"])
+    ax.set(xlabel="test accuracy", ylim=(-0.6, len(table) - 0.3))
     ax.tick_params(axis="y", length=0)
     ax.spines["left"].set_visible(False)
     fig.legend(loc="outside lower center", ncols=len(series))
     return fig
 
 
-@styled
+@style()
 def attribute_scores(
-    table: pd.DataFrame,
-    panels: Mapping[str, str],
-    *,
-    hue: str = "editor",
-    label: str = "attribute",
-    floor: str | None = None,
+    table: pd.DataFrame, panels: Mapping[str, str], *, floor: str | None = None
 ) -> Figure:
     """Scores per attribute, a panel for each score and a marker for each editor.
 
     A panel begins at zero if a score is below a half, else a little below the lowest.
 
     Args:
-        table: a row for each editor and attribute.
+        table: a row for each "editor" and "attribute".
         panels: column of scores in [0, 1] → its axis label.
-        hue: the column that names the editor.
-        label: the column that names the attribute.
         floor: an editor to compare others with, drawn in grey unless it is left of a panel.
 
     Raises:
         ValueError: a missing column, or an empty table.
     """
-    need_columns(table, hue, label, *panels)
+    _need_columns(table, "editor", "attribute", *panels)
     if table.empty:
         raise ValueError("table must have rows, got none")
-    place = {name: k for k, name in enumerate(dict.fromkeys(table[label]))}
-    size = 3.4 * len(panels) + 1.2, 0.19 * len(place) + 0.9
+    places, names = pd.factorize(table["attribute"])
+    table = table.assign(place=places)
+    size = 3.4 * len(panels) + 1.2, 0.19 * len(names) + 0.9
     fig, axes = new_figure(*size, 1, len(panels), sharey=True)
-    floors, others = table[table[hue] == floor], table[table[hue] != floor]
+    is_floor = table["editor"] == floor
+    floors, others = table[is_floor], table[~is_floor]
     for ax, (column, title) in zip(axes[0], panels.items()):
         lowest, highest = others[column].min(), others[column].max()
         low = np.floor(10 * lowest - 0.5) / 10 if lowest > 0.5 else 0.0
         high = 1.0 if highest > 0.5 else max(1.05 * highest, 0.01)
-        for k, (editor, rows) in enumerate(others.groupby(hue, sort=False)):
-            at = rows[label].map(place) + 0.16 * (k - 1)
+        for k, (editor, rows) in enumerate(others.groupby("editor", sort=False)):
+            at = rows["place"] + 0.16 * (k - 1)
             look = {"color": COLORS[k], "markersize": 4.5, "clip_on": False}
             ax.plot(rows[column], at, MARKERS[k], label=editor, **look)
         if (floors[column] > low).any():
-            ax.plot(floors[column], floors[label].map(place), "|", color=MUTED, label=floor)
-        ax.set(xlabel=title, ylim=(len(place) - 0.4, -0.6), xlim=(low, high))
-        ax.set_yticks(range(len(place)), [name.replace("_", " ") for name in place])
+            ax.plot(floors[column], floors["place"], "|", color=MUTED, label=floor)
+        ax.set(xlabel=title, ylim=(len(names) - 0.4, -0.6), xlim=(low, high))
+        ax.set_yticks(range(len(names)), names.str.replace("_", " "))
         ax.grid(axis="y", color=FAINT)
         ax.tick_params(axis="y", length=0)
     axes[0, 0].spines["left"].set_color(MUTED)
@@ -133,53 +120,40 @@ def attribute_scores(
     return fig
 
 
-@styled
-def costs(
-    table: pd.DataFrame,
-    *,
-    x: str = "D",
-    y: str = "seconds",
-    hue: str = "implementation",
-    panel: str = "flow",
-    ylabel: str | None = None,
-    reference: str | None = None,
-) -> Figure:
+@style()
+def costs(table: pd.DataFrame, *, ylabel: str = "seconds", reference: str | None = None) -> Figure:
     """Time against dimension on logarithmic axes: a panel a flow, a line an implementation.
 
     Args:
-        table: one measurement a row.
-        x: the column of dimensions.
-        y: the column of seconds.
-        hue: the column that names the implementation.
-        panel: the column that names the flow; it may be missing.
-        ylabel: what was timed; None: the name ``y``.
-        reference: the one of ``hue`` to set the others against, dashed.
+        table: one measurement a row, with the columns "flow", "implementation", "D" and "seconds".
+        ylabel: what was timed.
+        reference: the implementation to set the others against, dashed.
     """
-    need_columns(table, x, y, hue)
-    groups = dict(list(table.groupby(panel, sort=False))) if panel in table else {"": table}
+    _need_columns(table, "flow", "implementation", "D", "seconds")
+    groups = table.groupby("flow", sort=False)
     fig, axes = new_figure(3.2 * len(groups) + 0.4, 2.8, 1, len(groups), sharey=True)
-    for ax, (name, group) in zip(axes[0], groups.items()):
-        for i, (which, rows) in enumerate(group.groupby(hue, sort=False)):
-            line = rows.groupby(x)[y].median()
+    for ax, (name, group) in zip(axes[0], groups):
+        for i, (which, rows) in enumerate(group.groupby("implementation", sort=False)):
+            line = rows.groupby("D")["seconds"].median()
             look = {"marker": MARKERS[i % len(MARKERS)], "markersize": 5}
             look["markeredgecolor"] = "white"
             if which == reference:
                 look = {"color": MUTED, "linestyle": DASHED}
             ax.plot(line.index, line, label=which, **look)
-        ax.set(xscale="log", yscale="log", xlabel="dimension D" if x == "D" else x, title=name)
-        ticks = sorted(group[x].unique())
-        ax.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+        ax.set(xscale="log", yscale="log", xlabel="dimension D", title=name)
+        ticks = sorted(group["D"].unique())
+        ax.set_xticks(ticks, map("{:g}".format, ticks))
         ax.set_xticks([], minor=True)
         ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         ax.yaxis.set_major_formatter(EngFormatter(unit="s"))
         ax.yaxis.set_minor_locator(LogLocator(subs=()))
         ax.grid(axis="y", color=FAINT, linewidth=0.6)
     axes[0, 0].legend()
-    axes[0, 0].set_ylabel(ylabel or y)
+    axes[0, 0].set_ylabel(ylabel)
     return fig
 
 
-@styled
+@style()
 def trade_off(
     table: pd.DataFrame, *, x: str, y: str, hue: str, along: str, mark: float | None = None
 ) -> Figure:
@@ -193,7 +167,7 @@ def trade_off(
         along: the column of the dial's values.
         mark: the value of the dial whose points get a dark edge.
     """
-    need_columns(table, x, y, hue, along)
+    _need_columns(table, x, y, hue, along)
     fig, axes = new_figure(6.4, 3.6)
     ax, keys = axes[0, 0], []
     turns = sorted(table[along].unique())
@@ -218,8 +192,8 @@ def trade_off(
     return fig
 
 
-@styled
-def spread(table: pd.DataFrame, *, across: Sequence[str] = (), title: str | None = None) -> Figure:
+@style()
+def spread(table: pd.DataFrame, *, across: Sequence[str] = ()) -> Figure:
     """Each run's value as a dot, mean ± standard deviation (n − 1) as a bar, the paper's a diamond.
 
     A measure is the text of "quantity" before its first comma. It gets a panel, the measures of the
@@ -229,9 +203,8 @@ def spread(table: pd.DataFrame, *, across: Sequence[str] = (), title: str | None
         table: one number of a run a row, with the columns "quantity" (text), "value" and "paper"
             (NaN: not reported).
         across: columns whose values get rows of their own, e.g. ("flow_width",).
-        title: of the figure.
     """
-    need_columns(table, "quantity", "value", "paper", *across)
+    _need_columns(table, "quantity", "value", "paper", *across)
     checked(table["value"].to_numpy(float), "value", "n")
     parts = table["quantity"].str.partition(", ")
     labels = parts[2].where(parts[2] != "", parts[0])
@@ -250,9 +223,14 @@ def spread(table: pd.DataFrame, *, across: Sequence[str] = (), title: str | None
     if table["paper"].notna().any():
         keys.append(key(label="paper", **PAPER))
     fig.legend(handles=keys, loc="outside upper center", ncols=3)
-    if title:
-        fig.suptitle(title)
     return fig
+
+
+def _need_columns(table: pd.DataFrame, *names: str) -> None:
+    """Raise ValueError if a table lacks one of these columns."""
+    for name in names:
+        if name not in table:
+            raise checks.unknown("column", name, table)
 
 
 def _draw_spread(ax: Axes, group: pd.DataFrame) -> None:
