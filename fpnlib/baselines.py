@@ -44,6 +44,14 @@ LEARNERS: dict[str, dict] = {
     },
     "mlp": {"hidden_layer_sizes": 100, "alpha": 1e-4, "learning_rate_init": 1e-3},
 }
+SEARCH: dict[str, Any] = {
+    "task": "classification",
+    "learner_selector": "roundrobin",
+    "eval_method": "holdout",
+    "sample": False,
+    "early_stop": False,
+    "verbose": 0,
+}
 AUTOML_NEEDS = 10  # samples of each class, because AutoML holds out a tenth
 Array = Tensor | np.ndarray
 
@@ -105,8 +113,7 @@ def _grid_search(
         n_jobs: fits at a time; -1: one a core.
 
     Raises:
-        ValueError: NaN in the latents, lengths or widths that differ, or a class with fewer samples
-            than folds.
+        ValueError: NaN in the latents, shapes that do not fit, or a class of fewer than ``folds``.
     """
     z, y, z_test, y_test = _checked(z, y, z_test, y_test, at_least=folds)
     started = time.perf_counter()
@@ -178,8 +185,7 @@ def automl(
         seconds: bound on the search's wall time.
 
     Raises:
-        ValueError: NaN in the latents, lengths or widths that differ, or a class with fewer than
-            ``AUTOML_NEEDS`` samples.
+        ValueError: as the other baselines, with ``AUTOML_NEEDS`` instead of ``folds``.
     """
     from flaml import AutoML  # takes seconds to import
 
@@ -200,19 +206,14 @@ def automl(
         search.fit(
             z,
             y,
-            task="classification",
             metric=error,
             estimator_list=list(LEARNERS),
             starting_points=dict(LEARNERS),
-            learner_selector="roundrobin",
-            eval_method="holdout",
             max_iter=checks.positive("max_trials", max_trials),
             time_budget=seconds,
-            sample=False,
-            early_stop=False,
             seed=seed,
             n_jobs=cpu_count(),
-            verbose=0,
+            **SEARCH,
         )
         train, test = search.predict(z), search.predict(z_test)
         trials = max(progress.n, 1)  # a single trial is not scored
@@ -260,12 +261,11 @@ class ClassMixtures:
         checks.same_length(z, y)
         checks.positive("components", components)
         weights, means, covariances = [], [], []
-        needed = max(2, components)
         for k, count in enumerate(y.bincount().tolist()):
-            if count < needed:
+            if count < max(2, components):
                 raise ValueError(
                     f"class {k} has {count} samples; "
-                    f"{components} Gaussians a class need {needed} or more"
+                    f"{components} Gaussians a class need {max(2, components)} or more"
                 )
             mixture = GaussianMixture(components, random_state=seed)
             with warnings.catch_warnings():
@@ -322,10 +322,9 @@ def _scores(
     name: str, train: tuple, test: tuple, started: float, settings: dict[str, Any]
 ) -> Scores:
     """Scores of the predictions on train and test, each (classes, predictions)."""
-    train_accuracy, train_macro = accuracies(*train)
-    test_accuracy, test_macro = accuracies(*test)
-    seconds = time.perf_counter() - started
-    return Scores(name, train_accuracy, test_accuracy, seconds, settings, train_macro, test_macro)
+    on_train, on_test = accuracies(*train), accuracies(*test)
+    took = time.perf_counter() - started
+    return Scores(name, on_train[0], on_test[0], took, settings, on_train[1], on_test[1])
 
 
 def _predict(classifier: ClassifierMixin, z: np.ndarray) -> np.ndarray:

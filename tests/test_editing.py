@@ -77,25 +77,17 @@ def test_a_perfect_edit_and_one_that_does_nothing():
     y = torch.tensor([[0, 1, 0, 0], [0, 0, 1, 1]])
     to = torch.tensor([[0, 1, 0, 1], [1, 0, 0, 1]])
     perfect = scored(faces(y), faces(to), y, to)
-    assert (
-        perfect["achieved"].tolist() == [1, 1]
-        and perfect["others"].tolist() == [0, 0]
-        and (perfect["moved"] > 0).all()
-    )
+    assert perfect["achieved"].tolist() == [1, 1] and perfect["others"].tolist() == [0, 0]
+    assert (perfect["moved"] > 0).all()
     nothing = scored(faces(y), faces(y), y, to)
-    assert (
-        nothing["achieved"].tolist() == [0, 0]
-        and nothing["others"].tolist() == [0, 0]
-        and nothing["moved"].tolist() == [0, 0]
-    )
+    assert not any(score.any() for score in nothing.values())
 
 
 def test_what_else_moves_is_counted_against_the_face_before():
     y = torch.tensor([[0, 1, 0, 0], [0, 0, 1, 1]])
     to = torch.tensor([[0, 1, 0, 1], [0, 0, 1, 0]])
-    after = torch.tensor(
-        [[1, 0, 0, 1], [0, 0, 1, 1]]
-    )  # done, but two others moved; not done, but nothing else moved
+    # The first is done, but two others moved; the second isn't done, and nothing moved.
+    after = torch.tensor([[1, 0, 0, 1], [0, 0, 1, 1]])
     scores = scored(faces(y), faces(after), y, to)
     assert scores["achieved"].tolist() == [1, 0]
     assert_close(scores["others"], torch.tensor([2 / 3, 0]))
@@ -142,23 +134,19 @@ def test_thresholds_are_put_where_they_tell_most():
     with torch.no_grad():
         judge.head[1].weight.fill_(1 / 128)
         judge.head[1].bias.zero_()
-    y = torch.stack(
-        [x[:, 0, 0, 0] > -1.45, torch.arange(31) % 2 == 0, torch.zeros(31, dtype=torch.bool)], 1
-    ).long()
+    nobody = torch.zeros(31, dtype=torch.bool)
+    y = torch.stack([x[:, 0, 0, 0] > -1.45, torch.arange(31) % 2 == 0, nobody], 1).long()
     before = judge.head[1].bias.tolist()
     assert judge.calibrate(x, y) is judge
     assert accuracy_per_attribute(judge, x, y, balanced=True)[0] == 1
     assert judge.head[1].bias[0].item() == pytest.approx(1.45, abs=0.051)
-    assert (
-        accuracy_per_attribute(judge, x, y, balanced=True)[1] > 0.5
-        and judge.head[1].bias[2] == before[2]
-    )
+    assert accuracy_per_attribute(judge, x, y, balanced=True)[1] > 0.5
+    assert judge.head[1].bias[2] == before[2]
     kept = judge.head[1].bias.tolist()
     assert judge.calibrate(x, y).head[1].bias.tolist() == kept, "what tells most stays"
     upside_down = (x[:, 0, 0, :1] < -2.95).long().expand(-1, 3)
-    assert judge.calibrate(x, upside_down).head[1].bias.isfinite().all(), (
-        "no threshold tells more than none"
-    )
+    # No threshold tells more than none.
+    assert judge.calibrate(x, upside_down).head[1].bias.isfinite().all()
 
 
 def test_no_edit_is_none():
@@ -182,11 +170,9 @@ def test_the_difference_of_means_is_exact_where_effects_add_up():
 def curves(cost, success, level):
     """Our curve, which costs ``level`` at strength 1, and another's."""
     strengths = np.arange(len(cost)) / 2
-    theirs = pd.DataFrame(
-        {"editor": "theirs", "strength": strengths, "moved": cost, "achieved": success}
-    )
+    theirs = pd.DataFrame({"strength": strengths, "moved": cost, "achieved": success})
     ours = pd.DataFrame({"editor": [OURS], "strength": 1, "moved": level, "achieved": 1})
-    return pd.concat([ours, theirs])
+    return pd.concat([ours, theirs.assign(editor="theirs")])
 
 
 @pytest.mark.parametrize(
@@ -249,9 +235,7 @@ def test_attributes_on_which_another_is_ahead_are_named():
 
 
 def test_equal_cost_needs_the_whole_edit():
-    curve = pd.DataFrame(
-        {"editor": ["C-MAF (ours)"], "strength": [0.5], "others": [0.01], "achieved": [0.5]}
-    )
+    curve = pd.DataFrame({"editor": [OURS], "strength": [0.5], "others": [0.01], "achieved": [0.5]})
     with pytest.raises(ValueError, match=r"strengths must have 1, the whole edit.*got \[0.5\]"):
         at_equal_cost(curve, "others")
 

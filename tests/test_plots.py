@@ -22,50 +22,40 @@ COUNTS = torch.tensor([[90, 10, 0], [0, 100, 0], [1, 1, 48]])
 POINTS = torch.tensor([[0.0, 0], [1, 1], [2, 2], [10, 10], [11, 11], [12, 12]])
 LABELS = torch.tensor([0, 0, 0, 1, 1, 1])
 TABLE = pd.DataFrame({"model": ["SVM", "FPN"], "paper": [0.96, 0.97], "ours": [0.95, np.nan]})
-COSTS = pd.DataFrame(
-    {
-        "flow": "maf",
-        "implementation": ["nflows", "one pass"] * 2,
-        "D": [8, 8, 64, 64],
-        "seconds": [1, 0.5, 8, 0.6],
-    }
-)
-GRID = torch.stack(
-    torch.meshgrid(torch.linspace(-1, 1, 5), torch.linspace(-1, 1, 4), indexing="xy"), -1
-)
+COSTS = pd.DataFrame({"flow": "maf", "D": [8, 8, 64, 64], "seconds": [1, 0.5, 8, 0.6]})
+COSTS["implementation"] = ["nflows", "one pass"] * 2
+EDITS = pd.DataFrame({"editor": ["ours"] * 2 + ["theirs"] * 2, "achieved": [0.9, 1.0, 0.5, 0.7]})
+EDITS["attribute"] = ["Smiling", "Wearing_Hat"] * 2
+EDITS["others"] = [0.01, 0.02, 0.03, 0.04]
+SCORES = {"achieved": "achieved", "others": "others changed"}
+GRID = torch.cartesian_prod(torch.linspace(-1, 1, 4), torch.linspace(-1, 1, 5)).unflatten(0, (4, 5))
 U = torch.linspace(-4, 4, 2001)
 P_U = torch.exp(-(U**2) / 2) / (2 * torch.pi) ** 0.5
+TWICE = (U, 2 * U, P_U, P_U / 2)
+HALVES = {"base": (POINTS, LABELS), "plugin": (POINTS / 2, LABELS)}
+DENSITIES = {"a": torch.rand(5, 6), "b": torch.rand(5, 6)}, (0, 6, 0, 5)
+HALF = torch.full((3, 2), 0.5)
+TWO = {"C-MAF": COUNTS, "C-RNVP": COUNTS}
 
 FIGURES = {
     "grid": lambda: plots.grid(IMAGES, "abcd", [1, 2, "reconstruction"], "title", framed=[(1, 2)]),
     "grid of a list": lambda: plots.grid(IMAGES[0], columns=2),
     "grid in colour": lambda: plots.grid(IMAGES.expand(-1, -1, 3, -1, -1)),
     "grid of panels": lambda: plots.grid({"base": IMAGES, "plugin": IMAGES}, {"plugin": "abcd"}),
-    "grid of labelled panels": lambda: plots.grid(
-        {"C-MAF": IMAGES, "C-RNVP": IMAGES}, "abcd", row_title="class"
-    ),
+    "grid of labelled panels": lambda: plots.grid({"a": IMAGES}, "abcd", row_title="class"),
     "grid of clouds": lambda: plots.grid(torch.rand(2, 3, 50, 3), row_labels="ab"),
-    "posteriors": lambda: plots.posteriors(
-        IMAGES[0], torch.full((3, 2), 0.5).log(), labels=[0, 1, 1]
-    ),
-    "training_curves": lambda: plots.training_curves(
-        {"C-MAF": HISTORY, "C-RNVP": HISTORY}, "loss (nats)"
-    ),
-    "training_curves apart": lambda: plots.training_curves(
-        {"a": HISTORY, "b": HISTORY}, {"a": "nats", "b": "error"}
-    ),
+    "posteriors": lambda: plots.posteriors(IMAGES[0], HALF.log(), labels=[0, 1, 1]),
+    "training_curves": lambda: plots.training_curves({"a": HISTORY, "b": HISTORY}, "nats"),
+    "training_curves apart": lambda: plots.training_curves({"a": HISTORY}, {"a": "error"}),
     "latent_spread": lambda: plots.latent_spread(POINTS, torch.ones(6, 2)),
     "confusion": lambda: plots.confusion(COUNTS, ["a", "b", "c"], "title"),
-    "confusions": lambda: plots.confusions({"C-MAF": COUNTS, "C-RNVP": COUNTS}, top=3),
+    "confusions": lambda: plots.confusions(TWO, top=3),
     "accuracies": lambda: plots.accuracies(TABLE),
+    "attribute_scores": lambda: plots.attribute_scores(EDITS, SCORES),
     "costs": lambda: plots.costs(COSTS, ylabel="CPU time", reference="one pass"),
-    "embedding": lambda: plots.embedding(
-        {"base": (POINTS, LABELS), "plugin": (POINTS / 2, LABELS)}
-    ),
-    "densities": lambda: plots.densities(
-        {"a": torch.rand(5, 6), "b": torch.rand(5, 6)}, (0, 6, 0, 5), samples={"b": POINTS}
-    ),
-    "change_of_variables": lambda: plots.change_of_variables(U, 2 * U, P_U, P_U / 2),
+    "embedding": lambda: plots.embedding(HALVES),
+    "densities": lambda: plots.densities(*DENSITIES, samples={"b": POINTS}),
+    "change_of_variables": lambda: plots.change_of_variables(*TWICE),
     "deformations": lambda: plots.deformations({"u": GRID, "x": 2 * GRID}),
     "jacobians": lambda: plots.jacobians({"layer": torch.tril(torch.ones(4, 4))}),
     **{f"schema {name}": lambda name=name: plots.schema(name) for name in plots.SCHEMAS},
@@ -91,10 +81,10 @@ def test_a_figure_is_drawn_without_warnings_and_changes_nothing_global(name):
         fig.canvas.draw()
     assert dict(plt.rcParams) == before
     assert not plt.get_fignums()
-    drawn = [
-        ax for ax in fig.axes if ax.axison and ax.lines and name != "posteriors"
-    ]  # these share one label
-    assert all(ax.get_xlabel() or ax.get_ylabel() or ax.get_title() for ax in drawn)
+    for ax in fig.axes:
+        unlabelled = not (ax.get_xlabel() or ax.get_ylabel() or ax.get_title())
+        # The panels of posteriors share one label.
+        assert not (ax.axison and ax.lines and unlabelled) or name == "posteriors"
 
 
 def test_the_best_epoch_is_that_of_the_validation_loss():
@@ -116,15 +106,12 @@ def test_the_most_frequent_confusion_comes_first():
     (ax,) = plots.confusions({"C-MAF": COUNTS}, ["five", "zero", "nine"], top=2).axes
     assert ax.get_yticklabels()[0].get_text() == "five → zero"
     assert [bar.get_width() for bar in ax.containers[0]] == pytest.approx([10, 2])
-    several = plots.confusions({"C-MAF": COUNTS, "C-RNVP": COUNTS})
+    several = plots.confusions(TWO)
     hatches = [bars[0].get_hatch() for bars in several.axes[0].containers]
-    assert (
-        len(set(hatches)) == 2
-        and [key.get_hatch() for key in several.legends[0].legend_handles] == hatches
-    )
-    (ax,) = plots.confusions(
-        {"C-MAF": COUNTS}, ["five", "zero", "nine"], first=[(2, 0)], top=2
-    ).axes
+    assert len(set(hatches)) == 2
+    assert [key.get_hatch() for key in several.legends[0].legend_handles] == hatches
+    names = ["five", "zero", "nine"]
+    (ax,) = plots.confusions({"C-MAF": COUNTS}, names, first=[(2, 0)], top=2).axes
     assert [label.get_text() for label in ax.get_yticklabels()] == ["nine → five*", "five → zero"]
 
 
@@ -138,12 +125,10 @@ def test_a_score_that_is_not_reported_has_no_dot():
 def test_names_in_an_embedding_do_not_cover_each_other():
     generator = torch.Generator().manual_seed(0)
     labels = torch.arange(5).repeat_interleave(20)
-    points = (
-        torch.randn(100, 2, generator=generator) + 8 * (labels > 3)[:, None]
-    )  # four on one place, one elsewhere
-    fig = plots.embedding(
-        {"all": (points, labels)}, ["table", "desk", "night_stand", "dresser", "chair"]
-    )
+    # Four classes are at one place, one is elsewhere.
+    points = torch.randn(100, 2, generator=generator) + 8 * (labels > 3)[:, None]
+    names = ["table", "desk", "night_stand", "dresser", "chair"]
+    fig = plots.embedding({"all": (points, labels)}, names)
     fig.draw_without_rendering()
     boxes = [text.get_window_extent() for text in fig.axes[0].texts]
     assert len(boxes) == 5
@@ -152,14 +137,10 @@ def test_names_in_an_embedding_do_not_cover_each_other():
 
 
 def test_embeddings_share_their_axes_and_number_the_classes_at_their_medians():
-    left, right = plots.embedding(
-        {"base": (POINTS, LABELS), "plugin": (POINTS / 2, LABELS)}, ["0", "1"]
-    ).axes
+    left, right = plots.embedding(HALVES, ["0", "1"]).axes
     assert left.get_xlim() == right.get_xlim() and left.get_ylim() == right.get_ylim()
-    assert {text.get_text(): text.get_position() for text in left.texts} == {
-        "0": (1, 1),
-        "1": (11, 11),
-    }
+    shown = {text.get_text(): text.get_position() for text in left.texts}
+    assert shown == {"0": (1, 1), "1": (11, 11)}
 
 
 def test_longer_names_stand_above_their_points():
@@ -172,22 +153,20 @@ def test_longer_names_stand_above_their_points():
 
 
 def test_ten_classes_have_ten_colours():
-    fig = plots.embedding(
-        {"all": (torch.rand(10, 2), 5 * torch.arange(10))}
-    )  # ten of ShapeNet's 55, say
+    ten_of_55 = 5 * torch.arange(10)
+    fig = plots.embedding({"all": (torch.rand(10, 2), ten_of_55)})
     assert len({key.get_color() for key in fig.legends[0].legend_handles}) == 10
 
 
 def test_the_mass_of_an_interval_is_that_of_its_image():
-    fig = plots.change_of_variables(U, 2 * U, P_U, P_U / 2, interval=(0, 1))
+    fig = plots.change_of_variables(*TWICE, interval=(0, 1))
     (text,) = texts(fig)
     assert [line.split(": ")[1] for line in text.splitlines()[1:]] == ["0.3413", "0.3413"]
 
 
 def test_exact_zeros_of_a_jacobian_are_hatched():
-    fig = plots.jacobians(
-        {"layer": torch.tril(torch.ones(4, 4)), "tiny": torch.full((4, 4), 1e-12)}
-    )
+    ones = torch.ones(4, 4)
+    fig = plots.jacobians({"layer": torch.tril(ones), "tiny": 1e-12 * ones})
     layer, tiny = (ax.images[0].get_array() for ax in fig.axes[:2])
     assert np.ma.getmaskarray(layer).sum() == 6 and not np.ma.getmaskarray(tiny).any()
     assert all(ax.patch.get_hatch() for ax in fig.axes[:2])
@@ -207,26 +186,23 @@ BAD = {
     "class_names must name 3 classes, got 2": lambda: plots.confusion(COUNTS, ["a", "b"]),
     "unknown column 'model'": lambda: plots.accuracies(TABLE.drop(columns="model")),
     "unknown column 'seconds'": lambda: plots.costs(COSTS.drop(columns="seconds")),
+    "did you mean 'achieved'": lambda: plots.attribute_scores(EDITS, {"achived": "x"}),
+    "table must have rows": lambda: plots.attribute_scores(EDITS[:0], SCORES),
     "points must have shape (n, 2), got (6, 3)": lambda: plots.embedding(
         {"base": (torch.rand(6, 3), LABELS)}
     ),
-    "labels must have shape (6,), got (5,)": lambda: plots.embedding(
-        {"base": (POINTS, LABELS[:5])}
-    ),
-    "unknown panel 'c'": lambda: plots.densities(
-        {"a": torch.rand(5, 6)}, (0, 6, 0, 5), samples={"c": POINTS}
-    ),
+    "labels must have shape (6,), got (5,)": lambda: plots.embedding({"a": (POINTS, LABELS[:5])}),
+    "unknown panel 'c'": lambda: plots.densities(*DENSITIES, samples={"c": POINTS}),
     "density_x must have shape (2001,), got (5,)": lambda: plots.change_of_variables(
-        U, 2 * U, P_U, P_U[:5]
+        *TWICE[:3], P_U[:5]
     ),
     "unknown schema 'trainig'; did you mean 'training'?": lambda: plots.schema("trainig"),
 }
 
 
 def test_the_spread_of_latents_is_sorted_and_adds_up_to_their_variance():
-    (ax,) = plots.latent_spread(
-        torch.tensor([[0.0, -3.0], [2.0, 3.0]]), torch.full((2, 2), 0.5)
-    ).axes
+    mean = torch.tensor([[0.0, -3.0], [2.0, 3.0]])
+    (ax,) = plots.latent_spread(mean, torch.full((2, 2), 0.5)).axes
     between, within = ([bar.get_height() for bar in bars] for bars in ax.containers)
     assert between == [9, 1] and within == [0.25, 0.25]
 
@@ -238,42 +214,48 @@ def test_what_can_not_be_shown_is_said_in_one_line(line):
 
 
 def test_in_a_trade_off_points_grow_with_the_dial():
-    rows = [
-        {"model": m, "T": t, "diversity": t + k, "right class": 1 - t / 4}
-        for k, m in enumerate("ab")
-        for t in (1.0, 0.5)
-    ]
-    fig = plots.trade_off(
-        pd.DataFrame(rows), x="diversity", y="right class", hue="model", along="T", mark=1
-    )
+    rows = [("a", 1.0, 1.0), ("a", 0.5, 0.5), ("b", 1.0, 2.0), ("b", 0.5, 1.5)]
+    table = pd.DataFrame(rows, columns=["model", "T", "diversity"])
+    table["right class"] = 1 - table["T"] / 4
+    axes = {"y": "right class", "hue": "model", "along": "T"}
+    fig = plots.trade_off(table, x="diversity", mark=1, **axes)
     points = [line for line in fig.axes[0].lines if len(line.get_xdata()) == 1]
     assert [line.get_xdata()[0] for line in points] == [0.5, 1, 1.5, 2]
     small, large, *_ = (line.get_markersize() for line in points)
     assert small < large and points[0].get_markeredgecolor() != points[1].get_markeredgecolor()
-    assert [text.get_text().strip() for text in fig.legends[0].get_texts()] == [
-        "a",
-        "b",
-        "T",
-        "0.5",
-        "1",
-    ]
+    shown = [text.get_text().strip() for text in fig.legends[0].get_texts()]
+    assert shown == ["a", "b", "T", "0.5", "1"]
     with pytest.raises(ValueError, match="unknown column 'diversty'; did you mean 'diversity'?"):
-        plots.trade_off(pd.DataFrame(rows), x="diversty", y="right class", hue="model", along="T")
+        plots.trade_off(table, x="diversty", **axes)
 
 
 def test_a_long_dial_names_its_ends_and_its_mark():
-    table = pd.DataFrame(
-        {"editor": "a", "strength": [0, 0.5, 1, 1.5, 2], "x": range(5), "y": range(5)}
-    )
+    table = pd.DataFrame({"editor": "a", "strength": [0, 0.5, 1, 1.5, 2]})
+    table["x"] = table["y"] = range(5)
     fig = plots.trade_off(table, x="x", y="y", hue="editor", along="strength", mark=1)
     assert [text.get_text() for text in fig.legends[0].get_texts()][-3:] == ["0", "1", "2"]
 
 
 def test_a_reference_is_dashed_and_times_have_units():
     (ax,) = plots.costs(COSTS, ylabel="CPU time", reference="one pass").axes
-    assert [line.get_linestyle() for line in ax.lines] == [
-        "-",
-        "--",
-    ] and ax.get_ylabel() == "CPU time"
+    assert [line.get_linestyle() for line in ax.lines] == ["-", "--"]
+    assert ax.get_ylabel() == "CPU time"
     ax.figure.draw_without_rendering()
     assert {"500 ms", "1 s", "5 s"} <= {label.get_text() for label in ax.get_yticklabels()}
+
+
+def test_scores_of_edits_stand_at_their_values():
+    figure = plots.attribute_scores(EDITS, SCORES)
+    first, second = figure.axes
+    assert first.get_xlabel() == "achieved" and second.get_xlabel() == "others changed"
+    assert [line.get_xdata().tolist() for line in first.lines] == [[0.9, 1.0], [0.5, 0.7]]
+    assert [label.get_text() for label in first.get_yticklabels()] == ["Smiling", "Wearing Hat"]
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["ours", "theirs"]
+
+
+def test_the_floor_of_edits_is_shown_if_the_panel_reaches_down_to_it():
+    floor = EDITS[:2].assign(editor="no edit", achieved=0.6, others=0.0)
+    first, second = plots.attribute_scores(pd.concat([EDITS, floor]), SCORES, floor="no edit").axes
+    assert first.lines[-1].get_xdata().tolist() == [0.6, 0.6]
+    assert first.lines[-1].get_label() == "no edit"
+    assert len(second.lines) == 2 and first.get_xlim()[0] < 0.6

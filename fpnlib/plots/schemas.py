@@ -25,6 +25,15 @@ KINDS: dict[str, dict[str, Any]] = {
     "output": {"facecolor": "#f2b391", "edgecolor": INK, "linewidth": 2.0},
 }
 
+NETWORK: dict[str, Any] = {"facecolor": "#dfe6f0", "edgecolor": INK, "linewidth": 0.8}
+ARROW: dict[str, Any] = {
+    "mutation_scale": 9,
+    "shrinkA": 0,
+    "shrinkB": 0,
+    "color": MUTED,
+    "linewidth": 1,
+}
+
 # A schema's panels: title, nodes (name → kind, x, y) and arrows. E, D and F are networks.
 SCHEMAS = {
     "overview": [
@@ -146,17 +155,7 @@ def schema(name: str) -> Figure:
         for start, way, end in (re.split("([→↔])", arrow) for arrow in arrows.split()):
             ends = _between(nodes[start][1:], nodes[end][1:])
             shape = "-|>" if way == "→" else "<|-|>"
-            ax.add_patch(
-                FancyArrowPatch(
-                    *ends,
-                    arrowstyle=shape,
-                    mutation_scale=9,
-                    shrinkA=0,
-                    shrinkB=0,
-                    color=MUTED,
-                    linewidth=1,
-                )
-            )
+            ax.add_patch(FancyArrowPatch(*ends, arrowstyle=shape, **ARROW))
         ax.set(title=title, xlim=(-0.65, span - 0.65), ylim=(-0.75, 2.2), aspect="equal")
         ax.axis("off")
     present = {kind for _, nodes, _ in panels for kind, *_ in nodes.values()}
@@ -167,45 +166,26 @@ def schema(name: str) -> Figure:
 
 def _draw_node(ax: Axes, label: str, kind: str, x: float, y: float) -> None:
     """A variable, rounded; or a network with its kind below, an autoencoder's half a trapezium."""
-    network: dict[str, Any] = {"facecolor": "#dfe6f0", "edgecolor": INK, "linewidth": 0.8}
+    middle: dict[str, Any] = {"ha": "center", "va": "center"}
     if kind in KINDS:
-        ax.add_patch(
-            FancyBboxPatch(
-                (x - 0.3, y - 0.3),
-                0.6,
-                0.6,
-                boxstyle="round,pad=0.1,rounding_size=0.35",
-                **KINDS[kind],
-            )
-        )
-        ax.text(
-            x,
-            y,
-            rf"$\mathbf{{{label}}}$",
-            ha="center",
-            va="center",
-            fontsize=12 if len(label) < 3 or "{" in label else 9,
-        )
+        corner, rounded = (x - 0.3, y - 0.3), "round,pad=0.1,rounding_size=0.35"
+        ax.add_patch(FancyBboxPatch(corner, 0.6, 0.6, boxstyle=rounded, **KINDS[kind]))
+        size = 12 if len(label) < 3 or "{" in label else 9
+        ax.text(x, y, rf"$\mathbf{{{label}}}$", fontsize=size, **middle)
         return
     if kind.startswith("flow"):
-        ax.add_patch(
-            FancyBboxPatch((x - 0.33, y - 0.33), 0.66, 0.66, boxstyle="round,pad=0.08", **network)
-        )
+        corner, rounded = (x - 0.33, y - 0.33), "round,pad=0.08"
+        ax.add_patch(FancyBboxPatch(corner, 0.66, 0.66, boxstyle=rounded, **NETWORK))
     else:
         wide, narrow = (0.55, 0.3) if kind.startswith("encoder") else (0.3, 0.55)
-        corners = [
-            (x - 0.4, y - wide),
-            (x + 0.4, y - narrow),
-            (x + 0.4, y + narrow),
-            (x - 0.4, y + wide),
-        ]
-        ax.add_patch(Polygon(corners, closed=True, **network))
-    ax.text(x, y, rf"$\mathcal{{{label}}}$", ha="center", va="center", fontsize=12)
-    ax.text(x, y - 0.66, kind, ha="center", va="center", fontsize=7, color=MUTED)
+        corners = np.array([(-0.4, -wide), (0.4, -narrow), (0.4, narrow), (-0.4, wide)])
+        ax.add_patch(Polygon(corners + (x, y), closed=True, **NETWORK))
+    ax.text(x, y, rf"$\mathcal{{{label}}}$", fontsize=12, **middle)
+    ax.text(x, y - 0.66, kind, fontsize=7, color=MUTED, **middle)
 
 
-def _between(start: tuple[float, float], end: tuple[float, float], margin: float = 0.47) -> tuple:
+def _between(start: tuple[float, float], end: tuple[float, float]) -> tuple:
     """The arrow's ends: the line between two nodes, less a margin at both."""
     a, b = np.array(start), np.array(end)
-    step = (b - a) / np.linalg.norm(b - a) * margin
+    step = (b - a) / np.linalg.norm(b - a) * 0.47
     return tuple(a + step), tuple(b - step)
