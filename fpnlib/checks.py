@@ -65,13 +65,12 @@ def array(x: object, shape: Sequence[int | str], name: str = "x") -> Tensor:
     return tensor
 
 
-def labels(y: object, names: Sequence[object], kind: str = "class") -> Tensor:
+def labels(y: object, names: Sequence[object]) -> Tensor:
     """Class indices (n,), int64: the one door for labels.
 
     Args:
         y: an index, a name, or a list, array or tensor (n,) of either.
         names: the classes in the order of their indices.
-        kind: what the error calls a label.
 
     Raises:
         ValueError: an index out of range, an unknown name, or more than one dimension.
@@ -79,7 +78,7 @@ def labels(y: object, names: Sequence[object], kind: str = "class") -> Tensor:
     """
     if not isinstance(y, Tensor):
         given = y if isinstance(y, Iterable) and not isinstance(y, str) else [y]
-        y = [_index(label, names, kind) for label in given]
+        y = [_index(label, names) for label in given]
     indices = torch.atleast_1d(torch.as_tensor(y))
     if indices.ndim != 1:
         raise ValueError(f"labels must have shape (n,), got {tuple(indices.shape)}")
@@ -88,18 +87,17 @@ def labels(y: object, names: Sequence[object], kind: str = "class") -> Tensor:
     indices = indices.long()
     outside = indices[(indices < 0) | (indices >= len(names))]
     if len(outside):
-        raise ValueError(
-            f"{kind} {outside[0].item()} is out of range; expected 0 to {len(names) - 1}"
-        )
+        most = len(names) - 1
+        raise ValueError(f"class {outside[0].item()} is out of range; expected 0 to {most}")
     return indices
 
 
-def _index(label: object, names: Sequence[object], kind: str) -> object:
+def _index(label: object, names: Sequence[object]) -> object:
     """The index of a name; anything else as it is."""
     if not isinstance(label, str):
         return label
     if label not in names:
-        raise unknown(kind, label, names)
+        raise unknown("class", label, names)
     return names.index(label)
 
 
@@ -137,7 +135,7 @@ def latents(z: object, latent_dim: int | None = None, name: str = "z") -> Tensor
     return array(z, ("n", latent_dim or "latent_dim"), name)
 
 
-def images(x: object, channels: int, size: int, name: str = "x") -> Tensor:
+def images(x: object, channels: int, size: int) -> Tensor:
     """``x`` as images (n, channels, size, size) with values in [0, 1].
 
     Raises:
@@ -146,14 +144,11 @@ def images(x: object, channels: int, size: int, name: str = "x") -> Tensor:
     """
     if isinstance(x, Tensor) and not x.is_floating_point():
         raise TypeError(
-            f"{name} must hold floats in [0, 1], got {x.dtype};"
-            f" for bytes 0…255 pass {name}.float() / 255"
+            f"x must hold floats in [0, 1], got {x.dtype}; for bytes 0…255 pass x.float() / 255"
         )
-    x = array(x, ("n", channels, size, size), name)
+    x = array(x, ("n", channels, size, size))
     if x.numel() and (x.min() < 0 or x.max() > 1):
-        raise ValueError(
-            f"{name} must lie in [0, 1], got values from {x.min():.4g} to {x.max():.4g}"
-        )
+        raise ValueError(f"x must lie in [0, 1], got values from {x.min():.4g} to {x.max():.4g}")
     return x
 
 

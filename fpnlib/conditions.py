@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from numbers import Real
-from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -14,32 +13,38 @@ from torch.nn.functional import one_hot
 from fpnlib import checks
 
 
-class Condition(Protocol):
-    """What a plugin needs to know of its condition. ``len`` gives the number of names."""
+class _Names:
+    """Names, each there once, which become a context vector of as many entries.
 
-    names: tuple[str, ...]
+    Attributes:
+        kind: what errors call a name.
+        kinds: what errors call the names.
+    """
 
-    def __len__(self) -> int: ...
+    kind: str
+    kinds: str
+
+    def __init__(self, names: Iterable[object]):
+        self.names = tuple(map(str, names))
+        if not self.names:
+            raise ValueError(f"{self.kinds} need at least one name, got none")
+        for name in self.names:
+            if self.names.count(name) > 1:
+                raise ValueError(f"{self.kind} names must differ, got '{name}' twice")
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}([{', '.join(self.names)}])"
 
     @property
     def context_dim(self) -> int:
-        """Width C of the context vectors."""
-        ...
-
-    def encode(self, y: object) -> Tensor:
-        """The context (n, C), float32, of labels; a single label gives one row."""
-        ...
-
-    def edited(self, y: object, to: object) -> Tensor:
-        """The labels (n, …) of objects with labels ``y`` after the edit ``to``."""
-        ...
-
-    def check_coverage(self, context: Tensor) -> None:
-        """Raise ValueError if something cannot be learned from the training contexts (n, C)."""
-        ...
+        """Width of the context vectors: one entry for each name."""
+        return len(self.names)
 
 
-class Classes:
+class Classes(_Names):
     """One of K classes, one-hot encoded as for MNIST and ShapeNet (section 5.1.1).
 
     Args:
@@ -58,19 +63,7 @@ class Classes:
         tensor([2])
     """
 
-    def __init__(self, names: Iterable[object]):
-        self.names = _distinct(names, "class", "classes")
-
-    def __len__(self) -> int:
-        return len(self.names)
-
-    def __repr__(self) -> str:
-        return f"Classes([{', '.join(self.names)}])"
-
-    @property
-    def context_dim(self) -> int:
-        """Width of the context vectors: K."""
-        return len(self.names)
+    kind, kinds = "class", "classes"
 
     def index(self, y: object) -> Tensor:
         """Class indices (n,), int64, of an index, a name, or a list or array (n,) of either.
@@ -99,7 +92,7 @@ class Classes:
             )
 
 
-class Attributes:
+class Attributes(_Names):
     """A properties that an object has or lacks, as a vector of 0 and 1 (section 5.1.3).
 
     Values between 0 and 1, and beyond, stand for properties that show less, or more, than usual.
@@ -120,23 +113,14 @@ class Attributes:
         tensor([[1.0000, 0.0000, 0.5000]])
     """
 
+    kind, kinds = "attribute", "attributes"
+
     def __init__(self, names: Iterable[str], exclusive: Iterable[Sequence[str]] = ()):
-        self.names = _distinct(names, "attribute", "attributes")
+        super().__init__(names)
         self.exclusive = tuple(tuple(group) for group in exclusive)
         for group in self.exclusive:
             for name in group:
                 self.column(name)
-
-    def __len__(self) -> int:
-        return len(self.names)
-
-    def __repr__(self) -> str:
-        return f"Attributes([{', '.join(self.names)}])"
-
-    @property
-    def context_dim(self) -> int:
-        """Width of the context vectors: A."""
-        return len(self.names)
 
     def column(self, name: str) -> int:
         """The column of an attribute. Raises ValueError for an unknown name."""
@@ -282,12 +266,4 @@ class Attributes:
         return float(value)
 
 
-def _distinct(names: Iterable[object], kind: str, kinds: str) -> tuple[str, ...]:
-    """Names as strings. Raises ValueError if there are none, or one is there twice."""
-    strings = tuple(str(name) for name in names)
-    if not strings:
-        raise ValueError(f"{kinds} need at least one name, got none")
-    for name in strings:
-        if strings.count(name) > 1:
-            raise ValueError(f"{kind} names must differ, got '{name}' twice")
-    return strings
+Condition = Classes | Attributes

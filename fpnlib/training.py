@@ -16,7 +16,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
-from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +24,7 @@ from torch.optim.lr_scheduler import OneCycleLR
 from tqdm.auto import trange
 
 from fpnlib import checks
+from fpnlib.store import Checkpoint
 
 Batch = tuple[Tensor, ...]
 
@@ -33,16 +33,6 @@ Batch = tuple[Tensor, ...]
 ONE_THREAD_WORK = 1e9
 # How torchdiffeq's assertions begin.
 SOLVER_ERRORS = ("underflow in dt", "non-finite values in state", "max_num_steps exceeded")
-
-
-class CheckpointStore(Protocol):
-    """Where a fit keeps its state between epochs; ``store.Checkpoint`` is one."""
-
-    def load(self) -> tuple[dict[str, Tensor], dict] | None:
-        """The state that was saved last, if any."""
-
-    def save(self, tensors: dict[str, Tensor], meta: dict) -> None:
-        """Replace the state."""
 
 
 @dataclass
@@ -82,7 +72,7 @@ def fit(
     weight_decay: float = 0.0,
     clip_norm: float | None = None,
     seed: int = 0,
-    checkpoint: CheckpointStore | None = None,
+    checkpoint: Checkpoint | None = None,
     description: str = "fit",
 ) -> History:
     """Minimise the mean of ``loss`` with AdamW; leave the best weights, in eval mode.
@@ -134,7 +124,7 @@ def batch_size_for(n: int, most: int = 512) -> int:
 
 
 @torch.no_grad()
-def evaluate(
+def _evaluate(
     module: nn.Module, loss: Callable[..., Tensor], tensors: Batch, batch_size: int
 ) -> float:
     """Mean of ``loss`` over ``tensors`` in eval mode; the module's mode is put back."""
@@ -199,7 +189,7 @@ class _Trainer:
         self.work = weights * vectors * min(self.batch_size, self.n)
 
     def run(
-        self, epochs: int, patience: int | None, store: CheckpointStore | None, description: str
+        self, epochs: int, patience: int | None, store: Checkpoint | None, description: str
     ) -> None:
         """Train for the epochs that are left, and load the best weights."""
         history, start = self.history, len(self.history.epochs)
@@ -262,7 +252,7 @@ class _Trainer:
                 batch = [tensor[rows] for tensor in tensors]
                 total = total + self.step(batch) * len(rows)
             torch.manual_seed(_mix(self.seed, -1))  # the same draws in every epoch's validation
-            validation = evaluate(self.module, self.loss, self.validation, self.batch_size)
+            validation = _evaluate(self.module, self.loss, self.validation, self.batch_size)
         return {"train": float(total) / self.n, "validation": validation}
 
     def step(self, batch: list[Tensor]) -> Tensor:
@@ -294,7 +284,7 @@ class _Trainer:
         meta["schedule"] = None if self.schedule is None else self.schedule.state_dict()
         return tensors, meta
 
-    def resume(self, checkpoint: CheckpointStore) -> None:
+    def resume(self, checkpoint: Checkpoint) -> None:
         """Take up the state that was saved last, if any."""
         state = checkpoint.load()
         if state is None:
@@ -302,9 +292,8 @@ class _Trainer:
         try:
             self.restore(*state)
         except (RuntimeError, ValueError, KeyError, TypeError):
-            where = getattr(checkpoint, "path", "the checkpoint")
             raise ValueError(
-                f"{where} is of another module or other settings; delete it to start over"
+                f"{checkpoint.path} is of another module or other settings; delete it to start over"
             ) from None
 
     def restore(self, tensors: dict[str, Tensor], meta: dict) -> None:

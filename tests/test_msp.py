@@ -2,11 +2,12 @@
 
 import pytest
 import torch
+from torch.nn.functional import softplus
 from torch.testing import assert_close
 
-from fpnlib.base_models import Autoencoder, build_base_model, load_msp
+from fpnlib.base_models import Autoencoder, load_msp
 from fpnlib.base_models.msp import MSP
-from fpnlib.base_models.patches import PatchDiscriminator, SharpenedMSP
+from fpnlib.base_models.patches import SharpenedMSP
 from fpnlib.training import fit
 
 CLOSE = {"atol": 2e-5, "rtol": 0}
@@ -18,9 +19,8 @@ def original(shared):
     folder = shared / "reference"
     if not (folder / "msp_celeba_nf8.pt").is_file():
         pytest.skip("needs the original's outputs, shared/reference/msp_celeba_nf8.pt")
-    return torch.load(folder / "msp_celeba_nf8.pt", weights_only=True), load_msp(
-        folder / "msp_celeba_nf8.ckpt.pt"
-    )
+    reference = torch.load(folder / "msp_celeba_nf8.pt", weights_only=True)
+    return reference, load_msp(folder / "msp_celeba_nf8.ckpt.pt")
 
 
 @pytest.fixture
@@ -69,18 +69,13 @@ def test_its_losses_are_the_originals(original):
     reference, model = original
     mean, log_variance = reference["out.mu"], reference["out.logvar"]
     decoded = 2 * model.decode(mean) - 1
-    losses = model.losses(
-        reference["in.x"], decoded, reference["in.labels"], mean, mean, log_variance
-    )
+    x, y = reference["in.x"], reference["in.labels"]
+    losses = model.losses(x, decoded, y, mean, mean, log_variance)
     weight = 3 * 64 * 64 / (40 + 64)
-    for name, expected, factor in (
-        ("reconstruction", "rec", 1),
-        ("divergence", "vae", 1),
-        ("projection", "msp", weight),
-    ):
-        assert_close(
-            losses[name].double(), reference[f"out.loss_{expected}"] * factor, rtol=1e-5, atol=0
-        )
+    named = {"reconstruction": ("rec", 1), "divergence": ("vae", 1), "projection": ("msp", weight)}
+    for name, (theirs, factor) in named.items():
+        expected = reference[f"out.loss_{theirs}"] * factor
+        assert_close(losses[name].double(), expected, rtol=1e-5, atol=0)
     assert_close(sum(losses.values()).double(), reference["out.loss_total"], rtol=1e-5, atol=0)
     right = ((model.read(mean) > 0) == (reference["in.labels"] > 0)).float().mean()
     assert_close(right.double(), reference["out.acc"])
@@ -96,17 +91,11 @@ def test_any_power_of_two(size, features, latent_dim):
     z = model.encode(x)
     assert isinstance(model, Autoencoder)
     assert z.shape == (2, latent_dim) and model.latent_dim == latent_dim
-    assert (
-        model.decode(z).shape == x.shape
-        and model.decode(z).min() >= 0
-        and model.decode(z).max() <= 1
-    )
+    decoded = model.decode(z)
+    assert decoded.shape == x.shape and decoded.min() >= 0 and decoded.max() <= 1
     wider = MSP(3, size, features, decoder_features=3).eval()
     assert wider.decode(z).shape == x.shape and wider.latent_dim == latent_dim
-    again = build_base_model("MSP", **model.config)
-    assert {k: v.shape for k, v in again.state_dict().items()} == {
-        k: v.shape for k, v in model.state_dict().items()
-    }
+    MSP(**wider.config).load_state_dict(wider.state_dict())
 
 
 @torch.no_grad()
@@ -143,11 +132,7 @@ def test_training_makes_M_read_the_attributes():
     ("x", "kind", "message"),
     [
         (torch.zeros(2, 4, 16, 16), ValueError, "alpha channel"),
-        (
-            torch.zeros(2, 3, 17, 16),
-            ValueError,
-            r"must have shape \(n, 3, 16, 16\), got \(2, 3, 17, 16\)",
-        ),
+        (torch.zeros(2, 3, 17, 16), ValueError, r"shape \(n, 3, 16, 16\), got \(2, 3, 17, 16\)"),
         (torch.zeros(2, 3, 16, 16) - 1, ValueError, r"must lie in \[0, 1\]"),
         (torch.zeros(2, 3, 16, 16, dtype=torch.uint8), TypeError, "255"),
         (torch.full((1, 3, 16, 16), torch.nan), ValueError, "NaN"),
@@ -196,21 +181,16 @@ def test_checkpoints_that_are_none_of_its_are_refused_in_one_line(small, tmp_pat
 
 def test_the_discriminator_learns_and_the_decoder_is_turned_against_it(small):
     x, y = torch.rand(8, 3, 16, 16), torch.randint(0, 2, (8, 5))
-    game = SharpenedMSP(small, PatchDiscriminator(4, halvings=1)).train()
+    game = SharpenedMSP(small).train()
     torch.manual_seed(0)
     alone, decoded = small.terms(x, y)
     torch.manual_seed(0)
     together = game.loss(x, y)
     real, fake = game.discriminator(2 * x - 1), game.discriminator(decoded)
-    assert real.shape == (8, 5, 5)
+    assert real.shape == (8, 1, 1)
     parameters = [*small.decoder.parameters()], [*game.discriminator.parameters()]
-    told_apart = (
-        torch.nn.functional.softplus(-real).mean() + torch.nn.functional.softplus(fake).mean()
-    )
-    gradients = [
-        torch.autograd.grad(told_apart, some, retain_graph=True, allow_unused=True)
-        for some in parameters
-    ]
+    told_apart = softplus(-real).mean() + softplus(fake).mean()
+    gradients = [torch.autograd.grad(told_apart, some, retain_graph=True) for some in parameters]
     own = torch.autograd.grad(sum(alone.values()) / 8, parameters[0], retain_graph=True)
     got = [torch.autograd.grad(together, some, retain_graph=True) for some in parameters]
     for mine, theirs, both in zip(own, gradients[0], got[0]):

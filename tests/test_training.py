@@ -10,11 +10,13 @@ from torch import nn
 
 from fpnlib import training
 from fpnlib.store import PROJECT, Checkpoint
-from fpnlib.training import evaluate, fit
+from fpnlib.training import fit
 
 
 class Memory:
     """A checkpoint in memory that can pull the plug after some epochs."""
+
+    path = "memory"
 
     def __init__(self, stop_after=None):
         self.state, self.saves, self.stop_after = None, 0, stop_after
@@ -33,10 +35,8 @@ def problem(seed=0):
     torch.manual_seed(seed)
     x = torch.randn(300, 4)
     y = x @ torch.tensor([[1.0], [-2.0], [0.5], [3.0]]) + 0.7
-    net = nn.Sequential(
-        nn.Linear(4, 8), nn.Tanh(), nn.Dropout(0.1), nn.BatchNorm1d(8), nn.Linear(8, 1)
-    )
-    return net, (x[:200], y[:200]), (x[200:], y[200:])
+    layers = nn.Linear(4, 8), nn.Tanh(), nn.Dropout(0.1), nn.BatchNorm1d(8), nn.Linear(8, 1)
+    return nn.Sequential(*layers), (x[:200], y[:200]), (x[200:], y[200:])
 
 
 def run(checkpoint=None, noise=0.0, **settings):
@@ -47,10 +47,15 @@ def run(checkpoint=None, noise=0.0, **settings):
         return nn.functional.mse_loss(net(a + noise * torch.randn_like(a) if noise else a), b)
 
     settings = dict(epochs=6, batch_size=32, learning_rate=2e-2, seed=3) | settings
-    history = fit(
-        net, mse, settings.pop("train", train), validation, checkpoint=checkpoint, **settings
-    )
-    return net, history, evaluate(net, mse, validation, 32)
+    train = settings.pop("train", train)
+    history = fit(net, mse, train, validation, checkpoint=checkpoint, **settings)
+    return net, history, training._evaluate(net, mse, validation, 32)
+
+
+def fit_briefly(loss, x, net, **settings):
+    """Fit a net to tensors ``x`` that also validate it."""
+    settings = dict(epochs=2, batch_size=8, learning_rate=1e-2) | settings
+    return fit(net, loss, (x,), (x,), **settings)
 
 
 def test_it_learns_and_keeps_the_best_weights():
@@ -94,16 +99,8 @@ def test_a_stopped_fit_of_weights_that_lie_otherwise_in_memory_ends_at_the_same_
         )
         net.to(memory_format=torch.channels_last)
         loss = lambda a: nn.functional.mse_loss(net(a), a)  # noqa: E731
-        return fit(
-            net,
-            loss,
-            (x,),
-            (x,),
-            epochs=4,
-            batch_size=12,
-            learning_rate=1e-2,
-            checkpoint=checkpoint,
-        )
+        settings = dict(epochs=4, batch_size=12, learning_rate=1e-2, checkpoint=checkpoint)
+        return fit(net, loss, (x,), (x,), **settings)
 
     class Stopping(Checkpoint):  # in a file, which keeps no layout
         def save(self, tensors, meta):
@@ -120,25 +117,14 @@ def test_the_state_of_another_module_is_refused_in_one_line():
     memory = Memory(stop_after=1)
     with pytest.raises(KeyboardInterrupt):
         run(memory)
+    said = "memory is of another module or other settings; delete it to start over"
     net, x = nn.Linear(4, 1), torch.randn(8, 4)
-    with pytest.raises(
-        ValueError,
-        match="the checkpoint is of another module or other settings; delete it to start over",
-    ):
-        fit(
-            net,
-            lambda x: net(x).mean(),
-            (x,),
-            (x,),
-            epochs=2,
-            batch_size=4,
-            learning_rate=1e-2,
-            checkpoint=memory,
-        )
+    with pytest.raises(ValueError, match=said):
+        fit_briefly(lambda x: net(x).mean(), x, net, checkpoint=memory)
     (tensors, meta), memory.stop_after = memory.state, None
     for state in ((tensors, meta | {"history": {"rows": []}}), ({}, meta)):
         memory.state = state
-        with pytest.raises(ValueError, match="the checkpoint is of another module"):
+        with pytest.raises(ValueError, match=said):
             run(memory)
 
 
@@ -155,7 +141,7 @@ def test_validation_draws_the_same_in_every_epoch():
     """With constant weights and a random loss, only training losses differ between epochs."""
     net, x = nn.Linear(4, 1), torch.ones(60, 4)
     settings = dict(epochs=3, batch_size=20, learning_rate=0.0, one_cycle=False)
-    history = fit(net, lambda x: net(x + torch.randn_like(x)).mean(), (x,), (x,), **settings)
+    history = fit_briefly(lambda x: net(x + torch.randn_like(x)).mean(), x, net, **settings)
     assert len({epoch["validation"] for epoch in history.epochs}) == 1
     assert len({epoch["train"] for epoch in history.epochs}) == 3
 
@@ -225,15 +211,7 @@ def test_a_last_batch_of_one_joins_the_one_before_it():
             sizes.append(len(x))
         return net(x).square().mean()
 
-    fit(
-        net,
-        loss,
-        (torch.randn(9, 2),),
-        (torch.randn(4, 2),),
-        epochs=1,
-        batch_size=4,
-        learning_rate=1e-3,
-    )
+    fit_briefly(loss, torch.randn(9, 2), net, epochs=1, batch_size=4)
     assert sizes == [4, 5]
 
 
@@ -262,24 +240,14 @@ def test_a_solver_that_fails_on_its_way_back_leaves_the_best_weights_and_says_wh
     before = {key: value.clone() for key, value in net.state_dict().items()}
     x = torch.randn(8, 2)
     with pytest.raises(FloatingPointError) as caught:
-        fit(
-            net,
-            lambda x: Underflows.apply(net(x)).sum(),
-            (x,),
-            (x,),
-            epochs=2,
-            batch_size=4,
-            learning_rate=1e-2,
-        )
+        fit_briefly(lambda x: Underflows.apply(net(x)).sum(), x, net)
     assert str(caught.value) == (
         f"fit, epoch 1: the solver gave up ({said.partition(':')[0]});"
         " a smaller learning_rate than 0.01 or clip_norm helps, or a larger tolerance,"
         " or method='rk4'; the weights of epoch 0 are kept"
     )
-    assert (
-        all(torch.equal(value, net.state_dict()[key]) for key, value in before.items())
-        and not net.training
-    )
+    assert all(torch.equal(value, net.state_dict()[key]) for key, value in before.items())
+    assert not net.training
 
 
 @pytest.mark.parametrize(
@@ -298,11 +266,9 @@ def test_a_solver_that_fails_on_validation_leaves_the_best_weights(error):
         return net(x).square().mean()
 
     with pytest.raises(FloatingPointError, match=r"epoch 2: .*; the weights of epoch 1 are kept"):
-        fit(net, loss, (x,), (x,), epochs=3, batch_size=8, learning_rate=1e-2)
-    assert (
-        all(torch.equal(value, net.state_dict()[key]) for key, value in best.items())
-        and not net.training
-    )
+        fit_briefly(loss, x, net)
+    assert all(torch.equal(value, net.state_dict()[key]) for key, value in best.items())
+    assert not net.training
 
 
 def test_an_assertion_of_the_callers_own_is_left_to_say_what_it_says():
@@ -310,15 +276,7 @@ def test_an_assertion_of_the_callers_own_is_left_to_say_what_it_says():
         raise AssertionError("three columns are wanted")
 
     with pytest.raises(AssertionError, match="three columns are wanted"):
-        fit(
-            nn.Linear(2, 1),
-            loss,
-            (torch.randn(8, 2),),
-            (torch.randn(8, 2),),
-            epochs=1,
-            batch_size=4,
-            learning_rate=1,
-        )
+        fit_briefly(loss, torch.randn(8, 2), nn.Linear(2, 1))
 
 
 def test_its_adam_is_torchs_to_the_bit():
@@ -374,7 +332,7 @@ def test_a_small_training_takes_one_thread_and_puts_the_setting_back(monkeypatch
         return net(x).square().mean()
 
     with torch_threads(2):
-        fit(net, loss, (x,), (x,), epochs=2, batch_size=8, learning_rate=1e-2)
+        fit_briefly(loss, x, net)
         assert torch.get_num_threads() == 2
     assert seen == {inside}
 
@@ -383,15 +341,7 @@ def test_a_training_that_fails_puts_the_setting_of_threads_back():
     net, x = nn.Linear(4, 1), torch.randn(40, 4)
     with torch_threads(2):
         with pytest.raises(FloatingPointError):
-            fit(
-                net,
-                lambda x: net(x).mean() / 0,
-                (x,),
-                (x,),
-                epochs=1,
-                batch_size=8,
-                learning_rate=1,
-            )
+            fit_briefly(lambda x: net(x).mean() / 0, x, net)
         assert torch.get_num_threads() == 2
 
 
@@ -407,7 +357,7 @@ def test_the_points_of_a_cloud_count_as_work(monkeypatch):
     with torch_threads(2):
         for points in (99, 100):
             x = torch.randn(4, points, 3)
-            fit(net, loss, (x,), (x,), epochs=1, batch_size=64, learning_rate=1e-2)
+            fit_briefly(loss, x, net, epochs=1)
     assert seen == [1, 1, 2, 2]
 
 

@@ -8,31 +8,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import softplus
 
-from fpnlib import checks
 from fpnlib.base_models.msp import CHANNELS, MSP, halving
 
-
-class PatchDiscriminator(nn.Module):
-    """How real each patch of an image (3, size, size) in [-1, 1] looks, as logits (h, w).
-
-    Args:
-        features: channels of the first layer, doubled at each halving of the image.
-        halvings: 2 for patches of 22 pixels, 3 for 46.
-    """
-
-    def __init__(self, features: int = 16, halvings: int = 2):
-        super().__init__()
-        checks.positive("features", features)
-        checks.positive("halvings", halvings)
-        layers = [nn.Conv2d(CHANNELS, features, 4, 2, 1), nn.LeakyReLU(0.2)]
-        for _ in range(halvings - 1):
-            layers += halving(features, 2 * features)
-            features *= 2
-        self.main = nn.Sequential(*layers, nn.Conv2d(features, 1, 4))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Logits (n, h, w) of images x (n, 3, size, size) in [-1, 1]."""
-        return self.main(x)[:, 0]
+FEATURES = 16  # channels of the discriminator's first layer
 
 
 class SharpenedMSP(nn.Module):
@@ -44,20 +22,13 @@ class SharpenedMSP(nn.Module):
 
     Args:
         msp: the model to train.
-        discriminator: None: one of the default shape.
         weight: of the adversarial term, a mean over patches, beside MSP's sums over pixels.
         fidelity: of MSP's loss.
     """
 
-    def __init__(
-        self,
-        msp: MSP,
-        discriminator: PatchDiscriminator | None = None,
-        weight: float = 10.0,
-        fidelity: float = 0.0,
-    ):
+    def __init__(self, msp: MSP, weight: float = 10.0, fidelity: float = 0.0):
         super().__init__()
-        self.msp, self.discriminator = msp, discriminator or PatchDiscriminator()
+        self.msp, self.discriminator = msp, _PatchDiscriminator()
         self.weight, self.fidelity = weight, fidelity
 
     def loss(self, x: Tensor, y: Tensor) -> Tensor:
@@ -76,6 +47,21 @@ class SharpenedMSP(nn.Module):
         real = self.discriminator(2 * x - 1)
         fake = self.discriminator(_Reversal.apply(decoded, self.weight))
         return loss + softplus(-real).mean() + softplus(fake).mean()
+
+
+class _PatchDiscriminator(nn.Module):
+    """How real each patch of 22 pixels of an image (3, size, size) in [-1, 1] looks, as logits."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        first = nn.Conv2d(CHANNELS, FEATURES, 4, 2, 1)
+        second = halving(FEATURES, 2 * FEATURES)
+        last = nn.Conv2d(2 * FEATURES, 1, 4)
+        self.main = nn.Sequential(first, nn.LeakyReLU(0.2), *second, last)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits (n, h, w) of images x (n, 3, size, size) in [-1, 1]."""
+        return self.main(x)[:, 0]
 
 
 class _Reversal(torch.autograd.Function):

@@ -20,9 +20,7 @@ from fpnlib.base_models.pointflow_field import DIMENSIONS
 AT_ONCE = 2**17  # points that go through the networks together: bounds the memory
 NOISE_SEED = 2**31  # added to the seeds of points, so that they differ from a latent's by that seed
 TIMES = 8  # of flow matching, for each cloud and step
-FLOOR = (
-    1e-4  # of the largest variance, added to all: bounds the scale of nearly constant directions
-)
+FLOOR = 1e-4  # of the largest variance, added to all, because some directions hardly vary
 PAIRED = 64  # points paired with noise together, because pairing takes the cube of their number
 
 
@@ -87,7 +85,7 @@ class PointFlow(nn.Module):
             "seen": seen,
             **solver,
         }
-        self.encoder = PointEncoder(latent_dim, encoder_widths, stochastic=stochastic)
+        self.encoder = PointEncoder(latent_dim, encoder_widths, stochastic)
         self.decoder = PointCNF(latent_dim, hidden, checks.positive("num_blocks", num_blocks))
         self.register_buffer("mean_", torch.zeros(DIMENSIONS))
         self.register_buffer("std_", torch.ones(1))
@@ -169,19 +167,15 @@ class PointFlow(nn.Module):
         return torch.cat(parts) * self.std_ + self.mean_ if parts else noise
 
     @torch.no_grad()
-    def log_prob(
-        self, x: Tensor, z: Tensor | None = None, trace: str = "exact", probe: Tensor | None = None
-    ) -> Tensor:
+    def log_prob(self, x: Tensor, z: Tensor | None = None) -> Tensor:
         """log p(x | z) (n, points) in nats: the density of each point, in the data's units.
 
         Args:
             x: clouds (n, points, 3).
             z: latents (n, latent_dim); None: the encoder's.
-            trace: "exact", or "hutchinson" for the unbiased estimate in half the work.
-            probe: like x, instead of Hutchinson's random one.
 
         Raises:
-            ValueError, TypeError: bad clouds, bad latents, or an unknown trace.
+            ValueError, TypeError: bad clouds or bad latents.
             FloatingPointError: the solver could not hold its tolerance.
         """
         x = checks.clouds(x).to(self.mean_)
@@ -190,9 +184,8 @@ class PointFlow(nn.Module):
         rows, densities = _rows(x.shape[1]), []
         for start in range(0, len(x), rows):
             part = slice(start, start + rows)
-            of_part = None if probe is None else probe[part]
             points = (x[part] - self.mean_) / self.std_
-            u, log_det = self.decoder(points, z[part], self.solver, trace, of_part)
+            u, log_det = self.decoder(points, z[part], self.solver)
             densities.append(log_normal(u) + log_det - DIMENSIONS * self.std_.log())
         return torch.cat(densities) if densities else x[..., 0]
 
@@ -211,7 +204,8 @@ class PointFlow(nn.Module):
             x = (x - self.mean_) / self.std_
             z, divergence = self._latents(x)
             x = x[:, :points]
-            u, log_det = self.decoder(x, z, self.solver)
+            probe = torch.randint(0, 2, x.shape, device=x.device).to(x) * 2 - 1
+            u, log_det = self.decoder(x, z, self.solver, probe)
             return -(log_normal(u) + log_det).mean() + divergence / x.shape[1]
 
     def matching_loss(self, x: Tensor, points: int | None = None) -> Tensor:

@@ -72,14 +72,10 @@ class Solver:
                 ``MOST_STEPS``, or NaN turned up.
         """
         times = torch.tensor([start, end], dtype=state.dtype, device=state.device)
-        settings: dict[str, Any] = {
-            "method": self.method,
-            "rtol": self.tolerance,
-            "atol": self.tolerance,
-        }
+        settings: dict[str, Any] = {"method": self.method}
+        settings["rtol"] = settings["atol"] = self.tolerance
         if self.method not in ADAPTIVE:
-            grid = torch.linspace(start, end, self.steps + 1, dtype=times.dtype)
-            grid = grid.to(times.device)
+            grid = torch.linspace(start, end, self.steps + 1, dtype=times.dtype).to(times.device)
             settings["options"] = {"grid_constructor": lambda *_: grid}
             return odeint(field, state, times, **settings)[-1]
         settings["options"] = {"norm": _worst_cloud, "max_num_steps": MOST_STEPS}
@@ -101,9 +97,9 @@ class Solver:
 class MovingBatchNorm(nn.Module):
     """Batch norm by running statistics, in training too.
 
-    So it has an exact inverse and density.     ``weight`` holds logarithms of scales. In training,
-    the statistics of each coordinate move a tenth of the way to the batch's. (The original's
-    reshape mixes the coordinates there.)
+    So it has an exact inverse and density. ``weight`` holds logarithms of scales. In training, the
+    statistics of each coordinate move a tenth of the way to the batch's. (The original's reshape
+    mixes the coordinates there.)
     """
 
     eps, decay = 1e-4, 0.1
@@ -156,12 +152,7 @@ class PointCNF(nn.Module):
         self.fields: Any = nn.ModuleList(Field(hidden, latent_dim) for _ in range(num_blocks))
 
     def forward(
-        self,
-        x: Tensor,
-        z: Tensor,
-        solver: Solver,
-        trace: str = "hutchinson",
-        probe: Tensor | None = None,
+        self, x: Tensor, z: Tensor, solver: Solver, probe: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
         """Noise (n, points, 3) of points, and log|det ∂noise/∂x| (n, points).
 
@@ -169,16 +160,9 @@ class PointCNF(nn.Module):
             x: points (n, points, 3).
             z: latents (n, latent_dim).
             solver: of the fields.
-            trace: "hutchinson", an unbiased estimate with one probe of ±1 for a solve; or "exact",
-                in twice the work.
-            probe: like x, instead of a random one.
+            probe: like x, random, for Hutchinson's unbiased estimate of the trace; None: the exact
+                trace, in twice the work.
         """
-        if trace not in ("hutchinson", "exact"):
-            raise checks.unknown("trace", trace, ("hutchinson", "exact"))
-        if trace == "exact":
-            probe = None
-        elif probe is None:
-            probe = torch.randint(0, 2, x.shape, device=x.device).to(x) * 2 - 1
         log_det = self.norms[0].log_scale.sum().expand(*x.shape[:-1], 1)
         x = self.norms[0](x)
         for field, norm in zip(self.fields, self.norms[1:]):

@@ -39,7 +39,8 @@ def load_msp(path: str | Path) -> MSP:
     path = Path(path)
     state = _read(path)
     try:
-        depth = sum(_is_convolution(name, state[name]) for name in state)
+        encoder = [state[name] for name in state if name.startswith("encoder.main")]
+        depth = sum(weight.ndim == 4 for weight in encoder)
         size, features = 2 ** (depth + 1), len(state["encoder.main.0.weight"])
         decoder_features = state["decoder.main.0.weight"].shape[1] * 8 // size
         model = MSP(len(state["M"]), size, features, decoder_features)
@@ -113,10 +114,6 @@ def _filled(model: nn.Module, state: State, path: Path) -> Any:
     return model.eval()
 
 
-def _is_convolution(name: str, tensor: Tensor) -> bool:
-    return name.startswith("encoder.main") and tensor.ndim == 4
-
-
 def _encoder_names() -> dict[str, str]:
     """Layers of PointFlow's encoder: their name → ours."""
     names = {}
@@ -154,13 +151,10 @@ def _our_name(name: str, path: Path) -> str:
 
 def _pointflow_widths(state: State, path: Path) -> dict[str, Any]:
     """PointFlow's arguments, read off the shapes of its tensors in our names."""
-    layers = [
-        name for name in state if re.fullmatch(r".*fields\.0\.layers\.\d+\.linear\.bias", name)
-    ]
+    hidden: list[int] = []
+    while (bias := f"decoder.fields.0.layers.{len(hidden)}.linear.bias") in state:
+        hidden.append(len(state[bias]))
     try:
-        hidden = [
-            len(state[f"decoder.fields.0.layers.{k}.linear.bias"]) for k in range(len(layers))
-        ]
         widths = {
             "latent_dim": len(state["encoder.mean.6.bias"]),
             "encoder_widths": [len(state[f"encoder.points.{3 * k}.bias"]) for k in range(4)],
