@@ -176,15 +176,14 @@ def write_celeba(root, n=9, skip=(), rows=None, parts=None):
             Image.new("RGB", (178, 218), (25 * i, 100, 200)).save(
                 folder / "img_align_celeba" / name, quality=95
             )
-    rows = rows or [
-        f"{name}  {' '.join('1' if (i >> k) % 2 else '-1' for k in range(3))}"
-        for i, name in enumerate(names)
-    ]
-    (folder / "list_attr_celeba.txt").write_text(
-        "\n".join([str(n), " ".join(NAMES) + " ", *rows]) + "\n"
-    )
-    parts = parts or [f"{name} {i % 3}" for i, name in enumerate(names)]
-    (folder / "list_eval_partition.txt").write_text("\n".join(parts) + "\n")
+    if rows is None:
+        rows = [" ".join("1" if i >> k & 1 else "-1" for k in range(3)) for i in range(n)]
+    lines = [f"{name}  {row}" for name, row in zip(names, rows) if row]
+    header = f"{n}\n{' '.join(NAMES)} \n"
+    (folder / "list_attr_celeba.txt").write_text(header + "\n".join(lines) + "\n")
+    parts = parts or [i % 3 for i in range(n)]
+    lines = [f"{name} {part}" for name, part in zip(names, parts)]
+    (folder / "list_eval_partition.txt").write_text("\n".join(lines) + "\n")
     return folder
 
 
@@ -207,15 +206,10 @@ def test_a_partial_copy_is_joined_with_the_lists(tmp_path):
 def test_a_list_of_chosen_images_makes_a_part_of_celeba_the_same_for_everyone(tmp_path):
     part, whole = write_celeba(tmp_path / "part", skip=(1, 3)), write_celeba(tmp_path / "whole")
     chosen = sorted(path.name for path in (part / "img_align_celeba").iterdir())
-    assert (
-        load_celeba(tmp_path / "whole", size=16).checksum
-        != load_celeba(tmp_path / "part", size=16).checksum
-    )
+    one, other = (load_celeba(tmp_path / name, size=16) for name in ("part", "whole"))
+    assert one.checksum != other.checksum
     (whole / "list_chosen.txt").write_text("\n".join(chosen) + "\n")
-    assert (
-        load_celeba(tmp_path / "whole", size=16).checksum
-        == load_celeba(tmp_path / "part", size=16).checksum
-    )
+    assert one.checksum == load_celeba(tmp_path / "whole", size=16).checksum
     (part / "list_chosen.txt").write_text("000001.jpg\n000002.jpg\n")
     with pytest.raises(
         FileNotFoundError, match="000002.jpg, which .*list_chosen.txt names, is not in"
@@ -234,11 +228,12 @@ def test_what_other_programs_leave_among_the_images_is_passed_over(tmp_path):
 def test_the_crop_is_the_middle(tmp_path):
     folder = write_celeba(tmp_path, n=3)
     image = Image.new("RGB", (178, 218), (255, 0, 0))
-    image.paste((0, 0, 255), (15, 35, 163, 183))
+    image.paste((0, 0, 255), (23, 43, 155, 175))
     image.save(folder / "img_align_celeba" / "000001.jpg", quality=100)
-    inside = load_celeba(tmp_path, size=148).train.x[0, :, 4:-4, 4:-4]
-    assert inside[2].min() > 0.8 and inside[0].max() < 0.2
-    assert load_celeba(tmp_path, size=148).train.x.shape == (1, 3, 148, 148)
+    red, _, blue = load_celeba(tmp_path, size=148).train.x[0]
+    assert blue[12:-12, 12:-12].min() > 0.8 and red[12:-12, 12:-12].max() < 0.2
+    for edge in (red[:4], red[-4:], red[:, :4], red[:, -4:]):
+        assert edge.min() > 0.8
 
 
 def damage(folder, what):
@@ -284,28 +279,12 @@ def test_what_is_missing_or_damaged_gets_one_line(tmp_path, what, kind, message)
 @pytest.mark.parametrize(
     ("lists", "message"),
     [
-        (
-            {"rows": ["000001.jpg 1 -1 1", "000002.jpg 1 -1", "000003.jpg 1 1 1"]},
-            "damaged in the row of 000002.jpg",
-        ),
-        (
-            {"rows": ["000001.jpg 1 -1 1", "000002.jpg 1 -1 yes", "000003.jpg 1 1 1"]},
-            "damaged in the row of 000002.jpg",
-        ),
-        (
-            {"rows": ["000001.jpg 1 -1 1", "000003.jpg 1 1 1"]},
-            "list_attr_celeba.txt has no row for 000002.jpg",
-        ),
-        ({"rows": ["000001.jpg 1 -1 1"] * 2}, "000001.jpg has two rows"),
-        (
-            {"parts": ["000001.jpg 0", "000002.jpg 1", "000003.jpg 5"]},
-            "list_eval_partition.txt is damaged",
-        ),
-        (
-            {"parts": ["000001.jpg 0", "000002.jpg 1"]},
-            "list_eval_partition.txt has no row for 000003.jpg",
-        ),
-        ({"parts": ["000001.jpg 0", "000002.jpg 1", "000003.jpg 1"]}, "has no test image"),
+        ({"rows": ["1 -1 1", "1 -1", "1 1 1"]}, "damaged in the row of 000002.jpg"),
+        ({"rows": ["1 -1 1", "1 -1 yes", "1 1 1"]}, "damaged in the row of 000002.jpg"),
+        ({"rows": ["1 -1 1", None, "1 1 1"]}, "list_attr_celeba.txt has no row for 000002.jpg"),
+        ({"parts": ["0", "1", "5"]}, "list_eval_partition.txt is damaged"),
+        ({"parts": ["0", "1"]}, "list_eval_partition.txt has no row for 000003.jpg"),
+        ({"parts": ["0", "1", "1"]}, "has no test image"),
     ],
 )
 def test_lists_that_do_not_fit_get_one_line(tmp_path, lists, message):
@@ -313,6 +292,13 @@ def test_lists_that_do_not_fit_get_one_line(tmp_path, lists, message):
     with pytest.raises(ValueError, match=message) as error:
         load_celeba(tmp_path, size=16)
     assert "\n" not in str(error.value)
+
+
+def test_an_image_with_two_rows_is_refused(tmp_path):
+    path = write_celeba(tmp_path, n=3) / "list_attr_celeba.txt"
+    path.write_text(path.read_text() + "000001.jpg 1 1 1\n")
+    with pytest.raises(ValueError, match="000001.jpg has two rows"):
+        load_celeba(tmp_path, size=16)
 
 
 def test_real_celeba_is_read(shared, tmp_path):
