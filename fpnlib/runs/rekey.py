@@ -18,7 +18,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from fpnlib import store
-from fpnlib.families import Run, Study, baseline_scores
+from fpnlib.families import Family, Run, Study, baseline_scores
 from fpnlib.runs.plan import parameters
 from fpnlib.runs.verify import FAMILIES
 
@@ -104,42 +104,34 @@ class _Adopting(store.Cache):
             self.renamed[found.with_suffix(suffix)] = path.with_suffix(suffix)
 
 
-def main(folders: Sequence[Path]) -> None:
+def main(folders: Sequence[Path], families: Mapping[str, Family] = FAMILIES) -> None:
     """Give new keys to everything that runs use, and bring their manifests up to date.
 
     Args:
         folders: the runs' folders; each is named like its profile.
+        families: the family of each notebook parameter that names a dataset.
     """
     renamed: dict[Path, Path] = {}
     for folder in folders:
-        renamed |= rekey(folder, folder.name)
+        renamed |= _rekey(folder, families)
     for folder in folders:
-        refresh(folder, folder.name, renamed)
+        _refresh(folder, renamed)
 
 
-def rekey(folder: Path, profile: str, data_dir: str = "") -> dict[Path, Path]:
+def _rekey(folder: Path, families: Mapping[str, Family]) -> dict[Path, Path]:
     """Give everything that a run uses its new key, under its new name.
-
-    Args:
-        folder: the run's.
-        profile: the profile that it was made with.
-        data_dir: folder of the datasets; empty: $FPN_DATA, else ``data`` in the project.
 
     Returns:
         The new path of each file that was changed, by its old one.
     """
-    manifest = store.Manifest(folder)
-    notebooks = manifest.read().get("notebooks", {})
     given: dict[str, Any] = {}
-    for entry in notebooks.values():
-        given |= entry["parameters"]
-    if "faces" in given:  # the parameter's earlier name
-        given["face_dataset"] = given["faces"]
+    for entry in store.Manifest(folder).read().get("notebooks", {}).values():
+        given |= _renamed(entry["parameters"])
     with contextlib.redirect_stdout(io.StringIO()):
-        run = Run("rekey", out=folder, profile=profile, data_dir=data_dir)
+        run = Run("rekey", out=folder, profile=folder.name)
     adopting = _Adopting(run.cache)
     run.cache = adopting
-    for parameter, family in FAMILIES.items():
+    for parameter, family in families.items():
         if parameter in given:
             study = Study(run, family, given[parameter])
             for step in _steps(study, given):
@@ -148,7 +140,15 @@ def rekey(folder: Path, profile: str, data_dir: str = "") -> dict[Path, Path]:
     return adopting.renamed
 
 
-def refresh(folder: Path, profile: str, renamed: Mapping[Path, Path]) -> None:
+def _renamed(parameters_then: Mapping[str, Any]) -> dict[str, Any]:
+    """A notebook's parameters by their names of today."""
+    given = dict(parameters_then)
+    if "faces" in given:
+        given["face_dataset"] = given.pop("faces")
+    return given
+
+
+def _refresh(folder: Path, renamed: Mapping[Path, Path]) -> None:
     """Bring a run's manifest up to date with the new names, checksums and parameters."""
     manifest = store.Manifest(folder)
     sections = manifest.read()
@@ -156,11 +156,9 @@ def refresh(folder: Path, profile: str, renamed: Mapping[Path, Path]) -> None:
         entry["files"] = _checksums(folder, entry["files"], renamed)
         entry["inputs"] = _checksums(store.PROJECT, entry.get("inputs", {}), renamed)
         declared = parameters(store.PROJECT / "notebooks" / f"{name}.ipynb")
-        given = entry["parameters"]
-        if "faces" in given:
-            given["face_dataset"] = given["faces"]
+        given = _renamed(entry["parameters"])
         kept = {key: value for key, value in given.items() if key in declared}
-        chosen = {"profile": profile, "override": ""} if "profile" in declared else {}
+        chosen = {"profile": folder.name, "override": ""} if "profile" in declared else {}
         entry["parameters"] = kept | chosen
     sections["files"] = _checksums(folder, sections.get("files", {}), renamed)
     stems = {old.stem: new.stem for old, new in renamed.items()}
