@@ -277,11 +277,11 @@ def test_the_command_writes_the_page_and_names_what_is_missing_or_damaged(
     assert main(["report", str(folder)]) == 0
     assert capsys.readouterr().out.strip() == str(folder / "report.html")
     for damage, said in (
-        (lambda: (folder / "results" / "04_some.json").write_text("[1]"), "no list of results"),
+        (lambda: (folder / "results" / "04_some.json").write_text("[1]"), "expected a mapping"),
         (lambda: (folder / "results" / "04_some.json").write_text("[{"), "no valid JSON"),
-        (lambda: write_result(folder, value="high"), "'x' must be a number, got 'high'"),
+        (lambda: write_result(folder, value="high"), "'value' is of another type than"),
         (lambda: write_result(folder, paper="high"), "'x' has 'high' where a number belongs"),
-        (lambda: write_result(folder, quantity=1), "1 is no quantity"),
+        (lambda: write_result(folder, quantity=1), "'quantity' is of another type than"),
         (lambda: write_copy(folder, []), "04_some.ipynb is damaged (no notebook)"),
         (lambda: write_copy(folder, None), "04_some.ipynb is damaged (no notebook)"),
         (

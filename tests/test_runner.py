@@ -522,7 +522,7 @@ def test_what_a_notebook_used_is_told_apart_by_where_it_lies(tmp_path, monkeypat
     uses.data("digits", "12ab")
     monkeypatch.setattr(Path, "home", lambda: tmp_path)
     settings = [str(checkpoint), "", "no file", "x" * 5000, 3, "README.md"]
-    used = inputs.used(manifest, "first", settings)
+    used = inputs.Inputs(manifest).used("first", settings)
     assert used["data"] == {"digits": "12ab"}
     assert used["files"] == {"models/shared.json": sha256(model)}
     assert used["inputs"] == {
@@ -530,7 +530,7 @@ def test_what_a_notebook_used_is_told_apart_by_where_it_lies(tmp_path, monkeypat
         "~/checkpoint.pt": sha256(checkpoint),
         "~/elsewhere.json": sha256(elsewhere),
     }
-    assert inputs.used(manifest, "other", []) == {"data": {}, "files": {}, "inputs": {}}
+    assert inputs.Inputs(manifest).used("other", []) == {"data": {}, "files": {}, "inputs": {}}
 
 
 BUSY = """out = "outputs/tiny"  # help the run's folder

@@ -14,7 +14,6 @@ from traps import Code, unpickles
 
 from fpnlib import store
 from fpnlib.store import Checkpoint, Manifest, Results, Uses, locks
-from fpnlib.training import History
 
 TENSORS = {
     "weight": torch.arange(6.0).reshape(2, 3),
@@ -332,12 +331,6 @@ def test_json_of_another_shape_is_one_line(tmp_path, text, said):
     ) as caught:
         store.read_kept(path, "k", scores=dict)
     one_line(caught)
-
-
-def test_fields_that_are_not_a_dataclasss_are_one_line(tmp_path):
-    assert store.rebuilt("x.json", History, {"best_epoch": 3}) == History(best_epoch=3)
-    with pytest.raises(ValueError, match="x.json is damaged .it holds no History."):
-        store.rebuilt("x.json", History, {"best": 3})
 
 
 def test_digests_know_content_and_not_order():

@@ -1,6 +1,8 @@
 """Many runs, one table: what fans out, what is gathered, and that workers, few or many or killed, do not show in it."""
 
 import json
+from contextlib import nullcontext
+from pathlib import Path
 
 import dask
 import numpy as np
@@ -11,7 +13,7 @@ from test_runner import write_notebook
 
 from fpnlib import plots, store
 from fpnlib.__main__ import main
-from fpnlib.runs import execute, plan, report, sweeps, verify
+from fpnlib.runs import cluster, execute, plan, report, sweeps, verify
 from fpnlib.runs.tables import gathered, varied
 from fpnlib.store import Manifest
 
@@ -51,8 +53,8 @@ def notebooks(tmp_path_factory):
 @pytest.fixture(scope="module")
 def scheduler():
     """The address of a cluster of two workers, which import what a run needs once for all tests."""
-    with LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster:
-        yield cluster.scheduler_address
+    with LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as local:
+        yield local.scheduler_address
 
 
 def command(notebooks, out, *more):
@@ -65,16 +67,7 @@ def tables(out):
     return {path.name: path.read_bytes() for path in (out / "tables").iterdir()}
 
 
-def serially(notebooks, out):
-    """The same runs in a plain loop, gathered."""
-    points = {f"seed={seed}": {"seed": seed} for seed in range(2)}
-    for name, point in points.items():
-        execute.run("small", str(out / "runs" / name), values=point, notebooks=notebooks)
-    sweeps._gather(out, points, ["seed"], ["00_tiny"])
-    return tables(out)
-
-
-def test_one_worker_two_workers_one_that_is_killed_and_a_plain_loop_give_the_same_table(
+def test_one_worker_two_workers_one_that_is_killed_and_a_plain_run_give_the_same_numbers(
     notebooks, scheduler, tmp_path
 ):
     seeds = ["--seeds", "0", "1"]
@@ -82,11 +75,11 @@ def test_one_worker_two_workers_one_that_is_killed_and_a_plain_loop_give_the_sam
     there = ["--scheduler", scheduler, "--set", f"once={tmp_path / 'killed'}"]
     assert command(notebooks, tmp_path / "two", *seeds, *there) == 0
     assert (tmp_path / "killed").exists()
-    assert (
-        tables(tmp_path / "one")
-        == tables(tmp_path / "two")
-        == serially(notebooks, tmp_path / "serial")
-    )
+    assert tables(tmp_path / "one") == tables(tmp_path / "two")
+    execute.run("small", str(tmp_path / "alone"), values={"seed": 1}, notebooks=notebooks)
+    results = Path("results", "00_tiny.json")
+    alone, among = tmp_path / "alone", tmp_path / "one" / "runs" / "seed=1"
+    assert (alone / results).read_bytes() == (among / results).read_bytes()
     table = pd.read_csv(tmp_path / "one" / "tables" / "summary.csv")
     assert list(table["quantity"]) == ["accuracy, A", "accuracy, B", "loss"] and set(
         table["runs"]
@@ -128,9 +121,20 @@ def flatter(out, table, by):
     rows.to_csv(path, index=False)
 
 
-def test_there_are_as_many_workers_as_asked_for():
-    with sweeps._client(4, 3, None) as client:
-        assert len(client.scheduler_info()["workers"]) == 3
+@pytest.mark.parametrize(("points", "workers"), [(4, 3), (3, 8)])
+def test_there_are_as_many_workers_as_asked_for_but_none_without_a_run(
+    monkeypatch, points, workers
+):
+    asked = {}
+
+    def local(**options):
+        asked.update(options)
+        return nullcontext()
+
+    monkeypatch.setattr("distributed.LocalCluster", local)
+    monkeypatch.setattr("distributed.Client", nullcontext)
+    with cluster.client_of(points, workers, None):
+        assert asked["n_workers"] == 3
 
 
 def test_a_run_that_fails_fails_the_sweep_and_the_others_are_gathered(
@@ -188,7 +192,7 @@ def test_a_fresh_sweep_leaves_nothing_of_an_earlier_one_and_spares_what_is_not_i
 
 
 def test_a_scheduler_that_is_not_there_is_one_line(notebooks, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(sweeps, "PATIENCE", (0.5, 0.5))
+    monkeypatch.setattr(cluster, "PATIENCE", (0.5, 0.5))
     for address in ("tcp://127.0.0.1:9", "nonsense://x"):
         assert (
             command(notebooks, tmp_path / "out", "--seeds", "0", "1", "--scheduler", address) == 2
@@ -201,9 +205,9 @@ def test_a_scheduler_that_is_not_there_is_one_line(notebooks, tmp_path, capsys, 
 
 
 def test_a_scheduler_without_workers_is_one_line(notebooks, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(sweeps, "PATIENCE", (30, 0.5))
-    with LocalCluster(n_workers=0, dashboard_address=None) as cluster:
-        address = cluster.scheduler_address
+    monkeypatch.setattr(cluster, "PATIENCE", (30, 0.5))
+    with LocalCluster(n_workers=0, dashboard_address=None) as local:
+        address = local.scheduler_address
         assert (
             command(notebooks, tmp_path / "out", "--seeds", "0", "1", "--scheduler", address) == 2
         )
@@ -284,7 +288,7 @@ def test_no_worker_is_idle_while_runs_wait(monkeypatch, tmp_path):
         "dashboard_address": None,
     }
     with dask.config.set({"distributed.scheduler.work-stealing": False}):
-        with LocalCluster(**threads) as cluster, Client(cluster) as client:
+        with LocalCluster(**threads) as local, Client(local) as client:
             assert (
                 sweeps._run_all(client, {name: (name,) for name in ["0", *others]}, tmp_path) == {}
             )

@@ -15,13 +15,16 @@ import nbformat
 from tqdm import tqdm
 
 from fpnlib import checks
-from fpnlib.runs import copies, inputs, places
+from fpnlib.runs import copies, places
 from fpnlib.runs.engine import CellError, Limits, TimeUp, execute
 from fpnlib.runs.environment import environment
-from fpnlib.runs.fresh import SHOWN, clear, refuse_strangers
+from fpnlib.runs.inputs import Inputs
 from fpnlib.runs.kernel import jobs
 from fpnlib.runs.plan import Plan, plan, source_of
 from fpnlib.store import PROJECT, Manifest, Uses, claim, digest, library_digest
+
+SHOWN = ("notebooks", "figures", "tables", "results")
+"""The folders in which a reader looks for what a run has left."""
 
 
 def run(
@@ -66,16 +69,18 @@ def run(
     count = jobs() if side_by_side is None else checks.positive("side_by_side", side_by_side)
     manifest, started = Manifest(PROJECT / todo.out), perf_counter()
     if fresh:
-        refuse_strangers(manifest)
+        manifest.refuse_strangers()
     with claim(manifest.folder) as left:
         if left:
             said = "taking up what process {process} on {host} left when it was stopped"
             print(said.format(**left))
         if fresh:
-            clear(manifest)
+            manifest.clear()
         manifest.read()  # a damaged one is refused here, before anything runs
-        session = _Session(manifest, todo, limits or Limits(), environment(), library_digest())
-        _abreast(min(count, len(todo.tasks)), session.finish, list(todo.tasks), session.limits.stop)
+        limits = limits or Limits()
+        here, library = environment(), library_digest()
+        session = _Session(manifest, todo, limits, here, library, Inputs(manifest))
+        _abreast(min(count, len(todo.tasks)), session.finish, list(todo.tasks), limits.stop)
         if session.executed:
             seconds = round(perf_counter() - started, 1)
             manifest.note("total", {"seconds": seconds, "notebooks": len(session.executed)})
@@ -92,7 +97,7 @@ class _Session:
     limits: Limits
     here: dict
     library: str
-    data: inputs.Data = field(default_factory=inputs.Data)
+    inputs: Inputs
     executed: list[str] = field(default_factory=list)
 
     def finish(self, path: Path) -> None:
@@ -147,7 +152,7 @@ class _Session:
             "parameters": places.named(settings),
             "seconds": seconds,
         }
-        entry |= inputs.used(self.manifest, path.stem, settings.values())
+        entry |= self.inputs.used(path.stem, settings.values())
         entry["files"] |= self.manifest.files([f"notebooks/{path.name}"])
         self.manifest.note_notebook(path.stem, entry, self.here)
         self.executed.append(path.stem)
@@ -166,10 +171,7 @@ class _Session:
             return False
         if self.manifest.files(entry["files"]) != entry["files"]:
             return False
-        if not inputs.are_still(entry.get("inputs", {})):
-            return False
-        data = entry.get("data", {}).items()
-        return all(self.data.is_still(checksum, name, settings) for name, checksum in data)
+        return self.inputs.are_still(entry, settings)
 
 
 def _content(source: nbformat.NotebookNode, settings: Mapping) -> tuple[list[str], dict]:

@@ -12,51 +12,59 @@ from fpnlib.runs import places
 from fpnlib.store import PROJECT, Manifest, Uses, sha256
 
 
-class Data:
-    """The datasets as they are now, each loaded once for its checksum."""
-
-    def __init__(self) -> None:
-        self._checksum, self._one_at_a_time = cache(_checksum), Lock()
-
-    def is_still(self, checksum: str, name: str, settings: Mapping) -> bool:
-        """Whether the dataset of these settings has ``checksum``; a missing one counts as so."""
-        with self._one_at_a_time:
-            now = self._checksum(name, settings.get("data_dir"), settings.get("seed", 0))
-        return now in (checksum, None)
-
-
-def used(
-    manifest: Manifest, notebook: str, settings: Iterable[object]
-) -> dict[str, dict[str, str]]:
-    """What a notebook has used since it began, for its entry in the manifest.
+class Inputs:
+    """What the notebooks of a run are made from, beside their code and parameters.
 
     Args:
         manifest: the run's.
-        notebook: its name.
-        settings: values of its parameters. Those that name a file count as used.
-
-    Returns:
-        ``data``: checksums of datasets by name; ``files``: sha256 of the run's files by their paths
-        within its folder; ``inputs``: sha256 of files elsewhere, by path: relative inside the
-        project, else as :func:`places.named` has it.
     """
-    told, data = Uses(manifest.folder, notebook).read()
-    outside = set(filter(os.path.isabs, told))
-    for value in settings:
-        if isinstance(value, str) and os.path.isfile(PROJECT / value):
-            outside.add(str(PROJECT / value))
-    inputs = {_name(Path(name)): sha256(name) for name in sorted(outside) if os.path.isfile(name)}
-    inside = [name for name in told if name not in outside]
-    return {"data": data, "inputs": inputs, "files": manifest.files(inside)}
 
+    def __init__(self, manifest: Manifest):
+        self._manifest = manifest
+        self._checksum, self._one_at_a_time = cache(_checksum), Lock()
 
-def are_still(inputs: Mapping[str, str]) -> bool:
-    """Whether files outside the run's folder are as they were. A missing one has not changed."""
-    for name, checksum in inputs.items():
-        path = PROJECT / places.found(name)
-        if path.is_file() and sha256(path) != checksum:
-            return False
-    return True
+    def used(self, notebook: str, settings: Iterable[object]) -> dict[str, dict[str, str]]:
+        """What a notebook has used since it began, for its entry in the manifest.
+
+        Args:
+            notebook: its name.
+            settings: values of its parameters. Those that name a file count as used.
+
+        Returns:
+            ``data``: checksums of datasets by name; ``files``: sha256 of the run's files by their
+            paths within its folder; ``inputs``: sha256 of files elsewhere, by path: relative
+            inside the project, else as :func:`places.named` has it.
+        """
+        told, data = Uses(self._manifest.folder, notebook).read()
+        outside = set(filter(os.path.isabs, told))
+        inside = [name for name in told if name not in outside]
+        for value in settings:
+            if isinstance(value, str) and os.path.isfile(PROJECT / value):
+                outside.add(str(PROJECT / value))
+        here = sorted(filter(os.path.isfile, outside))
+        inputs = {_name(Path(path)): sha256(path) for path in here}
+        return {"data": data, "inputs": inputs, "files": self._manifest.files(inside)}
+
+    def are_still(self, entry: Mapping, settings: Mapping) -> bool:
+        """Whether the data and the files outside the run's folder are as they were.
+
+        What is missing has not changed.
+
+        Args:
+            entry: the notebook's entry in the manifest.
+            settings: its parameters.
+        """
+        for name, checksum in entry.get("inputs", {}).items():
+            path = PROJECT / places.found(name)
+            if path.is_file() and sha256(path) != checksum:
+                return False
+        root, seed = settings.get("data_dir"), settings.get("seed", 0)
+        for name, checksum in entry.get("data", {}).items():
+            with self._one_at_a_time:  # each dataset is loaded once
+                now = self._checksum(name, root, seed)
+            if now not in (checksum, None):
+                return False
+        return True
 
 
 def _name(path: Path) -> str:

@@ -9,31 +9,24 @@ from __future__ import annotations
 
 import io
 import itertools
-import logging
 import os
 import re
-import signal
 import sys
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import ExitStack, redirect_stderr, redirect_stdout
 from pathlib import Path
 from threading import RLock
 
-from joblib import cpu_count
 from tqdm import tqdm
 
-from fpnlib import checks, store
+from fpnlib import store
+from fpnlib.runs.cluster import client_of
 from fpnlib.runs.engine import CellError, Limits
 from fpnlib.runs.execute import run
-from fpnlib.runs.fresh import clear, refuse_strangers
-from fpnlib.runs.kernel import jobs
 from fpnlib.runs.plan import fan_out, plan
 from fpnlib.runs.tables import RUNS, gathered, varied
 from fpnlib.store import PROJECT, Manifest
-
-PATIENCE = 10, 60
-"""Seconds in which a scheduler has to answer, and then in which a worker has to join it."""
 
 PAUSE, HELD = 5, 3600
 """Seconds between two tries of a run whose folder another holds, and until the last if there is no
@@ -92,8 +85,8 @@ def sweep(
         todo = plan(profile, out, only, point, notebooks)
     stale = [Manifest(path) for path in (folder, *sorted(folder.glob("runs/*/")))] if fresh else []
     for manifest in stale:
-        refuse_strangers(manifest)
-    with store.claim(folder), _client(len(points), workers, scheduler) as client:
+        manifest.refuse_strangers()
+    with store.claim(folder), client_of(len(points), workers, scheduler) as client:
         _start_over(stale)
         calls = {}
         for name, point in points.items():
@@ -145,7 +138,7 @@ def _start_over(manifests: Sequence[Manifest]) -> None:
         for manifest in manifests[1:]:
             held.enter_context(store.claim(manifest.folder))
         for manifest in manifests:
-            clear(manifest)
+            manifest.clear()
 
 
 def _run(
@@ -173,51 +166,6 @@ def _run(
                 said = f"waiting: {error}"
                 print(said, file=sys.stderr)
             time.sleep(PAUSE)
-
-
-@contextmanager
-def _client(points: int, workers: int | None, scheduler: str | None) -> Iterator:
-    """A client of the cluster at ``scheduler``, or of processes on this machine."""
-    from distributed import Client, LocalCluster  # heavy, and only sweeps need it
-
-    logging.getLogger("distributed").setLevel(logging.CRITICAL)  # the error says it
-    if scheduler is not None:
-        with _client_of(scheduler) as client:
-            yield client
-        return
-    count = min(points, jobs() if workers is None else checks.positive("workers", workers))
-    share = {"LOKY_MAX_CPU_COUNT": str(max(1, cpu_count() // count))}
-    quiet = {"dashboard_address": None, "silence_logs": logging.CRITICAL, "memory_limit": None}
-    processes = {"n_workers": count, "threads_per_worker": 1, "processes": True, "env": share}
-    # The workers inherit that a Ctrl-C is this process's, which ends them in order.
-    handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        cluster = LocalCluster(**processes, **quiet)
-    finally:
-        signal.signal(signal.SIGINT, handler)
-    with cluster, Client(cluster) as client:
-        yield client
-
-
-@contextmanager
-def _client_of(scheduler: str) -> Iterator:
-    from distributed import Client
-
-    for_scheduler, for_workers = PATIENCE
-    try:
-        client = Client(scheduler, timeout=for_scheduler)
-    except (OSError, ValueError) as error:
-        remedy = "start one with 'dask scheduler', or leave --scheduler out for processes"
-        said = f"no Dask scheduler answers at {scheduler} ({' '.join(str(error).split())})"
-        raise OSError(f"{said}; {remedy} on this machine") from None
-    with client:
-        try:
-            client.wait_for_workers(1, timeout=for_workers)
-        except TimeoutError:
-            said = f"the Dask scheduler at {scheduler} has had no worker for {for_workers:g} s"
-            remedy = f"start some with 'dask worker {scheduler} --nthreads 1'"
-            raise OSError(f"{said}; {remedy}") from None
-        yield client
 
 
 def _run_all(client, calls: Mapping[str, tuple], folder: Path) -> dict[str, str]:

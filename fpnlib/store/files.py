@@ -13,13 +13,11 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
-from typing import TypeVar
 
 PROJECT = Path(__file__).resolve().parents[2]
 """The checkout. Relative output folders count from here, whatever the working directory."""
 
 PathLike = str | os.PathLike[str]
-T = TypeVar("T")
 
 
 def write(path: PathLike, data: str | bytes) -> Path:
@@ -57,14 +55,6 @@ def read_json(path: PathLike) -> object:
         return json.loads(Path(path).read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
         raise damaged(path, f"no valid JSON: {error}") from None
-
-
-def rebuilt(path: PathLike, kind: type[T], values: Mapping) -> T:
-    """``kind(**values)`` of a JSON file's content; ValueError, in one line, if they do not fit."""
-    try:
-        return kind(**values)
-    except TypeError:
-        raise damaged(path, f"it holds no {kind.__name__}") from None
 
 
 def write_kept(path: PathLike, key: str, **values: object) -> Path:

@@ -109,6 +109,21 @@ class Manifest:
         """
         return _inside(self.folder, name)
 
+    def refuse_strangers(self) -> None:
+        """Raise ValueError if starting over would empty folders that no run has made."""
+        made_by_a_run = self.path.is_file() or (self.folder / ".run.lock").is_file()
+        if not made_by_a_run and self.unlisted():
+            said = "is no run's folder, and starting over would empty it; give another --out"
+            raise ValueError(f"{self.folder} {said}")
+
+    def clear(self) -> None:
+        """Remove what a run leaves, and nothing else that may stand in its folder."""
+        for kind in (*self.KEPT, "notebooks", ".uses"):
+            for path in sorted((self.folder / kind).rglob("*"), reverse=True):
+                path.rmdir() if path.is_dir() and not path.is_symlink() else path.unlink()
+        for path in (self.folder / self.GRID, self.path):
+            path.unlink(missing_ok=True)
+
     def runs(self) -> dict[str, dict]:
         """A sweep's combinations by the names of its runs; empty if the folder is no sweep's.
 

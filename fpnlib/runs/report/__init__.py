@@ -6,14 +6,62 @@ pictures.
 
 from __future__ import annotations
 
+import base64
+import csv
+import fnmatch
+import math
+from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
+from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from fpnlib.runs.report.content import Number, amount, page
-from fpnlib.store import write as write_file
+from fpnlib import store
+from fpnlib.store import Manifest, Results, damaged, read_json
 
-__all__ = ["Number", "page", "write"]
+NEAR = 0.02
+"""A number is green if it is short of the paper's by at most this share of it."""
+WHOLE_TABLE, PART_OF_TABLE = 40, 8
+"""Rows of a table that is shown as a whole; rows shown of a longer one."""
+PICTURES = {b"\x89PNG\r\n\x1a\n": "image/png", b"\xff\xd8\xff": "image/jpeg"}
+
+
+@dataclass(frozen=True)
+class Number:
+    """One result beside the paper's; more is better. A sweep's has a ``deviation`` over ``runs``.
+
+    Raises:
+        TypeError: text where a number belongs.
+    """
+
+    quantity: str
+    value: float
+    paper: float | None = None
+    n: int | None = None
+    seed: int | None = None
+    deviation: float | None = None
+    runs: int | None = None
+
+    def __post_init__(self) -> None:
+        for number in (self.value, self.paper, self.n, self.seed, self.deviation, self.runs):
+            if number is not None and not _is_number(number):
+                raise TypeError(f"'{self.quantity}' has {number!r} where a number belongs")
+
+    @property
+    def difference(self) -> float | None:
+        """Ours less the paper's; None if the paper has none."""
+        return None if self.paper is None else self.value - self.paper
+
+    @property
+    def standing(self) -> str:
+        """How it compares with the paper: "better" (or equal), "near", "short" or ""."""
+        if self.paper is None:
+            return ""
+        if self.value >= self.paper:
+            return "better"
+        near = self.paper - self.value <= NEAR * abs(self.paper) + 1e-12
+        return "near" if near else "short"
 
 
 def write(folder: Path) -> Path:
@@ -32,7 +80,185 @@ def write(folder: Path) -> Path:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    templates.filters["amount"] = amount
-    return write_file(
-        folder / "report.html", templates.get_template("page.html").render(page(folder))
-    )
+    templates.filters["amount"] = _amount
+    template = templates.get_template("page.html")
+    return store.write(folder / "report.html", template.render(_page(folder)))
+
+
+def _page(folder: Path) -> dict:
+    """The template's values for the run or the sweep in ``folder``; raises as :func:`write`."""
+    manifest = Manifest(folder)
+    noted = manifest.read()
+    if not noted:
+        raise FileNotFoundError(f"{manifest.path} is missing; a run's folder has one")
+    files = manifest.each(lambda path: path)
+    checksums = noted.get("files", {})
+    for name in [*files, *checksums]:
+        manifest.path_of(name)
+    sections = _sections(manifest, noted.get("notebooks", {}), files)
+    numbers = list(chain.from_iterable(section["numbers"] for section in sections))
+    compared = [number for number in numbers if number.paper is not None]
+    weights = fnmatch.filter(files, "*.safetensors")
+    parts = ("environment", "differences", "data", "seconds", "total", "failed")
+    return {part: noted.get(part, {}) for part in parts} | {
+        "name": folder.resolve().name,
+        "sweep": manifest.SUMMARY in files,
+        "sections": sections,
+        "numbers": len(numbers),
+        "compared": sorted(compared, key=lambda number: not number.quantity.startswith("Table")),
+        "near": NEAR,
+        "models": {name: files[name].stat().st_size for name in weights},
+        "checksums": checksums,
+        "wrong": manifest.changed(),
+        "unlisted": manifest.unlisted(),
+    }
+
+
+def _amount(value: float, sign: str = "") -> str:
+    """A number at four decimals, or at four digits if those would hide it.
+
+    Args:
+        value: the number.
+        sign: "+" to show the sign of positive numbers.
+    """
+    style = ".4f" if value == 0 or 0.001 <= abs(value) < 1000 else ".4g"
+    if value == int(value) and 1 < abs(value) < 1e15:
+        style = ",.0f"
+    return format(value, sign + style).replace("-", "−")
+
+
+def _sections(manifest: Manifest, made: dict, files: dict[str, Path]) -> list[dict]:
+    """What each notebook left, and what belongs to none."""
+    sweep, folder = manifest.SUMMARY in files, manifest.folder
+    numbers = _means(folder / manifest.SUMMARY) if sweep else _results(folder)
+    stems = sorted({*made, *numbers})
+    sections = []
+    for stem in stems:
+        section = _section(manifest, stem, files)
+        section |= {"made": made.get(stem, {}), "numbers": numbers.get(stem, [])}
+        section["source"] = manifest.SUMMARY if sweep else f"results/{stem}.json"
+        sections.append(section)
+    starts = tuple(f"{kind}/{stem}_" for stem in stems for kind in ("figures", "tables"))
+    rest = {name: path for name, path in files.items() if not name.startswith(starts)}
+    whole: dict[str, Any] = {"tables": _tables(rest, ""), "figures": _figures(rest, "")}
+    if any(whole.values()):
+        whole |= {"id": "whole", "title": "The run as a whole", "source": ""}
+        sections.append(whole | {"copies": {}, "made": {}, "numbers": []})
+    return sections
+
+
+def _section(manifest: Manifest, stem: str, files: dict[str, Path]) -> dict:
+    """A notebook's title, its executed copies by what to call them, its tables and its figures."""
+    name = f"notebooks/{stem}.ipynb"
+    copy = manifest.path_of(name)
+    copies = {"executed notebook": name} if copy.is_file() else {}
+    for run in manifest.runs():
+        if (manifest.folder / "runs" / run / name).is_file():
+            copies[run] = f"runs/{run}/{name}"
+    title = _title(copy) if copy.is_file() else None
+    tables, figures = _tables(files, f"{stem}_"), _figures(files, f"{stem}_")
+    shown = {"tables": tables, "figures": figures}
+    return {"id": stem, "title": title or stem, "copies": copies} | shown
+
+
+def _title(copy: Path) -> str | None:
+    """The first heading of an executed copy; None if there is none."""
+    try:
+        notebook: Any = read_json(copy)
+        cells = notebook["cells"]
+        texts = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "markdown"]
+    except (TypeError, KeyError):
+        raise damaged(copy, "no notebook") from None
+    titles = [text.splitlines()[0] for text in texts if text.startswith("# ")]
+    return titles[0][2:].strip() if titles else None
+
+
+def _results(folder: Path) -> dict[str, list[Number]]:
+    """The numbers of a run, by notebook."""
+    return {path.stem: _numbers(path) for path in sorted((folder / "results").glob("*.json"))}
+
+
+def _numbers(path: Path) -> list[Number]:
+    numbers = []
+    try:
+        for row in Results.read(path):
+            names = Number.__dataclass_fields__.keys() & row.keys()
+            numbers.append(Number(**{name: row[name] for name in names}))
+    except TypeError as error:
+        raise damaged(path, f"no list of results: {error}") from None
+    return numbers
+
+
+def _means(path: Path) -> dict[str, list[Number]]:
+    """The means of a sweep, by notebook. A quantity's name says what varied beside the seed."""
+    numbers: dict[str, list[Number]] = {}
+    head, rows = _csv(path)
+    try:
+        varied = head[: head.index("notebook")]
+        for cells in rows:
+            row = dict(zip(head, cells, strict=True))
+            name = row["quantity"] + "".join(f", {key} {row[key]}" for key in varied)
+            value, paper = float(row["mean"]), _float(row["paper"])
+            deviation, runs = _float(row["standard deviation"]), int(row["runs"])
+            number = Number(name, value, paper, deviation=deviation, runs=runs)
+            numbers.setdefault(row["notebook"], []).append(number)
+    except (KeyError, TypeError, ValueError) as error:
+        raise damaged(path, f"no summary: {error}") from None
+    return numbers
+
+
+def _tables(files: dict[str, Path], start: str) -> list[dict]:
+    """Each table's first rows, or all of them."""
+    tables = []
+    for name, path in files.items():
+        if not (name.startswith(f"tables/{start}") and name.endswith(".csv")):
+            continue
+        head, rows = _csv(path)
+        shown = rows if len(rows) <= WHOLE_TABLE else rows[:PART_OF_TABLE]
+        table = {"name": _caption(path, start), "file": name, "head": head, "total": len(rows)}
+        tables.append(table | {"rows": [list(map(_short, row)) for row in shown]})
+    return tables
+
+
+def _figures(files: dict[str, Path], start: str) -> list[dict]:
+    """Each picture, whole, as a data URI."""
+    figures = []
+    for name, path in files.items():
+        if not name.startswith(f"figures/{start}"):
+            continue
+        data = path.read_bytes()
+        for magic, kind in PICTURES.items():
+            if data.startswith(magic):
+                source = f"data:{kind};base64,{base64.b64encode(data).decode()}"
+                figures.append({"name": _caption(path, start), "file": name, "source": source})
+    return figures
+
+
+def _csv(path: Path) -> tuple[list[str], list[list[str]]]:
+    """A table's head and rows."""
+    try:
+        head, *rows = csv.reader(path.read_text(encoding="utf-8").splitlines())
+    except (ValueError, csv.Error):
+        raise damaged(path, "no table") from None
+    return head, rows
+
+
+def _float(cell: str) -> float | None:
+    return float(cell) if cell else None
+
+
+def _caption(path: Path, start: str) -> str:
+    return path.stem.removeprefix(start).replace("_", " ")
+
+
+def _short(cell: str) -> str:
+    """A cell of a table: text and whole numbers as they are, others as :func:`_amount` has them."""
+    try:
+        value = float(cell)
+    except ValueError:
+        return cell
+    return _amount(value) if math.isfinite(value) and not cell.lstrip("-").isdigit() else cell
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
