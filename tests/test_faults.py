@@ -16,7 +16,7 @@ from pathlib import Path
 import nbformat
 import psutil
 import pytest
-from test_runner import write_notebook
+from test_runner import command, write_notebook
 
 from fpnlib.__main__ import main
 from fpnlib.store import Manifest, Results
@@ -82,31 +82,13 @@ def notebooks(tmp_path_factory):
     (folder / "profiles").mkdir()
     (folder / "profiles" / "small.yaml").write_text("seed: 4\n")
     for name, (of, make) in NOTEBOOKS.items():
-        write_notebook(
-            folder / f"{name}.ipynb",
-            PARAMETERS,
-            f"NAME, MODEL = '{name}', '{of}'",
-            BEGIN,
-            STEP,
-            make,
-            *END,
-        )
+        steps = [f"NAME, MODEL = '{name}', '{of}'", BEGIN, STEP, make, *END]
+        write_notebook(folder / f"{name}.ipynb", PARAMETERS, *steps)
     return folder
 
 
 def arguments(notebooks, out, *more):
-    return [
-        "run",
-        "--profile",
-        "small",
-        "--notebooks",
-        str(notebooks),
-        "--out",
-        str(out),
-        "--jobs",
-        "2",
-        *more,
-    ]
+    return [*command(notebooks, out), "--jobs", "2", *more]
 
 
 def run(notebooks, out, *more):
@@ -156,11 +138,11 @@ class Command:
 
 def killed(notebooks, out, victim, moment, chance):
     """Run the command and kill at the given change of its folder; False where it ended before."""
-    command = Command(notebooks, out)
-    while command.goes_on():
-        if command.changes >= moment:
+    running = Command(notebooks, out)
+    while running.goes_on():
+        if running.changes >= moment:
             with suppress(psutil.NoSuchProcess):  # of a process that has just ended
-                if command.kill(victim, chance):
+                if running.kill(victim, chance):
                     return True
     return False
 
@@ -168,11 +150,11 @@ def killed(notebooks, out, victim, moment, chance):
 @pytest.fixture(scope="module")
 def undisturbed(notebooks, tmp_path_factory):
     """The folder of a run that nothing disturbed, and how many changes it made there."""
-    command = Command(notebooks, tmp_path_factory.mktemp("undisturbed") / "out")
-    while command.goes_on():
+    running = Command(notebooks, tmp_path_factory.mktemp("undisturbed") / "out")
+    while running.goes_on():
         pass
-    assert command.process.wait() == 0
-    return command.out, command.changes
+    assert running.process.wait() == 0
+    return running.out, running.changes
 
 
 def made(out):
@@ -198,13 +180,8 @@ def assert_finished(out, expected):
     assert made(out) == made(expected)
     assert Manifest(out).read()["files"] == Manifest(out).files() and Manifest(out).changed() == []
     for name in NOTEBOOKS:
-        assert (
-            nbformat.read(out / "notebooks" / f"{name}.ipynb", as_version=4)
-            .cells[-1]
-            .outputs[0]
-            .text
-            == "the end\n"
-        )
+        copy = nbformat.read(out / "notebooks" / f"{name}.ipynb", as_version=4)
+        assert copy.cells[-1].outputs[0].text == "the end\n"
     assert not [path for path in out.rglob(".*") if path.suffix in (".tmp", ".ipynb")]
 
 
@@ -299,19 +276,15 @@ def test_a_damaged_manifest_is_one_line_before_anything_runs(notebooks, finished
 def test_a_damaged_model_and_damaged_latents_are_named_and_made_again_once_deleted(
     notebooks, undisturbed, finished, capsys
 ):
-    model, latents = (
-        finished / "models" / f"{name}.safetensors" for name in ("other", "01_second_latents")
-    )
+    model = finished / "models" / "other.safetensors"
+    latents = finished / "models" / "01_second_latents.safetensors"
     flipped(model)
     shortened(latents)
     assert run(notebooks, finished) == 1
     said = capsys.readouterr().err.splitlines()
+    errors = {line for line in said if line.startswith("ValueError: ")}
     for path in (model, latents):
-        (line,) = {
-            line
-            for line in said
-            if line.startswith("ValueError: ") and f"{path} is truncated or damaged" in line
-        }
+        (line,) = {line for line in errors if f"{path} is truncated or damaged" in line}
         assert line.endswith("delete it and run again")
     assert said[-1].startswith("ValueError: ")
     for path in (model, latents):

@@ -50,6 +50,11 @@ with open(Path(out, "log.txt"), "a") as log:
 LOG_FIRST, LOG_SECOND = f"NOTEBOOK = '00_first'\n{LOG}", f"NOTEBOOK = '01_second'\n{LOG}"
 
 
+def command(notebooks, out):
+    """The words of the command that runs the profile "small"."""
+    return ["run", "--profile", "small", "--notebooks", str(notebooks), "--out", str(out)]
+
+
 def write_notebook(path, parameters, *code, text="# Title"):
     cells = [
         v4.new_markdown_cell(text),
@@ -82,23 +87,12 @@ def finished(tmp_path_factory):
     ending = "write('results/second.json', '2')\nprint('before')"
     failing = "if fail:\n    raise ValueError('the end')"
     write_notebook(folder / "01_second.ipynb", SECOND, LOG_SECOND, ending, failing)
-    command = [
-        sys.executable,
-        "-m",
-        "fpnlib",
-        "run",
-        "--profile",
-        "small",
-        "--notebooks",
-        ".",
-        "--out",
-        "out",
-    ]
-    command += ["--jobs", "1"]  # in order; two at a time have tests of their own
+    words = [sys.executable, "-m", "fpnlib", *command(".", "out")]
+    words += ["--jobs", "1"]  # in order; two at a time have tests of their own
     env = {name: value for name, value in os.environ.items() if not name.endswith("_NUM_THREADS")}
     env |= {"NUMBA_NUM_THREADS": "1", "FPN_DATA": str(folder / "data"), "MPLBACKEND": "Agg"}
     env |= {"TQDM_DISABLE": ""}  # bars are drawn, though nobody sees them
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, env=env)
+    done = subprocess.run(words, cwd=folder, capture_output=True, text=True, env=env)
     assert done.returncode == 0, done.stderr
     folder.joinpath("screen.txt").write_text(done.stdout + done.stderr)
     return folder
@@ -108,12 +102,9 @@ def finished(tmp_path_factory):
 def tiny(finished, tmp_path, monkeypatch):
     """A copy of that folder, to be changed at will."""
     monkeypatch.setenv("FPN_DATA", str(finished / "data"))
-    library = json.loads((finished / "out" / "manifest.json").read_text())["notebooks"]["00_first"][
-        "library"
-    ]
-    monkeypatch.setattr(
-        execute, "library_digest", lambda: library
-    )  # whatever is edited while the tests run
+    library = Manifest(finished / "out").read()["notebooks"]["00_first"]["library"]
+    # Whatever is edited while the tests run.
+    monkeypatch.setattr(execute, "library_digest", lambda: library)
     return shutil.copytree(finished, tmp_path / "tiny")
 
 
@@ -121,16 +112,7 @@ def run(folder, *more):
     """Run again; the exit code and which notebooks were executed since the log was last looked at."""
     log = folder / "out" / "log.txt"
     log.write_text("")
-    arguments = [
-        "run",
-        "--profile",
-        "small",
-        "--notebooks",
-        str(folder),
-        "--out",
-        str(folder / "out"),
-    ]
-    code = main([*arguments, "--jobs", "1", *more])
+    code = main([*command(folder, folder / "out"), "--jobs", "1", *more])
     return code, "".join(sorted(log.read_text()))
 
 
@@ -395,17 +377,8 @@ def test_a_run_never_writes_where_its_notebooks_are(tiny, capsys, below):
     sources.parent.mkdir(parents=True)
     shutil.copytree(tiny, sources, ignore=shutil.ignore_patterns("out", "project"))
     before = {path: path.read_bytes() for path in sources.rglob("*") if path.is_file()}
-    arguments = [
-        "run",
-        "--profile",
-        "small",
-        "--notebooks",
-        str(sources),
-        "--out",
-        str(tiny / "project"),
-    ]
     for more in ([], ["--fresh"]):
-        assert main([*arguments, *more]) == 2
+        assert main([*command(sources, tiny / "project"), *more]) == 2
         error = capsys.readouterr().err
         assert "would overwrite the notebooks in" in error and error.count("\n") == 1
     assert before == {path: path.read_bytes() for path in sources.rglob("*") if path.is_file()}
@@ -709,14 +682,9 @@ def test_what_papermill_raises_is_one_line(tmp_path, monkeypatch, error, raised,
         raise error
 
     monkeypatch.setattr(papermill, "execute_notebook", fails)
+    paths = tmp_path / "x.ipynb", tmp_path / "copy.ipynb"
     with pytest.raises(raised, match=said) as caught:
-        engine.execute(
-            tmp_path / "x.ipynb",
-            tmp_path / "copy.ipynb",
-            {},
-            title="",
-            limits=Limits(),
-        )
+        engine.execute(*paths, {}, title="", limits=Limits())
     assert "\n" not in str(caught.value)
 
 

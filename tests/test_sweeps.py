@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from distributed import Client, Event, LocalCluster
-from test_runner import write_notebook
+from test_runner import command, write_notebook
 
 from fpnlib import plots, store
 from fpnlib.__main__ import main
@@ -57,10 +57,9 @@ def scheduler():
         yield local.scheduler_address
 
 
-def command(notebooks, out, *more):
-    return main(
-        ["run", "--profile", "small", "--notebooks", str(notebooks), "--out", str(out), *more]
-    )
+def sweep(notebooks, out, *more):
+    """Run the command in this process; the exit code."""
+    return main([*command(notebooks, out), *more])
 
 
 def tables(out):
@@ -71,9 +70,9 @@ def test_one_worker_two_workers_one_that_is_killed_and_a_plain_run_give_the_same
     notebooks, scheduler, tmp_path
 ):
     seeds = ["--seeds", "0", "1"]
-    assert command(notebooks, tmp_path / "one", *seeds, "--workers", "1") == 0
+    assert sweep(notebooks, tmp_path / "one", *seeds, "--workers", "1") == 0
     there = ["--scheduler", scheduler, "--set", f"once={tmp_path / 'killed'}"]
-    assert command(notebooks, tmp_path / "two", *seeds, *there) == 0
+    assert sweep(notebooks, tmp_path / "two", *seeds, *there) == 0
     assert (tmp_path / "killed").exists()
     assert tables(tmp_path / "one") == tables(tmp_path / "two")
     execute.run("small", str(tmp_path / "alone"), values={"seed": 1}, notebooks=notebooks)
@@ -141,7 +140,7 @@ def test_a_run_that_fails_fails_the_sweep_and_the_others_are_gathered(
     notebooks, scheduler, tmp_path, capsys
 ):
     more = ["--seeds", "0", "1", "--scheduler", scheduler, "--set", "fail=1"]
-    assert command(notebooks, tmp_path / "out", *more) == 1
+    assert sweep(notebooks, tmp_path / "out", *more) == 1
     said = capsys.readouterr().err.rstrip().splitlines()
     assert said[-2:] == [
         "1 of 2 runs failed; the others are gathered",
@@ -159,7 +158,7 @@ def test_a_run_that_fails_fails_the_sweep_and_the_others_are_gathered(
         if path.is_file() and "runs" not in path.parts
     }
     failing = ["--set", "seed=1", "fail=1", "scale=[1,2]", "--scheduler", scheduler]
-    assert command(notebooks, out, *failing) == 1
+    assert sweep(notebooks, out, *failing) == 1
     assert "2 of 2 runs failed; nothing is gathered\n" in capsys.readouterr().err
     assert before == {path: path.read_bytes() for path in before}
 
@@ -175,16 +174,16 @@ def test_a_fresh_sweep_leaves_nothing_of_an_earlier_one_and_spares_what_is_not_i
     store.write(out / "figures" / "09_old_spread.png", "")
     store.write_json(out / "grid.json", {"seed=9": {"seed": 9}})
     Manifest(out).note_files()
-    assert command(notebooks, out, *fresh) == 2
+    assert sweep(notebooks, out, *fresh) == 2
     assert f"{mine.parents[1]} is no run's folder" in capsys.readouterr().err and mine.exists()
     mine.unlink()
     with store.claim(stale):
-        assert command(notebooks, out, *fresh) == 2
+        assert sweep(notebooks, out, *fresh) == 2
     assert (
         "seed=9 is in use by" in capsys.readouterr().err
         and (out / "figures" / "09_old_spread.png").exists()
     )
-    assert command(notebooks, out, *fresh) == 0
+    assert sweep(notebooks, out, *fresh) == 0
     files = {"grid.json", "tables/runs.csv", "tables/summary.csv", "figures/00_tiny_spread.png"}
     assert set(Manifest(out).read()["files"]) == files and Manifest(out).unlisted() == []
     assert not [path for path in stale.rglob("*") if path.is_file() and path.name != ".run.lock"]
@@ -194,9 +193,7 @@ def test_a_fresh_sweep_leaves_nothing_of_an_earlier_one_and_spares_what_is_not_i
 def test_a_scheduler_that_is_not_there_is_one_line(notebooks, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(cluster, "PATIENCE", (0.5, 0.5))
     for address in ("tcp://127.0.0.1:9", "nonsense://x"):
-        assert (
-            command(notebooks, tmp_path / "out", "--seeds", "0", "1", "--scheduler", address) == 2
-        )
+        assert sweep(notebooks, tmp_path / "out", "--seeds", "0", "1", "--scheduler", address) == 2
         said = capsys.readouterr().err
         assert (
             said.startswith(f"error: no Dask scheduler answers at {address} (")
@@ -208,9 +205,7 @@ def test_a_scheduler_without_workers_is_one_line(notebooks, tmp_path, capsys, mo
     monkeypatch.setattr(cluster, "PATIENCE", (30, 0.5))
     with LocalCluster(n_workers=0, dashboard_address=None) as local:
         address = local.scheduler_address
-        assert (
-            command(notebooks, tmp_path / "out", "--seeds", "0", "1", "--scheduler", address) == 2
-        )
+        assert sweep(notebooks, tmp_path / "out", "--seeds", "0", "1", "--scheduler", address) == 2
     said = capsys.readouterr().err
     assert (
         said.startswith(f"error: the Dask scheduler at {address} has had no worker for 0.5 s")
@@ -317,7 +312,7 @@ def test_no_worker_is_idle_while_runs_wait(monkeypatch, tmp_path):
 def test_mistakes_are_refused_in_one_line_before_anything_runs(
     notebooks, tmp_path, capsys, more, said
 ):
-    assert command(notebooks, tmp_path / "out", *more) == 2
+    assert sweep(notebooks, tmp_path / "out", *more) == 2
     error = capsys.readouterr().err
     assert error.startswith(f"error: {said}") and error.count("\n") == 1
     assert not (tmp_path / "out" / "runs").exists()

@@ -49,10 +49,8 @@ class ThisPython(AsyncKernelManager):
         await super().cleanup_resources(restart=restart)
         if self._folder and not restart:
             if self._screen.is_file():
-                lines = self._screen.read_text(errors="replace").split("\n")
-                self.last_words = next(
-                    (f" ({line.strip()})" for line in lines[::-1] if line.strip()), ""
-                )
+                lines = self._screen.read_text(errors="replace").strip().split("\n")
+                self.last_words = f" ({lines[-1].strip()})" if lines[-1] else ""
             self._folder.cleanup()
 
     def kill(self) -> None:
@@ -89,7 +87,6 @@ def _environment() -> dict[str, str]:
         "PYTHONPATH": path,
     }
     if data := os.environ.get("FPN_DATA"):
-        fixed["FPN_DATA"] = os.path.abspath(
-            os.path.expanduser(data)
-        )  # the kernel's folder is another
+        # An absolute path, because the kernel's folder is another.
+        fixed["FPN_DATA"] = os.path.abspath(os.path.expanduser(data))
     return defaults | os.environ | fixed

@@ -45,10 +45,11 @@ def _path(place: str) -> re.Pattern:
 
 def _named(places: list[tuple[re.Pattern, str]], node: object) -> object:
     if isinstance(node, dict):
-        return {
-            key: value if key.startswith("image/") else _named(places, value)
-            for key, value in node.items()
-        }
+        texts = dict(node)
+        for key, value in node.items():
+            if not key.startswith("image/"):
+                texts[key] = _named(places, value)
+        return texts
     if isinstance(node, list):
         return [_named(places, value) for value in node]
     if isinstance(node, str):

@@ -172,8 +172,10 @@ def _with_override(values: Mapping[str, object], declared: list[dict]) -> dict[s
         return flat
     if "override" not in set().union(*declared):
         _refuse_unknown(dotted, declared)
-    parts = [f"{name}={_text(name, value)}" for name, value in dotted.items()]
-    return flat | {"override": " ".join([*str(flat.get("override", "")).split(), *parts])}
+    pairs = str(flat.get("override", "")).split()
+    for name, value in dotted.items():
+        pairs.append(f"{name}={_text(name, value)}")
+    return flat | {"override": " ".join(pairs)}
 
 
 def _text(name: str, value: object) -> str:

@@ -189,9 +189,9 @@ class Cache:
 
 def _made_elsewhere(meta: Mapping) -> str:
     """Return a remark for something made by another version of the library; empty otherwise."""
-    return (
-        "" if meta.get("library") == library_digest() else "made by another version of the library"
-    )
+    if meta.get("library") == library_digest():
+        return ""
+    return "made by another version of the library"
 
 
 def _stamp(key: Key) -> dict:

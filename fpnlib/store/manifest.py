@@ -223,12 +223,13 @@ def _fault(sections: object) -> str:
     notebooks = sections.get("notebooks", {})
     environments = [one.get("environment", {}) for one in (sections, *notebooks.values())]
     for environment in environments:
-        if not isinstance(environment, dict) or not isinstance(
-            environment.get("versions", {}), dict
-        ):
+        versions = environment.get("versions", {}) if isinstance(environment, dict) else None
+        if not isinstance(versions, dict):
             return "environment: no mapping of versions"
-    faults = (_entry_fault(name, entry) for name, entry in notebooks.items())
-    return next(filter(None, faults), "")
+    for name, entry in notebooks.items():
+        if fault := _entry_fault(name, entry):
+            return fault
+    return ""
 
 
 def _entry_fault(name: str, entry: Mapping) -> str:
