@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from fpnlib.families import DIGITS, SHAPES
+from fpnlib.families.settings import resolve
 from fpnlib.store import Manifest
 
 PAPER, PAPER_2 = DIGITS.paper, SHAPES.paper
@@ -69,10 +70,9 @@ def seeds() -> list[list[str]]:
 
 def variants() -> list[list[str]]:
     results, rows = Results("paper", "08_classification"), []
-    width = json.loads((ROOT / "outputs/paper/manifest.json").read_text())["notebooks"][
-        "08_classification"
-    ]
-    chosen, authors = (width["parameters"][name] for name in ("flow_width", "authors_width"))
+    manifest = json.loads((ROOT / "outputs/paper/manifest.json").read_text())
+    authors = manifest["notebooks"]["08_classification"]["parameters"]["authors_width"]
+    chosen = resolve("digits", DIGITS.settings, "paper")["flow_width"]
     for name in FLOWS.values():
         row = [name]
         for draws, wide in (
