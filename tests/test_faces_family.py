@@ -25,7 +25,7 @@ from fpnlib.families import (
     strips,
 )
 from fpnlib.families.editing import OURS
-from fpnlib.families.faces import EXCLUSIVE, mirrored
+from fpnlib.families.faces import EXCLUSIVE, _mirrored
 from fpnlib.metrics.editing_tables import mean_scores
 from fpnlib.store import PROJECT
 
@@ -203,6 +203,6 @@ def test_every_picture_of_a_face_in_the_notebook_asks_whether_it_may_be_shown():
 
 def test_half_of_the_faces_are_mirrored():
     x = torch.rand(200, 3, 4, 4)
-    out = mirrored(x, torch.Generator().manual_seed(0))
+    out = _mirrored(x, torch.Generator().manual_seed(0))
     kept, turned = ((out == other).flatten(1).all(1) for other in (x, x.flip(3)))
     assert (kept | turned).all() and 60 < turned.sum() < 140

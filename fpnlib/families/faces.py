@@ -39,7 +39,7 @@ FLOW_TRAINING = {"batch_size": 128, "learning_rate": 2e-3, "clip_norm": 5.0}
 JUDGE_TRAINING = {"batch_size": 64, "learning_rate": 3e-3, "weight_decay": 1e-2}
 
 
-def mirrored(x: Tensor, generator: torch.Generator) -> Tensor:
+def _mirrored(x: Tensor, generator: torch.Generator) -> Tensor:
     """Exchange left and right in a random half of the images x (n, 3, size, size)."""
     chosen = torch.rand(len(x), 1, 1, 1, generator=generator, device=x.device) < 0.5
     return torch.where(chosen, x.flip(3), x)
@@ -53,7 +53,7 @@ def _is_drawn(split: Split) -> bool:
 def _view(split: Split, settings: Settings, generator: torch.Generator | None) -> tuple:
     if generator is None or _is_drawn(split):
         return split.x, split.y
-    return mirrored(split.x, generator), split.y
+    return _mirrored(split.x, generator), split.y
 
 
 def _sides(data: Dataset) -> list[Split]:

@@ -27,12 +27,12 @@ Loss = Callable[..., Tensor]
 View = Callable[[Split, Settings, torch.Generator | None], tuple[Tensor, Tensor]]
 
 
-def all_of(split: Split, settings: Settings, generator: torch.Generator | None) -> tuple:
+def _all_of(split: Split, settings: Settings, generator: torch.Generator | None) -> tuple:
     """View a split as it is: objects and labels."""
     return split.x, split.y
 
 
-def own_loss(module: Any, settings: Settings) -> tuple[nn.Module, Loss]:
+def _own_loss(module: Any, settings: Settings) -> tuple[nn.Module, Loss]:
     """Train the module itself by its method ``loss(x, y)``."""
     return module, module.loss
 
@@ -59,8 +59,8 @@ class Trained:
     build: Callable[[Dataset, Settings], nn.Module]
     training: Callable[[Dataset, Settings], dict]
     settings: tuple[str, ...] = ()
-    objective: Callable[[Any, Settings], tuple[nn.Module, Loss]] = own_loss
-    view: View = all_of
+    objective: Callable[[Any, Settings], tuple[nn.Module, Loss]] = _own_loss
+    view: View = _all_of
     before: Callable[[Any, Dataset], Any] = lambda module, data: None
     after: Callable[[Any, Dataset], Any] = lambda module, data: None
     version: int = 1

@@ -28,7 +28,7 @@ def resolve(family: str, defaults: Settings, profile: str = "demo", override: st
         ValueError: an unknown profile or setting, with the nearest name, or a malformed pair.
         TypeError: a value of another type than the default's.
     """
-    given = dict(read_groups(profile).get(family, {}))
+    given = dict(_read_groups(profile).get(family, {}))
     given |= parse_override(override).get(family, {})
     return defaults_with(family, defaults, given)
 
@@ -43,7 +43,7 @@ def defaults_with(family: str, defaults: Settings, given: Settings) -> dict:
     return settings
 
 
-def read_groups(profile: str) -> dict[str, dict]:
+def _read_groups(profile: str) -> dict[str, dict]:
     """Return the settings that a profile gives, by family.
 
     Raises:

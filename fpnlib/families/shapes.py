@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 
@@ -12,7 +10,7 @@ from fpnlib.base_models import PointFlow, load_pointflow
 from fpnlib.conditions import Classes
 from fpnlib.data import Dataset, Split
 from fpnlib.data.point_clouds import draw_points
-from fpnlib.families.family import Base, Family, Plug, Trained, fit_batches
+from fpnlib.families.family import Base, Family, Loss, Plug, Trained, fit_batches
 from fpnlib.families.scores import class_scores
 from fpnlib.families.settings import Settings
 from fpnlib.metrics.judge import cloud_judge
@@ -69,7 +67,7 @@ def _released(settings: Settings) -> tuple[nn.Module, str] | None:
     return model, store.digest({"checkpoint": store.sha256(path), "statistics": statistics})
 
 
-def _objective(module: PointFlow, settings: Settings) -> tuple[nn.Module, Any]:
+def _objective(module: PointFlow, settings: Settings) -> tuple[nn.Module, Loss]:
     loss, step = OBJECTIVES[settings["objective"]], settings["step"]
     return module, lambda x, y: loss(module, x, step)
 
