@@ -3,6 +3,7 @@
 import copy
 import json
 import pickle
+from contextlib import contextmanager
 from pathlib import Path
 
 import numba
@@ -23,29 +24,34 @@ from fpnlib.flows.engine import transform
 from fpnlib.flows.engine.weights import pack
 
 OUTPUTS = Path(__file__).resolve().parents[1] / "outputs"
-PRETRAINED = [
-    path
-    for name in ("maf", "realnvp")
-    for path in sorted(OUTPUTS.glob(f"pretrained/*_{name}.safetensors"))
-]
+PRETRAINED = sorted(OUTPUTS.glob("pretrained/*_maf.safetensors"))
+PRETRAINED += sorted(OUTPUTS.glob("pretrained/*_realnvp.safetensors"))
+SETTINGS = {"hidden_features", "num_layers", "num_blocks", "embedding_features"}
+SETTINGS |= {"batch_norm", "dropout"}
+WIDE = {"hidden_features": 700, "num_layers": 2}
+NEAR = {"atol": 1e-4, "rtol": 1e-4}
 
 VARIANTS = {
     "plain": ("maf", {}),
     "narrower than D": ("maf", {"hidden_features": 4}),
     "one feature": ("maf", {"features": 1}),
     "batch norm": ("maf", {"batch_norm": True, "num_blocks": 3}),
-    "wide": ("maf", {"hidden_features": 700, "num_layers": 2, "num_blocks": 3}),
-    "wide, batch norm": (
-        "maf",
-        {"hidden_features": 700, "num_layers": 2, "num_blocks": 1, "batch_norm": True},
-    ),
+    "wide": ("maf", WIDE | {"num_blocks": 3}),
+    "wide, batch norm": ("maf", WIDE | {"num_blocks": 1, "batch_norm": True}),
     "dropout and embedding": ("maf", {"dropout": 0.3, "embedding_features": 5}),
     "coupling": ("realnvp", {}),
-    "coupling, batch norm, odd D": (
-        "realnvp",
-        {"features": 7, "batch_norm": True, "embedding_features": 2},
-    ),
+    "coupling, odd D": ("realnvp", {"features": 7, "batch_norm": True, "embedding_features": 2}),
 }
+
+
+@contextmanager
+def threads(count):
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def build(name, features=9, seed=0, **settings):
@@ -53,9 +59,8 @@ def build(name, features=9, seed=0, **settings):
     flow = build_flow(name, features, 4, **{"hidden_features": 22, "num_layers": 3} | settings)
     with torch.no_grad():
         for parameter in flow.parameters():
-            parameter.add_(
-                torch.randn_like(parameter), alpha=min(0.05, 0.25 * parameter.shape[-1] ** -0.5)
-            )
+            size = min(0.05, 0.25 * parameter.shape[-1] ** -0.5)
+            parameter.add_(torch.randn_like(parameter), alpha=size)
         for key, buffer in flow.named_buffers():
             if key.endswith(("running_mean", "running_var")):
                 buffer.copy_(torch.rand_like(buffer) + 0.5 * key.endswith("var"))
@@ -72,10 +77,14 @@ def as_nflows(flow):
 
 def batch(flow, n=70, seed=1):
     generator = torch.Generator().manual_seed(seed)
-    context = torch.eye(flow.context_features)[
-        torch.randint(flow.context_features, (n,), generator=generator)
-    ]
+    kinds = torch.randint(flow.context_features, (n,), generator=generator)
+    context = torch.eye(flow.context_features)[kinds]
     return torch.randn(n, flow.features, generator=generator), context
+
+
+def class_by_class(flow, z, every):
+    """log p (n, K) of z under each context, one after the other."""
+    return torch.stack([flow.log_prob(z, row.expand(len(z), -1)) for row in every], 1)
 
 
 def error(value, exact):
@@ -116,9 +125,7 @@ def assert_as_exact_as_nflows(flow, z, context):
         if isinstance(module, ConditionalFlow):
             yield module.class_log_prob(rows, every.to(dtype))
         else:
-            yield torch.stack(
-                [module.log_prob(rows, row.to(dtype).expand(len(rows), -1)) for row in every], 1
-            )
+            yield class_by_class(module, rows, every.to(dtype))
 
     rounded = [results(rounding(exact), torch.float64) for _ in range(4)]
     assert_no_worse(
@@ -132,26 +139,12 @@ def test_all_is_as_near_to_float64_as_nflows_is(flow):
 
 def trained(path):
     """The flow of a kept plugin, with its weights."""
-    config = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))["meta"]["made_from"][
-        "flow"
-    ]
-    state = {
-        key.removeprefix("flow."): value
-        for key, value in load_file(path).items()
-        if key.startswith("flow.")
-    }
-    names = {
-        "hidden_features",
-        "num_layers",
-        "num_blocks",
-        "batch_norm",
-        "dropout",
-        "embedding_features",
-    }
-    given = min(
-        key for key in state if key.endswith(("_embedding_net.weight", "context_layer.weight"))
-    )
-    settings = {name: config[name] for name in names & config.keys()}
+    noted = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
+    config, kept = noted["meta"]["made_from"]["flow"], load_file(path)
+    state = {key[5:]: value for key, value in kept.items() if key.startswith("flow.")}
+    reading = ("_embedding_net.weight", "context_layer.weight")
+    given = min(key for key in state if key.endswith(reading))
+    settings = {name: config[name] for name in SETTINGS & config.keys()}
     flow = build_flow(config["flow"], config["latent_dim"], state[given].shape[1], **settings)
     missing, unexpected = flow.load_state_dict(state, strict=False)
     assert not unexpected and all(key.endswith(("mask", "degrees")) for key in missing)
@@ -172,9 +165,8 @@ def test_trained_weights_give_the_numbers_of_nflows(path):
 
     # In float64 nflows' forward pass proves the inverse, whose D passes would take long.
     inverse = data, logabsdet = double._transform.inverse(noise.double(), given64)
-    for mine, right in zip(
-        exact._transform(data, given64), (noise.double(), -logabsdet), strict=True
-    ):
+    expected = noise.double(), -logabsdet
+    for mine, right in zip(exact._transform(data, given64), expected, strict=True):
         torch.testing.assert_close(mine, right, atol=1e-9, rtol=1e-9)
     near = [rounding(double)._transform.inverse(noise.double(), given64) for _ in range(4)]
     assert_no_worse(flow._transform.inverse(noise, given), inverse, *near)
@@ -189,19 +181,18 @@ def test_trained_weights_give_the_numbers_of_nflows(path):
 @torch.no_grad()
 def test_the_public_methods_agree_with_nflows(flow):
     theirs, (z, context) = as_nflows(flow), batch(flow)
-    torch.testing.assert_close(
-        flow.log_prob(z, context), theirs.log_prob(z, context), atol=1e-4, rtol=1e-5
-    )
+    close, density = {"atol": 1e-4, "rtol": 1e-5}, theirs.log_prob(z, context)
+    torch.testing.assert_close(flow.log_prob(z, context), density, **close)
     noise = theirs.transform_to_noise(z, context)
-    torch.testing.assert_close(flow.transform_to_noise(z, context), noise, atol=1e-4, rtol=1e-5)
-    torch.testing.assert_close(flow.transform_from_noise(noise, context), z, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(flow.transform_to_noise(z, context), noise, **close)
+    torch.testing.assert_close(flow.transform_from_noise(noise, context), z, **NEAR)
     torch.manual_seed(5)
     mine = flow.sample(3, context[:2])
     torch.manual_seed(5)
     torch.testing.assert_close(mine, theirs.sample(3, context[:2]), atol=1e-4, rtol=1e-4)
     every = torch.eye(flow.context_features)[:4]
-    loop = torch.stack([theirs.log_prob(z, row.expand(len(z), -1)) for row in every], 1)
-    torch.testing.assert_close(flow.class_log_prob(z, every), loop, atol=1e-4, rtol=1e-5)
+    loop = class_by_class(theirs, z, every)
+    torch.testing.assert_close(flow.class_log_prob(z, every), loop, **close)
 
 
 @pytest.mark.parametrize("training", [True, False])
@@ -216,22 +207,14 @@ def test_gradients_are_those_of_nflows(variant, training):
     theirs, exact = as_nflows(flow), as_nflows(flow).double()
 
     def gradients(module, dtype):
-        rows = batch(
-            flow, n=600 if variant == "plain" else 70
-        )  # of many samples the gradients are found by pieces
+        rows = batch(flow, n=600 if variant == "plain" else 70)  # many samples go in pieces
         z, context = (tensor.to(dtype).requires_grad_() for tensor in rows)
         weights = torch.linspace(-1, 2, len(z), dtype=dtype)
-        loss = (module.log_prob(z, context) * weights).sum() + module.transform_to_noise(
-            z, context
-        ).sin().sum()
-        named = dict(module.named_parameters())
-        return dict(
-            zip(
-                ["z", "context", *named],
-                torch.autograd.grad(loss, [z, context, *named.values()]),
-                strict=True,
-            )
-        )
+        loss = (module.log_prob(z, context) * weights).sum()
+        loss = loss + module.transform_to_noise(z, context).sin().sum()
+        named = {"z": z, "context": context, **dict(module.named_parameters())}
+        found = torch.autograd.grad(loss, list(named.values()))
+        return dict(zip(named, found, strict=True))
 
     ours, nflows = gradients(flow, torch.float32), gradients(theirs, torch.float32)
     for key, right in gradients(exact, torch.float64).items():
@@ -257,19 +240,13 @@ def test_wide_layers_with_one_feature_and_with_more_than_units_agree_in_float64(
         torch.testing.assert_close(mine, other, atol=1e-10, rtol=1e-9)
     with torch.no_grad():
         for precise in (flow, flow.float()):
-            values, given = (
-                z.to(next(precise.parameters()).dtype),
-                context.to(next(precise.parameters()).dtype),
-            )
+            weight = next(precise.parameters())
+            values, given = z.to(weight), context.to(weight)
             noise = precise.transform_to_noise(values, given)
-            torch.testing.assert_close(
-                precise.transform_from_noise(noise, given), values, atol=1e-4, rtol=1e-4
-            )
+            torch.testing.assert_close(precise.transform_from_noise(noise, given), values, **NEAR)
 
 
-@pytest.mark.parametrize(
-    "variant", ["plain", "batch norm", "coupling", "coupling, batch norm, odd D"]
-)
+@pytest.mark.parametrize("variant", ["plain", "batch norm", "coupling", "coupling, odd D"])
 def test_gradients_of_samples_are_those_of_nflows(variant):
     name, settings = VARIANTS[variant]
     flow = build(name, **{"features": 4} | settings, num_layers=2)
@@ -278,9 +255,8 @@ def test_gradients_of_samples_are_those_of_nflows(variant):
     def gradients(module):
         rows, given = (tensor.clone().requires_grad_() for tensor in (noise, context))
         data, logabsdet = module._transform.inverse(rows, module._embedding_net(given))
-        return torch.autograd.grad(
-            data.sin().sum() + logabsdet.sum(), [rows, given, *module.parameters()]
-        )
+        loss = data.sin().sum() + logabsdet.sum()
+        return torch.autograd.grad(loss, [rows, given, *module.parameters()])
 
     for mine, other in zip(gradients(flow), gradients(theirs), strict=True):
         torch.testing.assert_close(mine, other, atol=1e-3, rtol=1e-3)
@@ -303,12 +279,9 @@ def permuted(between=BatchNorm):
     torch.manual_seed(0)
     layers = [RandomPermutation(6), ReversePermutation(6)]
     for _ in range(2):
-        norm = [between(6)] if between else []
-        layers += [
-            MaskedAffineAutoregressiveTransform(6, 12, context_features=4),
-            *norm,
-            RandomPermutation(6),
-        ]
+        layers.append(MaskedAffineAutoregressiveTransform(6, 12, context_features=4))
+        layers += [between(6)] if between else []
+        layers.append(RandomPermutation(6))
     flow = ConditionalFlow(CompositeTransform(layers[:-1]), 6, 4).eval()
     for key, buffer in flow.named_buffers():
         if key.endswith("running_var"):
@@ -333,19 +306,16 @@ def test_float64_and_a_machine_without_numba_get_the_same_numbers(variant, monke
     monkeypatch.setattr(numba.config, "DISABLE_JIT", 1)
     without = flow.transform_from_noise(z, context), flow.class_log_prob(z, torch.eye(4))
     double = copy.deepcopy(flow).double()
-    exact = (
-        double.transform_from_noise(z.double(), context.double()),
-        double.class_log_prob(z.double(), torch.eye(4).double()),
-    )
+    z64, context64, every64 = z.double(), context.double(), torch.eye(4).double()
+    exact = double.transform_from_noise(z64, context64), double.class_log_prob(z64, every64)
     theirs = as_nflows(double)
     single = as_nflows(flow)._transform.inverse(z, context)[0]
     allowed = 4 * error(single, exact[0]) + 2e-5
     for mine, other, right in zip(expected, without, exact, strict=True):
         assert right.dtype == torch.float64
         assert max(error(mine, right), error(other, right)) <= allowed
-    torch.testing.assert_close(
-        exact[0], theirs._transform.inverse(z.double(), context.double())[0], atol=1e-10, rtol=1e-10
-    )
+    slow = theirs._transform.inverse(z64, context64)[0]
+    torch.testing.assert_close(exact[0], slow, atol=1e-10, rtol=1e-10)
 
 
 @pytest.mark.parametrize("n", [64, 70])  # whole groups of samples, and not
@@ -366,16 +336,12 @@ def test_training_changes_nothing_of_the_callers_and_gives_the_same_twice(n):
 @pytest.mark.parametrize("settings", [{}, {"hidden_features": 650, "num_layers": 1}])
 def test_threads_change_gradients_by_rounding_only(settings):
     flow = build("maf", **settings).train()
-    z, context = batch(flow, 100)
-    before, found = torch.get_num_threads(), []
-    try:
-        for threads in (1, 3):
-            torch.set_num_threads(threads)
+    (z, context), found = batch(flow, 100), []
+    for count in (1, 3):
+        with threads(count):
             density = flow.log_prob(z, context).sum()
             found.append(torch.autograd.grad(density, list(flow.parameters())))
-            assert torch.get_num_threads() == threads
-    finally:
-        torch.set_num_threads(before)
+            assert torch.get_num_threads() == count
     for one, several in zip(*found, strict=True):
         torch.testing.assert_close(one, several, atol=1e-3, rtol=1e-4)
 
@@ -387,16 +353,11 @@ def test_threads_change_wide_layers_by_rounding_only():
     data, density = flow.transform_from_noise(z, context), flow.log_prob(z, context)
     every = flow.class_log_prob(z, torch.eye(4))
     torch.testing.assert_close((every * context).sum(1), density, atol=1e-4, rtol=1e-5)
-    before = torch.get_num_threads()
-    try:
-        torch.set_num_threads(3)
-        torch.testing.assert_close(
-            flow.transform_from_noise(z, context), data, atol=1e-5, rtol=1e-5
-        )
+    with threads(3):
+        again = flow.transform_from_noise(z, context)
+        torch.testing.assert_close(again, data, atol=1e-5, rtol=1e-5)
         torch.testing.assert_close(flow.log_prob(z, context), density)
         torch.testing.assert_close(flow.class_log_prob(z, torch.eye(4)), every)
-    finally:
-        torch.set_num_threads(before)
 
 
 @torch.no_grad()
@@ -422,33 +383,16 @@ def test_batches_of_one_and_many_and_threads_change_nothing(name):
     data, noise = flow.transform_from_noise(z, context), flow.transform_to_noise(z, context)
     every = flow.class_log_prob(z[:3000], torch.eye(4))
     for rows in (slice(0, 1), slice(7, 8), slice(20_000, 20_011), slice(100, 400)):
-        torch.testing.assert_close(
-            flow.transform_from_noise(z[rows], context[rows]), data[rows], atol=1e-5, rtol=1e-5
-        )
-        torch.testing.assert_close(
-            flow.transform_to_noise(z[rows], context[rows]), noise[rows], atol=1e-5, rtol=1e-5
-        )
-    before = torch.get_num_threads()
-    try:
-        torch.set_num_threads(3)
+        part, given = z[rows], context[rows]
+        near = {"atol": 1e-5, "rtol": 1e-5}
+        torch.testing.assert_close(flow.transform_from_noise(part, given), data[rows], **near)
+        torch.testing.assert_close(flow.transform_to_noise(part, given), noise[rows], **near)
+    with threads(3):
         assert torch.equal(flow.transform_from_noise(z, context), data)
         assert torch.equal(flow.class_log_prob(z[:3000], torch.eye(4)), every)
-    finally:
-        torch.set_num_threads(before)
     soft = context * 0.9  # contexts that are no classes
     there = flow.transform_from_noise(z[:500], soft[:500])
-    torch.testing.assert_close(
-        flow.transform_to_noise(there, soft[:500]), z[:500], atol=1e-4, rtol=1e-4
-    )
-
-
-def _fused_step_in_training(flow):
-    flow.train()
-    z, context = batch(flow)
-    optimizer = torch.optim.Adam(flow.parameters(), lr=0.01, fused=True)
-    (-flow.log_prob(z, context).mean()).backward()
-    optimizer.step()
-    flow.eval()
+    torch.testing.assert_close(flow.transform_to_noise(there, soft[:500]), z[:500], **NEAR)
 
 
 def _fused_step_in_eval_mode(flow):
@@ -456,6 +400,11 @@ def _fused_step_in_eval_mode(flow):
     optimizer = torch.optim.Adam(flow.parameters(), lr=0.01, fused=True)
     (-flow.log_prob(z, context).mean()).backward()
     optimizer.step()
+
+
+def _fused_step_in_training(flow):
+    _fused_step_in_eval_mode(flow.train())
+    flow.eval()
 
 
 def _swap_two_columns(flow):
@@ -563,10 +512,8 @@ def test_a_scale_that_is_infinite_or_nan_has_such_a_logarithm(name):
     for value in (float("inf"), float("nan")):
         flow = build(name)
         transform = flow._transform._transforms[-1]
-        last = (
-            transform.autoregressive_net if name == "maf" else transform.transform_net
-        ).final_layer
-        last.bias[-2 if name == "maf" else -1] = value
+        net = transform.autoregressive_net if name == "maf" else transform.transform_net
+        net.final_layer.bias[-2 if name == "maf" else -1] = value
         (z, context), theirs = batch(flow), as_nflows(flow)
         ours, right = flow._transform(z, context)[1], theirs._transform(z, context)[1]
         torch.testing.assert_close(ours, right, atol=1e-4, rtol=1e-4, equal_nan=True)
@@ -594,17 +541,15 @@ def test_on_a_gpu_the_numbers_are_those_of_the_cpu(flow):
     z, context = batch(flow)
     z *= 0.3
     every = torch.eye(flow.context_features)[:4]
-    here = (
-        flow.transform_from_noise(z, context),
-        flow.log_prob(z, context),
-        flow.class_log_prob(z, every),
-    )
-    flow, z, context, every = (thing.cuda() for thing in (flow, z, context, every))
-    there = (
-        flow.transform_from_noise(z, context),
-        flow.log_prob(z, context),
-        flow.class_log_prob(z, every),
-    )
+
+    def results(flow, z, context, every):
+        yield flow.transform_from_noise(z, context)
+        yield flow.log_prob(z, context)
+        yield flow.class_log_prob(z, every)
+
+    here = list(results(flow, z, context, every))
+    flow, every = flow.cuda(), every.cuda()
+    there = results(flow, z.cuda(), context.cuda(), every)
     for mine, other in zip(here, there, strict=True):
         torch.testing.assert_close(other.cpu(), mine, atol=1e-3, rtol=1e-3)
     assert flow.sample(2, every).device.type == "cuda"

@@ -101,17 +101,13 @@ def test_rows_that_do_not_fit_the_layers_are_refused(kind, direction):
 @torch.no_grad()
 @pytest.mark.parametrize("kind", AUTOREGRESSIVE)
 def test_layers_of_other_widths_than_their_flow_are_refused(kind):
-    flow, noise, contexts = (
-        ConditionalFlow(stack_of(*KINDS[kind]), 5, 2).eval(),
-        torch.zeros(200, 5),
-        torch.eye(2),
-    )
-    for call in (
-        lambda: flow.transform_from_noise(noise, contexts[torch.arange(200) % 2]),
-        lambda: flow.class_log_prob(noise, contexts),
-    ):
-        with pytest.raises(ValueError, match=r"must have shape \(n, 6\), got \(200, 5\)"):
-            call()
+    flow = ConditionalFlow(stack_of(*KINDS[kind]), 5, 2).eval()
+    noise, contexts = torch.zeros(200, 5), torch.eye(2)
+    line = r"must have shape \(n, 6\), got \(200, 5\)"
+    with pytest.raises(ValueError, match=line):
+        flow.transform_from_noise(noise, contexts[torch.arange(200) % 2])
+    with pytest.raises(ValueError, match=line):
+        flow.class_log_prob(noise, contexts)
 
 
 class TestBatchNorm:
@@ -143,11 +139,6 @@ class TestBatchNorm:
         torch.testing.assert_close(alone, noise[7:8], atol=1e-5, rtol=1e-5)
         assert all(torch.equal(value, before[key]) for key, value in flow.state_dict().items())
 
-    def test_what_depends_on_the_batch_has_no_inverse(self):
-        flow, (values, context) = self.flow().train(), batch()
-        with pytest.raises(InverseNotAvailable):
-            flow._transform.inverse(values, context)
-
 
 class TestAsAFlow:
     """The methods of ``nflows.flows.Flow``."""
@@ -156,24 +147,17 @@ class TestAsAFlow:
         torch.manual_seed(0)
         return build_flow(name, 6, 3, hidden_features=20, num_layers=2).eval()
 
+    @pytest.mark.parametrize(("dtype", "near"), [(torch.float32, 1e-3), (torch.float64, 1e-9)])
     @pytest.mark.parametrize("name", ["maf", "realnvp"])
-    def test_samples_come_per_context_with_their_densities(self, name):
-        flow, context = self.flow(name), batch(4)[1]
+    def test_samples_come_per_context_with_their_densities(self, name, dtype, near):
+        flow, context = self.flow(name).to(dtype), batch(4, dtype)[1]
         assert isinstance(flow, Flow)
         assert flow.sample(5, context).shape == (4, 5, 6)
         samples, densities = flow.sample_and_log_prob(5, context)
         assert samples.shape == (4, 5, 6) and densities.shape == (4, 5)
-        for row, given, claimed in zip(samples, context, densities, strict=True):
-            torch.testing.assert_close(
-                flow.log_prob(row, given.expand(5, -1)), claimed, atol=1e-3, rtol=1e-4
-            )
-
-    def test_in_float64_too(self):
-        flow, context = self.flow().double(), batch(4, torch.float64)[1]
-        samples, densities = flow.sample_and_log_prob(5, context)
-        assert samples.dtype == densities.dtype == torch.float64
+        assert samples.dtype == densities.dtype == dtype
         again = flow.log_prob(samples.flatten(0, 1), context.repeat_interleave(5, 0))
-        torch.testing.assert_close(densities.flatten(), again, atol=1e-9, rtol=1e-9)
+        torch.testing.assert_close(densities.flatten(), again, atol=near, rtol=near)
 
     @torch.no_grad()
     def test_contexts_may_be_an_array_as_for_nflows(self):
@@ -182,10 +166,6 @@ class TestAsAFlow:
         expected = flow.sample(2, context)
         torch.manual_seed(4)
         assert torch.equal(flow.sample(2, context.numpy().astype("float64")), expected)
-
-    def test_every_class_of_none_is_refused(self):
-        with pytest.raises(ValueError, match="class_log_prob needs one context or more, got none"):
-            self.flow().class_log_prob(torch.zeros(4, 6), torch.zeros(0, 3))
 
     @torch.no_grad()
     def test_samples_in_batches_are_joined_for_each_context(self):
@@ -196,8 +176,6 @@ class TestAsAFlow:
         apart = [flow.sample(count, context) for count in (3, 3, 1)]
         assert together.shape == (2, 7, 6) and torch.equal(together, torch.cat(apart, 1))
         assert flow.sample(2, context, batch_size=5).shape == (2, 2, 6)
-        with pytest.raises(ValueError, match="batch_size must be a positive whole number, got 0"):
-            flow.sample(2, context, batch_size=0)
 
     def test_samples_can_be_differentiated(self):
         flow, context = self.flow(), batch(2)[1]
@@ -205,10 +183,8 @@ class TestAsAFlow:
         assert all(parameter.grad is not None for parameter in flow.parameters())
 
     def test_sampling_without_gradients_does_not_spoil_training(self):
-        flow, (values, context) = (
-            build_flow("maf", 6, 3, hidden_features=701, num_layers=1),
-            batch(),
-        )
+        flow = build_flow("maf", 6, 3, hidden_features=701, num_layers=1)
+        values, context = batch()
         with torch.inference_mode():
             flow.sample(2, context)
         flow.log_prob(values, context).mean().backward()
@@ -279,9 +255,8 @@ def test_sampling_in_training_mode(settings):
         with pytest.raises(InverseNotAvailable):
             flow._transform.inverse(values, context)
     elif "dropout" in settings:
-        assert not torch.equal(
-            flow._transform(values, context)[0], flow._transform(values, context)[0]
-        )
+        one, two = (flow._transform(values, context)[0] for _ in range(2))
+        assert not torch.equal(one, two)
     else:
         data = flow._transform.inverse(values, context)[0]
         assert torch.equal(flow.eval()._transform.inverse(values, context)[0], data)
