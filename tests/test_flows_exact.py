@@ -140,7 +140,7 @@ def test_all_is_as_near_to_float64_as_nflows_is(flow):
 def trained(path):
     """The flow of a kept plugin, with its weights."""
     noted = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
-    config, kept = noted["meta"]["made_from"]["flow"], load_file(path)
+    config, kept = noted["meta"]["config"], load_file(path)
     state = {key[5:]: value for key, value in kept.items() if key.startswith("flow.")}
     reading = ("_embedding_net.weight", "context_layer.weight")
     given = min(key for key in state if key.endswith(reading))
