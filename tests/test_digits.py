@@ -20,7 +20,7 @@ from fpnlib.metrics import images
 SIZES = "digits.vae_epochs=1 digits.ae_epochs=1 digits.flow_epochs=2 digits.flow_width=8"
 SMALL = {
     "logistic_regression": {"grid": (1.0,)},
-    "automl": {"seconds": 600, "max_trials": 2, "learners": {"kneighbor": {}}},
+    "automl": {"seconds": 600, "max_trials": 2},
 }
 
 
@@ -78,7 +78,8 @@ def test_what_was_learned_from_is_not_called_validation(table):
 
 def test_table_1_says_what_was_chosen_and_what_ended_the_search(table):
     chosen = table.xs("draw", level="features")["chosen"]
-    assert chosen.tolist()[:2] == ["C = 1", "kneighbor; 2 trials, ended by its 2 trials"]
+    assert chosen.iloc[0] == "C = 1"
+    assert chosen.iloc[1].endswith("; 2 trials, ended by its 2 trials")
     assert chosen.str.fullmatch("epoch [12] of 2").tolist() == [False, False, True, True]
 
 
