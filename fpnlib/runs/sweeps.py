@@ -52,10 +52,10 @@ def sweep(
 ) -> Path:
     """Run every combination of ``seeds`` and of the lists among ``values``.
 
-    In the sweep's folder, ``tables/runs.csv`` holds every number of every run, ``tables/summary.csv``
-    means and standard deviations over the seeds, ``figures`` their spread, ``grid.json`` the
-    combinations, ``manifest.json`` which runs failed and how their environments differ. If every
-    run fails, all of it stays as it was.
+    In the sweep's folder, ``tables/runs.csv`` holds every number of every run and
+    ``tables/summary.csv`` means and standard deviations over the seeds. ``figures`` shows their
+    spread, ``grid.json`` holds the combinations, and ``manifest.json`` says which runs failed and
+    how their environments differ. If every run fails, all of it stays as it was.
 
     Args:
         profile, only, fresh, notebooks: as for :func:`fpnlib.runs.execute.run`.
