@@ -407,6 +407,7 @@ def test_the_papers_numbers_stand_beside_its_own_dataset_only(folder):
         (lambda s: Study(s.run, VECTORS, "mnits").data, "unknown dataset 'mnits'; did you mean"),
         (lambda s: start(s.run.folder, "vectors.epohcs=3"), "did you mean 'vectors.epochs'"),
         (lambda s: start(s.run.folder, "epochs=3"), "override takes pairs like"),
+        (lambda s: start(s.run.folder, "vectros.epochs=3"), "did you mean 'vectors'"),
         (lambda s: Study(Run("x", out=s.run.folder, profile="dmeo"), VECTORS), "'demo'"),
         (lambda s: classification_table(s, {"rbf_smv": {}}), "did you mean 'rbf_svm'"),
     ],

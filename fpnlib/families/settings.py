@@ -21,15 +21,21 @@ def resolve(family: str, defaults: Settings, profile: str = "demo", override: st
         family: the family's name, which the groups of a profile and the overrides begin with.
         defaults: every setting of the family with its default value.
         profile: name of a file in ``notebooks/profiles``.
-        override: ``"family.name=value"`` pairs separated by spaces, with values in YAML. Pairs
-            of other families are ignored here; :func:`parse_override` checks them all.
+        override: ``"family.name=value"`` pairs separated by spaces, with values in YAML. Settings
+            of other families are left to their own studies.
 
     Raises:
-        ValueError: an unknown profile or setting, with the nearest name, or a malformed pair.
+        ValueError: an unknown profile, family or setting, with the nearest name, or a malformed
+            pair.
         TypeError: a value of another type than the default's.
     """
-    given = dict(_read_groups(profile).get(family, {}))
-    given |= parse_override(override).get(family, {})
+    from fpnlib.families import FAMILIES  # it imports this module
+
+    overrides, known = parse_override(override), [*FAMILIES, family]
+    for name in overrides:
+        if name not in known:
+            raise checks.unknown("family", name, known)
+    given = {**_read_groups(profile).get(family, {}), **overrides.get(family, {})}
     return defaults_with(family, defaults, given)
 
 
