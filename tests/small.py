@@ -6,7 +6,6 @@ from fpnlib.store import PROJECT
 PARAMETERS = {
     "samples_per_class": 10,
     "components": 2,
-    "points": 60,
     "judged_per_category": 3,
     "clouds_per_category": 2,
     "score_points": 32,

@@ -190,7 +190,7 @@ def test_splits_are_disjoint_stratified_and_drawn_by_the_seed(digits):
 
 def test_mnist_holds_validation_out_of_train_and_leaves_test_alone(tmp_path):
     write_mnist(tmp_path)
-    mnist = data.load_mnist(tmp_path, validation=20)
+    mnist = data.load("mnist", tmp_path, validation=20)
     assert [len(split) for split in (mnist.train, mnist.validation, mnist.test)] == [40, 20, 20]
     assert mnist.validation.y.bincount().tolist() == [2] * 10
     assert mnist.test.y.tolist() == [i % 10 for i in range(20)]
@@ -199,16 +199,16 @@ def test_mnist_holds_validation_out_of_train_and_leaves_test_alone(tmp_path):
 
 def test_mnist_checksum_follows_the_bytes(tmp_path):
     raw = write_mnist(tmp_path)
-    before = data.load_mnist(tmp_path, validation=20).checksum
+    before = data.load("mnist", tmp_path, validation=20).checksum
     labels = raw / "t10k-labels-idx1-ubyte"
     labels.write_bytes(labels.read_bytes()[:-1] + b"\x03")
-    assert data.load_mnist(tmp_path, validation=20).checksum != before
+    assert data.load("mnist", tmp_path, validation=20).checksum != before
 
 
 def test_mnist_is_found_through_the_environment(tmp_path, monkeypatch):
     write_mnist(tmp_path)
     monkeypatch.setenv("FPN_DATA", str(tmp_path))
-    assert len(data.load_mnist(validation=20).test) == 20
+    assert len(data.load("mnist", validation=20).test) == 20
 
 
 def test_missing_mnist_names_file_folder_and_remedy(tmp_path):
@@ -237,10 +237,10 @@ def test_of_several_processes_one_fetches(tmp_path, monkeypatch):
 
     monkeypatch.setattr(digits_module, "alone", waiting)
     monkeypatch.setattr(MNIST, "mirrors", [])
-    assert len(data.load_mnist(tmp_path, download=True, validation=20).test) == 20
+    assert len(data.load("mnist", tmp_path, download=True, validation=20).test) == 20
     # Files that are there need no lock, for which the folder must be writable.
     monkeypatch.setattr(digits_module, "alone", None)
-    assert len(data.load_mnist(tmp_path, download=True, validation=20).test) == 20
+    assert len(data.load("mnist", tmp_path, download=True, validation=20).test) == 20
 
 
 @pytest.mark.parametrize("name", ["train-images-idx3-ubyte", "t10k-labels-idx1-ubyte"])

@@ -6,6 +6,7 @@ import torch
 from scipy.spatial import cKDTree
 from sklearn.ensemble import RandomForestClassifier
 
+from fpnlib import data
 from fpnlib.data.drawn import surfaces
 from fpnlib.data.drawn.shapes import SHAPES, draw_shape, load_drawn_shapes
 from fpnlib.data.point_clouds import SYNSETS, draw_points, load_modelnet, load_shapenet
@@ -39,7 +40,8 @@ def test_all_55_categories_by_name_or_synset(shapenet):
     rocket = clouds.classes.index("rocket")
     assert int((clouds.train.y == rocket).sum()) == 3
     first = np.load(min((shapenet / "ShapeNetCore.v2.PC15k/airplane/train").glob("*.npy")))
-    assert np.array_equal(clouds.train.x[0].numpy(), first[:16])
+    kept = {tuple(point) for point in clouds.train.x[0].tolist()}
+    assert len(kept) == 16 and kept <= {tuple(point) for point in first.tolist()}
 
 
 def test_a_subset_keeps_the_order_it_was_named_in(shapenet):
@@ -61,13 +63,55 @@ def test_without_val_a_part_of_train_is_held_out_by_the_seed(tmp_path):
     assert not torch.equal(one.validation.x, other.validation.x)
 
 
-def test_modelnet_is_turned_upright_without_mirroring(tmp_path):
+def test_clouds_of_any_number_of_points_are_read(tmp_path):
+    write(tmp_path / "modelnet" / "bed", {"train": 3, "test": 1}, points=100)
+    assert load_modelnet(tmp_path).train.x.shape == (2, 100, 3)
+    write(tmp_path / "modelnet" / "desk", {"train": 3, "test": 1}, points=30)
+    with pytest.warns(UserWarning, match="have 30 to 100 points; those of the smaller"):
+        both = load_modelnet(tmp_path)
+    bed, desk = both.test.x
+    assert len(bed.unique(dim=0)) == 100 and len(desk.unique(dim=0)) == 30
+    assert len(desk[:30].unique(dim=0)) == 30  # no point repeats before all of them are there
+    assert load_modelnet(tmp_path, points=20).test.x.shape == (2, 20, 3)
+
+
+def test_of_points_in_some_order_the_kept_ones_cover_the_shape(tmp_path):
+    """Scanners write from the bottom up: the first points of such a file are no smaller shape."""
+    write(tmp_path / "modelnet" / "bed", {"train": 3, "test": 1}, points=200)
+    height = np.linspace(0, 1, 5000)
+    scan = np.stack([np.zeros(5000), np.ones(5000), height], 1)
+    np.save(tmp_path / "modelnet/bed/test/000.npy", scan)
+    kept = load_modelnet(tmp_path, points=200).test.x[0]
+    assert kept[:, 1].min() < 0.05 and kept[:, 1].max() > 0.95
+    assert kept[:50, 1].min() < 0.2 and kept[:50, 1].max() > 0.8
+
+
+def test_clouds_without_folders_of_splits_are_split_by_the_seed(tmp_path):
+    write(tmp_path / "modelnet", {"bed": 20, "desk": 3})
+    one, other = load_modelnet(tmp_path, points=20), load_modelnet(tmp_path, 1, points=20)
+    splits = one.train, one.validation, one.test
+    assert one.classes == ("bed", "desk")
+    assert [split.y.bincount().tolist() for split in splits] == [[14, 1], [2, 1], [4, 1]]
+    rows = [{x.numpy().tobytes() for x in split.x} for split in splits]
+    assert len(set.union(*rows)) == 23
+    assert not torch.equal(one.test.x, other.test.x)
+    write(tmp_path / "modelnet", {"sofa": 2})
+    with pytest.raises(ValueError, match="'sofa' has too few shapes, 2, .*for val and test"):
+        load_modelnet(tmp_path, points=20)
+
+
+@pytest.mark.parametrize("up", ["x", "y", "z"])
+def test_any_axis_may_be_up_and_nothing_is_mirrored(tmp_path, up):
     write(tmp_path / "modelnet" / "bed", {"train": 3, "test": 1})
     cloud = np.load(tmp_path / "modelnet/bed/test/000.npy")
-    turned = load_modelnet(tmp_path, points=20).test.x[0].numpy()
-    assert np.array_equal(turned[:, 1], cloud[:, 2])
+    turned = data.load("modelnet", tmp_path, points=20, up=up).test.x[0].numpy()
+    assert np.array_equal(turned[:, 1], cloud[:, "xyz".index(up)])
+    if up == "z":  # ModelNet's own
+        assert np.array_equal(load_modelnet(tmp_path, points=20).test.x[0].numpy(), turned)
     rotation = np.linalg.lstsq(cloud, turned, rcond=None)[0]
     assert np.linalg.det(rotation) == pytest.approx(1, abs=1e-5)
+    with pytest.raises(TypeError, match="dataset 'digits' has no option 'up'"):
+        data.load("digits", up=up)
 
 
 def test_what_other_programs_leave_is_passed_over(tmp_path):
@@ -76,6 +120,8 @@ def test_what_other_programs_leave_is_passed_over(tmp_path):
     before = load_modelnet(tmp_path, points=20)
     for name in (".ipynb_checkpoints", "__MACOSX"):
         (folder / name / "bed").mkdir(parents=True)
+    (folder / "thumbnails").mkdir()
+    (folder / "thumbnails" / "000.png").write_bytes(b"PNG")
     (folder / "bed" / "train" / "._000.npy").write_bytes(b"Mac OS X")
     after = load_modelnet(tmp_path, points=20)
     assert after.classes == before.classes == ("bed",)
@@ -94,7 +140,7 @@ def broken(cloud):
             r"floats of shape \(points, 3\), got float32 of shape \(30, 2\)",
         ),
         (broken(np.zeros((30, 3), int)), "must hold floats"),
-        (broken(np.eye(3, dtype=np.float32)), "has 3 points; 20 were asked for"),
+        (broken(np.zeros((0, 3), np.float32)), r"got float32 of shape \(0, 3\)"),
         (broken(np.full((30, 3), np.nan, np.float32)), "NaN or infinite"),
         (broken(np.ones((30, 3), np.float32)), "degenerate: all its points are equal"),
         (lambda path: path.write_bytes(b"PK"), "is damaged or no array"),
@@ -118,7 +164,8 @@ def test_what_is_missing_is_named(shapenet, tmp_path):
         ({"categories": ["chair", "bed", "chair"]}, ValueError, "'chair' is named twice"),
         ({"categories": []}, ValueError, "categories must name one or more"),
         ({"categories": "chair"}, TypeError, "must be a list of names, got the name 'chair'"),
-        ({"points": 21}, ValueError, "20 points; 21 were asked for"),
+        ({"points": 0}, ValueError, "points must be a positive"),
+        ({"up": "w"}, ValueError, "unknown axis 'w'"),
     ):
         with pytest.raises(kind, match=said):
             load_shapenet(shapenet, **settings)
@@ -143,8 +190,9 @@ def test_points_are_drawn_anew_without_replacement():
     assert one.shape == (2, 40, 3) and not torch.equal(one, two)
     assert all(len(cloud.unique(dim=0)) == 40 for cloud in one)
     assert {tuple(point) for point in one[1].tolist()} <= {tuple(point) for point in x[1].tolist()}
-    with pytest.raises(ValueError, match="50 points; 51 were asked for"):
-        draw_points(x, 51, generator)
+    more = draw_points(x, 120, generator)[0]
+    times = more.unique(dim=0, return_counts=True)[1]
+    assert len(times) == 50 and times.min() == 2 and times.max() == 3
 
 
 def test_points_lie_on_the_surface_uniformly_by_area():
@@ -182,6 +230,28 @@ def test_shapes_are_imbalanced_as_shapenet_and_split():
         assert split.x.norm(dim=-1).amax(1).allclose(torch.ones(len(split)))
     assert load_drawn_shapes(n=400, points=32).checksum == clouds.checksum
     assert load_drawn_shapes(seed=1, n=400, points=32).checksum != clouds.checksum
+
+
+DRAWN = {
+    "table": 10.64920,
+    "chair": -0.05703,
+    "airplane": 7.43804,
+    "car": 6.76906,
+    "sofa": 10.34410,
+    "rifle": 4.00533,
+    "lamp": 15.05585,
+    "vessel": -12.09589,
+    "bench": -4.42780,
+    "speaker": -5.11270,
+}
+
+
+def test_shapes_are_drawn_as_the_kept_weights_know_them():
+    """Each point has its own weight, so one that moves or changes places shows."""
+    for category, expected in DRAWN.items():
+        shape = draw_shape(category, np.random.default_rng([0, 7]), 500).astype(np.float64)
+        weights = np.sin(np.arange(shape.size)).reshape(shape.shape)
+        assert (weights * shape).sum() == pytest.approx(expected, abs=1e-4), category
 
 
 def test_a_shape_does_not_depend_on_the_others():

@@ -1,5 +1,8 @@
 """Faces: what is drawn is what was asked for, and CelebA is read from whole and partial copies."""
 
+import shutil
+
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -8,8 +11,10 @@ from fpnlib import data
 from fpnlib.conditions import Attributes
 from fpnlib.data.drawn import portrait
 from fpnlib.data.drawn.faces import ATTRIBUTES, VARIATION, difference, draw, load_drawn_faces
-from fpnlib.data.faces import load_celeba
+from fpnlib.data.faces import load_celeba, prepare_celeba
 from fpnlib.families.faces import EXCLUSIVE
+from fpnlib.runs.cli import main
+from fpnlib.store import write_json
 
 NAMES = ["Bald", "Smiling", "Young"]
 # Rows and columns of 64 in which an attribute may change anything, wherever the head is. The other
@@ -61,6 +66,17 @@ def test_a_seed_gives_the_same_faces_and_another_others(drawn):
     assert not {x.numpy().tobytes() for x in drawn.test.x} & {
         x.numpy().tobytes() for x in drawn.train.x
     }
+
+
+def test_faces_are_drawn_as_the_kept_weights_know_them():
+    """Each pixel has its own weight; the last digits may differ between machines."""
+    few = load_drawn_faces(train=5, validation=5, test=5)
+    assert few.checksum.startswith("2d29a2137ecab61aaf594132d95a965f")
+    faces = load_drawn_faces(train=1, validation=1, test=8).test.x.double()
+    weights = torch.sin(torch.arange(faces[0].numel())).reshape(faces[0].shape)
+    sums = (weights * faces).sum((1, 2, 3)).tolist()
+    expected = [7.2022, -1.3062, -1.7324, 8.8692, 23.452, -6.8861, -0.5153, -2.6344]
+    assert sums == pytest.approx(expected, abs=1e-3)
 
 
 def test_attributes_hang_together_as_celebas_do():
@@ -217,6 +233,132 @@ def test_a_list_of_chosen_images_makes_a_part_of_celeba_the_same_for_everyone(tm
         load_celeba(tmp_path / "part", size=16)
 
 
+def same(one, other):
+    """Whether two datasets hold the same pixels and labels."""
+    names = ("train", "validation", "test")
+    pairs = [(getattr(one, name), getattr(other, name)) for name in names]
+    return all(torch.equal(a.data, b.data) and torch.equal(a.y, b.y) for a, b in pairs)
+
+
+def as_csv(folder):
+    """Put Kaggle's lists in the place of the official ones."""
+    attributes, partition = folder / "list_attr_celeba.txt", folder / "list_eval_partition.txt"
+    _, header, *rows = attributes.read_text().splitlines()
+    lines = [",".join(line.split()) for line in [f"image_id {header}", *rows]]
+    attributes.with_suffix(".csv").write_text("\n".join(lines) + "\n")
+    lines = [",".join(line.split()) for line in partition.read_text().splitlines()]
+    partition.with_suffix(".csv").write_text("\n".join(["image_id,partition", *lines]) + "\n")
+    attributes.unlink(), partition.unlink()
+
+
+def one_deeper(folder):
+    images = folder / "img_align_celeba"
+    images.rename(folder / "moved")
+    images.mkdir()
+    (folder / "moved").rename(images / "img_align_celeba")
+
+
+def below_a_folder(folder):
+    (folder / "archive").mkdir()
+    for path in list(folder.iterdir()):
+        if path.name != "archive":
+            path.rename(folder / "archive" / path.name)
+
+
+def as_png(folder):
+    for path in list((folder / "img_align_celeba").iterdir()):
+        Image.open(path).save(path.with_suffix(".png"))
+        path.unlink()
+
+
+def csv_named_txt(folder):
+    as_csv(folder)
+    for path in folder.glob("*.csv"):
+        path.rename(path.with_suffix(".txt"))
+
+
+@pytest.mark.parametrize(
+    "change", [as_csv, csv_named_txt, one_deeper, below_a_folder, as_png], ids=lambda f: f.__name__
+)
+def test_kaggles_layouts_are_read(tmp_path, change):
+    official, other = write_celeba(tmp_path / "a"), write_celeba(tmp_path / "b")
+    change(other)
+    one, two = load_celeba(tmp_path / "a", size=16), load_celeba(tmp_path / "b", size=16)
+    assert same(one, two) and one.classes == two.classes
+    assert official.name == "celeba"
+
+
+def test_a_prepared_copy_is_made_once_and_read_instead_of_the_originals(tmp_path):
+    folder = write_celeba(tmp_path)
+    originals = load_celeba(tmp_path, size=16)
+    assert main(["data", "celeba", "--size", "16", "--data", str(tmp_path)]) == 0
+    assert len(list((folder / "img_align_celeba_16").glob("*.png"))) == 9
+    shutil.rmtree(folder / "img_align_celeba")
+    assert same(load_celeba(tmp_path, size=16), originals)
+    with pytest.raises(FileNotFoundError, match="no images in .*img_align_celeba;"):
+        load_celeba(tmp_path, size=8)
+
+
+def test_preparing_resumes_and_half_a_copy_is_not_read(tmp_path):
+    folder = write_celeba(tmp_path)
+    damage(folder, "truncated")
+    with pytest.raises(ValueError, match="000002.jpg is damaged") as error:
+        prepare_celeba(tmp_path, size=16)
+    assert "\n" not in str(error.value)
+    copy = folder / "img_align_celeba_16"
+    before = {path: path.stat().st_ino for path in copy.glob("*.png")}
+    Image.new("RGB", (178, 218)).save(folder / "img_align_celeba" / "000002.jpg")
+    assert not (copy / "prepared.json").exists() and len(load_celeba(tmp_path, size=16).train) == 3
+    prepare_celeba(tmp_path, size=16)
+    assert len(list(copy.glob("*.png"))) == 9
+    assert all(path.stat().st_ino == inode for path, inode in before.items())
+
+
+@pytest.mark.parametrize("about", [{"crop": 100, "size": 16}, {"crop": 148, "size": 32}])
+def test_a_copy_of_another_crop_or_size_is_passed_over(tmp_path, about):
+    folder = write_celeba(tmp_path)
+    originals = load_celeba(tmp_path, size=16)
+    copy = folder / "img_align_celeba_16"
+    copy.mkdir()
+    Image.new("RGB", (16, 16)).save(copy / "000001.jpg")
+    write_json(copy / "prepared.json", about)
+    assert same(load_celeba(tmp_path, size=16), originals)
+
+
+def write_faces(root, n=30, attributes=True):
+    """A user's own faces of 16×16 pixels, with a list of attributes or without."""
+    images = root / "celeba" / "img_align_celeba"
+    images.mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    for k in range(n):
+        pixels = rng.integers(0, 256, (16, 16, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(images / f"anna {k:02}.png")
+    if attributes:
+        rows = [f"anna {k:02}.png,{k % 2},{k // 2 % 2}" for k in range(n)]
+        lines = "\n".join(["name,Glasses,Hat", *rows])
+        (root / "celeba" / "list_attr_celeba.csv").write_text(lines)
+
+
+def test_own_faces_are_read_as_they_are(tmp_path):
+    write_faces(tmp_path)
+    faces = data.load("celeba", tmp_path, size=16)
+    assert faces.classes == ("Glasses", "Hat")
+    splits = faces.train, faces.validation, faces.test
+    assert [len(split) for split in splits] == [24, 3, 3]
+    first = Image.open(tmp_path / "celeba" / "img_align_celeba" / "anna 00.png")
+    place = torch.from_numpy(np.array(first)).permute(2, 0, 1)
+    found = [split.y[(split.data == place).flatten(1).all(1)].tolist() for split in splits]
+    assert sum(found, []) == [[0, 0]]
+    assert not same(faces, data.load("celeba", tmp_path, seed=1, size=16))
+
+
+def test_own_faces_need_no_list_of_attributes(tmp_path):
+    write_faces(tmp_path, attributes=False)
+    faces = data.load("celeba", tmp_path, size=16)
+    assert faces.classes == () and faces.train.y.shape == (24, 0)
+    assert faces.train.x.shape == (24, 3, 16, 16)
+
+
 def test_what_other_programs_leave_among_the_images_is_passed_over(tmp_path):
     folder = write_celeba(tmp_path)
     before = load_celeba(tmp_path, size=16)
@@ -264,9 +406,13 @@ def damage(folder, what):
         ),
         ("no list", FileNotFoundError, "CelebA: list_attr_celeba.txt is not in"),
         ("truncated", ValueError, "000002.jpg is damaged"),
-        ("alpha", ValueError, "000002.jpg must be 178×218 pixels in RGB, got 178×218, RGBA"),
-        ("size", ValueError, "000002.jpg must be 178×218 pixels in RGB, got 64×64, RGB"),
-        ("not in the list", ValueError, "list_attr_celeba.txt has no row for 000777.jpg"),
+        (
+            "alpha",
+            ValueError,
+            "000002.jpg must be 178×218 or 16×16 pixels in RGB, got 178×218, RGBA",
+        ),
+        ("size", ValueError, "000002.jpg must be 178×218 or 16×16 pixels in RGB, got 64×64, RGB"),
+        ("not in the list", ValueError, "list_attr_celeba.txt has no row for 000777"),
     ],
 )
 def test_what_is_missing_or_damaged_gets_one_line(tmp_path, what, kind, message):
@@ -279,11 +425,11 @@ def test_what_is_missing_or_damaged_gets_one_line(tmp_path, what, kind, message)
 @pytest.mark.parametrize(
     ("lists", "message"),
     [
-        ({"rows": ["1 -1 1", "1 -1", "1 1 1"]}, "damaged in the row of 000002.jpg"),
-        ({"rows": ["1 -1 1", "1 -1 yes", "1 1 1"]}, "damaged in the row of 000002.jpg"),
-        ({"rows": ["1 -1 1", None, "1 1 1"]}, "list_attr_celeba.txt has no row for 000002.jpg"),
+        ({"rows": ["1 -1 1", "1 -1", "1 1 1"]}, "damaged in the row of 000002"),
+        ({"rows": ["1 -1 1", "1 -1 yes", "1 1 1"]}, "damaged in the row of 000002"),
+        ({"rows": ["1 -1 1", None, "1 1 1"]}, "list_attr_celeba.txt has no row for 000002"),
         ({"parts": ["0", "1", "5"]}, "list_eval_partition.txt is damaged"),
-        ({"parts": ["0", "1"]}, "list_eval_partition.txt has no row for 000003.jpg"),
+        ({"parts": ["0", "1"]}, "list_eval_partition.txt has no row for 000003"),
         ({"parts": ["0", "1", "1"]}, "has no test image"),
     ],
 )
@@ -297,20 +443,23 @@ def test_lists_that_do_not_fit_get_one_line(tmp_path, lists, message):
 def test_an_image_with_two_rows_is_refused(tmp_path):
     path = write_celeba(tmp_path, n=3) / "list_attr_celeba.txt"
     path.write_text(path.read_text() + "000001.jpg 1 1 1\n")
-    with pytest.raises(ValueError, match="000001.jpg has two rows"):
+    with pytest.raises(ValueError, match="000001 has two rows"):
         load_celeba(tmp_path, size=16)
 
 
-def test_real_celeba_is_read(shared, tmp_path):
+@pytest.mark.parametrize(
+    ("folder", "size"), [("img_align_celeba", 32), ("img_align_celeba_64", 64)]
+)
+def test_real_celeba_is_read(shared, tmp_path, folder, size):
     celeba, part = shared / "data" / "celeba", tmp_path / "celeba"
-    if not celeba.is_dir():
-        pytest.skip("needs images of CelebA under shared/data/celeba")
+    if not (celeba / folder).is_dir():
+        pytest.skip(f"needs images of CelebA under shared/data/celeba/{folder}")
     part.mkdir()
-    for name in ("img_align_celeba", "list_attr_celeba.txt", "list_eval_partition.txt"):
+    for name in (folder, "list_attr_celeba.txt", "list_eval_partition.txt"):
         (part / name).symlink_to(celeba / name)
-    names = sorted(path.name for path in (celeba / "img_align_celeba").iterdir())
+    names = sorted(path.name for path in (celeba / folder).glob("*.jpg"))
     (part / "list_chosen.txt").write_text("\n".join(names[:: len(names) // 100]))
-    faces = load_celeba(tmp_path, size=32)
+    faces = load_celeba(tmp_path, size=size)
     assert len(faces.classes) == 40
     assert faces.classes[0] == "5_o_Clock_Shadow" and faces.classes[-1] == "Young"
-    assert faces.train.x.shape[1:] == (3, 32, 32) and 0.2 < faces.train.x.mean() < 0.7
+    assert faces.train.x.shape[1:] == (3, size, size) and 0.2 < faces.train.x.mean() < 0.7

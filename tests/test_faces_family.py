@@ -6,9 +6,11 @@ import re
 from functools import partial
 
 import nbformat
+import numpy as np
 import pandas as pd
 import pytest
 import torch
+from PIL import Image
 
 from fpnlib import data
 from fpnlib.conditions import Attributes
@@ -170,6 +172,20 @@ def test_samples_are_judged_at_every_temperature(study):
     assert table["faces"].tolist() == ["test faces", "reconstructions", *new]
     assert table["right"].between(0, 1).all() and table["balanced"].between(0, 1).all()
     assert (table["n"] == 20).all()
+
+
+def test_own_faces_with_attributes_of_their_own(tmp_path):
+    images, rng = tmp_path / "celeba" / "img_align_celeba", np.random.default_rng(0)
+    images.mkdir(parents=True)
+    for k in range(40):
+        pixels = rng.integers(0, 256, (64, 64, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(images / f"{k:02}.png")
+    lines = [f"{k:02}.png,{k % 2},{k // 2 % 2}" for k in range(40)]
+    listed = "\n".join(["name,Bald,Hat", *lines])
+    (tmp_path / "celeba" / "list_attr_celeba.csv").write_text(listed)
+    own = Study(Run("07", out=tmp_path / "run", data_dir=str(tmp_path)), SMALL, "celeba")
+    edited = own.network().edit(own.data.test.x, own.data.test.y, "+Hat")
+    assert own.names == ("Bald", "Hat") and edited.shape == (4, 3, 64, 64)
 
 
 def test_pictures_of_celeba_are_never_kept(study, tmp_path):

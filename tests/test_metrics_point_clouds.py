@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from fpnlib.data import load_drawn_shapes
+from fpnlib.data.drawn.shapes import load_drawn_shapes
 from fpnlib.metrics import point_clouds as metrics
 from fpnlib.metrics.images import confusion, right_class_rate
 from fpnlib.metrics.judge import cloud_judge

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from importlib import import_module
-from pathlib import Path
+from inspect import signature
+from typing import Any
 
 from fpnlib import checks
 from fpnlib.data.dataset import Dataset, Split
@@ -16,7 +17,7 @@ from fpnlib.data.digits import load_digits, load_mnist
 from fpnlib.data.drawn.faces import load_drawn_faces
 from fpnlib.data.drawn.shapes import load_drawn_shapes
 from fpnlib.data.faces import load_celeba
-from fpnlib.data.files import data_root
+from fpnlib.data.files import Root, data_root
 from fpnlib.data.point_clouds import load_modelnet, load_shapenet
 
 Loader = Callable[..., Dataset]
@@ -33,7 +34,7 @@ DATASETS: dict[str, Loader] = {
 
 
 def load(
-    name: str, root: str | Path | None = None, seed: int = 0, download: bool = False
+    name: str, root: Root = None, seed: int = 0, download: bool = False, **options: Any
 ) -> Dataset:
     """Load the dataset called ``name``.
 
@@ -43,17 +44,21 @@ def load(
         root: folder of the data; None: see :func:`data_root`.
         seed: of the splits, and of what is drawn.
         download: fetch missing files, if the loader can.
+        options: further arguments of the loader, e.g. up="z" for clouds in files.
 
     Raises:
         ValueError: an unknown name, damaged files, or a dataset whose parts do not fit together.
-        TypeError: a loader that returns no :class:`Dataset`.
+        TypeError: a loader that returns no :class:`Dataset`, or does not know an option.
         FileNotFoundError: a missing file: which, where it should be, how to get it.
 
     >>> load("digits").train.x.shape
     torch.Size([1257, 1, 28, 28])
     """
     loader = DATASETS.get(name) or _loader_of(name)
-    dataset = loader(root, seed, download)
+    for option in options:
+        if option not in signature(loader).parameters:
+            raise TypeError(f"dataset '{name}' has no option '{option}'")
+    dataset = loader(root, seed, download, **options)
     if not isinstance(dataset, Dataset):
         raise TypeError(
             f"the loader of '{name}' must return a data.Dataset, got {type(dataset).__name__}"
@@ -78,18 +83,4 @@ def _loader_of(name: str) -> Loader:
     return getattr(found, function)
 
 
-__all__ = [
-    "DATASETS",
-    "Dataset",
-    "Loader",
-    "Split",
-    "data_root",
-    "load",
-    "load_celeba",
-    "load_digits",
-    "load_drawn_faces",
-    "load_drawn_shapes",
-    "load_mnist",
-    "load_modelnet",
-    "load_shapenet",
-]
+__all__ = ["DATASETS", "Dataset", "Loader", "Split", "data_root", "load"]

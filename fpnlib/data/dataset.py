@@ -77,7 +77,7 @@ class Dataset:
     """Three disjoint splits; ``validation`` is held out of the training data.
 
     Args:
-        classes: names of the K classes, or of the A attributes.
+        classes: names of the K classes, or of the A attributes; none: objects without labels.
         checksum: sha256 of the data used.
     """
 
@@ -102,7 +102,8 @@ class Dataset:
                 raise TypeError(f"{where} must be a data.Split, got {type(split).__name__}")
             if not len(split):
                 raise ValueError(f"{where} is empty")
-            if reason := _misfit(split.y, len(self.classes)):
+            reason = _misfit(split.y, len(self.classes)) if self.classes else None
+            if reason:
                 raise ValueError(f"{where} has {reason}")
         return self
 

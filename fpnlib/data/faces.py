@@ -4,47 +4,54 @@ from __future__ import annotations
 
 import hashlib
 import io
+import re
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
+from joblib import Parallel, delayed
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 from tqdm.auto import tqdm
 
 from fpnlib import checks
 from fpnlib.data.dataset import Dataset, Split
-from fpnlib.data.files import data_root, entries
+from fpnlib.data.files import Root, data_root, entries
+from fpnlib.store import read_json, write, write_json
 
 WIDTH, HEIGHT = 178, 218  # of the aligned images
 CROP = 148  # pixels a side of the square cut from the middle
 IMAGES = "img_align_celeba"
-ATTRIBUTES = "list_attr_celeba.txt"
-PARTITION = "list_eval_partition.txt"
+ATTRIBUTES, PARTITION = "list_attr_celeba", "list_eval_partition"  # .txt, or Kaggle's .csv
 CHOSEN = "list_chosen.txt"  # a file of ours: one image name a line
+HELD_OUT = 0.1  # of your own faces, for validation and again for test
+SUFFIXES = (".jpg", ".jpeg", ".png")
+PREPARED = "prepared.json"  # beside prepared images: how they were made
 REMEDY = (
-    f"set FPN_DATA to the folder that has celeba/{IMAGES}/, celeba/{ATTRIBUTES} "
-    f"and celeba/{PARTITION}"
+    f"set FPN_DATA to the folder that has celeba/{IMAGES}/, celeba/{ATTRIBUTES}.txt "
+    f"and celeba/{PARTITION}.txt"
 )
 
 
 def load_celeba(
-    root: str | Path | None = None,
-    seed: int = 0,
-    download: bool = False,
-    *,
-    size: int = 64,
+    root: Root = None, seed: int = 0, download: bool = False, *, size: int = 64
 ) -> Dataset:
     """Load the images that are there, with the official attributes and the official split.
 
+    A prepared copy of the images is read instead if its size fits: see :func:`prepare_celeba`.
+    The layout may be the official one or Kaggle's (lists as CSV, images a folder deeper, PNG).
     If ``celeba/list_chosen.txt`` exists, it names the images to read, one a line. So a part of
     CelebA can be the same for everyone.
 
+    Your own faces serve too, as images of size × size pixels in ``img_align_celeba/``. Without a
+    list of attributes they have none. Without a partition a tenth each is held out for validation
+    and test.
+
     Args:
         root: folder that has ``celeba/``; None: see :func:`data_root`.
-        seed: not used; the split is CelebA's own.
+        seed: of the split of your own faces; CelebA has one of its own.
         download: not used; CelebA's terms forbid an automatic download.
         size: pixels a side to which the squares of 148 pixels in the middle are resized. A face
             takes 12 kB at 64, all of CelebA 2.5 GB.
@@ -59,87 +66,168 @@ def load_celeba(
         ValueError: a damaged list or image, an image that a list does not name, or a split without
             images.
     """
-    checks.positive("size", size)
     folder = data_root(root) / "celeba"
-    images = _images(folder)
-    names = [path.name for path in images]
-    attributes = _rows_of(names, _read_attributes(folder / ATTRIBUTES), ATTRIBUTES)
-    part_of = _rows_of(names, _read_partition(folder / PARTITION), PARTITION)
+    prepared = _prepared(folder, checks.positive("size", size))
+    images = prepared or _images(folder, IMAGES)
+    own = not prepared and _has_size(images[0], size)
+    names = [path.stem for path in images]
+    attributes = _read_attributes(folder, names, own)
+    parts = _read_partition(folder, names, own, seed)
     digest = hashlib.sha256(f"{size} {CROP}".encode())
     splits = {}
     for number, split in enumerate(("train", "validation", "test")):
-        rows = np.flatnonzero(part_of[1] == number)
+        rows = np.flatnonzero(parts == number)
         if not len(rows):
             raise ValueError(
-                f"CelebA: {folder / IMAGES} has no {split} image; "
+                f"CelebA: {images[0].parent} has no {split} image; "
                 f"add some that {PARTITION} marks {number}"
             )
-        paths = [images[row] for row in rows]
-        pixels = _read_images(paths, size, digest, f"CelebA, {split}")
-        y = attributes.iloc[rows].to_numpy(copy=True)
+        pixels = _read_images([images[row] for row in rows], size, digest, f"CelebA, {split}")
+        y = attributes.iloc[rows].to_numpy(np.int64, copy=True)
         digest.update(y.tobytes())
         splits[split] = Split(pixels, torch.from_numpy(y))
     classes, checksum = tuple(attributes.columns), digest.hexdigest()
     return Dataset("celeba", **splits, classes=classes, checksum=checksum)
 
 
-def _images(folder: Path) -> list[Path]:
-    """The images to read, sorted by name."""
-    chosen = folder / CHOSEN
-    if chosen.is_file():
-        images = [folder / IMAGES / name for name in sorted(set(chosen.read_text().split()))]
-        missing = next((path for path in images if not path.is_file()), None)
-        if missing:
-            raise FileNotFoundError(
-                f"CelebA: {missing.name}, which {chosen} names, is not in {missing.parent}; "
-                f"{REMEDY}"
-            )
-    else:
-        images = entries(folder / IMAGES, "*.jpg")
+def prepare_celeba(root: Root = None, size: int = 64) -> Path:
+    """Copy the images as :func:`load_celeba` needs them, so that no run resizes them again.
+
+    The same command resumes a copy that was interrupted. Only a complete one is read.
+
+    Args:
+        root: folder that has ``celeba/``; None: see :func:`data_root`.
+        size: pixels a side.
+
+    Returns:
+        The folder of the copies: ``celeba/img_align_celeba_<size>``.
+
+    Raises:
+        FileNotFoundError, ValueError: as :func:`load_celeba`.
+        OSError: the folder cannot be written to.
+    """
+    folder = data_root(root) / "celeba"
+    target = folder / f"{IMAGES}_{checks.positive('size', size)}"
+    made = {path.stem for path in entries(target, "*.png")}
+    images = [path for path in _images(folder, IMAGES) if path.stem not in made]
+    jobs = [delayed(_prepare)(path, target / f"{path.stem}.png", size) for path in images]
+    copies = Parallel(n_jobs=-1, return_as="generator_unordered")(jobs)
+    for _ in tqdm(copies, "preparing", total=len(jobs), unit="image", dynamic_ncols=True):
+        pass
+    write_json(target / PREPARED, {"from": IMAGES, "crop": CROP, "size": size})
+    return target
+
+
+def _prepare(path: Path, copy: Path, size: int) -> None:
+    data = io.BytesIO()
+    Image.fromarray(_read_image(path, path.read_bytes(), size)).save(data, format="png")
+    write(copy, data.getvalue())
+
+
+def _prepared(folder: Path, size: int) -> list[Path]:
+    """The images of a complete prepared copy of this size, if there is one."""
+    name = f"{IMAGES}_{size}"
+    about = folder / name / PREPARED
+    how: Any = read_json(about) if about.is_file() else {}
+    fits = (how.get("crop"), how.get("size")) == (CROP, size)
+    return _images(folder, name) if fits else []
+
+
+def _images(folder: Path, name: str) -> list[Path]:
+    """The images to read in the folder ``name``, sorted. They may lie a folder deeper."""
+    images: list[Path] = []
+    for pattern in (f"{name}/*", f"{name}/*/*", f"*/{name}/*", f"*/{name}/*/*"):
+        images = images or [p for p in entries(folder, pattern) if p.suffix.lower() in SUFFIXES]
     if not images:
-        raise FileNotFoundError(f"CelebA: no images in {folder / IMAGES}; {REMEDY}")
-    return images
+        raise FileNotFoundError(f"CelebA: no images in {folder / name}; {REMEDY}")
+    chosen = folder / CHOSEN
+    if not chosen.is_file():
+        return images
+    wanted = {Path(line).stem: line for line in sorted(chosen.read_text().split())}
+    missing = wanted.keys() - {path.stem for path in images}
+    if missing:
+        first = wanted[min(missing)]
+        raise FileNotFoundError(
+            f"CelebA: {first}, which {chosen} names, is not in {images[0].parent}; {REMEDY}"
+        )
+    return [path for path in images if path.stem in wanted]
 
 
-def _read_attributes(path: Path) -> pd.DataFrame:
-    """0 and 1 for each image name (row) and attribute (column)."""
-    table = _read_table(path, skiprows=1, header=0).apply(pd.to_numeric, errors="coerce")
-    wrong = ~table.isin([-1, 1]).all(axis=1)
+def _has_size(path: Path, size: int) -> bool:
+    try:
+        with Image.open(path) as image:
+            return image.size == (size, size)
+    except OSError:  # it is named when it is read
+        return False
+
+
+def _read_attributes(folder: Path, images: list[str], own: bool) -> pd.DataFrame:
+    """0 and 1 for each image (row) and attribute (column); none if your own faces have no list."""
+    path = _list(folder, ATTRIBUTES, own)
+    if path is None:
+        return pd.DataFrame(index=images)
+    table = _read_table(path).apply(pd.to_numeric, errors="coerce")
+    wrong = ~table.isin([-1, 0, 1]).all(axis=1)
     if wrong.any() or not len(table.columns):
         where = f"the row of {wrong.idxmax()}" if wrong.any() else "its second line"
         raise ValueError(
             f"CelebA: {path} is damaged in {where}; expected a -1 or 1 for each attribute"
         )
-    return (table > 0).astype(np.int64)
+    return (_rows_of(images, table, path) > 0).astype(np.int64)
 
 
-def _read_partition(path: Path) -> pd.DataFrame:
-    """0, 1 or 2 (training, validation, test) for each image name."""
-    table = _read_table(path, header=None)
-    if table.shape[1] != 1 or not table[1].isin([0, 1, 2]).all():
+def _read_partition(folder: Path, images: list[str], own: bool, seed: int) -> np.ndarray:
+    """0, 1 or 2 (training, validation, test) for each image (n,)."""
+    path = _list(folder, PARTITION, own)
+    if path is None:
+        parts = np.zeros(len(images), int)
+        held_out = max(1, round(HELD_OUT * len(images)))
+        order = np.random.default_rng(seed).permutation(len(images))
+        parts[order[:held_out]], parts[order[held_out : 2 * held_out]] = 1, 2
+        return parts
+    table = _read_table(path)
+    if table.shape[1] != 1 or not table.isin(["0", "1", "2"]).all(axis=None):
         raise ValueError(
             f"CelebA: {path} is damaged; expected lines like '000001.jpg 0', with 0, 1 or 2"
         )
-    return table
+    return _rows_of(images, table, path).iloc[:, 0].to_numpy(int)
 
 
-def _rows_of(names: list[str], table: pd.DataFrame, list_name: str) -> pd.DataFrame:
+def _rows_of(images: list[str], table: pd.DataFrame, path: Path) -> pd.DataFrame:
     """The rows of these images, in their order."""
-    missing = pd.Index(names).difference(table.index)
+    missing = pd.Index(images).difference(table.index)
     if len(missing):
-        raise ValueError(f"CelebA: {list_name} has no row for {missing[0]}; get the whole list")
-    return table.loc[names]
+        raise ValueError(f"CelebA: {path} has no row for {missing[0]}; get the whole list")
+    return table.loc[images]
 
 
-def _read_table(path: Path, **layout: Any) -> pd.DataFrame:
-    """A list of CelebA's, indexed by image name."""
-    if not path.is_file():
-        raise FileNotFoundError(f"CelebA: {path.name} is not in {path.parent}; {REMEDY}")
+def _list(folder: Path, name: str, optional: bool) -> Path | None:
+    """The file of one of CelebA's lists; None if it is not there and need not be."""
+    endings = (f"{name}.txt", f"{name}.csv")
+    found = entries(folder, *endings, *(f"*/{ending}" for ending in endings))
+    if not found and not optional:
+        raise FileNotFoundError(f"CelebA: {name}.txt is not in {folder}; {REMEDY}")
+    return found[0] if found else None
+
+
+def _read_table(path: Path) -> pd.DataFrame:
+    """A list of CelebA's as text, indexed by the images' names without their endings.
+
+    It may be laid out officially, with spaces and perhaps a count in the first line, or as CSV.
+    """
+    with path.open(encoding="utf-8-sig") as file:
+        lines = [file.readline(), file.readline()]
+    counted = lines[0].strip().isdigit()
+    first = lines[counted]
+    last = re.split(r"[\s,]+", first.strip())[-1]
+    layout: dict[str, Any] = {"sep": "," if "," in first else r"\s+", "skiprows": int(counted)}
+    layout["header"] = None if last.lstrip("-").isdigit() else 0
     try:
-        table = pd.read_csv(path, sep=r"\s+", index_col=0, **layout)
+        table = pd.read_csv(path, index_col=0, dtype=str, encoding="utf-8-sig", **layout)
     except ValueError as error:  # pandas' ParserError is one
         reason = " ".join(str(error).split())
         raise ValueError(f"CelebA: {path} is damaged ({reason:.120})") from None
+    table.index = table.index.astype(str).str.strip().str.replace(r"\.\w+$", "", regex=True)
     if not table.index.is_unique:
         twice = table.index[table.index.duplicated()][0]
         raise ValueError(f"CelebA: {path} is damaged: {twice} has two rows")
@@ -147,7 +235,7 @@ def _read_table(path: Path, **layout: Any) -> pd.DataFrame:
 
 
 def _read_images(paths: list[Path], size: int, digest: Any, description: str) -> Tensor:
-    """The middles of images, uint8 (n, 3, size, size); adds their files' bytes to ``digest``."""
+    """The images, uint8 (n, 3, size, size); adds their files' bytes to ``digest``."""
     pixels = torch.empty(len(paths), 3, size, size, dtype=torch.uint8)
     bar = tqdm(paths, desc=description, unit="image", leave=False, dynamic_ncols=True)
     for row, path in zip(pixels, bar):
@@ -158,17 +246,18 @@ def _read_images(paths: list[Path], size: int, digest: Any, description: str) ->
 
 
 def _read_image(path: Path, data: bytes, size: int) -> np.ndarray:
-    """The middle of one image, uint8 (size, size, 3), decoded from its file's ``data``."""
+    """One image, uint8 (size, size, 3), decoded from ``data``; of an aligned one the middle."""
     left, top = (WIDTH - CROP) // 2, (HEIGHT - CROP) // 2
     box = (left, top, left + CROP, top + CROP)
     try:
         with Image.open(io.BytesIO(data)) as image:
-            if image.size != (WIDTH, HEIGHT) or image.mode != "RGB":
-                given = f"{image.width}×{image.height}, {image.mode}"
-                raise ValueError(
-                    f"CelebA: {path} must be {WIDTH}×{HEIGHT} pixels in RGB, got {given}"
-                )
-            return np.array(image.resize((size, size), Image.Resampling.LANCZOS, box=box))
+            if image.mode == "RGB" and image.size == (size, size):
+                return np.array(image)
+            if image.mode == "RGB" and image.size == (WIDTH, HEIGHT):
+                return np.array(image.resize((size, size), Image.Resampling.LANCZOS, box=box))
+            given = f"{image.width}×{image.height}, {image.mode}"
     except (UnidentifiedImageError, OSError) as error:
         reason = str(error).splitlines()[0]
         raise ValueError(f"CelebA: {path} is damaged ({reason:.80}); replace it") from None
+    wanted = f"{WIDTH}×{HEIGHT} or {size}×{size} pixels in RGB"
+    raise ValueError(f"CelebA: {path} must be {wanted}, got {given}")

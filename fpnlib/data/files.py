@@ -7,8 +7,10 @@ from pathlib import Path
 
 from fpnlib.store import PROJECT
 
+Root = str | Path | None
 
-def data_root(root: str | Path | None = None) -> Path:
+
+def data_root(root: Root = None) -> Path:
     """The folder of all datasets: ``root``, else $FPN_DATA, else ``data/`` in the project.
 
     ``~`` is the user's home; a relative path counts from the project's root.
@@ -20,10 +22,16 @@ def data_root(root: str | Path | None = None) -> Path:
     return PROJECT / Path(given).expanduser()
 
 
-def entries(folder: Path, pattern: str = "*") -> list[Path]:
-    """Paths in ``folder`` that match ``pattern``, sorted, without what other programs leave there.
+def entries(folder: Path, *patterns: str) -> list[Path]:
+    """Paths in ``folder`` that match one of the patterns, sorted within each pattern.
 
-    Hidden files (``.ipynb_checkpoints``, ``._photo.jpg``) and ``__MACOSX`` are left out.
+    What other programs leave there is left out: hidden files and folders
+    (``.ipynb_checkpoints``, ``._photo.jpg``) and ``__MACOSX``.
     """
-    paths = sorted(folder.glob(pattern))
-    return [path for path in paths if not path.name.startswith((".", "__MACOSX"))]
+    found = []
+    for pattern in patterns:
+        for path in sorted(folder.glob(pattern)):
+            parts = path.relative_to(folder).parts
+            if not any(part.startswith((".", "__MACOSX")) for part in parts):
+                found.append(path)
+    return found

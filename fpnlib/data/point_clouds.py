@@ -1,13 +1,14 @@
 """Point clouds from disk, in PointFlow's layout of ShapeNet: ``<category>/<split>/<shape>.npy``.
 
-Every cloud comes back with y up, in the units of its file. The points of a file are in no order, so
-the first points of a cloud are a smaller cloud of the same shape. They are the pool from which each
-epoch of a training draws some anew.
+Every cloud comes back with y up, in the units of its file. Its points are in no order, so the first
+points of a cloud are a smaller cloud of the same shape. They are the pool from which each epoch of
+a training draws some anew.
 """
 
 from __future__ import annotations
 
 import hashlib
+import warnings
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -18,11 +19,17 @@ from tqdm.auto import tqdm
 
 from fpnlib import checks
 from fpnlib.data.dataset import Dataset, Split
-from fpnlib.data.files import data_root, entries
+from fpnlib.data.files import Root, data_root, entries
 
 SHAPENET, MODELNET = "ShapeNetCore.v2.PC15k", "modelnet"
 SPLITS = ("train", "val", "test")
-HELD_OUT = 0.1  # share of train held out for validation if there is no val
+HELD_OUT = {"val": 0.1, "test": 0.2}  # shares of a category's shapes, if the split is not there
+# The columns that become x, y and z if this axis is up, and their signs: turns that mirror nothing.
+UPRIGHT: dict[str, tuple[list[int], list[int]]] = {
+    "x": ([1, 0, 2], [-1, 1, 1]),
+    "y": ([0, 1, 2], [1, 1, 1]),
+    "z": ([0, 2, 1], [1, 1, -1]),
+}
 # The 55 categories of the paper, alphabetical by name, with the synsets that name ShapeNet's
 # folders.
 _SYNSETS = """
@@ -42,69 +49,63 @@ SYNSETS = dict(pair.split() for pair in _SYNSETS.split(","))
 
 
 def load_shapenet(
-    root: str | Path | None = None,
+    root: Root = None,
     seed: int = 0,
     download: bool = False,
     *,
     categories: Iterable[str] | None = None,
     points: int = 2048,
+    up: str = "y",
 ) -> Dataset:
     """Load ShapeNet (Chang et al. 2015, arXiv:1512.03012) as PointFlow sampled it.
 
     Args:
         root: folder that has ``ShapeNetCore.v2.PC15k/``; None: see :func:`data_root`.
-        seed: of the shapes held out of train in a category without ``val``.
+        seed: of the shapes held out in a category without ``val``, or without any split.
         download: not used; PointFlow's README links to the data.
         categories: names among the 55 of ``SYNSETS``, in the order of their class indices; None:
             all.
-        points: points kept of each cloud, from which :func:`draw_points` draws. PointFlow draws
-            from all 15,000, which takes 9 GB for the 55 categories.
+        points: at most so many points are kept of each cloud. PointFlow draws from all 15,000,
+            which takes 9 GB for the 55 categories.
+        up: the axis that points up in the files: "x", "y" or "z".
 
     Returns:
-        A dataset with clouds x (n, points, 3), float32, and classes y (n,).
+        A dataset with clouds x (n, points, 3), float32, and classes y (n,). If no cloud has
+        ``points`` points, x has as many as the largest; a cloud of fewer points repeats its own.
 
     Raises:
         FileNotFoundError: the folder, a category, its train or its test is missing.
         TypeError: ``categories`` is a name, not a list of names.
         ValueError: an unknown category, or one named twice; an empty split; a damaged cloud, or one
-            of another shape, with too few points, with NaN, or with all points equal.
+            of another shape, with NaN, or with all points equal; an unknown axis.
     """
-    names = chosen(categories, SYNSETS)
-    folder = data_root(root) / SHAPENET
-    if not folder.is_dir():
-        raise FileNotFoundError(
-            f"ShapeNet: no folder {folder}; set FPN_DATA to the folder that has {SHAPENET}/ "
-            "(PointFlow's README links to it)"
-        )
+    folder = _folder(root, SHAPENET, "ShapeNet", "(PointFlow's README links to it)")
     folders = {}
-    for name in names:
+    for name in chosen(categories, SYNSETS):
         synset = folder / SYNSETS[name]
         folders[name] = synset if synset.is_dir() else folder / name
-    return _read_clouds("shapenet", folders, points, seed)
+    return _read_clouds("shapenet", folders, points, seed, up)
 
 
 def load_modelnet(
-    root: str | Path | None = None,
+    root: Root = None,
     seed: int = 0,
     download: bool = False,
     *,
     categories: Iterable[str] | None = None,
     points: int = 2048,
+    up: str = "z",
 ) -> Dataset:
     """Load ModelNet (Wu et al. 2015, arXiv:1406.5670) from ``modelnet/``, with z up on disk.
 
-    A tenth of train is held out for validation. If ``categories`` is None, all folders are read, in
-    alphabetical order. The other arguments and the errors are those of :func:`load_shapenet`.
+    Clouds of your own serve too: ``modelnet/<category>/<shape>.npy``, with or without folders of
+    splits. If ``categories`` is None, all folders are read, in alphabetical order. The other
+    arguments and the errors are those of :func:`load_shapenet`.
     """
-    folder = data_root(root) / MODELNET
-    if not folder.is_dir():
-        raise FileNotFoundError(
-            f"ModelNet: no folder {folder}; set FPN_DATA to the folder that has "
-            f"{MODELNET}/<category>/<split>/"
-        )
-    found = [path.name for path in entries(folder) if path.is_dir()]
+    folder = _folder(root, MODELNET, "ModelNet", "with <category>/<split>/<shape>.npy in it")
+    found = [path.name for path in entries(folder, "*") if entries(path, *SPLITS, "*.npy")]
     folders = {name: folder / name for name in chosen(categories, found)}
-    return _read_clouds("modelnet", folders, points, seed, up="z")
+    return _read_clouds("modelnet", folders, points, seed, up)
 
 
 def chosen(categories: Iterable[str] | None, known: Iterable[str]) -> tuple[str, ...]:
@@ -128,58 +129,76 @@ def chosen(categories: Iterable[str] | None, known: Iterable[str]) -> tuple[str,
 
 
 def draw_points(x: Tensor, points: int, generator: torch.Generator) -> Tensor:
-    """Draw ``points`` points of each cloud (n, pool, 3) without replacement.
+    """Draw ``points`` points of each cloud (n, pool, 3), the same rows of every cloud.
+
+    No point is drawn twice before all of the pool are drawn.
 
     Returns:
-        Clouds (n, points, 3); the same rows of every cloud.
-
-    Raises:
-        ValueError: more points than the clouds have.
+        Clouds (n, points, 3).
     """
-    if checks.positive("points", points) > x.shape[1]:
-        raise ValueError(f"the clouds have {x.shape[1]:,} points; {points:,} were asked for")
-    rows = torch.randperm(x.shape[1], generator=generator, device=generator.device)[:points]
+    rows = torch.randperm(x.shape[1], generator=generator, device=generator.device)
+    rows = rows.repeat(-(-checks.positive("points", points) // len(rows)))[:points]
     return x[:, rows.to(x.device)]
 
 
-def _read_clouds(
-    name: str, folders: dict[str, Path], points: int, seed: int, up: str = "y"
-) -> Dataset:
+def _folder(root: Root, name: str, title: str, hint: str) -> Path:
+    folder = data_root(root) / name
+    if folder.is_dir():
+        return folder
+    remedy = f"set FPN_DATA to the folder that has {name}/ {hint}"
+    raise FileNotFoundError(f"{title}: no folder {folder}; {remedy}")
+
+
+def _read_clouds(name: str, folders: dict[str, Path], points: int, seed: int, up: str) -> Dataset:
     """The dataset of the categories in ``folders``; ``up`` is the upright axis on disk."""
     checks.positive("points", points)
+    if up not in UPRIGHT:
+        raise checks.unknown("axis", up, UPRIGHT)
     files: dict[str, list[tuple[Path, int]]] = {split: [] for split in SPLITS}
     for y, (category, folder) in enumerate(folders.items()):
         for split, paths in _split_files(category, folder, seed).items():
             files[split] += [(path, y) for path in paths]
-    digest, splits = hashlib.sha256(), {}
+    clouds, sizes = {}, []
     total = sum(map(len, files.values()))
     with tqdm(total=total, desc=name, unit="cloud", dynamic_ncols=True) as progress:
         for split in SPLITS:
-            x = np.empty((len(files[split]), points, 3), np.float32)
-            for row, (path, _) in zip(x, files[split]):
-                row[:] = _read_cloud(path, points)
+            clouds[split] = np.empty((len(files[split]), points, 3), np.float32)
+            for row, (path, _) in zip(clouds[split], files[split]):
+                cloud = _read_cloud(path, points)
+                row[:] = np.resize(cloud, row.shape)  # repeats the points of a smaller cloud
+                sizes.append(len(cloud))
                 progress.update()
-            digest.update(x.tobytes())
-            if up == "z":  # a turn about x, which mirrors nothing
-                x = np.stack([x[..., 0], x[..., 2], -x[..., 1]], -1)
-            labels = torch.tensor([y for _, y in files[split]])
-            splits[split] = Split(torch.from_numpy(x), labels)
+    most = max(sizes)
+    if min(sizes) < most:
+        said = f"{name}: the clouds have {min(sizes):,} to {most:,} points"
+        warnings.warn(f"{said}; those of the smaller ones repeat", stacklevel=3)
+    digest, splits = hashlib.sha256(), {}
+    columns, signs = UPRIGHT[up]
+    for split, pool in clouds.items():
+        x = pool[:, :most]
+        digest.update(x.tobytes())
+        upright = x[..., columns]
+        upright *= np.array(signs, np.float32)
+        labels = torch.tensor([y for _, y in files[split]])
+        splits[split] = Split(torch.from_numpy(upright), labels)
     train, validation, test = splits.values()
     return Dataset(name, train, validation, test, tuple(folders), digest.hexdigest())
 
 
 def _read_cloud(path: Path, points: int) -> np.ndarray:
-    """The first ``points`` points (points, 3) of a file; a ValueError names a bad file."""
+    """At most ``points`` points (m, 3) of a file; a ValueError names a bad file."""
     try:
-        cloud = np.lib.format.open_memmap(path, mode="r")  # np.load would also open an archive
+        cloud: np.ndarray = np.lib.format.open_memmap(
+            path, mode="r"
+        )  # np.load would also open an archive
     except (OSError, ValueError, EOFError):
         raise ValueError(f"{path} is damaged or no array") from None
-    if cloud.ndim != 2 or cloud.shape[1] != 3 or cloud.dtype.kind != "f":
+    if cloud.ndim != 2 or cloud.shape[1] != 3 or cloud.dtype.kind != "f" or not len(cloud):
         given = f"{cloud.dtype} of shape {cloud.shape}"
         raise ValueError(f"{path} must hold floats of shape (points, 3), got {given}")
-    if len(cloud) < points:
-        raise ValueError(f"{path} has {len(cloud):,} points; {points:,} were asked for")
-    kept = np.asarray(cloud[:points], np.float32)
+    if len(cloud) != points:  # a part of points that lie in some order would be a part of the shape
+        cloud = cloud[np.random.default_rng(0).permutation(len(cloud))[:points]]
+    kept = np.asarray(cloud, np.float32)
     if not np.isfinite(kept).all():
         raise ValueError(f"{path} has NaN or infinite coordinates")
     if points > 1 and (kept == kept[0]).all():
@@ -188,27 +207,24 @@ def _read_cloud(path: Path, points: int) -> np.ndarray:
 
 
 def _split_files(category: str, folder: Path, seed: int) -> dict[str, list[Path]]:
-    """The files of each split. If there is no val, a part of train is held out, at least one."""
-    files = {}
-    for split in SPLITS:
-        files[split] = entries(folder / split, "*.npy")
-        if files[split] or split == "val":
-            continue
-        if not (folder / split).is_dir():
-            raise FileNotFoundError(
-                f"category '{category}' has no {split}: {folder / split} is missing"
-            )
-        raise ValueError(f"category '{category}' is empty: no .npy in {folder / split}")
-    if files["val"]:
-        return files
-    train = files["train"]
-    if len(train) < 2:
-        raise ValueError(
-            f"category '{category}' has one shape in {folder / 'train'}; "
-            "none can be held out to validate"
-        )
-    order = np.random.default_rng([seed, len(train)]).permutation(len(train))
-    count = max(1, round(HELD_OUT * len(train)))
-    files["val"] = sorted(train[k] for k in order[:count])
-    files["train"] = sorted(train[k] for k in order[count:])
+    """The files of each split. What has no folder is held out of train, at least one shape each."""
+    files = {split: entries(folder / split, "*.npy") for split in SPLITS}
+    flat = not any((folder / split).is_dir() for split in SPLITS)
+    if flat:
+        files["train"] = entries(folder, "*.npy")
+    for split in ("train",) if flat else ("train", "test"):
+        place = folder if flat else folder / split
+        if not place.is_dir():
+            raise FileNotFoundError(f"category '{category}' has no {split}: {place} is missing")
+        if not files[split]:
+            raise ValueError(f"category '{category}' is empty: no .npy in {place}")
+    missing, pool = [split for split in HELD_OUT if not files[split]], files["train"]
+    if len(pool) <= len(missing):
+        few = f"category '{category}' has too few shapes, {len(pool)}, in {pool[0].parent}"
+        raise ValueError(f"{few}: none can be held out for {' and '.join(missing)}")
+    order = np.random.default_rng([seed, len(pool)]).permutation(len(pool))
+    for split in missing:
+        count = max(1, round(HELD_OUT[split] * len(pool)))
+        files[split], order = sorted(pool[k] for k in order[:count]), order[count:]
+    files["train"] = sorted(pool[k] for k in order)
     return files

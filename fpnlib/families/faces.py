@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -37,6 +37,12 @@ EXCLUSIVE: dict[str, tuple] = {
 MSP_TRAINING = {"batch_size": 32, "learning_rate": 4e-3}
 FLOW_TRAINING = {"batch_size": 128, "learning_rate": 2e-3, "clip_norm": 5.0}
 JUDGE_TRAINING = {"batch_size": 64, "learning_rate": 3e-3, "weight_decay": 1e-2}
+
+
+def _condition(dataset: str, names: Sequence[str]) -> Attributes:
+    """Your own faces may have other attributes than CelebA's, so that some groups fall away."""
+    groups = [group for group in EXCLUSIVE.get(dataset, ()) if set(group) <= set(names)]
+    return Attributes(names, groups)
 
 
 def _mirrored(x: Tensor, generator: torch.Generator) -> Tensor:
@@ -123,7 +129,7 @@ FACES = Family(
         "flow_epochs": 24,
         "judge_epochs": 8,
     },
-    condition=lambda dataset, names: Attributes(names, EXCLUSIVE.get(dataset, ())),
+    condition=_condition,
     bases={
         "MSP": Base(
             build=_build,

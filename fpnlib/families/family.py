@@ -124,6 +124,7 @@ class Family:
         score: of a judge and a test split a function that scores objects for labels:
             (objects, labels) -> numbers by name.
         kind: what the dataset's classes are called in tables, e.g. "class".
+        options: further arguments of the dataset's loader, from the settings.
         prepare: changes a loaded dataset, e.g. limits its size.
         redraw: objects of a split at some rows as they should look with other attributes, if
             that is known: (split, rows, attributes) -> objects or None.
@@ -141,6 +142,7 @@ class Family:
     judge: Trained
     score: Callable[[Judge, Split], Callable[[Tensor, Tensor], dict[str, float]]]
     kind: str = "class"
+    options: Callable[[Settings], dict] = lambda settings: {}
     prepare: Callable[[Dataset, Settings], Dataset] = lambda data, settings: data
     redraw: Callable[[Split, Tensor, Tensor], Tensor | None] = lambda split, rows, y: None
     view: Callable[[str], dict] = lambda dataset: {}

@@ -68,11 +68,14 @@ class Run:
         names = ("notebook", "profile", "override", "seed", "data_dir", "read_only")
         return {"out": str(self.folder)} | {name: getattr(self, name) for name in names}
 
-    def load_data(self, name: str) -> Dataset:
-        """Return the dataset called ``name``, its splits drawn by the run's seed."""
+    def load_data(self, name: str, **options: Any) -> Dataset:
+        """Return the dataset called ``name``, its splits drawn by the run's seed.
+
+        ``options`` are further arguments of its loader.
+        """
         if name not in self._datasets:
             root, download = self.data_dir or None, not self.read_only
-            loaded = data.load(name, root=root, seed=self.seed, download=download)
+            loaded = data.load(name, root, self.seed, download, **options)
             self.note("data", {loaded.name: loaded.checksum})
             if not self.read_only:
                 self.uses.data(loaded.name, loaded.checksum)

@@ -44,6 +44,10 @@ AZIMUTH = {"modelnet": 55.0}
 """Degrees about the upright axis that show a dataset's shapes from the front; others: 35."""
 
 
+def _options(settings: Settings) -> dict:
+    return {} if settings["up"] == "auto" else {"up": settings["up"]}
+
+
 def _build(data: Dataset, settings: Settings) -> PointFlow:
     size, seen, step = settings["size"], settings["seen"], settings["step"]
     if size not in SIZES:
@@ -64,7 +68,8 @@ def _released(settings: Settings) -> tuple[nn.Module, str] | None:
         return None
     model = load_pointflow(path)
     statistics = [model.mean_.tolist(), model.std_.tolist()]  # they lie in files of their own
-    return model, store.digest({"checkpoint": store.sha256(path), "statistics": statistics})
+    about = {"checkpoint": store.sha256(path), "statistics": statistics}
+    return model, store.digest(about | _options(settings))
 
 
 def _objective(module: PointFlow, settings: Settings) -> tuple[nn.Module, Loss]:
@@ -95,6 +100,7 @@ SHAPES = Family(
     dataset="shapes",
     kind="category",
     settings={
+        "up": "auto",  # axis that is up in files of clouds: "x", "y" or "z"; "auto": the dataset's
         "size": "small",  # or "published"
         "base_epochs": 120,
         "seen": 256,  # points of each cloud that a training step encodes
@@ -106,12 +112,13 @@ SHAPES = Family(
         "flow_epochs": 80,
         "judge_epochs": 16,
     },
+    options=_options,
     condition=lambda dataset, names: Classes(names),
     bases={
         "PointFlow": Base(
             build=_build,
             training=lambda data, s: BASE_TRAINING[s["size"]] | {"epochs": s["base_epochs"]},
-            settings=("size", "base_epochs", "seen", "step", "objective"),
+            settings=("up", "size", "base_epochs", "seen", "step", "objective"),
             objective=_objective,
             view=lambda split, s, generator: _points(split, s["seen"], generator),
             before=lambda module, data: module.standardise(data.train.x.to(module.mean_.device)),
@@ -126,7 +133,7 @@ SHAPES = Family(
     judge=Trained(
         build=lambda data, settings: cloud_judge(len(data.classes)),
         training=lambda data, s: fit_batches(JUDGE_TRAINING, data) | {"epochs": s["judge_epochs"]},
-        settings=("judge_epochs",),
+        settings=("up", "judge_epochs"),
         view=lambda split, s, generator: _points(split, JUDGE_POINTS, generator),
     ),
     score=class_scores,

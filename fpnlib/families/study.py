@@ -60,7 +60,8 @@ class Study:
     @cached_property
     def data(self) -> Dataset:
         """The dataset, its splits drawn by the run's seed."""
-        return self.family.prepare(self.run.load_data(self.dataset), self.settings)
+        loaded = self.run.load_data(self.dataset, **self.family.options(self.settings))
+        return self.family.prepare(loaded, self.settings)
 
     @cached_property
     def condition(self) -> Classes | Attributes:

@@ -1,4 +1,4 @@
-"""The command line: ``python -m fpnlib run | report | verify``."""
+"""The command line: ``python -m fpnlib run | report | verify | data``."""
 
 from __future__ import annotations
 
@@ -47,6 +47,11 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("folders", nargs="*", type=_path, help="default: all in outputs/")
     check.add_argument("--data", type=_path, metavar="FOLDER", help="default: $FPN_DATA")
     check.add_argument("--files-only", action="store_true", help="compute nothing")
+    copy = commands.add_parser("data", help="make a small copy of a dataset's images, once")
+    copy.set_defaults(do=_prepare)
+    copy.add_argument("dataset", choices=["celeba"])
+    copy.add_argument("--size", type=int, default=64, help="pixels a side (default: 64)")
+    copy.add_argument("--data", type=_path, metavar="FOLDER", help="default: $FPN_DATA")
     return parser
 
 
@@ -153,6 +158,13 @@ def _verify(given: argparse.Namespace) -> int:
     for line in wrong:
         print(f"does not hold: {line}", file=sys.stderr)
     return 1 if wrong else 0
+
+
+def _prepare(given: argparse.Namespace) -> int:
+    from fpnlib.data.faces import prepare_celeba
+
+    print(prepare_celeba(given.data, given.size))
+    return 0
 
 
 def _runs() -> list[Path]:
