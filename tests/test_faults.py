@@ -11,7 +11,6 @@ import signal
 import subprocess
 import sys
 from contextlib import contextmanager, suppress
-from pathlib import Path
 
 import nbformat
 import psutil
@@ -159,7 +158,7 @@ def undisturbed(notebooks, tmp_path_factory):
 
 def made(out):
     """The bytes of what a run has made, by name: figures, tables, results and models."""
-    return Manifest(out).each(Path.read_bytes)
+    return {name: path.read_bytes() for name, path in Manifest(out).made().items()}
 
 
 def assert_whole(out, expected):

@@ -288,7 +288,7 @@ def test_the_command_writes_the_page_and_names_what_is_missing_or_damaged(
             lambda: write_copy(folder, {"cells": [{"cell_type": "markdown"}]}),
             "04_some.ipynb is damaged (no notebook)",
         ),
-        (lambda: (folder / "manifest.json").write_text(json.dumps([1])), "no mapping of sections"),
+        (lambda: (folder / "manifest.json").write_text(json.dumps([1])), "must be object, got [1]"),
     ):
         damage()
         assert main(["report", str(folder)]) == 2

@@ -291,23 +291,22 @@ def test_a_run_that_is_taken_up_elsewhere_says_what_was_executed_where(tiny, mon
     assert noted["notebooks"]["01_second"]["uncommitted changes"] == before["uncommitted changes"]
 
 
+def entry_of(**fields):
+    """A manifest's section with a notebook's entry."""
+    return {"notebooks": {"00_first": {"parameters": {}} | fields}}
+
+
 @pytest.mark.parametrize(
     ("damage", "said"),
     [
-        ({"notebooks": {"00_first": []}}, "notebooks, '00_first': []"),
-        ({"notebooks": {"00_first": {"seconds": 1}}}, "notebook '00_first': no parameters"),
-        (
-            {"notebooks": {"00_first": {"parameters": {}, "seconds": "x"}}},
-            "notebook '00_first', seconds: 'x'",
-        ),
-        (
-            {"notebooks": {"00_first": {"parameters": {}, "files": {"a": 1}}}},
-            "notebook '00_first', files: no mapping",
-        ),
+        ({"notebooks": {"00_first": []}}, "$.notebooks.00_first must be object, got []"),
+        ({"notebooks": {"00_first": {}}}, "$.notebooks.00_first must contain ['parameters']"),
+        (entry_of(seconds="x"), "$.notebooks.00_first.seconds must be number, got 'x'"),
+        (entry_of(files={"a": 1}), "$.notebooks.00_first.files.a must be string, got 1"),
         ({"notebooks": {"../../outside": {"parameters": {}}}}, "'../../outside' names no notebook"),
-        ({"files": {"results/first.json": None}}, "files, 'results/first.json': None"),
-        ({"environment": {"versions": "2.15"}}, "environment: no mapping of versions"),
-        ({"data": 1}, "no mapping of sections"),
+        ({"files": {"results/a.json": None}}, "$.files.results/a.json must be string, got None"),
+        ({"environment": {"versions": "2"}}, "$.environment.versions must be object, got '2'"),
+        ({"data": 1}, "$.data must be object, got 1"),
     ],
 )
 def test_a_manifest_of_another_shape_is_one_line(tiny, capsys, damage, said):

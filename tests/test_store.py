@@ -4,16 +4,15 @@ import json
 import multiprocessing
 import os
 import pickle
-import re
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
-from traps import Code, unpickles
+from traps import Code
 
 from fpnlib import store
-from fpnlib.store import Checkpoint, Manifest, Results, Uses, locks
+from fpnlib.store import Cache, Checkpoint, Key, Manifest, Results, Uses, locks
 
 TENSORS = {
     "weight": torch.arange(6.0).reshape(2, 3),
@@ -299,18 +298,25 @@ def test_whichever_byte_of_a_checkpoint_is_flipped_it_is_refused(tmp_path):
     assert checkpoint.load()[1] == {"epoch": 1}
 
 
+def kept(folder, kind, values=None):
+    """Values that are kept under a key of this kind, or else made."""
+    cache = Cache(folder, torch.device("cpu"), used=lambda path: None)
+    return cache.values("x", Key(kind), lambda: values)
+
+
 def test_what_is_kept_under_a_key_comes_back_under_that_key_alone(tmp_path):
-    path = tmp_path / "deep" / "x.json"
-    assert store.read_kept(path, "k") is None
-    store.write_kept(path, "k", scores={"accuracy": 0.9638, "settings": {"C": (1, 2)}})
-    assert store.read_kept(path, "k", scores=dict)["scores"] == {
-        "accuracy": 0.9638,
-        "settings": {"C": [1, 2]},
-    }
-    assert store.read_kept(path, "another") is None
+    scores = {"accuracy": 0.9638, "settings": {"C": [1, 2]}}
+    assert kept(tmp_path / "deep", "svm", scores) == scores
+    assert kept(tmp_path / "deep", "svm") == scores
+    assert kept(tmp_path / "deep", "automl", {}) == {}
+
+
+def test_kept_values_that_somebody_edited_are_refused(tmp_path):
+    kept(tmp_path, "svm", {"accuracy": 0.9638})
+    path = tmp_path / "x.json"
     path.write_text(path.read_text().replace("0.9638", "0.9938"))
     with pytest.raises(ValueError, match="x.json is damaged .its digest") as caught:
-        store.read_kept(path, "k", scores=dict)
+        kept(tmp_path, "svm")
     one_line(caught)
 
 
@@ -320,16 +326,15 @@ def test_what_is_kept_under_a_key_comes_back_under_that_key_alone(tmp_path):
         ("[]", "expected a mapping, got list"),
         ("{}", "'key' is missing"),
         ('{"key": 1}', "'key' is of another type"),
-        ('{"key": "k", "scores": [1]}', "'scores' is of another type"),
+        ('{"key": "k", "values": [1]}', "'values' is of another type"),
         ('{"key": "k"', "no valid JSON"),
     ],
 )
 def test_json_of_another_shape_is_one_line(tmp_path, text, said):
-    path = store.write(tmp_path / "x.json", text)
-    with pytest.raises(
-        ValueError, match=f"x.json is damaged .{said}.*delete it and run again"
-    ) as caught:
-        store.read_kept(path, "k", scores=dict)
+    store.write(tmp_path / "x.json", text)
+    line = f"x.json is damaged .{said}.*delete it and run again"
+    with pytest.raises(ValueError, match=line) as caught:
+        kept(tmp_path, "svm")
     one_line(caught)
 
 
@@ -424,56 +429,6 @@ def test_a_model_or_checkpoint_with_code_in_it_is_refused_and_the_code_does_not_
         with pytest.raises(ValueError, match="damaged"):
             Checkpoint(path).load()
     assert not evidence.exists()
-
-
-SOURCES = [*(store.PROJECT / "fpnlib").rglob("*.py"), *(store.PROJECT / "benchmarks").glob("*.py")]
-NOTEBOOKS = sorted((store.PROJECT / "notebooks").rglob("*.ipynb"))
-
-
-def test_nothing_is_unpickled():
-    """In the library's code, the benchmarks' and the notebooks': nothing that reads pickles, but torch's reader of weights."""
-    code = {path: path.read_text() for path in SOURCES}
-    for path in NOTEBOOKS:
-        cells = [
-            cell for cell in json.loads(path.read_text())["cells"] if cell["cell_type"] == "code"
-        ]
-        code[path] = re.sub(
-            r"^[%!]", "#", "\n".join("".join(cell["source"]) for cell in cells), flags=re.MULTILINE
-        )
-    assert {path: found for path, source in code.items() if (found := unpickles(source))} == {}
-
-
-@pytest.mark.parametrize(
-    "source",
-    [
-        "import pickle as p\np.load(file)",
-        "from pickle import loads as read\nread(data)",
-        "import pickle\nreader = pickle.Unpickler",
-        "def f():\n    from joblib import load\n    return load(path)",
-        "import torch\ntorch.load(path)",
-        "from torch import load\nload(path, weights_only=False)",
-        "import torch as t\nt.load(path, weights_only=safe)",
-        "import torch\ntorch.load(path, **options)",
-        "from functools import partial\nimport torch\npartial(torch.load, weights_only=False)",
-        "import torch.jit\ntorch.jit.load(path)",
-        "import numpy as np\nnp.load(path, allow_pickle=True)",
-        "import numpy\nnumpy.load(path, None, True)",
-        "import pandas as pd\npd.read_pickle(path)",
-        "from shelve import *",
-    ],
-)
-def test_what_unpickles_is_found_under_any_name(source):
-    assert unpickles(source)
-
-
-def test_what_reads_arrays_or_weights_alone_is_let_pass():
-    source = "import json, numpy as np, torch\nnp.load(path, mmap_mode='r')\njson.load(file)"
-    assert (
-        unpickles(
-            source + "\ntorch.load(path, weights_only=True)\nfrom pickle import UnpicklingError"
-        )
-        == []
-    )
 
 
 @pytest.mark.parametrize("name", ["../x", "/etc/passwd", "a/../../x", "", ".", "link/x", "link"])

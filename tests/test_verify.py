@@ -197,7 +197,7 @@ def test_the_runs_of_a_sweep_are_verified_with_it(folder, tmp_path, capsys):
 
 @pytest.mark.parametrize(
     ("grid", "said"),
-    [("[]", "is damaged (no mapping of runs)"), ('{"../x": {}}', "'../x' leads out of")],
+    [("[]", "is damaged ($ must be object, got [])"), ('{"../x": {}}', "'../x' leads out of")],
 )
 def test_a_damaged_grid_is_one_line_among_the_others(folder, grid, said):
     store.write(folder / "grid.json", grid)

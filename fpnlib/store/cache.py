@@ -7,16 +7,15 @@ that again.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from fpnlib.store.files import digest, library_digest, read_kept, write_kept
+from fpnlib.store.files import _sealed, _unsealed, digest, library_digest, write
 from fpnlib.store.locks import alone
 from fpnlib.store.tensors import (
     Checkpoint,
@@ -27,9 +26,9 @@ from fpnlib.store.tensors import (
     save_tensors,
 )
 
-T = TypeVar("T")
-FIELDS: dict[str, type] = {"key": str}
+TENSORS: dict[str, type] = {"key": str}
 MODULE: dict[str, type] = {"key": str, "history": dict}
+"""What stands beside tensors, and beside the weights of a module."""
 
 
 @dataclass(frozen=True)
@@ -105,62 +104,55 @@ class Cache:
             The module and what is kept beside its weights.
         """
         module = module.to(self.device)
-        checkpoint = Checkpoint(self.folder / f".{name}-{key.digest}.safetensors")
-
-        def load(path: Path, meta: dict) -> tuple[nn.Module, dict]:
-            self.used(path)
-            load_module(path, module)
-            module.key_ = meta["key"]
-            checkpoint.clear()  # not before what it led to is kept
-            return module, meta
-
-        def make(path: Path) -> tuple[nn.Module, dict]:
-            meta = _stamp(key) | {"config": module.config} | dict(_on_one_thread(train, checkpoint))
-            save_module(path, module, meta, half=True)
-            return load(path, meta)  # the same bits now as whenever it is loaded
-
-        def refuse(path: Path) -> tuple[nn.Module, dict]:
-            if path.with_suffix(".json").is_file():
-                said = f"the model '{name}' was not made with the run's own parameters and data"
-                raise ValueError(said)
-            raise FileNotFoundError(f"no model '{name}' is stored")
-
         meta = None if pretrained is None else read_meta(pretrained, **MODULE)
         if pretrained is not None and meta is not None and _fits(meta, key, module):
-            return _announced(name, "pretrained", load, pretrained, meta)
-        return self._load_or_make(name, key, load, refuse if self.read_only else make, MODULE)
+            self._load(pretrained, module, meta)
+            _say_loaded(name, "pretrained")
+            return module, meta
+        checkpoint = Checkpoint(self.folder / f".{name}-{key.digest}.safetensors")
+        with self._kept(name, key, MODULE) as (path, kept):
+            if kept is not None:
+                self._load(path, module, kept)
+                checkpoint.clear()  # of a process that was killed just before it did
+                _say_loaded(name, _made_elsewhere(kept))
+                return module, kept
+            if self.read_only:
+                raise _absent(name, path)
+            trained = _on_one_thread(train, checkpoint)
+            meta = _stamp(key) | {"config": module.config} | dict(trained)
+            save_module(path, module, meta, half=True)
+            self._load(path, module, meta)  # the same bits now as whenever it is loaded
+            checkpoint.clear()  # not before what it led to is kept
+            return module, meta
 
     def tensors(
         self, name: str, key: Key, make: Callable[[], dict[str, Tensor]]
     ) -> dict[str, Tensor]:
         """Return the kept tensors, or those that ``make()`` returns; on the CPU."""
-
-        def load(path: Path, meta: dict) -> dict[str, Tensor]:
+        with self._kept(name, key, TENSORS) as (path, meta):
+            if meta is None:
+                tensors = {part: tensor.cpu() for part, tensor in make().items()}
+                if self.read_only:
+                    return tensors
+                save_tensors(path, tensors, _stamp(key))
+            else:
+                tensors, _ = load_tensors(path)
+                _say_loaded(name, _made_elsewhere(meta))
             self.used(path)
-            return load_tensors(path)[0]
-
-        def save(path: Path) -> dict[str, Tensor]:
-            made = {part: tensor.cpu() for part, tensor in make().items()}
-            if not self.read_only:
-                save_tensors(path, made, _stamp(key))
-                self.used(path)
-            return made
-
-        return self._load_or_make(name, key, load, save)
+            return tensors
 
     def values(self, name: str, key: Key, make: Callable[[], dict]) -> dict:
         """Return the kept JSON-able values, or those that ``make()`` returns."""
         path = self.folder / f"{name}.json"
-        kept = read_kept(path, key.digest, values=dict)
-        if kept is not None:
+        kept = _unsealed(path, key=str, values=dict)
+        if kept is not None and kept["key"] == key.digest:
             if _made_elsewhere(kept):
-                print(f"{name}: loaded, {_made_elsewhere(kept)}")
+                _say_loaded(name, _made_elsewhere(kept))
             self.used(path)
             return kept["values"]
         values = make()
         if not self.read_only:
-            stamp = _stamp(key)
-            write_kept(path, stamp.pop("key"), **stamp, values=values)
+            write(path, _sealed(path, _stamp(key) | {"values": values}))
             self.used(path)
         return values
 
@@ -168,23 +160,27 @@ class Cache:
         """Whether something is kept under a name, with whatever key."""
         return (self.folder / f"{name}.json").exists()
 
-    def _load_or_make(
-        self,
-        name: str,
-        key: Key,
-        load: Callable[[Path, dict], T],
-        make: Callable[[Path], T],
-        fields: Mapping[str, type] = FIELDS,
-    ) -> T:
+    def _load(self, path: Path, module: nn.Module, meta: Mapping) -> None:
+        load_module(path, module)
+        module.key_ = meta["key"]
+        self.used(path)
+
+    @contextmanager
+    def _kept(
+        self, name: str, key: Key, fields: Mapping[str, type]
+    ) -> Iterator[tuple[Path, dict | None]]:
+        """Yield a path and the description of what is kept there; None if nothing of this key is.
+
+        Another process that needs it waits.
+        """
         path = self.folder / f"{name}.safetensors"
-        # Another process that needs it waits.
         with nullcontext() if self.read_only else alone(path.with_suffix("")):
             meta = read_meta(path, **fields)
-            if meta is not None and meta["key"] == key.digest:
-                return _announced(name, _made_elsewhere(meta), load, path, meta)
-            if meta is not None and not self.read_only:
-                print(f"{name}: made with other settings or data; made anew")
-            return make(path)
+            if meta is not None and meta["key"] != key.digest:
+                meta = None
+                if not self.read_only:
+                    print(f"{name}: made with other settings or data; made anew")
+            yield path, meta
 
 
 def _made_elsewhere(meta: Mapping) -> str:
@@ -205,12 +201,16 @@ def _fits(meta: Mapping, key: Key, module: nn.Module) -> bool:
     return {**meta.get("made_from", {}), "data": ""} == {**key.description, "data": ""}
 
 
-def _announced(
-    name: str, remark: str, load: Callable[[Path, dict], T], path: Path, meta: dict
-) -> T:
-    loaded = load(path, meta)
+def _absent(name: str, path: Path) -> Exception:
+    """Return the error for a model that may not be trained."""
+    if path.with_suffix(".json").is_file():
+        said = f"the model '{name}' was not made with the run's own parameters and data"
+        return ValueError(said)
+    return FileNotFoundError(f"no model '{name}' is stored")
+
+
+def _say_loaded(name: str, remark: str) -> None:
     print(f"{name}: loaded, {remark}" if remark else f"{name}: loaded")
-    return loaded
 
 
 def _on_one_thread(train: Callable[[Checkpoint], Mapping], checkpoint: Checkpoint) -> Mapping:

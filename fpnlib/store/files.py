@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 PROJECT = Path(__file__).resolve().parents[2]
 """The checkout. Relative output folders count from here, whatever the working directory."""
@@ -21,7 +22,11 @@ PathLike = str | os.PathLike[str]
 
 
 def write(path: PathLike, data: str | bytes) -> Path:
-    """Write a file atomically, text as UTF-8, and make the folders above it.
+    """Write a file atomically, and make the folders above it.
+
+    Args:
+        path: where.
+        data: its content; text becomes UTF-8.
 
     Returns:
         The path.
@@ -29,12 +34,19 @@ def write(path: PathLike, data: str | bytes) -> Path:
     Raises:
         OSError: the folder cannot be written to; one line that names the file and the reason.
     """
-    with _replaced(path, data.encode() if isinstance(data, str) else data):
+    with _replace(path, data.encode() if isinstance(data, str) else data):
         return Path(path)
 
 
 def write_json(path: PathLike, obj: object) -> Path:
-    """Write ``obj`` atomically as JSON. Tensors and arrays become lists, paths become text.
+    """Write an object atomically as JSON.
+
+    Args:
+        path: where.
+        obj: the object. Tensors and arrays become lists, paths become text.
+
+    Returns:
+        The path.
 
     Raises:
         ValueError: NaN or infinite numbers, which JSON does not know.
@@ -44,7 +56,7 @@ def write_json(path: PathLike, obj: object) -> Path:
     return write(path, _json_text(path, obj))
 
 
-def read_json(path: PathLike) -> object:
+def read_json(path: PathLike) -> Any:
     """Read the object in a JSON file.
 
     Raises:
@@ -57,28 +69,8 @@ def read_json(path: PathLike) -> object:
         raise damaged(path, f"no valid JSON: {error}") from None
 
 
-def write_kept(path: PathLike, key: str, **values: object) -> Path:
-    """Keep JSON-able ``values`` under ``key``, a digest of what they depend on."""
-    return write(path, _sealed(path, {"key": key} | values))
-
-
-def read_kept(path: PathLike, key: str, **kinds: type) -> dict | None:
-    """Read what :func:`write_kept` wrote under ``key``; None if there is nothing of this key.
-
-    Args:
-        kinds: the type of each field that must be there.
-
-    Raises:
-        ValueError: the file is damaged; one line.
-    """
-    if not Path(path).is_file():
-        return None
-    kept = _read_sealed(path, key=str, **kinds)
-    return kept if kept["key"] == key else None
-
-
 def damaged(path: PathLike, reason: str) -> ValueError:
-    """The error, in one line, for a file that is not as it was written. The caller raises it."""
+    """Return the error, in one line, for a file that is not as it was written."""
     return ValueError(f"{path} is damaged ({reason}); delete it and run again")
 
 
@@ -106,7 +98,7 @@ def library_digest() -> str:
 
 
 @contextmanager
-def _replaced(path: PathLike, data: bytes) -> Iterator[None]:
+def _replace(path: PathLike, data: bytes) -> Iterator[None]:
     """Put ``data`` on the disk beside ``path``, and in its place if the block ends well."""
     path = Path(path)
     _make_folder(path.parent)
@@ -123,10 +115,9 @@ def _replaced(path: PathLike, data: bytes) -> Iterator[None]:
         temporary.unlink(missing_ok=True)
 
 
-def _make_folder(path: Path) -> Path:
+def _make_folder(path: Path) -> None:
     with _in_one_line(path):
         path.mkdir(parents=True, exist_ok=True)
-    return path
 
 
 @contextmanager
@@ -149,7 +140,7 @@ def _json_text(path: PathLike, obj: object) -> str:
 
 
 def _expect(path: PathLike, obj: object, **kinds: type | tuple[type, ...]) -> dict:
-    """``obj``, read from ``path``, if it is a mapping with these fields, each of its type."""
+    """Return ``obj``, read from ``path``, if it is a mapping with these fields of these types."""
     if not isinstance(obj, dict):
         raise damaged(path, f"expected a mapping, got {type(obj).__name__}")
     for name, kind in kinds.items():
@@ -161,13 +152,26 @@ def _expect(path: PathLike, obj: object, **kinds: type | tuple[type, ...]) -> di
 
 
 def _sealed(path: PathLike, content: Mapping) -> str:
-    """JSON of ``content`` with its digest, for :func:`_read_sealed`."""
-    content = json.loads(_json_text(path, content))
-    return _json_text(path, content | {"digest": digest(content)})
+    """Return JSON of ``content`` with its digest, for :func:`_unsealed`."""
+    plain = json.loads(_json_text(path, content))
+    return _json_text(path, {**plain, "digest": digest(plain)})
 
 
-def _read_sealed(path: PathLike, **kinds: type) -> dict:
-    """Read the content of a sealed file and check its digest. Earlier versions wrote no digest."""
+def _unsealed(path: PathLike, **kinds: type) -> dict | None:
+    """Read the content of a sealed file and check its digest. Earlier versions wrote no digest.
+
+    Args:
+        path: the file.
+        kinds: the type of each field that must be there.
+
+    Returns:
+        The content without the digest; None if there is no such file.
+
+    Raises:
+        ValueError: the file is damaged; one line.
+    """
+    if not Path(path).is_file():
+        return None
     content = _expect(path, read_json(path), **kinds)
     seal = content.pop("digest", None)
     if seal not in (None, digest(content)):
@@ -176,7 +180,7 @@ def _read_sealed(path: PathLike, **kinds: type) -> dict:
 
 
 def _plain(obj: object) -> object:
-    """What JSON takes in place of a tensor, an array, a NumPy value or a path."""
+    """Return what JSON takes in place of a tensor, an array, a NumPy value or a path."""
     if hasattr(obj, "tolist"):
         return obj.tolist()
     if isinstance(obj, os.PathLike):

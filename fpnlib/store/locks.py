@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+import psutil
 from filelock import FileLock, Timeout
 from tqdm.auto import tqdm
 
@@ -34,7 +35,7 @@ def claim(folder: PathLike) -> Iterator[dict | None]:
             since when.
         OSError: the folder cannot be written to.
     """
-    folder = _make_folder(Path(folder))
+    folder = Path(folder)
     card, lock = folder / ".run.json", FileLock(folder / ".run.lock")
     try:
         _acquire(lock, timeout=0)
@@ -61,13 +62,12 @@ def alone(path: PathLike) -> Iterator[None]:
     Raises:
         OSError: the folder cannot be written to.
     """
-    path = Path(path)
-    folder = _make_folder(path.parent)
-    card, lock = folder / f".{path.name}.holder", FileLock(folder / f".{path.name}.lock")
+    folder, name = Path(path).parent, Path(path).name
+    card, lock = folder / f".{name}.holder", FileLock(folder / f".{name}.lock")
     try:
         _acquire(lock, MOMENT)
     except Timeout:
-        _wait(lock, path.name, card)
+        _wait(lock, name, card)
     try:
         with suppress(OSError):  # a full disk: the card serves only those that wait
             write_json(card, _card())
@@ -89,19 +89,22 @@ def _wait(lock: FileLock, name: str, card: Path) -> None:
 
 
 def _acquire(lock: FileLock, timeout: float) -> None:
-    with _in_one_line(Path(lock.lock_file)):
+    path = Path(lock.lock_file)
+    _make_folder(path.parent)
+    with _in_one_line(path):
         lock.acquire(timeout=timeout)
 
 
 def _card() -> dict:
-    """Who this process is, and since when it holds the lock."""
+    """Return who this process is, and since when it holds the lock."""
     since = time.strftime("%Y-%m-%d %H:%M:%S %z")
     return {"host": socket.gethostname(), "process": os.getpid(), "since": since}
 
 
-def _holder(card: Path) -> str | None:
+def _holder(card: Path) -> str:
+    """Return the holder in words; empty if the card does not say."""
     holder = _read(card)
-    return holder and "process {process} on {host}, since {since}".format(**holder)
+    return "process {process} on {host}, since {since}".format(**holder) if holder else ""
 
 
 def _read(card: Path) -> dict | None:
@@ -116,15 +119,5 @@ def _sweep_up(folder: Path) -> None:
     """Remove the temporary files that killed processes of this machine left under ``folder``."""
     for path in folder.rglob(".*.tmp"):
         owner = path.suffixes[-2][1:] if len(path.suffixes) > 1 else ""
-        if owner.isdecimal() and not _alive(int(owner)):
+        if owner.isdecimal() and not psutil.pid_exists(int(owner)):
             path.unlink(missing_ok=True)
-
-
-def _alive(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except OSError:  # another user's process
-        pass
-    return True

@@ -2,25 +2,48 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
-from types import NoneType
-from typing import TypeVar
+from typing import Any
+
+import fastjsonschema
 
 from fpnlib.store.files import PathLike, damaged, read_json, sha256, write_json
 from fpnlib.store.locks import alone
 
-T = TypeVar("T")
 
-NUMBER = (int, float)
-# The type of a section's values. Sections that are not named here may hold anything.
-SECTIONS = {"data": str, "differences": str, "failed": str, "files": str, "notebooks": dict}
-SECTIONS |= {"seconds": NUMBER, "total": NUMBER}
-# The type of each optional field of a notebook's entry, and those that map names to text.
-MAPPINGS = ("parameters", "environment", "files", "data", "inputs")
-ENTRY = {"key": str, "commit": (str, NoneType), "seconds": NUMBER} | dict.fromkeys(MAPPINGS, dict)
-OF_TEXT = ("files", "data", "inputs")
+def _mapping(of: Mapping | None = None, **fields: dict) -> dict[str, Any]:
+    """JSON schema of a mapping: of some named fields, and of what all others are."""
+    return {"type": "object", "properties": fields, "additionalProperties": dict(of or {})}
+
+
+_TEXT, _NUMBER = {"type": "string"}, {"type": "number"}
+_TEXTS, _NUMBERS = _mapping(_TEXT), _mapping(_NUMBER)
+_ENVIRONMENT = _mapping(versions=_mapping())
+_ENTRY = _mapping(
+    key=_TEXT,
+    commit={"type": ["string", "null"]},
+    seconds=_NUMBER,
+    parameters=_mapping(),
+    environment=_ENVIRONMENT,
+    files=_TEXTS,
+    data=_TEXTS,
+    inputs=_TEXTS,
+)
+_SECTIONS = _mapping(
+    _mapping(),
+    data=_TEXTS,
+    differences=_TEXTS,
+    environment=_ENVIRONMENT,
+    failed=_TEXTS,
+    files=_TEXTS,
+    notebooks=_mapping(_ENTRY | {"required": ["parameters"]}),
+    seconds=_NUMBERS,
+    total=_NUMBERS,
+)
+"""The sections of a manifest. Those that are not named here may hold anything."""
+_RUNS = _mapping(_mapping())
 
 
 class Manifest:
@@ -44,14 +67,23 @@ class Manifest:
         self.path = self.folder / "manifest.json"
 
     def read(self) -> dict:
-        """All sections; empty if there is no manifest yet. Raises ValueError on a damaged file."""
-        sections = read_json(self.path) if self.path.is_file() else {}
-        if fault := _fault(sections):
-            raise damaged(self.path, fault)
+        """Return all sections, empty if there is no manifest yet.
+
+        Raises:
+            ValueError: a damaged file, in one line.
+        """
+        sections = _read(self.path, _SECTIONS)
+        for name in sections.get("notebooks", {}):
+            if name.startswith(".") or Path(name).name != name:
+                raise damaged(self.path, f"'{name}' names no notebook")
         return sections
 
     def note(self, section: str, values: Mapping) -> None:
-        """Add ``values`` to a section, replacing those of the same name.
+        """Add values to a section, replacing those of the same name.
+
+        Args:
+            section: its name.
+            values: JSON-able values by name.
 
         Raises:
             OSError, ValueError, TypeError: as :func:`write_json`.
@@ -68,6 +100,7 @@ class Manifest:
         what differs there. Files that no notebook produces any more are dropped.
 
         Args:
+            name: of the notebook.
             entry: parameters, seconds and the like, and the sha256 of its own ``files``.
             environment: where the notebook was executed; None if it was not executed again.
         """
@@ -92,17 +125,29 @@ class Manifest:
             write_json(self.path, self.read() | {"files": self.files()})
 
     def files(self, names: Iterable[str] | None = None) -> dict[str, str]:
-        """sha256 of the files ``names`` that exist, by the path within the folder.
+        """Return the sha256 of files by their paths within the folder.
 
         Args:
-            names: None for all that belong in a manifest: what notebooks made, their executed
-                copies, a sweep's grid.
+            names: those that exist of these; None for all that belong in a manifest: what notebooks
+                made, their executed copies, a sweep's grid.
         """
-        paths = self._all() if names is None else [self.folder / name for name in names]
-        return self._of(paths, sha256)
+        checksums = {}
+        for name in self._belonging() if names is None else names:
+            path = self.folder / name
+            if path.is_file() and not path.name.startswith("."):
+                with suppress(FileNotFoundError):  # another process has just removed it
+                    checksums[name] = sha256(path)
+        return checksums
+
+    def made(self) -> dict[str, Path]:
+        """Return the finished files that notebooks made, by their paths within the folder."""
+        files: dict[str, Path] = {}
+        for kind in self.KEPT:
+            files |= self._named((self.folder / kind).rglob("[!.]*"))
+        return files
 
     def path_of(self, name: str) -> Path:
-        """The file ``name`` of the folder, which no name from somebody's file may leave.
+        """Return the path of a file of the folder, which no name from a manifest may leave.
 
         Raises:
             ValueError: an absolute name, one with "..", or a link to somewhere else.
@@ -125,21 +170,18 @@ class Manifest:
             path.unlink(missing_ok=True)
 
     def runs(self) -> dict[str, dict]:
-        """A sweep's combinations by the names of its runs; empty if the folder is no sweep's.
+        """Return a sweep's combinations by its runs' names; empty if the folder is no sweep's.
 
         Raises:
             ValueError: damaged, or a name that leads out of the folder; one line.
         """
-        path = self.folder / self.GRID
-        points = read_json(path) if path.is_file() else {}
-        if not _is_mapping_of(points, dict):
-            raise damaged(path, "no mapping of runs")
+        points = _read(self.folder / self.GRID, _RUNS)
         for name in points:
             _inside(self.folder / "runs", name)
         return points
 
     def changed(self) -> list[str]:
-        """What is not as it was when it was noted, one line each.
+        """Return what is not as it was when it was noted, one line each.
 
         One of a sweep's runs may lack its figures, models or executed copies altogether, because
         its numbers are enough.
@@ -157,16 +199,9 @@ class Manifest:
         return [fault for fault in faults if fault]
 
     def unlisted(self) -> list[str]:
-        """Files that belong in the manifest, see :meth:`files`, and are not there."""
+        """Return the files that belong in the manifest, see :meth:`files`, and are not there."""
         listed = self.read().get("files", {})
-        return [name for name in self._of(self._all(), str) if name not in listed]
-
-    def each(self, what: Callable[[Path], T]) -> dict[str, T]:
-        """``what`` of each finished file that notebooks made, by its path within the folder.
-
-        A file that another process removes meanwhile is left out.
-        """
-        return self._of(self._made(), what)
+        return [name for name in self._belonging() if name not in listed]
 
     def _difference(self, name: str, checksum: str) -> str:
         try:
@@ -181,23 +216,16 @@ class Manifest:
         in_sweep = self.folder.resolve().parent.name == "runs"
         return "" if in_sweep and optional else f"{name} is missing"
 
-    def _made(self) -> Iterator[Path]:
-        for kept in self.KEPT:
-            yield from sorted((self.folder / kept).rglob("*"))
+    def _belonging(self) -> dict[str, Path]:
+        """Return the files that belong in a manifest."""
+        copies = (self.folder / "notebooks").glob("[!.]*.ipynb")
+        finished = (path for path in copies if not path.name.endswith(".failed.ipynb"))
+        grid = self._named([self.folder / self.GRID])
+        return self._named(finished) | grid | self.made()
 
-    def _all(self) -> Iterator[Path]:
-        copies = sorted((self.folder / "notebooks").glob("*.ipynb"))
-        yield from (path for path in copies if not path.name.endswith(".failed.ipynb"))
-        yield self.folder / self.GRID
-        yield from self._made()
-
-    def _of(self, paths: Iterable[Path], what: Callable[[Path], T]) -> dict[str, T]:
-        found = {}
-        for path in paths:
-            if path.is_file() and not path.name.startswith("."):
-                with suppress(FileNotFoundError):
-                    found[path.relative_to(self.folder).as_posix()] = what(path)
-        return found
+    def _named(self, paths: Iterable[Path]) -> dict[str, Path]:
+        files = filter(Path.is_file, sorted(paths))
+        return {path.relative_to(self.folder).as_posix(): path for path in files}
 
 
 def _inside(folder: Path, name: str) -> Path:
@@ -208,39 +236,12 @@ def _inside(folder: Path, name: str) -> Path:
     return path
 
 
-def _is_mapping_of(obj: object, kind: type | tuple[type, ...]) -> bool:
-    return isinstance(obj, dict) and all(isinstance(value, kind) for value in obj.values())
-
-
-def _fault(sections: object) -> str:
-    """How a manifest's content is malformed; empty if it is well formed."""
-    if not _is_mapping_of(sections, dict):
-        return "no mapping of sections"
-    for section, kind in SECTIONS.items():
-        for name, value in sections.get(section, {}).items():
-            if not isinstance(value, kind):
-                return f"{section}, '{name}': {value!r:.40}"
-    notebooks = sections.get("notebooks", {})
-    environments = [one.get("environment", {}) for one in (sections, *notebooks.values())]
-    for environment in environments:
-        versions = environment.get("versions", {}) if isinstance(environment, dict) else None
-        if not isinstance(versions, dict):
-            return "environment: no mapping of versions"
-    for name, entry in notebooks.items():
-        if fault := _entry_fault(name, entry):
-            return fault
-    return ""
-
-
-def _entry_fault(name: str, entry: Mapping) -> str:
-    if name.startswith(".") or Path(name).name != name:
-        return f"'{name}' names no notebook"
-    if "parameters" not in entry:
-        return f"notebook '{name}': no parameters"
-    for key, kind in ENTRY.items():
-        if key in entry and not isinstance(entry[key], kind):
-            return f"notebook '{name}', {key}: {entry[key]!r:.40}"
-    for key in OF_TEXT:
-        if not _is_mapping_of(entry.get(key, {}), str):
-            return f"notebook '{name}', {key}: no mapping of text"
-    return ""
+def _read(path: Path, schema: dict) -> dict:
+    """Read a file of a JSON schema; empty if there is none."""
+    content = read_json(path) if path.is_file() else {}
+    try:
+        fastjsonschema.validate(schema, content)
+    except fastjsonschema.JsonSchemaValueException as error:
+        reason = error.message.replace("data", "$", 1)  # as in a JSON path
+        raise damaged(path, f"{reason}, got {error.value!r:.40}") from None
+    return content

@@ -12,14 +12,30 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from fpnlib.store import files
-from fpnlib.store.files import PathLike, damaged, write
+from fpnlib.store.files import (
+    PathLike,
+    _expect,
+    _plain,
+    _replace,
+    _sealed,
+    _unsealed,
+    damaged,
+    write,
+)
 
 
 def save_tensors(path: PathLike, tensors: Mapping[str, Tensor], meta: Mapping) -> Path:
-    """Write ``tensors`` as safetensors and, beside them, a JSON of ``meta``, shapes and sha256.
+    """Write tensors as safetensors and, beside them, a JSON that describes them.
 
     The pair is complete if the JSON is there. A full disk leaves the earlier pair as it was.
+
+    Args:
+        path: of the safetensors.
+        tensors: the tensors by name.
+        meta: JSON-able values, which the JSON holds beside shapes and sha256.
+
+    Returns:
+        The path.
 
     Raises:
         ValueError: a path that does not end in ``.safetensors``; numbers that are not finite in
@@ -27,33 +43,34 @@ def save_tensors(path: PathLike, tensors: Mapping[str, Tensor], meta: Mapping) -
         OSError: as :func:`write`.
     """
     path = _weights(path)
-    described = path.with_suffix(".json")
+    described = _json(path)
     data = safetensors.torch.save(_contiguous(tensors))
     content = {
         "meta": meta,
         "sha256": hashlib.sha256(data).hexdigest(),
         "shapes": {name: list(tensor.shape) for name, tensor in tensors.items()},
     }
-    text = files._sealed(described, content)
+    text = _sealed(described, content)
     # Both are on the disk before either takes its place; the weights take theirs first.
-    with files._replaced(described, text.encode()), files._replaced(path, data):
+    with _replace(described, text.encode()), _replace(path, data):
         described.unlink(missing_ok=True)
     return path
 
 
 def load_tensors(path: PathLike) -> tuple[dict[str, Tensor], dict]:
-    """The tensors (on the CPU) and the ``meta`` that :func:`save_tensors` wrote.
+    """Return the tensors (on the CPU) and the ``meta`` that :func:`save_tensors` wrote.
 
     Raises:
         FileNotFoundError: no such file, or no JSON beside it.
         ValueError: truncated or otherwise not what was written; one line that names the file.
     """
     path = _weights(path)
-    for part in (path, path.with_suffix(".json")):
-        if not part.is_file():
-            pair = f"{path.name} and {path.stem}.json"
-            raise FileNotFoundError(f"{part} is missing; expected {pair} in {path.parent}")
-    described, data = _described(path), path.read_bytes()
+    described = _described(path)
+    if described is None or not path.is_file():
+        part = path if described else path.with_suffix(".json")
+        pair = f"{path.name} and {path.stem}.json"
+        raise FileNotFoundError(f"{part} is missing; expected {pair} in {path.parent}")
+    data = path.read_bytes()
     if described["sha256"] != hashlib.sha256(data).hexdigest():
         said = f"its sha256 is not the one in {path.stem}.json; delete it and run again"
         raise ValueError(f"{path} is truncated or damaged: {said}")
@@ -64,24 +81,28 @@ def load_tensors(path: PathLike) -> tuple[dict[str, Tensor], dict]:
 
 
 def read_meta(path: PathLike, **kinds: type) -> dict | None:
-    """The ``meta`` that :func:`save_tensors` wrote; None if there is no such pair.
+    """Return the ``meta`` that :func:`save_tensors` wrote; None if there is no such pair.
 
     Args:
+        path: of the safetensors.
         kinds: the type of each field that must be there.
 
     Raises:
         ValueError: a damaged JSON file, or one without these fields; one line.
     """
-    described = _weights(path).with_suffix(".json")
-    if not described.is_file():
+    described = _described(path)
+    if described is None:
         return None
-    return files._expect(described, _described(path)["meta"], **kinds)
+    return _expect(_json(path), described["meta"], **kinds)
 
 
 def save_module(path: PathLike, module: nn.Module, meta: Mapping, *, half: bool = False) -> Path:
-    """:func:`save_tensors` of the module's state dict.
+    """Write a module's state dict as :func:`save_tensors` does.
 
     Args:
+        path: of the safetensors.
+        module: the module.
+        meta: JSON-able values that go with it.
         half: round floating matrices to half precision, if its range holds them. Half the size; to
             compute with what is kept, load it again.
     """
@@ -90,7 +111,11 @@ def save_module(path: PathLike, module: nn.Module, meta: Mapping, *, half: bool 
 
 
 def load_module(path: PathLike, module: nn.Module) -> dict:
-    """Load what :func:`save_module` wrote into ``module``, on the module's own device.
+    """Load what :func:`save_module` wrote, on the module's own device.
+
+    Args:
+        path: of the safetensors.
+        module: a module of the same architecture.
 
     Returns:
         The ``meta``.
@@ -119,7 +144,7 @@ class Checkpoint:
         self.path = _weights(path)
 
     def load(self) -> tuple[dict[str, Tensor], dict] | None:
-        """The tensors (on the CPU) and the ``meta`` that were saved last; None if nothing was.
+        """Return the tensors (on the CPU) and the ``meta`` saved last; None if there are none.
 
         Raises:
             ValueError: a damaged file, in one line.
@@ -127,8 +152,8 @@ class Checkpoint:
         if not self.path.is_file():
             return None
         try:
+            tensors = safetensors.torch.load_file(self.path)
             with safetensors.safe_open(self.path, framework="pt") as file:
-                tensors = {name: file.get_tensor(name) for name in file.keys()}
                 noted = file.metadata()
             if noted["sha256"] != _sha256(tensors, noted["meta"]):
                 raise ValueError("its sha256 is that of another content")
@@ -138,7 +163,7 @@ class Checkpoint:
 
     def save(self, tensors: Mapping[str, Tensor], meta: Mapping) -> None:
         """Replace what was saved before. Raises as :func:`write` does."""
-        contiguous, text = _contiguous(tensors), json.dumps(meta, default=files._plain)
+        contiguous, text = _contiguous(tensors), json.dumps(meta, default=_plain)
         noted = {"meta": text, "sha256": _sha256(contiguous, text)}
         write(self.path, safetensors.torch.save(contiguous, noted))
 
@@ -155,13 +180,17 @@ def _weights(path: PathLike) -> Path:
     return path
 
 
-def _described(path: PathLike) -> dict:
-    """The content of the JSON beside the weights."""
-    return files._read_sealed(Path(path).with_suffix(".json"), meta=dict, sha256=str)
+def _described(path: PathLike) -> dict | None:
+    """Return the content of the JSON beside the weights; None if there is none."""
+    return _unsealed(_json(path), meta=dict, sha256=str)
+
+
+def _json(path: PathLike) -> Path:
+    return _weights(path).with_suffix(".json")
 
 
 def _contiguous(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Copies on the CPU, because safetensors refuses tensors that share memory."""
+    """Return copies on the CPU, because safetensors refuses tensors that share memory."""
     layout = torch.contiguous_format
     return {key: value.detach().cpu().clone(memory_format=layout) for key, value in tensors.items()}
 
@@ -179,9 +208,9 @@ def _shape(tensors: Mapping[str, Tensor], name: str) -> str:
 
 
 def _sha256(tensors: Mapping[str, Tensor], meta: str) -> str:
-    """A checksum of a checkpoint's content, because a file cannot hold its own."""
+    """Return a checksum of a checkpoint's content, because a file cannot hold its own."""
     summed = hashlib.sha256(meta.encode())
     for name, tensor in sorted(tensors.items()):
         summed.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        summed.update(tensor.reshape(-1).view(torch.uint8).numpy())
+        summed.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
     return summed.hexdigest()

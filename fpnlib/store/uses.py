@@ -53,14 +53,19 @@ class Uses:
         self.path.unlink(missing_ok=True)
 
     def read(self) -> tuple[list[str], dict[str, str]]:
-        """The names of the files, and the checksums of the datasets.
+        """Return the names of the files, and the checksums of the datasets.
 
         A name is relative inside the run's folder, else absolute.
         """
         text = self.path.read_text(encoding="utf-8") if self.path.is_file() else ""
-        notes = [json.loads(line) for line in text.splitlines()]
-        files = {note["file"] for note in notes if "file" in note}
-        return sorted(files), {note["data"]: note["checksum"] for note in notes if "data" in note}
+        files: set[str] = set()
+        data: dict[str, str] = {}
+        for note in map(json.loads, text.splitlines()):
+            if "file" in note:
+                files.add(note["file"])
+            else:
+                data[note["data"]] = note["checksum"]
+        return sorted(files), data
 
     def _append(self, note: dict[str, str]) -> None:
         _make_folder(self.path.parent)

@@ -91,7 +91,7 @@ def _page(folder: Path) -> dict:
     noted = manifest.read()
     if not noted:
         raise FileNotFoundError(f"{manifest.path} is missing; a run's folder has one")
-    files = manifest.each(lambda path: path)
+    files = manifest.made()
     checksums = noted.get("files", {})
     for name in [*files, *checksums]:
         manifest.path_of(name)
