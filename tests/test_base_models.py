@@ -113,6 +113,20 @@ def test_latent_dim_must_be_positive():
         ConvAE(latent_dim=0)
 
 
+@pytest.mark.parametrize("names", [("weight", "bias"), ("0.weight", "0.bias")])
+def test_the_authors_weights_of_the_autoencoder_are_read(names):
+    torch.manual_seed(0)
+    original, base = ConvAE(latent_dim=8).eval(), ConvAE(latent_dim=8).eval()
+    state = original.state_dict()
+    for name in names:
+        state[f"bottleneck.{name}"] = state.pop(f"fc.{name.rpartition('.')[2]}")
+    base.load_state_dict(state)
+    x = torch.rand(3, 1, 28, 28)
+    assert torch.equal(base.encode(x), original.encode(x))
+    assert f"bottleneck.{names[0]}" in state  # the caller's state dict stays as it is
+    base.load_state_dict(original.state_dict())
+
+
 @pytest.mark.parametrize("read", [load_msp, partial(load_pointflow, mean=torch.zeros(3), std=1.0)])
 def test_a_released_checkpoint_with_code_in_it_is_refused_and_the_code_does_not_run(read, tmp_path):
     path, evidence = tmp_path / "checkpoint.pt", tmp_path / "evidence"

@@ -187,7 +187,7 @@ def test_the_discriminator_learns_and_the_decoder_is_turned_against_it(small):
     torch.manual_seed(0)
     together = game.loss(x, y)
     real, fake = game.discriminator(2 * x - 1), game.discriminator(decoded)
-    assert real.shape == (8, 1, 1)
+    assert real.shape == (8, 1, 1, 1)
     parameters = [*small.decoder.parameters()], [*game.discriminator.parameters()]
     told_apart = softplus(-real).mean() + softplus(fake).mean()
     gradients = [torch.autograd.grad(told_apart, some, retain_graph=True) for some in parameters]

@@ -486,7 +486,6 @@ def in_their_names(model):
 def test_released_checkpoints_are_read_as_they_are(tmp_path, settings, parallel, wrapped):
     model = small(**settings)
     state = in_their_names(model)
-    state["latent_cnf.chain.0.weight"] = torch.zeros(5)  # the prior of a generative model
     if parallel:
         state = {name.replace(".", ".module.", 1): tensor for name, tensor in state.items()}
     saved = {"epoch": 7, "model": state, "optimizer": {"lr": 1.0}} if wrapped else state
@@ -496,6 +495,37 @@ def test_released_checkpoints_are_read_as_they_are(tmp_path, settings, parallel,
     assert torch.equal(read.decode(z), model.decode(z))
     assert torch.equal(read.encode(clouds()), model.encode(clouds()))
     assert read.config["stochastic"] == model.config["stochastic"] and not read.training
+
+
+def test_a_latent_flow_is_left_out_with_a_line(tmp_path):
+    model, z = small(stochastic=True), torch.randn(2, 5)
+    state = in_their_names(model) | {"latent_cnf.module.chain.0.weight": torch.zeros(5)}
+    path = released(tmp_path, state, mean=np.zeros(3), std=1.0)
+    with pytest.warns(UserWarning, match="checkpoint.pt: its latent flow was left out") as warned:
+        read = load_pointflow(path, points=30)
+    assert len(warned) == 1 and torch.equal(read.decode(z), model.decode(z))
+
+
+@pytest.mark.parametrize("blocks", [1, 2])
+def test_a_checkpoint_without_batch_norms_is_read(tmp_path, blocks):
+    model, z = small(num_blocks=blocks), torch.randn(2, 5)
+    for norm in model.decoder.norms:  # the identity
+        norm.weight.data.zero_(), norm.bias.data.zero_()
+        norm.running_mean.zero_(), norm.running_var.fill_(1 - norm.eps)
+    state = {}
+    for name, tensor in in_their_names(model).items():
+        if name.startswith("point_cnf"):
+            _, _, place, rest = name.split(".", 3)
+            if int(place) % 2:
+                state[f"point_cnf.chain.{int(place) // 2}.{rest}"] = tensor
+        else:
+            state[name] = tensor
+    assert not any("running_mean" in name for name in state if "chain" in name)
+    read = load_pointflow(released(tmp_path, state, mean=np.zeros(3), std=1.0), points=30)
+    assert torch.allclose(read.decode(z), model.decode(z), atol=2e-6)
+    assert read.config["num_blocks"] == blocks
+    x = clouds()
+    assert torch.allclose(read.log_prob(x), model.log_prob(x), atol=1e-5)
 
 
 def test_other_checkpoints_are_refused_in_one_line(tmp_path):

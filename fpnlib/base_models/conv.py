@@ -1,6 +1,7 @@
 """The paper's base models for 28×28 digits: a convolutional autoencoder and a VAE (5.1.1)."""
 
 from collections import OrderedDict
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -45,6 +46,8 @@ class _Conv(nn.Module):
 class ConvAE(_Conv):
     """Convolutional autoencoder of images (n, 1, 28, 28) in [0, 1].
 
+    ``load_state_dict`` also takes the authors' weights, whose ``fc`` is called ``bottleneck``.
+
     Args:
         latent_dim: width of the latents; 40 in the paper.
 
@@ -58,6 +61,7 @@ class ConvAE(_Conv):
     def __init__(self, latent_dim: int = 40):
         super().__init__(latent_dim)
         self.fc = nn.Linear(FEATURES, latent_dim)
+        self.register_load_state_dict_pre_hook(_rename_bottleneck)
 
     def encode(self, x: Tensor) -> Tensor:
         """Latents (n, latent_dim) of images x (n, 1, 28, 28) in [0, 1].
@@ -126,6 +130,13 @@ class ConvVAE(_Conv):
     def _moments(self, x: Tensor) -> tuple[Tensor, Tensor]:
         features = self._features(x)
         return self.fc_mu(features), self.fc_logvar(features)
+
+
+def _rename_bottleneck(module: nn.Module, state: dict, prefix: str, *_: Any) -> None:
+    """Give the authors' linear layer our name in a state dict."""
+    for name in list(state):
+        if name.startswith(f"{prefix}bottleneck."):
+            state[f"{prefix}fc.{name.rpartition('.')[2]}"] = state.pop(name)
 
 
 def _encoder() -> nn.Sequential:

@@ -8,8 +8,6 @@ latent: M z ≈ y with y in {-1, 1}. What M does not see is free of them.
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 
@@ -63,10 +61,9 @@ class MSP(nn.Module):
                 f"{attributes} attributes do not fit a latent of {self.latent_dim};"
                 " take more features"
             )
-        self.encoder: Any = nn.Module()
-        self.decoder: Any = nn.Module()
-        self.encoder.main = _encoder(_widths(size, features))
-        self.decoder.main = _decoder(self.latent_dim, _widths(size, self.decoder_features)[::-1])
+        widths = _widths(size, self.decoder_features)[::-1]
+        self.encoder = nn.ModuleDict({"main": _encoder(_widths(size, features))})
+        self.decoder = nn.ModuleDict({"main": _decoder(self.latent_dim, widths)})
         self.fc1 = nn.Linear(self.latent_dim, self.latent_dim)  # mean
         self.fc2 = nn.Linear(self.latent_dim, self.latent_dim)  # log variance
         # Orthonormal rows, because the loss drives M there.
@@ -192,11 +189,11 @@ class MSP(nn.Module):
         }
 
     def _moments(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        features = self.encoder.main(x).flatten(1)
+        features = self.encoder["main"](x).flatten(1)
         return self.fc1(features), self.fc2(features)
 
     def _decoded(self, z: Tensor) -> Tensor:
-        return self.decoder.main(z[:, :, None, None])
+        return self.decoder["main"](z[:, :, None, None])
 
 
 def halving(inputs: int, outputs: int) -> list[nn.Module]:

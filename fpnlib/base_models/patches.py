@@ -28,7 +28,7 @@ class SharpenedMSP(nn.Module):
 
     def __init__(self, msp: MSP, weight: float = 10.0, fidelity: float = 0.0):
         super().__init__()
-        self.msp, self.discriminator = msp, _PatchDiscriminator()
+        self.msp, self.discriminator = msp, _patch_discriminator()
         self.weight, self.fidelity = weight, fidelity
 
     def loss(self, x: Tensor, y: Tensor) -> Tensor:
@@ -49,19 +49,11 @@ class SharpenedMSP(nn.Module):
         return loss + softplus(-real).mean() + softplus(fake).mean()
 
 
-class _PatchDiscriminator(nn.Module):
-    """How real each patch of 22 pixels of an image (3, size, size) in [-1, 1] looks, as logits."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        first = nn.Conv2d(CHANNELS, FEATURES, 4, 2, 1)
-        second = halving(FEATURES, 2 * FEATURES)
-        last = nn.Conv2d(2 * FEATURES, 1, 4)
-        self.main = nn.Sequential(first, nn.LeakyReLU(0.2), *second, last)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Logits (n, h, w) of images x (n, 3, size, size) in [-1, 1]."""
-        return self.main(x)[:, 0]
+def _patch_discriminator() -> nn.Sequential:
+    """Images (n, 3, ·, ·) in [-1, 1] → logits (n, 1, ·, ·): how real patches of 22 pixels look."""
+    first = nn.Conv2d(CHANNELS, FEATURES, 4, 2, 1)
+    last = nn.Conv2d(2 * FEATURES, 1, 4)
+    return nn.Sequential(first, nn.LeakyReLU(0.2), *halving(FEATURES, 2 * FEATURES), last)
 
 
 class _Reversal(torch.autograd.Function):

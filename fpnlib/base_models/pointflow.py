@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -14,8 +15,7 @@ from torch import Tensor, nn
 
 from fpnlib import checks
 from fpnlib.base_models.pointflow_cnf import PointCNF, Solver, log_normal
-from fpnlib.base_models.pointflow_encoder import PointEncoder
-from fpnlib.base_models.pointflow_field import DIMENSIONS
+from fpnlib.base_models.pointflow_networks import DIMENSIONS, PointEncoder
 
 AT_ONCE = 2**17  # points that go through the networks together: bounds the memory
 NOISE_SEED = 2**31  # added to the seeds of points, so that they differ from a latent's by that seed
@@ -139,8 +139,7 @@ class PointFlow(nn.Module):
     def posterior(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and deviation of q(z | x), each (n, latent_dim); 0 for a deterministic encoder."""
         x = (checks.clouds(x).to(self.mean_) - self.mean_) / self.std_
-        moments = [self._posterior(clouds) for clouds in x.split(_rows(x.shape[1]))]
-        means, deviations = zip(*moments)
+        means, deviations = zip(*_in_batches(self._posterior, x.shape[1], x))
         return torch.cat(means), torch.cat(deviations)
 
     @torch.no_grad()
@@ -161,10 +160,11 @@ class PointFlow(nn.Module):
         generator = torch.Generator(z.device).manual_seed(NOISE_SEED + seed)
         shape = (len(z), points, DIMENSIONS)
         noise = torch.randn(shape, generator=generator, device=z.device, dtype=z.dtype)
-        rows, parts = _rows(points), []
-        for u, context in zip(noise.split(rows), z.split(rows)):
-            parts.append(self.decoder.inverse(u, context, self.solver))
-        return torch.cat(parts) * self.std_ + self.mean_ if parts else noise
+        if not len(z):
+            return noise
+        solve = partial(self.decoder.inverse, solver=self.solver)
+        parts = _in_batches(solve, points, noise, z)
+        return torch.cat(parts) * self.std_ + self.mean_
 
     @torch.no_grad()
     def log_prob(self, x: Tensor, z: Tensor | None = None) -> Tensor:
@@ -181,13 +181,12 @@ class PointFlow(nn.Module):
         x = checks.clouds(x).to(self.mean_)
         z = self.encode(x) if z is None else checks.latents(z, self.latent_dim).to(x)
         checks.same_length(x, z, ("x", "z"))
-        rows, densities = _rows(x.shape[1]), []
-        for start in range(0, len(x), rows):
-            part = slice(start, start + rows)
-            points = (x[part] - self.mean_) / self.std_
-            u, log_det = self.decoder(points, z[part], self.solver)
-            densities.append(log_normal(u) + log_det - DIMENSIONS * self.std_.log())
-        return torch.cat(densities) if densities else x[..., 0]
+        if not len(x):
+            return x[..., 0]
+        solve = partial(self.decoder, solver=self.solver)
+        parts = _in_batches(solve, x.shape[1], (x - self.mean_) / self.std_, z)
+        densities = [log_normal(u) + log_det for u, log_det in parts]
+        return torch.cat(densities) - DIMENSIONS * self.std_.log()
 
     def loss(self, x: Tensor, points: int | None = None) -> Tensor:
         """Negative log-likelihood of a point in nats, in standardised units, a scalar.
@@ -282,6 +281,8 @@ def paired(u: Tensor, x: Tensor) -> Tensor:
     return torch.cat(groups, 1)
 
 
-def _rows(points: int) -> int:
-    """Clouds that go through the networks together."""
-    return max(1, AT_ONCE // points)
+def _in_batches(function: Callable[..., Any], points: int, *tensors: Tensor) -> list[Any]:
+    """What a function returns for batches of clouds that have so many points each."""
+    rows = max(1, AT_ONCE // points)
+    starts = range(0, max(1, len(tensors[0])), rows)
+    return [function(*[tensor[k : k + rows] for tensor in tensors]) for k in starts]

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torchdiffeq import odeint, odeint_adjoint
 
 from fpnlib import checks
-from fpnlib.base_models.pointflow_field import DIMENSIONS, Field, LayerContext
+from fpnlib.base_models.pointflow_networks import DIMENSIONS, Field, LayerContext
 
 MOST_STEPS = 1000  # of an adaptive solve; a trained field takes tens
 METHODS = ("dopri5", "bosh3", "adaptive_heun", "rk4", "midpoint", "euler")

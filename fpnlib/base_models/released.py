@@ -6,6 +6,7 @@ Nothing in a checkpoint is executed: a file that holds more than tensors is refu
 from __future__ import annotations
 
 import re
+import warnings
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -23,10 +24,8 @@ State = dict[str, Tensor]
 DAMAGED = (RuntimeError, UnpicklingError, EOFError, ValueError, KeyError, OSError, BadZipFile)
 MEAN_FILE, STD_FILE = "train_set_mean.npy", "train_set_std.npy"
 # PointFlow's heads: of the deterministic encoder, and of the stochastic one.
-HEADS = {"": "mean", "_m": "mean", "_v": "log_variance"}
-FIELD_PARTS = {"_layer": "linear", "_hyper_gate": "gate", "_hyper_bias": "bias"}
-# A generative PointFlow's prior, which a plugin replaces, and a counter.
-UNUSED = re.compile(r"latent_cnf\.|.*\._num_evals$")
+HEADS = {None: "mean", "_m": "mean", "_v": "log_variance"}
+FIELD_PARTS = {"._layer.": ".linear.", "._hyper_gate.": ".gate.", "._hyper_bias.": ".bias."}
 
 
 def load_msp(path: str | Path) -> MSP:
@@ -57,6 +56,9 @@ def load_pointflow(
 ) -> PointFlow:
     """The PointFlow in a checkpoint of its authors, in eval mode on the CPU.
 
+    Checkpoints without moving batch norms serve too. The latent flow of a generative model is left
+    out, with a warning, because a plugin takes its place.
+
     Args:
         path: a state dict, or {'epoch', 'model', 'optimizer'}, with or without DataParallel's
             ``.module.`` in its names.
@@ -71,13 +73,21 @@ def load_pointflow(
         ValueError: a damaged file, or another architecture.
     """
     path = Path(path)
+    theirs = {re.sub(r"(^|\.)module\.", r"\1", name): t for name, t in _read(path).items()}
+    if any(name.startswith("latent_cnf.") for name in theirs):
+        said = "its latent flow was left out, because a plugin takes its place"
+        warnings.warn(f"{path}: {said}", stacklevel=2)
+    normed = any(name.endswith(".running_mean") and "chain" in name for name in theirs)
     state: State = {}
-    for their_name, tensor in _read(path).items():
-        name = re.sub(r"(^|\.)module\.", r"\1", their_name)
-        if not UNUSED.match(name):
+    for name, tensor in theirs.items():
+        if not name.startswith("latent_cnf.") and not name.endswith("._num_evals"):
             pointwise = ".conv" in name and tensor.ndim == 3  # a convolution that is linear
-            state[_our_name(name, path)] = tensor.squeeze(-1) if pointwise else tensor
+            state[_our_name(name, path, normed)] = tensor.squeeze(-1) if pointwise else tensor
     model = PointFlow(**_pointflow_widths(state, path), **settings)
+    if not normed:
+        for k, norm in enumerate(model.decoder.norms):
+            norm.running_var.fill_(1 - norm.eps)  # so that it changes nothing
+            state |= norm.state_dict(prefix=f"decoder.norms.{k}.")
     state["mean_"] = _statistic(path, mean, MEAN_FILE, 3)
     state["std_"] = _statistic(path, std, STD_FILE, 1)
     if state["std_"] <= 0:
@@ -114,58 +124,40 @@ def _filled(model: nn.Module, state: State, path: Path) -> Any:
     return model.eval()
 
 
-def _encoder_names() -> dict[str, str]:
-    """Layers of PointFlow's encoder: their name → ours."""
-    names = {}
-    for k in range(4):
-        names[f"conv{k + 1}"] = f"points.{3 * k}"
-        names[f"bn{k + 1}"] = f"points.{3 * k + 1}"
-    for suffix, head in HEADS.items():
-        for k in range(3):
-            names[f"fc{k + 1}{suffix}"] = f"{head}.{3 * k}"
-            names[f"fc_bn{k + 1}{suffix}"] = f"{head}.{3 * k + 1}"
-    return names
+def _our_name(name: str, path: Path, normed: bool) -> str:
+    """The name of one of PointFlow's tensors in our model.
 
-
-ENCODER_NAMES = _encoder_names()
-
-
-def _our_name(name: str, path: Path) -> str:
-    """The name of one of PointFlow's tensors in our model."""
-    encoder = re.fullmatch(r"encoder\.(\w+)\.(\w+)", name)
-    if encoder and encoder[1] in ENCODER_NAMES:
-        return f"encoder.{ENCODER_NAMES[encoder[1]]}.{encoder[2]}"
-    chain = re.fullmatch(r"point_cnf\.chain\.(\d+)\.(.+)", name)
-    if chain:
-        block, is_field = divmod(int(chain[1]), 2)  # norms and fields take turns
-        if not is_field:
-            return f"decoder.norms.{block}.{chain[2]}"
-        if chain[2] == "sqrt_end_time":
-            return f"decoder.fields.{block}.sqrt_end_time"
-        layer = re.fullmatch(r"odefunc\.diffeq\.layers\.(\d+)\.(\w+)\.(\w+)", chain[2])
-        if layer and layer[2] in FIELD_PARTS:
-            part = FIELD_PARTS[layer[2]]
-            return f"decoder.fields.{block}.layers.{layer[1]}.{part}.{layer[3]}"
-    raise ValueError(f"{path} is no PointFlow checkpoint: it holds '{name}'")
+    ``normed``: whether norms and fields take turns in the decoder's chain.
+    """
+    layer = re.fullmatch(r"encoder\.(conv|bn|fc|fc_bn)(\d)(_[mv])?\.(\w+)", name)
+    if layer:
+        kind, number, head, tensor = layer.groups()
+        place = HEADS[head] if "fc" in kind else "points"
+        return f"encoder.{place}.{3 * int(number) - 3 + kind.endswith('bn')}.{tensor}"
+    link = re.fullmatch(r"point_cnf\.chain\.(\d+)\.(odefunc\.diffeq\.)?(.+)", name)
+    if not link:
+        raise ValueError(f"{path} is no PointFlow checkpoint: it holds '{name}'")
+    tensor = link[3]
+    for theirs, ours in FIELD_PARTS.items():
+        tensor = tensor.replace(theirs, ours)
+    kind = "fields" if link[2] or tensor == "sqrt_end_time" else "norms"
+    return f"decoder.{kind}.{int(link[1]) // (1 + normed)}.{tensor}"
 
 
 def _pointflow_widths(state: State, path: Path) -> dict[str, Any]:
     """PointFlow's arguments, read off the shapes of its tensors in our names."""
     hidden: list[int] = []
-    while (bias := f"decoder.fields.0.layers.{len(hidden)}.linear.bias") in state:
-        hidden.append(len(state[bias]))
+    while f"decoder.fields.0.layers.{len(hidden)}.linear.bias" in state:
+        hidden.append(len(state[f"decoder.fields.0.layers.{len(hidden)}.linear.bias"]))
     try:
         widths = {
             "latent_dim": len(state["encoder.mean.6.bias"]),
             "encoder_widths": [len(state[f"encoder.points.{3 * k}.bias"]) for k in range(4)],
             "hidden": hidden[:-1],
         }
-        state["decoder.norms.0.running_mean"]
     except KeyError as error:
         missing = str(error).strip("'")
-        raise ValueError(
-            f"{path} is no PointFlow with a latent and moving batch norms: {missing} is missing"
-        ) from None
+        raise ValueError(f"{path} is no PointFlow with a latent: {missing} is missing") from None
     widths["num_blocks"] = sum(name.endswith("sqrt_end_time") for name in state)
     widths["stochastic"] = "encoder.log_variance.6.bias" in state
     return widths

@@ -13,7 +13,7 @@ from sklearn.model_selection import train_test_split
 from torch.nn.functional import interpolate, pad
 
 from fpnlib.data.dataset import Dataset, Split
-from fpnlib.data.files import data_root
+from fpnlib.data.files import Root, data_root
 from fpnlib.store import alone
 
 CLASSES = tuple("0123456789")
@@ -26,11 +26,7 @@ MNIST_FILES = (
 )
 
 
-def load_digits(
-    root: str | Path | None = None,
-    seed: int = 0,
-    download: bool = False,
-) -> Dataset:
+def load_digits(root: Root = None, seed: int = 0, download: bool = False) -> Dataset:
     """Load scikit-learn's 1,797 handwritten digits (Alpaydin & Kaynak 1998), laid out as MNIST is.
 
     Each 8×8 image of counts 0…16 becomes a 20×20 one, centred in 28×28: x is (n, 1, 28, 28),
@@ -58,11 +54,7 @@ def load_digits(
 
 
 def load_mnist(
-    root: str | Path | None = None,
-    seed: int = 0,
-    download: bool = False,
-    *,
-    validation: int = 5_000,
+    root: Root = None, seed: int = 0, download: bool = False, *, validation: int = 5_000
 ) -> Dataset:
     """Load MNIST (LeCun et al. 1998): x is (n, 1, 28, 28), float32 in [0, 1].
 

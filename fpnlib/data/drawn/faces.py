@@ -9,7 +9,6 @@ is known: the same variations drawn with other attributes.
 from __future__ import annotations
 
 import hashlib
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -19,6 +18,7 @@ from tqdm.auto import tqdm
 from fpnlib import checks
 from fpnlib.data.dataset import Dataset, Split
 from fpnlib.data.drawn import portrait
+from fpnlib.data.files import Root
 
 SIZE = 64
 DRAWING = 3  # part of the checksum; raise it when a face is drawn differently
@@ -60,7 +60,7 @@ VARIATION = (
 
 
 def load_drawn_faces(
-    root: str | Path | None = None,
+    root: Root = None,
     seed: int = 0,
     download: bool = False,
     *,
@@ -120,11 +120,6 @@ def draw(y: Tensor, variation: Tensor, batch_size: int = 64) -> Tensor:
     return torch.cat(parts)
 
 
-def difference(x: Tensor, other: Tensor, threshold: float = 0.02) -> Tensor:
-    """Mark the pixels, bool (n, 64, 64), in which two drawings (n, 3, 64, 64) differ visibly."""
-    return ((x - other).abs() > threshold).any(1)
-
-
 def _describe(n: int, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
     """Attributes (n, 21), int64, and variations (n, 16), float32 in [-1, 1], of n random faces."""
     has: dict[str, np.ndarray] = {}
@@ -145,8 +140,7 @@ def _describe(n: int, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
 
 
 def _check_range(name: str, values: Tensor, low: int, columns: int) -> None:
-    if values.ndim != 2 or values.shape[1] != columns:
-        raise ValueError(f"{name} must have shape (n, {columns}), got {tuple(values.shape)}")
+    checks.array(values, ("n", columns), name)
     if not ((values >= low) & (values <= 1)).all():
         given = f"{values.min():g} to {values.max():g}"
         raise ValueError(f"{name} must lie in [{low}, 1], got values from {given}")

@@ -20,15 +20,15 @@ import torch
 from torch import Tensor
 
 SKIN = ((0.98, 0.84, 0.73), (0.92, 0.72, 0.56), (0.78, 0.56, 0.41), (0.56, 0.38, 0.27))
-PALE = (1.00, 0.95, 0.94)
+PALE = torch.tensor([1.00, 0.95, 0.94])
 HAIR = {
     "Black_Hair": (0.10, 0.09, 0.12),
     "Blond_Hair": (0.96, 0.80, 0.40),
     "Brown_Hair": (0.44, 0.26, 0.15),
     "Gray_Hair": (0.75, 0.76, 0.80),
 }
-RED_HAIR = (0.80, 0.31, 0.12)  # where no attribute names a colour
-WHISKERS, GRAY = ((0.12, 0.09, 0.10), (0.36, 0.22, 0.14)), (0.66, 0.66, 0.69)
+RED_HAIR = torch.tensor([0.80, 0.31, 0.12])  # where no attribute names a colour
+WHISKERS, GRAY = ((0.12, 0.09, 0.10), (0.36, 0.22, 0.14)), torch.tensor([0.66, 0.66, 0.69])
 EYES = ((0.30, 0.18, 0.10), (0.33, 0.50, 0.28), (0.22, 0.46, 0.74))
 INK, WHITE, GOLD = (0.13, 0.10, 0.13), (0.99, 0.99, 0.98), (1.00, 0.80, 0.14)
 Values = SimpleNamespace  # tensors (n, 1, 1), or colours (n, 3), by name
@@ -60,13 +60,13 @@ class _Canvas:
     """The pictures so far, and where each of their pixels lies in the coordinates of its face."""
 
     def __init__(self, free: Values, size: int):
-        axis = (torch.arange(size, device=free.tilt.device) + 0.5) / size * 2 - 1
+        axis = (torch.arange(size) + 0.5) / size * 2 - 1
         across, down = axis[None, :] - 0.05 * free.x, axis[:, None] - 0.01 - 0.04 * free.y
         tilt, scale = 0.10 * free.tilt, 0.89 + 0.035 * free.size
         self.x = (across * tilt.cos() + down * tilt.sin()) / scale
         self.y = (down * tilt.cos() - across * tilt.sin()) / scale
         self.pixel = 2 / size / scale
-        self.image = torch.zeros(len(free.tilt), 3, size, size, device=axis.device)
+        self.image = torch.zeros(len(free.tilt), 3, size, size)
 
     def rows(self, top: float, bottom: float) -> _Canvas:
         """The same canvas between two heights (0: top, 1: bottom), which a small part touches."""
@@ -81,7 +81,7 @@ class _Canvas:
 
     def wash(self, color: Tensor | tuple, cover: Tensor) -> None:
         """Lay a colour over everything, as much of it as ``cover`` (n, size, size) says."""
-        color = torch.as_tensor(color, device=cover.device).reshape(-1, 3, 1, 1)
+        color = torch.as_tensor(color).reshape(-1, 3, 1, 1)
         self.image.lerp_(color, cover[:, None])
 
     def ellipse(self, x: Number, y: Number, rx: Number, ry: Number) -> Tensor:
@@ -97,19 +97,13 @@ class _Canvas:
         return (u.square() + v.square()).sqrt() * (1 - 1 / near.clamp(min=1e-6))
 
     def stroke(
-        self,
-        x: Number,
-        y: Number,
-        width: Number,
-        bend: Number,
-        thickness: Number,
-        slope: Number = 0.0,
+        self, x: Number, y: Number, width: Number, bend: Number, thick: Number, slope: Number = 0.0
     ) -> Tensor:
         """A tapering stroke around (x, y) of half a ``width``; its middle hangs ``bend`` down."""
         t = (self.x - x) / width
         line = y + bend * (0.5 - t.square()) + slope * t
         steep = (1 + ((slope - 2 * bend * t) / width).square()).sqrt()
-        off = (self.y - line).abs() / steep - thickness * (1.2 - t.square()).clamp(min=0)
+        off = (self.y - line).abs() / steep - thick * (1.2 - t.square()).clamp(min=0)
         return torch.maximum(off, (t.abs() - 1) * width)
 
     def between(self, x: Number, width: Number, top: Curve, bottom: Curve) -> Tensor:
@@ -121,21 +115,19 @@ class _Canvas:
 
 def _look(has: Values, free: Values) -> Values:
     """The colours and measures that several parts need: colours (n, 3), measures (n, 1, 1)."""
-    device = free.tilt.device
     tinted = has.Pale_Skin[:, 0] * 0.85
-    skin = _between(SKIN, free.skin) * (1 - tinted) + torch.tensor(PALE, device=device) * tinted
-    red = torch.tensor(RED_HAIR, device=device)
-    hair = red
+    skin = _between(SKIN, free.skin) * (1 - tinted) + PALE * tinted
+    hair = RED_HAIR
     for name, color in HAIR.items():
-        hair = hair + getattr(has, name)[:, 0] * (torch.tensor(color, device=device) - red)
-    whiskers, gray = _between(WHISKERS, free.hair), torch.tensor(GRAY, device=device)
+        hair = hair + getattr(has, name)[:, 0] * (torch.tensor(color) - RED_HAIR)
+    whiskers = _between(WHISKERS, free.hair)
     return Values(
         skin=skin,
-        shade=skin * torch.tensor([0.82, 0.72, 0.70], device=device),
-        line=skin * torch.tensor([0.58, 0.43, 0.40], device=device),
+        shade=skin * torch.tensor([0.82, 0.72, 0.70]),
+        line=skin * torch.tensor([0.58, 0.43, 0.40]),
         hair=hair * (1 + 0.12 * free.hair[:, 0]),
         cloth=_hue(free.clothes_hue),
-        whiskers=whiskers + 0.6 * (1 - has.Young[:, 0]) * (gray - whiskers),
+        whiskers=whiskers + 0.6 * (1 - has.Young[:, 0]) * (GRAY - whiskers),
         rx=0.57 + 0.04 * free.width + 0.02 * has.Male,
         ry=0.75 + 0.035 * free.height,
         turn=0.07 * free.turn,  # a head that turns: its features move aside
@@ -234,8 +226,8 @@ def _mouth(canvas: _Canvas, has: Values, free: Values, look: Values) -> None:
     corner = 0.445 - 0.055 * smile
     hang = -0.020 + 0.115 * smile  # how far the middle hangs below the corners
     upper, lower = hang - 0.030 * gap, hang + 0.024 + gap * (0.085 + 0.030 * smile)
-    natural = look.skin * torch.tensor([0.84, 0.60, 0.58], device=look.skin.device)
-    lips = natural + painted[:, 0] * (torch.tensor(LIPSTICK, device=natural.device) - natural)
+    natural = look.skin * torch.tensor([0.84, 0.60, 0.58])
+    lips = natural + painted[:, 0] * (torch.tensor(LIPSTICK) - natural)
     full = 0.034 + 0.022 * painted
     bottom = (corner, lower + 1.25 * full)
     canvas.paint(lips, canvas.between(x, width + 0.03, (corner, upper - full), bottom))
@@ -324,7 +316,7 @@ PARTS = (
 
 def _between(colors: tuple, where: Tensor) -> Tensor:
     """Colours (n, 3) along a palette, ``where`` (n, 1, 1) in [-1, 1]."""
-    palette = torch.tensor(colors, device=where.device)
+    palette = torch.tensor(colors)
     at = (where[:, 0, 0] + 1) / 2 * (len(colors) - 1)
     low = at.long().clamp(0, len(colors) - 2)
     return palette[low] + (at - low)[:, None] * (palette[low + 1] - palette[low])
@@ -332,7 +324,7 @@ def _between(colors: tuple, where: Tensor) -> Tensor:
 
 def _hue(where: Tensor) -> Tensor:
     """Colours (n, 3) once around the circle of hues."""
-    phase = torch.tensor([0.0, -1 / 3, 1 / 3], device=where.device)
+    phase = torch.tensor([0.0, -1 / 3, 1 / 3])
     return 0.50 + 0.28 * (torch.pi * (where[:, 0] + 2 * phase)).cos()
 
 

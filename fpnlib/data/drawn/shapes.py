@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -18,6 +17,7 @@ from fpnlib.data.dataset import Dataset, Split
 from fpnlib.data.drawn.furniture import FURNITURE
 from fpnlib.data.drawn.surfaces import sample
 from fpnlib.data.drawn.vehicles import VEHICLES
+from fpnlib.data.files import Root
 from fpnlib.data.point_clouds import chosen
 
 POOL = 2048  # points of each cloud
@@ -53,7 +53,7 @@ def draw_shape(category: str, rng: np.random.Generator, points: int = POOL) -> n
 
 
 def load_drawn_shapes(
-    root: str | Path | None = None,
+    root: Root = None,
     seed: int = 0,
     download: bool = False,
     *,
@@ -85,23 +85,20 @@ def load_drawn_shapes(
     names = chosen(categories, SHAPES)
     total = sum(SHAPES.values())
     numbers = {name: k for k, name in enumerate(SHAPES)}
-    parts: tuple[list, list, list] = ([], [], [])  # (shape, class) of train, validation and test
+    shapes, labels, parts = [], [], []
     for y, name in enumerate(names):
         count = max(10, round(n * SHAPES[name] / total))
         for k in range(count):
-            split = 0 if k < 0.7 * count else 1 if k < 0.8 * count else 2
             rng = np.random.default_rng([seed, numbers[name], k])
-            parts[split].append((draw_shape(name, rng, points), y))
-    train, validation, test = map(_split, parts)
+            shapes.append(draw_shape(name, rng, points))
+            labels.append(y)
+            parts.append(0 if k < 0.7 * count else 1 if k < 0.8 * count else 2)
+    drawn = Split(torch.from_numpy(np.stack(shapes)), torch.tensor(labels))
+    train, validation, test = (drawn.take(torch.tensor(parts) == part) for part in range(3))
     # The checksum covers the recipe, because the shapes' last digits may differ between machines.
     recipe = repr((DRAWING, seed, n, points, names))
     digest = hashlib.sha256(recipe.encode()).hexdigest()
     return Dataset("shapes", train, validation, test, names, digest)
-
-
-def _split(part: list[tuple[np.ndarray, int]]) -> Split:
-    x = torch.from_numpy(np.stack([shape for shape, _ in part]))
-    return Split(x, torch.tensor([y for _, y in part]))
 
 
 def _unit_sphere(points: np.ndarray) -> np.ndarray:

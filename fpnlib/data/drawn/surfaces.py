@@ -58,21 +58,16 @@ def holed(middle: ArrayLike, width: float, height: float, radius: float) -> Tria
 
 
 def tube(
-    start: ArrayLike,
-    end: ArrayLike,
-    radius: float,
-    end_radius: float | None = None,
-    caps: bool = True,
+    start: ArrayLike, end: ArrayLike, radius: float, end_radius: float = 0.0, caps: bool = True
 ) -> Triangles:
-    """A cylinder, or with ``end_radius`` a cone's frustum, between two points."""
+    """A cylinder, or with an ``end_radius`` a cone's frustum, between two points."""
     start, end = np.asarray(start, dtype=float), np.asarray(end, dtype=float)
     axis = (end - start) / np.linalg.norm(end - start)
     across = np.cross(axis, np.eye(3)[np.abs(axis).argmin()])
     across /= np.linalg.norm(across)
     angle = np.linspace(0, 2 * np.pi, SIDES, endpoint=False)[:, None]
     circle = np.cos(angle) * across + np.sin(angle) * np.cross(axis, across)
-    end_radius = radius if end_radius is None else end_radius
-    return loft([start + radius * circle, end + end_radius * circle], caps)
+    return loft([start + radius * circle, end + (end_radius or radius) * circle], caps)
 
 
 def lathe(profile: ArrayLike, x: float = 0.0, z: float = 0.0, caps: bool = True) -> Triangles:

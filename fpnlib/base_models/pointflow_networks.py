@@ -1,8 +1,10 @@
-"""The field that moves points, and its divergence (Yang et al. 2019, section 4).
+"""PointFlow's networks: the encoder of sets, and the field that moves points.
 
-The divergence is pushed forward beside the points. With J the field's Jacobian, one more pass
-through the layers gives J v, without a graph. A random v gives Hutchinson's estimate vᵀ J v; the
-three unit vectors give the trace.
+The encoder takes the maximum over the features of a cloud's points (Qi et al. 2017, PointNet).
+
+The field's divergence (Yang et al. 2019, section 4) is pushed forward beside the points. With J the
+field's Jacobian, one more pass through the layers gives J v, without a graph. A random v gives
+Hutchinson's estimate vᵀ J v; the three unit vectors give the trace.
 """
 
 from __future__ import annotations
@@ -14,11 +16,36 @@ import torch
 from torch import Tensor, nn
 
 DIMENSIONS = 3
+HEAD_WIDTHS = (256, 128)  # between a cloud's features and its latent, as in PointFlow
 START_TIME = 0.5  # PointFlow's T before training
 GAIN = 3.0  # of the first weights, because the gates halve what passes
 
 # What a layer's gate and bias take from z, and their weights for the time.
 LayerContext = tuple[Tensor, Tensor, Tensor, Tensor]
+
+
+class PointEncoder(nn.Module):
+    """Clouds (n, points, 3) to latents (n, latent_dim), for any order and number of points.
+
+    Args:
+        latent_dim: width of the latents.
+        widths: of a point's features; 128, 128, 256, 512 in PointFlow.
+        stochastic: whether a second head gives the logarithm of the posterior's variance.
+    """
+
+    def __init__(self, latent_dim: int, widths: Sequence[int], stochastic: bool):
+        super().__init__()
+        self.points = nn.Sequential(*_layers((3, *widths))[:-1])  # no ReLU before the maximum
+        self.mean = _head(widths[-1], latent_dim)
+        self.log_variance = _head(widths[-1], latent_dim) if stochastic else None
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean (n, latent_dim) and standard deviation; the latter 0 (1,) without a second head."""
+        features = self.points(x.flatten(0, 1)).unflatten(0, x.shape[:2]).amax(1)
+        mean = self.mean(features)
+        if self.log_variance is None:
+            return mean, mean.new_zeros(1)
+        return mean, torch.exp(0.5 * self.log_variance(features))
 
 
 class ConcatSquash(nn.Module):
@@ -110,3 +137,15 @@ class Field(nn.Module):
                 if tangents is not None:
                     pushed = pushed * (1 - x * x)
         return self.end_time * x, self.end_time * pushed
+
+
+def _head(features: int, latent_dim: int) -> nn.Sequential:
+    widths = (features, *HEAD_WIDTHS)
+    return nn.Sequential(*_layers(widths), nn.Linear(widths[-1], latent_dim))
+
+
+def _layers(widths: Sequence[int]) -> list[nn.Module]:
+    layers: list[nn.Module] = []
+    for inputs, outputs in zip(widths, widths[1:]):
+        layers += [nn.Linear(inputs, outputs), nn.BatchNorm1d(outputs), nn.ReLU()]
+    return layers
