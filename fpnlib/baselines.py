@@ -132,19 +132,13 @@ def _grid_search(
             return classifier.score(z_fold, y_fold)
 
         cv = StratifiedKFold(folds, shuffle=True, random_state=seed)
-        search = GridSearchCV(
-            estimator, {parameter: grid}, scoring=accuracy, cv=cv, refit=False, error_score="raise"
-        ).fit(z[sample], y[sample])
+        search = GridSearchCV(estimator, {parameter: grid}, scoring=accuracy, cv=cv, refit=False)
+        search.set_params(error_score="raise").fit(z[sample], y[sample])
         final = clone(estimator).set_params(**search.best_params_).fit(z, y)
-        settings = {
-            "C": search.best_params_[parameter],
-            "folds": folds,
-            "searched_on": len(sample),
-            "accuracy_by_C": dict(
-                zip(map(str, grid), search.cv_results_["mean_test_score"].tolist())
-            ),
-        }
         train, test = _predict(final, z), _predict(final, z_test)
+    settings = {"C": search.best_params_[parameter], "folds": folds, "searched_on": len(sample)}
+    by_c = search.cv_results_["mean_test_score"].tolist()
+    settings["accuracy_by_C"] = dict(zip(map(str, grid), by_c))
     return _scores(name, (y, train), (y_test, test), started, settings)
 
 
@@ -170,10 +164,9 @@ def automl(
 ) -> Scores:
     """FLAML's search (Wang et al. 2021, arXiv:1911.04706) over classifiers and their settings.
 
-    Each trial is judged on a tenth of (z, y), held out; the best is fitted to all of it. The
-    learners take turns, so one seed tries the same classifiers and gives the same scores if
-    ``max_trials`` end the search before ``seconds`` do. ``settings["bound"]`` says which of the two
-    did.
+    Each trial is judged on a tenth of (z, y), held out; the best is fitted to all of it. One seed
+    gives the same scores if ``max_trials`` end the search before ``seconds`` do;
+    ``settings["bound"]`` says which of the two did.
 
     Args:
         z: latents (n, D).
@@ -203,24 +196,16 @@ def automl(
 
         search = AutoML()
         search.add_learner("mlp", _multilayer_perceptron(seed))
+        bounds = {"max_iter": checks.positive("max_trials", max_trials), "time_budget": seconds}
+        learners = {"estimator_list": list(LEARNERS), "starting_points": dict(LEARNERS)}
         search.fit(
-            z,
-            y,
-            metric=error,
-            estimator_list=list(LEARNERS),
-            starting_points=dict(LEARNERS),
-            max_iter=checks.positive("max_trials", max_trials),
-            time_budget=seconds,
-            seed=seed,
-            n_jobs=cpu_count(),
-            **SEARCH,
+            z, y, metric=error, seed=seed, n_jobs=cpu_count(), **learners, **bounds, **SEARCH
         )
         train, test = search.predict(z), search.predict(z_test)
         trials = max(progress.n, 1)  # a single trial is not scored
-    settings = {"learner": search.best_estimator}
-    for key, value in search.best_config.items():
+    settings = {"learner": search.best_estimator, **search.best_config, "trials": trials}
+    for key, value in settings.items():
         settings[key] = value.item() if isinstance(value, np.generic) else value
-    settings["trials"] = trials
     settings["bound"] = f"{max_trials} trials" if trials >= max_trials else f"{seconds:g} seconds"
     return _scores("AutoML", (y, train), (y_test, test), started, settings)
 
@@ -257,10 +242,10 @@ class ClassMixtures:
     """
 
     def __init__(self, z: Tensor, y: Tensor, components: int = 10, seed: int = 0):
-        z, y = checks.latents(z).cpu(), torch.as_tensor(y).cpu()
+        z, y = checks.latents(z).detach().cpu(), checks.class_indices(y).cpu()
         checks.same_length(z, y)
         checks.positive("components", components)
-        weights, means, covariances = [], [], []
+        mixtures = []
         for k, count in enumerate(y.bincount().tolist()):
             if count < max(2, components):
                 raise ValueError(
@@ -271,13 +256,14 @@ class ClassMixtures:
             with warnings.catch_warnings():
                 # A hundred steps suffice: the likelihood's last digits do not show in samples.
                 warnings.simplefilter("ignore", ConvergenceWarning)
-                mixture.fit(z[y == k].double().numpy())
-            weights.append(mixture.weights_)
-            means.append(mixture.means_)
-            covariances.append(mixture.covariances_)
-        self.weights = torch.from_numpy(np.stack(weights)).to(z)
-        self.means = torch.from_numpy(np.stack(means)).to(z)
-        self.factors = torch.linalg.cholesky(torch.from_numpy(np.stack(covariances)).to(z))
+                mixtures.append(mixture.fit(z[y == k].double().numpy()))
+
+        def stacked(name: str) -> Tensor:
+            values = np.stack([getattr(mixture, name) for mixture in mixtures])
+            return torch.from_numpy(values).to(z)
+
+        self.weights, self.means = stacked("weights_"), stacked("means_")
+        self.factors = torch.linalg.cholesky(stacked("covariances_"))
 
     def sample(self, y: Tensor, seed: int = 0) -> Tensor:
         """Draw one latent (n, D) for each class index of y (n,), the same for the same seed.
@@ -337,14 +323,13 @@ def _checked(
     z: Array, y: Array, z_test: Array, y_test: Array, at_least: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """All four as arrays, the latents in double precision."""
-    z = checks.latents(z)
-    z_test = checks.latents(z_test, z.shape[1], "z_test")
-    y, y_test = torch.as_tensor(y), torch.as_tensor(y_test)
-    checks.array(y, (len(z),), "y")
-    checks.array(y_test, (len(z_test),), "y_test")
+    z, y = checks.latents(z), checks.class_indices(y)
+    z_test, y_test = checks.latents(z_test, z.shape[1], "z_test"), checks.class_indices(y_test)
+    checks.same_length(z, y)
+    checks.same_length(z_test, y_test, ("z_test", "y_test"))
     classes, counts = y.unique(return_counts=True)
-    for k, count in zip(classes.tolist(), counts.tolist()):
-        if count < at_least:
-            raise ValueError(f"class {k} has {count} samples; {at_least} or more are needed")
-    z, y, z_test, y_test = (part.detach().cpu().numpy() for part in (z, y, z_test, y_test))
-    return z.astype(np.float64), y, z_test.astype(np.float64), y_test
+    if counts.min() < at_least:
+        k, count = int(classes[counts.argmin()]), int(counts.min())
+        raise ValueError(f"class {k} has {count} samples; {at_least} or more are needed")
+    learned = z.double().numpy(force=True), y.numpy(force=True)
+    return *learned, z_test.double().numpy(force=True), y_test.numpy(force=True)

@@ -169,6 +169,18 @@ def clouds(x: object, name: str = "x") -> Tensor:
     return x
 
 
+def class_indices(y: object) -> Tensor:
+    """Class indices (n,), int64, of a number of classes that is not known.
+
+    Raises:
+        ValueError, TypeError: as :func:`labels` of names 0, 1, ….
+    """
+    values = torch.as_tensor(y)
+    one_hot = values.ndim > 1 and values.shape[-1] > 1
+    most = 0 if not values.numel() else int(values.nan_to_num().max())
+    return labels(values, range(values.shape[-1] if one_hot else most + 1))
+
+
 def same_length(a: Tensor, b: Tensor, names: tuple[str, str] = ("z", "y")) -> None:
     """Raise ValueError unless both have the same number of rows."""
     if len(a) != len(b):

@@ -15,7 +15,9 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from copy import deepcopy
 from dataclasses import asdict, dataclass, field
+from operator import index
 
 import torch
 from torch import Tensor, nn
@@ -58,6 +60,10 @@ class History:
         return min((epoch["validation"] for epoch in self.epochs), default=math.inf)
 
 
+@torch.inference_mode(mode=False)
+@torch.enable_grad()
+@torch.autocast("cpu", enabled=False)
+@torch.autocast("cuda", enabled=False)
 def fit(
     module: nn.Module,
     loss: Callable[..., Tensor],
@@ -78,10 +84,11 @@ def fit(
     """Minimise the mean of ``loss`` with AdamW; leave the best weights, in eval mode.
 
     Each epoch depends on (seed, epoch) alone, so a resumed fit gives the same weights, to the bit.
-    Small trainings on the CPU use one thread.
+    Small trainings on the CPU use one thread. The caller's no_grad or autocast does not matter.
 
     Args:
-        module: parameters with ``requires_grad=False`` stay as they are.
+        module: parameters with ``requires_grad=False`` stay as they are. Its method
+            ``check_input``, if any, sees all data once, because losses check nothing.
         loss: ``loss(*batch)`` is the scalar mean over a batch.
         train: tensors of one length on the module's device, or a function that draws them from a
             generator for each epoch.
@@ -107,6 +114,7 @@ def fit(
     draw = train if callable(train) else lambda generator: train
     parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
     optimizer = _AdamW(parameters, lr=learning_rate, weight_decay=weight_decay, fused=True)
+    seed = index(seed)  # numpy's whole numbers, too
     trainer = _Trainer(module, loss, draw, validation, batch_size, optimizer, clip_norm, seed)
     if one_cycle:
         steps = epochs * math.ceil(trainer.n / batch_size)
@@ -177,14 +185,18 @@ class _Trainer:
     def __post_init__(self) -> None:
         self.parameters = self.optimizer.param_groups[0]["params"]
         self.device = next(self.module.parameters()).device
-        self.best = _copy(self.module)
-        first = self.draw(self.generator(0))[0]
-        self.n, held_out = len(first), len(self.validation[0])
+        self.best = deepcopy(self.module.state_dict())
+        first = self.draw(self.generator(0))
+        self.n, held_out = len(first[0]), len(self.validation[0])
         if not self.n or not held_out:
             raise ValueError(
                 f"fit needs data, got {self.n} training and {held_out} validation samples"
             )
-        vectors = max(1, first[0].numel() // first.shape[-1])  # of a sample, e.g. a cloud's points
+        check_input = getattr(self.module, "check_input", lambda *batch: None)
+        check_input(*first)
+        check_input(*self.validation)
+        sample = first[0][0]
+        vectors = max(1, sample.numel() // first[0].shape[-1])  # of a sample: a cloud's points
         weights = sum(parameter.numel() for parameter in self.parameters)
         self.work = weights * vectors * min(self.batch_size, self.n)
 
@@ -200,13 +212,15 @@ class _Trainer:
             started = time.perf_counter()
             losses = self.try_epoch(epoch, description)
             if losses["validation"] < history.best_validation:
-                history.best_epoch, self.best = epoch + 1, _copy(self.module)
+                history.best_epoch, self.best = epoch + 1, deepcopy(self.module.state_dict())
             learning_rate = self.optimizer.param_groups[0]["lr"]
             history.epochs.append({"epoch": epoch + 1, **losses, "learning_rate": learning_rate})
             stale = epoch + 1 - history.best_epoch
             history.stopped_early = patience is not None and stale >= patience
             history.seconds += time.perf_counter() - started
-            progress.set_postfix({key: f"{value:.4g}" for key, value in losses.items()})
+            progress.set_postfix_str(
+                "train={train:.4g}, validation={validation:.4g}".format(**losses)
+            )
             if store is not None:
                 store.save(*self.state())
         self.load_best()
@@ -223,18 +237,18 @@ class _Trainer:
             losses = self.epoch(epoch)
             if all(map(math.isfinite, losses.values())):
                 return losses
-            reason = "the loss is {train}, on validation {validation}; ".format(**losses) + remedy
-        except (FloatingPointError, AssertionError) as error:
-            reason = " ".join(str(error).split())
-            if isinstance(error, AssertionError):
-                if not reason.startswith(SOLVER_ERRORS):
-                    raise
-                cause = reason.partition(":")[0]
-                remedy += ", or a larger tolerance, or method='rk4'"
-                reason = f"the solver gave up ({cause}); {remedy}"
+            reason = "the loss is {train}, on validation {validation}".format(**losses)
+        except FloatingPointError as error:
+            reason = str(error)
+        except AssertionError as error:
+            reason = str(error).partition(":")[0]
+            if not reason.startswith(SOLVER_ERRORS):
+                raise
+            reason = f"the solver gave up ({reason})"
+            remedy += ", or a larger tolerance, or method='rk4'"
         self.load_best()
         kept = f"the weights of epoch {self.history.best_epoch} are kept"
-        raise FloatingPointError(f"{description}, epoch {epoch + 1}: {reason}; {kept}")
+        raise FloatingPointError(f"{description}, epoch {epoch + 1}: {reason}; {remedy}; {kept}")
 
     def epoch(self, epoch: int) -> dict[str, float]:
         """Train on every sample once and evaluate; the mean losses ``train`` and ``validation``.
@@ -275,11 +289,13 @@ class _Trainer:
 
     def state(self) -> tuple[dict[str, Tensor], dict]:
         """Everything that the next epoch depends on, as flat tensors and JSON-able values."""
-        tensors = {f"module.{key}": value for key, value in self.module.state_dict().items()}
-        tensors |= {f"best.{key}": value for key, value in self.best.items()}
         optimizer = self.optimizer.state_dict()
-        for index, moments in optimizer["state"].items():
-            tensors |= {f"optimizer.{index}.{key}": value for key, value in moments.items()}
+        parts = {"module": self.module.state_dict(), "best": self.best}
+        parts |= {f"optimizer.{number}": part for number, part in optimizer["state"].items()}
+        tensors = {}
+        for name, part in parts.items():
+            for key, value in part.items():
+                tensors[f"{name}.{key}"] = value
         meta = {"history": asdict(self.history), "param_groups": optimizer["param_groups"]}
         meta["schedule"] = None if self.schedule is None else self.schedule.state_dict()
         return tensors, meta
@@ -287,25 +303,22 @@ class _Trainer:
     def resume(self, checkpoint: Checkpoint) -> None:
         """Take up the state that was saved last, if any."""
         state = checkpoint.load()
-        if state is None:
-            return
         try:
-            self.restore(*state)
+            if state is not None:
+                self.restore(*state)
         except (RuntimeError, ValueError, KeyError, TypeError):
-            raise ValueError(
-                f"{checkpoint.path} is of another module or other settings; delete it to start over"
-            ) from None
+            said = "is of another module or other settings; delete it to start over"
+            raise ValueError(f"{checkpoint.path} {said}") from None
 
     def restore(self, tensors: dict[str, Tensor], meta: dict) -> None:
         """Load what :meth:`state` gave."""
         self.history = History(**meta["history"])
         self.module.load_state_dict(_under("module.", tensors))
-        best = _under("best.", tensors)
-        self.best = {key: value.to(self.device) for key, value in best.items()}
+        self.best = _under("best.", tensors)
         moments: dict[int, dict[str, Tensor]] = {}
         for key, value in _under("optimizer.", tensors).items():
-            index, name = key.split(".")
-            moments.setdefault(int(index), {})[name] = value
+            number, name = key.split(".")
+            moments.setdefault(int(number), {})[name] = value
         state = {"state": moments, "param_groups": meta["param_groups"]}
         self.optimizer.load_state_dict(state)
         for parameter, kept in self.optimizer.state.items():
@@ -328,10 +341,6 @@ def _batches(order: Tensor, batch_size: int) -> list[Tensor]:
 
 def _mix(seed: int, epoch: int) -> int:
     return (seed * 1_000_003 + epoch) % 2**63
-
-
-def _copy(module: nn.Module) -> dict[str, Tensor]:
-    return {key: tensor.detach().clone() for key, tensor in module.state_dict().items()}
 
 
 def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:

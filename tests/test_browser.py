@@ -15,7 +15,9 @@ import pytest
 from nbformat.v4 import new_code_cell, new_notebook
 from PIL import Image
 
-from fpnlib.families import pretrained_faces, study
+from fpnlib.data import load_drawn_faces
+from fpnlib.families import study
+from fpnlib.families.pretrained import pretrained
 from fpnlib.store import PROJECT
 from fpnlib.widgets import AttributeEditor
 
@@ -122,7 +124,8 @@ def faces():
     """The panel of notebook 07 and of the app, where its models are there."""
     if not (study.PRETRAINED / "drawn_faces_MSP_maf.json").is_file():
         pytest.skip("needs the pretrained models of drawn faces in outputs/pretrained")
-    return AttributeEditor(*pretrained_faces())
+    test = load_drawn_faces().test.first(100)
+    return AttributeEditor(pretrained("faces"), test.x, test.y)
 
 
 def wait(browser, condition):
@@ -196,9 +199,11 @@ def before_of(editor):
     return editor.x[0].permute(1, 2, 0).numpy()
 
 
-FACES = """from fpnlib.families import pretrained_faces
+FACES = """from fpnlib.data import load_drawn_faces
+from fpnlib.families.pretrained import pretrained
 from fpnlib.widgets import AttributeEditor
-AttributeEditor(*pretrained_faces())"""
+test = load_drawn_faces().test.first(100)
+AttributeEditor(pretrained("faces"), test.x, test.y)"""
 
 
 def test_a_drag_in_jupyterlab_changes_the_face(browser, serve, page, faces):

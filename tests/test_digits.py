@@ -5,10 +5,8 @@ import pandas as pd
 import pytest
 import torch
 
-from fpnlib.families import (
-    DIGITS,
-    Run,
-    Study,
+from fpnlib.families import DIGITS, Run, Study
+from fpnlib.families.classification import (
     baseline_scores,
     classification_table,
     leads,

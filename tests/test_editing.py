@@ -15,7 +15,6 @@ from fpnlib.metrics.editing import (
     MeanDifferences,
     SingleEdits,
     accuracy_per_attribute,
-    no_edit,
     outside,
     score_edits,
 )
@@ -147,11 +146,6 @@ def test_thresholds_are_put_where_they_tell_most():
     upside_down = (x[:, 0, 0, :1] < -2.95).long().expand(-1, 3)
     # No threshold tells more than none.
     assert judge.calibrate(x, upside_down).head[1].bias.isfinite().all()
-
-
-def test_no_edit_is_none():
-    z = torch.randn(3, 4)
-    assert no_edit(z, torch.zeros(3, 2), torch.ones(3, 2)) is z
 
 
 def test_the_difference_of_means_is_exact_where_effects_add_up():

@@ -13,20 +13,9 @@ import torch
 from PIL import Image
 
 from fpnlib import data
-from fpnlib.conditions import Attributes
 from fpnlib.data.drawn.faces import ATTRIBUTES, load_drawn_faces
-from fpnlib.families import (
-    FACES,
-    Run,
-    Study,
-    edit_scores,
-    editors,
-    most_edited,
-    rows_of_edits,
-    sampled_scores,
-    strips,
-)
-from fpnlib.families.editing import OURS
+from fpnlib.families import FACES, Run, Study
+from fpnlib.families.editing import OURS, edit_scores, editors, sampled_scores
 from fpnlib.families.faces import EXCLUSIVE, _mirrored
 from fpnlib.metrics.editing_tables import mean_scores
 from fpnlib.store import PROJECT
@@ -141,29 +130,6 @@ def test_what_excludes_each_other_hardly_goes_together_in_celeba(shared):
     has = pd.read_csv(path, sep=r"\s+", skiprows=1, nrows=50_000) > 0
     for group in EXCLUSIVE["celeba"]:
         assert (has[list(group)].sum(axis=1) > 1).mean() < 0.02, group
-
-
-def test_faces_in_which_every_edit_changes_something_come_first():
-    kinds = Attributes(["Bald", "Black_Hair", "Smiling"], [("Bald", "Black_Hair")])
-    y = torch.tensor([[0, 1, 1], [0, 0, 0], [1, 0, 0], [0, 1, 0]])
-    assert most_edited(kinds, y, ["+Smiling", "+Bald", "-Black_Hair"]).tolist() == [3, 0, 1, 2]
-
-
-def test_rows_of_edits_hold_the_face_and_its_edits(study, network):
-    x, y = study.data.test.x[:3], study.data.test.y[:3]
-    rows = rows_of_edits(network, x, y, ["+Smiling", "-Smiling"])
-    assert rows.shape == (3, 4, 3, 64, 64) and torch.equal(rows[:, 0], x)
-    torch.testing.assert_close(rows[:, 2], network.edit(x, y, "+Smiling"))
-
-
-def test_strips_are_edits_by_and_by(study, network):
-    x, y = study.data.test.x[:1], study.data.test.y[:1]
-    grown = strips(network, x, y, ["Smiling", "Bald"], [0.0, 0.5, 1.0])
-    assert grown.shape == (2, 3, 3, 64, 64)
-    halfway = study.condition.set(y, {"Bald": 0.5})
-    for column, edit in enumerate(["-Bald", halfway, "+Bald"]):
-        expected = network.edit(x, y, edit)[0]
-        torch.testing.assert_close(grown[1, column], expected, atol=1e-5, rtol=0)
 
 
 def test_samples_are_judged_at_every_temperature(study):

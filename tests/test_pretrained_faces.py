@@ -5,17 +5,9 @@ import pytest
 import torch
 
 from fpnlib.data.drawn.faces import ATTRIBUTES, load_drawn_faces
-from fpnlib.families import (
-    FACES,
-    Run,
-    Study,
-    edit_scores,
-    editors,
-    pretrained_faces,
-    redrawn_scores,
-    study,
-)
-from fpnlib.families.editing import OURS
+from fpnlib.families import FACES, Run, Study, study
+from fpnlib.families.editing import OURS, edit_scores, editors, redrawn_scores
+from fpnlib.families.pretrained import pretrained
 from fpnlib.metrics.editing_tables import mean_scores
 from fpnlib.store import PROJECT, read_json
 
@@ -84,8 +76,9 @@ def test_the_judge_reads_every_edit_of_a_face_drawn_again_and_no_other_change(fa
 
 
 def test_the_app_has_the_notebooks_network(faces, network):
-    taken, x, y = pretrained_faces(5)
-    assert torch.equal(x, faces.data.test.x[:5]) and torch.equal(y, faces.data.test.y[:5])
+    used, (x, y) = [], (faces.data.test.x[:5], faces.data.test.y[:5])
+    taken = pretrained("faces", used.append)
+    assert [path.stem for path in used] == ["drawn_faces_MSP_maf", "drawn_faces_MSP"]
     torch.testing.assert_close(
         taken.edit(x, y, "+Smiling"), network.edit(x, y, "+Smiling"), atol=1e-4, rtol=0
     )

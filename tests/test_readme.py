@@ -72,7 +72,7 @@ def variants() -> list[list[str]]:
     results, rows = Results("paper", "08_classification"), []
     manifest = json.loads((ROOT / "outputs/paper/manifest.json").read_text())
     authors = manifest["notebooks"]["08_classification"]["parameters"]["authors_width"]
-    chosen = resolve("digits", DIGITS.settings, "paper")["flow_width"]
+    chosen = resolve(DIGITS, "paper")["flow_width"]
     for name in FLOWS.values():
         row = [name]
         for draws, wide in (

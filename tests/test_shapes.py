@@ -14,18 +14,9 @@ from fpnlib.base_models import load_pointflow
 from fpnlib.baselines import logistic_regression
 from fpnlib.data.drawn.shapes import load_drawn_shapes
 from fpnlib.data.point_clouds import SYNSETS, load_shapenet
-from fpnlib.families import (
-    SHAPES,
-    Run,
-    Study,
-    classification_table,
-    first_of_each,
-    judged_objects,
-    most_common,
-    score_clouds,
-    shapes,
-)
-from fpnlib.families.scores import _drawn_rows
+from fpnlib.families import SHAPES, Run, Study, shapes
+from fpnlib.families.classification import classification_table
+from fpnlib.families.generation import _drawn_rows, first_of_each, judged_objects, score_clouds
 from fpnlib.metrics.judge import cloud_judge
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*overflowed")  # the flows are hardly trained
@@ -160,12 +151,6 @@ def test_training_shapes_are_drawn_by_seed_and_start_again_if_there_are_too_few(
 def test_the_first_of_each_category_as_far_as_there_are():
     y = torch.tensor([1, 0, 1, 1])
     assert first_of_each(y, 2, range(3)).tolist() == [1, 0, 2]
-
-
-def test_most_common_categories_come_first(folder):
-    study = start(folder)
-    common = most_common(study.data.train.y, 3)
-    assert [study.names[k] for k in common] == ["table", "chair", "airplane"]
 
 
 def test_a_grid_shows_every_cloud_beside_its_own_label(folder):

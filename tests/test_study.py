@@ -17,8 +17,10 @@ import torch
 from vectors import VECTORS, Linear, load_vectors
 
 from fpnlib import store
-from fpnlib.families import Run, Study, classification_table, judged_objects, pretrained, study
+from fpnlib.families import Run, Study, study
+from fpnlib.families.classification import classification_table
 from fpnlib.families.encoding import encode
+from fpnlib.families.generation import judged_objects
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*overflowed")  # the flows are hardly trained
 
@@ -40,6 +42,13 @@ def folder(tmp_path_factory):
 def same(one, other):
     here, there = one.state_dict(), other.state_dict()
     return all(torch.equal(value, there[key]) for key, value in here.items())
+
+
+def publish(folder, pretrained, *names):
+    """Copy weights of a run to where pretrained ones are looked for."""
+    for name in names:
+        tensors, meta = store.load_tensors(folder / "models" / f"{name}.safetensors")
+        store.save_tensors(pretrained / f"vectors_{name}.safetensors", tensors, meta)
 
 
 def untrained(*_, **__):
@@ -126,9 +135,7 @@ def test_pretrained_weights_serve_any_data_and_what_is_made_of_them_is_the_runs(
     folder, tmp_path, monkeypatch, capsys
 ):
     monkeypatch.setattr(study, "PRETRAINED", tmp_path)
-    monkeypatch.setattr(pretrained, "PRETRAINED", tmp_path)
-    kept = pretrained.keep(folder / "models", "vectors", ["Linear", "Linear_maf"])
-    assert kept[0] == tmp_path / "vectors_Linear.safetensors"
+    publish(folder, tmp_path, "Linear", "Linear_maf")
     other = start(tmp_path / "run")
     other.data = dataclasses.replace(other.data, checksum="another")
     base, plugin = other.base(), other.plugin()
@@ -146,8 +153,7 @@ def test_pretrained_weights_serve_any_data_and_what_is_made_of_them_is_the_runs(
 
 def test_a_pretrained_plugin_needs_the_base_that_it_was_fitted_to(folder, tmp_path, monkeypatch):
     monkeypatch.setattr(study, "PRETRAINED", tmp_path)
-    monkeypatch.setattr(pretrained, "PRETRAINED", tmp_path)
-    pretrained.keep(folder / "models", "vectors", ["Linear_maf"])
+    publish(folder, tmp_path, "Linear_maf")
     other = start(tmp_path / "run", seed=1)
     other.plugin()
     assert (tmp_path / "run" / "models" / "Linear_maf.json").exists()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from itertools import product
 from typing import Any
 
 import pandas as pd
@@ -12,9 +13,9 @@ import torch
 
 from fpnlib import checks
 from fpnlib.baselines import AUTOML_NEEDS, BASELINES, Scores, accuracies
-from fpnlib.families.encoding import Latents
+from fpnlib.families.encoding import Latents, join
 from fpnlib.families.family import FLOW_NAMES
-from fpnlib.families.study import Study, plugin_name
+from fpnlib.families.study import Study
 from fpnlib.plugin import FlowPlugin
 from fpnlib.store import Key
 
@@ -65,19 +66,20 @@ def classification_table(
     Raises:
         ValueError: an unknown baseline, with the nearest name.
     """
-    rows = []
+    base, recipe = study.recipe(base)
+    rows: list[list] = []
     for name, settings in baselines.items():
         if name not in BASELINES:
             raise checks.unknown("baseline", name, BASELINES)
         kinds = features if name in on_means else features[:1]
-        rows += [_baseline_row(study, name, settings, base, k, k == features[0]) for k in kinds]
-    for flow in study.family.bases[base or next(iter(study.family.bases))].flows:
-        for prior in priors:
-            for kind in features:
-                row = _plugin_row(study, base, flow, prior, kind, kind == features[0])
-                row[0] += f", {prior} prior" if len(priors) > 1 else ""
-                rows.append(row)
-    return pd.DataFrame(rows, columns=COLUMNS)
+        rows += [_baseline_row(study, name, settings, base, kind) for kind in kinds]
+    for flow, prior, kind in product(recipe.flows, priors, features):
+        row = _plugin_row(study, base, flow, prior, kind)
+        row[0] += f", {prior} prior" if len(priors) > 1 else ""
+        rows.append(row)
+    table = pd.DataFrame(rows, columns=COLUMNS)
+    table.loc[table["features"] != features[0], ["paper, train", "paper, test"]] = math.nan
+    return table
 
 
 def baseline_scores(study: Study, name: str, base: str, features: str, **settings: Any) -> Scores:
@@ -92,16 +94,14 @@ def baseline_scores(study: Study, name: str, base: str, features: str, **setting
         features: "draw" or "mean" of the posteriors.
         settings: of the baseline.
     """
-    base = base or next(iter(study.family.bases))
+    base, _ = study.recipe(base)
     latents = study.latents(base)
     key = Key(f"baseline/{name}", {"features": features} | settings, (latents.key_,))
 
     def make() -> dict:
-        z, y = _features(latents.train, features)
-        z_held_out, y_held_out = _features(latents.validation, features)
-        z, y = torch.cat([z, z_held_out]), torch.cat([y, y_held_out])
-        test = _features(latents.test, features)
-        return asdict(BASELINES[name](z, y, *test, seed=study.run.seed, **settings))
+        both, test = join(latents.train, latents.validation), latents.test
+        learned, held_out = (getattr(both, features), both.y), (getattr(test, features), test.y)
+        return asdict(BASELINES[name](*learned, *held_out, seed=study.run.seed, **settings))
 
     return Scores(**study.run.cache.values(f"{base}_{name}_{features}", key, make))
 
@@ -117,8 +117,8 @@ def plugin_accuracies(
         features: "draw" or "mean" of the posteriors.
         prior: "flat" or "train".
     """
-    z, y = _features(latents, features)
-    return accuracies(y.cpu().numpy(), plugin.predict(z, prior).cpu().numpy())
+    predicted = plugin.predict(getattr(latents, features), prior)
+    return accuracies(latents.y.numpy(force=True), predicted.numpy(force=True))
 
 
 def leads(scores: pd.Series, n: int) -> pd.DataFrame:
@@ -141,46 +141,34 @@ def leads(scores: pd.Series, n: int) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["model", "best baseline", "lead", "± two standard errors"])
 
 
-def _baseline_row(
-    study: Study, name: str, settings: Mapping, base: str, features: str, beside_paper: bool
-) -> list:
+def _baseline_row(study: Study, name: str, settings: Mapping, base: str, features: str) -> list:
     latents = study.latents(base)
     y = torch.cat([latents.train.y, latents.validation.y])
     rarest = int(y.bincount(minlength=len(study.names)).min())
-    paper = study.paper(name) if beside_paper else (None, None)
+    about = ["–", features, len(y), *study.paper(name)]
     if name == "automl" and rarest < AUTOML_NEEDS:
         needs = f"{AUTOML_NEEDS} objects of each {study.family.kind}"
         print(f"AutoML is left out: it needs {needs}, and one has {rarest}")
-        return ["AutoML", "–", features, len(y), *paper, *[math.nan] * 6, "–"]
+        return ["AutoML", *about, *[math.nan] * 6, "–"]
     if name != "automl" and rarest < FOLDS:
         settings = {**settings, "folds": max(2, rarest)}
     scores = baseline_scores(study, name, base, features, **settings)
-    row = [scores.name, "–", features, len(y), *paper]
-    row += [scores.train_accuracy, math.nan, scores.test_accuracy]
+    row: list = [scores.train_accuracy, math.nan, scores.test_accuracy]
     row += [scores.train_macro, scores.test_macro, scores.seconds]
-    return [*row, _chosen(scores.settings)]
+    return [scores.name, *about, *row, _chosen(scores.settings)]
 
 
-def _plugin_row(
-    study: Study, base: str, flow: str, prior: str, features: str, beside_paper: bool
-) -> list:
+def _plugin_row(study: Study, base: str, flow: str, prior: str, features: str) -> list:
     plugin, latents = study.plugin(base, flow), study.latents(base)
     train, train_macro = plugin_accuracies(plugin, latents.train, features, prior)
     validation, _ = plugin_accuracies(plugin, latents.validation, features, prior)
     test, test_macro = plugin_accuracies(plugin, latents.test, features, prior)
-    paper = study.paper(flow) if beside_paper else (None, None)
-    name = plugin_name(base or next(iter(study.family.bases)), flow)
     history = plugin.history_
     chosen = f"epoch {history.best_epoch} of {len(history.epochs)}"
-    row = [f"FPN ({FLOW_NAMES[flow]})", prior, features, len(latents.train.y), *paper]
+    row: list = [f"FPN ({FLOW_NAMES[flow]})", prior, features, len(latents.train.y)]
+    row += study.paper(flow)
     row += [train, validation, test, train_macro, test_macro]
-    return [*row, study.run.seconds(name), chosen]
-
-
-def _features(latents: Latents, kind: str) -> tuple[torch.Tensor, torch.Tensor]:
-    if kind not in ("draw", "mean"):
-        raise checks.unknown("features", kind, ("draw", "mean"))
-    return getattr(latents, kind), latents.y
+    return [*row, study.run.seconds(f"{base}_{flow}"), chosen]
 
 
 def _chosen(settings: Mapping) -> str:

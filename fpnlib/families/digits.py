@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
-from typing import Any
 
 import torch
 from torch import nn
@@ -11,9 +11,8 @@ from torch import nn
 from fpnlib.base_models import ConvAE, ConvVAE
 from fpnlib.conditions import Classes
 from fpnlib.data import Dataset
-from fpnlib.families.family import Base, Family, Plug, Trained, fit_batches
+from fpnlib.families.family import Base, Family, Loss, Plug, Settings, Trained, training_of
 from fpnlib.families.scores import image_scores
-from fpnlib.families.settings import Settings
 from fpnlib.metrics.judge import digit_judge
 
 LATENT_DIM = 40
@@ -28,13 +27,9 @@ FLOW_TRAINING = {"batch_size": 512, "learning_rate": 2e-3, "clip_norm": 5.0}
 JUDGE_TRAINING = {"batch_size": 256, "learning_rate": 4e-3, "weight_decay": 1e-2}
 
 
-def _training(training: Settings, few: Settings, epochs: str, data: Dataset, s: Settings) -> dict:
-    chosen = {**training, **few} if len(data.train) < FEW else training
-    return fit_batches(chosen, data) | {"epochs": s[epochs]}
-
-
-def _training_of(training: Settings, epochs: str, **few: Any) -> Any:
-    return partial(_training, training, few, epochs)
+def _training(training: Settings, few: Settings, epochs: str) -> Callable:
+    of_many, of_few = training_of(training, epochs), training_of({**training, **few}, epochs)
+    return lambda data, s: (of_few if len(data.train) < FEW else of_many)(data, s)
 
 
 def _build(kind: type[nn.Module], data: Dataset, settings: Settings) -> nn.Module:
@@ -42,7 +37,7 @@ def _build(kind: type[nn.Module], data: Dataset, settings: Settings) -> nn.Modul
     return kind(latent_dim=LATENT_DIM).to(memory_format=torch.channels_last)
 
 
-def _image_loss(module: ConvVAE | ConvAE, settings: Settings) -> tuple[nn.Module, Any]:
+def _image_loss(module: ConvVAE | ConvAE, settings: Settings) -> tuple[nn.Module, Loss]:
     return module, lambda x, y: module.loss(x)
 
 
@@ -55,8 +50,8 @@ def _ae_flow(settings: Settings) -> dict:
     return shape | {"hidden_features": 100, "batch_norm": True}
 
 
-def _flows(shape: Any, epochs: str, settings: tuple[str, ...]) -> dict[str, Plug]:
-    training = _training_of(FLOW_TRAINING, epochs, learning_rate=8e-3)
+def _flows(shape: Callable, epochs: str, settings: tuple[str, ...]) -> dict[str, Plug]:
+    training = _training(FLOW_TRAINING, {"learning_rate": 8e-3}, epochs)
     plug = Plug(shape=shape, training=training, settings=(*settings, epochs))
     return {"maf": plug, "realnvp": plug}
 
@@ -78,14 +73,14 @@ DIGITS = Family(
     bases={
         "ConvVAE": Base(
             build=partial(_build, ConvVAE),
-            training=_training_of(VAE_TRAINING, "vae_epochs", batch_size=32),
+            training=_training(VAE_TRAINING, {"batch_size": 32}, "vae_epochs"),
             settings=("vae_epochs",),
             objective=_image_loss,
             flows=_flows(_vae_flow, "flow_epochs", ("flow_width",)),
         ),
         "ConvAE": Base(
             build=partial(_build, ConvAE),
-            training=_training_of(AE_TRAINING, "ae_epochs", batch_size=32),
+            training=_training(AE_TRAINING, {"batch_size": 32}, "ae_epochs"),
             settings=("ae_epochs",),
             objective=_image_loss,
             flows=_flows(_ae_flow, "ae_flow_epochs", ("ae_flow_layers", "ae_flow_blocks")),
@@ -93,7 +88,7 @@ DIGITS = Family(
     },
     judge=Trained(
         build=lambda data, settings: digit_judge(len(data.classes)),
-        training=_training_of(JUDGE_TRAINING, "judge_epochs"),
+        training=training_of(JUDGE_TRAINING, "judge_epochs"),
         settings=("judge_epochs",),
     ),
     score=image_scores,

@@ -10,12 +10,10 @@ from torch import Tensor
 
 from fpnlib.conditions import Attributes, Condition
 from fpnlib.families.encoding import encode
-from fpnlib.families.family import FLOW_NAMES
 from fpnlib.families.study import Study
 from fpnlib.metrics.editing import Editor, MeanDifferences, SingleEdits, outside, score_edits
-from fpnlib.network import FlowPluginNetwork
+from fpnlib.metrics.editing_tables import OURS
 
-OURS = f"{FLOW_NAMES['maf']} (ours)"
 VISIBLE = 0.02
 """Smallest difference of a pixel, in [0, 1], that an eye sees."""
 
@@ -29,15 +27,13 @@ def editors(study: Study, base: str = "", n: int = 2_000) -> dict[str, Editor]:
         n: training objects behind the difference of means.
     """
     model, plugin = study.base(base), study.plugin(base)
-    name = base or next(iter(study.family.bases))
     train = encode(model, study.data.train.first(n), study.run.seed)
 
     def ours(z: Tensor, y: Tensor, to: Tensor) -> Tensor:
         return plugin.from_noise(plugin.to_noise(z, y), to)
 
-    own = study.family.bases[name].editors(model)
-    means = MeanDifferences(train.mean, train.y)
-    return {OURS: ours, **own, "difference of means": means}
+    own = study.recipe(base)[1].editors(model)
+    return {OURS: ours, **own, "difference of means": MeanDifferences(train.mean, train.y)}
 
 
 def edit_scores(
@@ -122,65 +118,16 @@ def sampled_scores(
     """
     plugin = study.plugin(base)
     test, y = study.latents(base).test, study.latents(base).test.y[:n]
-    objects = {"test faces": study.data.test.first(n).x}
+    kind = study.family.name
+    objects = {f"test {kind}": study.data.test.first(n).x}
     objects["reconstructions"] = study.decode(base, test.mean[:n])
     for temperature in temperatures:
         z = plugin.sample(y, temperature=temperature, seed=study.run.seed)
         objects[f"new, temperature {temperature:g}"] = study.decode(base, z)
     rows = []
     for name, x in objects.items():
-        rows.append({"faces": name} | study.score(x, y))
+        rows.append({kind: name} | study.score(x, y))
     return pd.DataFrame(rows)
-
-
-def rows_of_edits(network: FlowPluginNetwork, x: Tensor, y: Tensor, edits: list[str]) -> Tensor:
-    """Return the rows of Figure 14: objects, their reconstructions, and one column for each edit.
-
-    Args:
-        network: with a plugin for attributes.
-        x: objects (n, ...).
-        y: their attributes (n, A).
-        edits: e.g. "+Smiling".
-
-    Returns:
-        (n, 2 + edits, ...).
-    """
-    x = x.to(network.plugin.loc_)
-    columns = [x, network.reconstruct(x)]
-    columns += [network.edit(x, y, edit) for edit in edits]
-    return torch.stack(columns, dim=1)
-
-
-def strips(
-    network: FlowPluginNetwork, x: Tensor, y: Tensor, names: Sequence[str], values: Sequence[float]
-) -> Tensor:
-    """Edit one object step by step: each named attribute takes every value in turn.
-
-    Attributes that exclude the named one follow it.
-
-    Args:
-        network: with a plugin for attributes.
-        x: one object (1, ...).
-        y: its attributes (1, A).
-        names: attributes to edit, one a row.
-        values: their values, one a column; 0 and 1 are what the flow has seen.
-
-    Returns:
-        (names, values, ...).
-    """
-    condition, x = _attributes(network.plugin.condition), x.to(network.plugin.loc_)
-    copies, labels = x.expand(len(values), *x.shape[1:]), y.expand(len(values), -1)
-    rows = []
-    for name in names:
-        contexts = torch.cat([condition.set(y, {name: value}) for value in values])
-        rows.append(network.edit(copies, labels, contexts))
-    return torch.stack(rows)
-
-
-def most_edited(condition: Attributes, y: Tensor, edits: Sequence[str]) -> Tensor:
-    """Return an order (n,) of attributes y (n, A): first those that most edits change."""
-    changes = torch.stack([(condition.edited(y, edit) != y).any(1) for edit in edits]).sum(0)
-    return changes.argsort(descending=True, stable=True)
 
 
 def _attributes(condition: Condition) -> Attributes:

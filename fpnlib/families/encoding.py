@@ -1,19 +1,20 @@
-"""The latents of a dataset under a frozen base model."""
+"""The latents of a dataset under a frozen base model, and simple ways to draw others like them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from fpnlib.baselines import ClassMixtures
 from fpnlib.data import Split
-from fpnlib.store import Cache, Key
 
-SPLITS = ("train", "validation", "test")
+Sampler = Callable[[Tensor, int], Tensor]
+"""A way to draw latents: (labels (n,), seed) -> latents (n, latent_dim)."""
 
 
 @dataclass(frozen=True)
@@ -59,44 +60,48 @@ class Encoded:
 
 
 @torch.no_grad()
-def encode(base: nn.Module, split: Split, seed: int, batch_size: int = 1000) -> Latents:
+def encode(base: Any, split: Split, seed: int, batch_size: int = 1000) -> Latents:
     """Encode a split in batches, and draw once from each posterior by ``seed``."""
     device = next(base.parameters()).device
-    parts = [_posterior(base, x.to(device)) for x in split.x.split(batch_size)]
-    mean = torch.cat([mean for mean, _ in parts])
-    std = torch.cat([std for _, std in parts])
+    means, stds = [], []
+    for x in split.x.split(batch_size):
+        if hasattr(base, "posterior"):
+            mean, std = base.posterior(x.to(device))
+        else:
+            mean = base.encode(x.to(device))
+            std = torch.zeros_like(mean)
+        means.append(mean)
+        stds.append(std)
+    mean, std = torch.cat(means), torch.cat(stds)
     noise = torch.randn(mean.shape, generator=torch.Generator().manual_seed(seed)).to(mean)
     return Latents(mean, std, mean + std * noise, split.y.to(device))
 
 
-def keep_means(
-    cache: Cache, name: str, key: Key, encode_split: Callable[[str], Latents]
-) -> Callable[[str], Latents]:
-    """Return a source of latents that keeps the posterior means of all splits in one file."""
-
-    def make() -> dict[str, Tensor]:
-        tensors: dict[str, Tensor] = {}
-        for split in SPLITS:
-            latents = encode_split(split)
-            tensors |= {f"{split}.mean": latents.mean, f"{split}.y": latents.y}
-        return tensors
-
-    def load(split: str) -> Latents:
-        tensors = cache.tensors(name, key, make)
-        mean, y = (tensors[f"{split}.{part}"].to(cache.device) for part in ("mean", "y"))
-        return Latents(mean, torch.zeros_like(mean), mean, y)
-
-    return load
+def join(first: Latents, second: Latents) -> Latents:
+    """Return the latents of two splits as those of one."""
+    pairs = zip(vars(first).values(), vars(second).values())
+    return Latents(*map(torch.cat, pairs))
 
 
-def concatenate(latents: Iterable[Latents]) -> Latents:
-    """Join the latents of several splits, one behind the other."""
-    fields = zip(*((part.mean, part.std, part.draw, part.y) for part in latents), strict=True)
-    return Latents(*(torch.cat(tensors) for tensors in fields))
+def latent_samplers(train: Latents, kind: str, components: int, seed: int) -> dict[str, Sampler]:
+    """Return the ways to draw latents that need no plugin, by name.
 
+    Args:
+        train: training latents. If they have posteriors, their prior is among the ways.
+        kind: what the classes are called, e.g. "class".
+        components: Gaussians in each class' mixture; 0: no mixtures.
+        seed: of the mixtures' fit.
+    """
+    samplers: dict[str, Sampler] = {}
 
-def _posterior(base: Any, x: Tensor) -> tuple[Tensor, Tensor]:
-    if hasattr(base, "posterior"):
-        return base.posterior(x)
-    z = base.encode(x)
-    return z, torch.zeros_like(z)
+    def prior(y: Tensor, seed: int) -> Tensor:
+        generator = torch.Generator().manual_seed(seed)
+        return torch.randn(len(y), train.mean.shape[1], generator=generator)
+
+    if train.std.any():
+        samplers["unconditional"] = prior
+    samplers[f"{kind} Gaussians"] = ClassMixtures(train.draw, train.y, 1).sample
+    if components:
+        mixtures = ClassMixtures(train.draw, train.y, components, seed=seed)
+        samplers[f"{kind} mixtures"] = mixtures.sample
+    return samplers

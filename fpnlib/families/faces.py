@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -15,9 +15,8 @@ from fpnlib.base_models.patches import SharpenedMSP
 from fpnlib.conditions import Attributes
 from fpnlib.data import Dataset, Split
 from fpnlib.data.drawn.faces import draw
-from fpnlib.families.family import Base, Family, Plug, Trained, fit_batches
+from fpnlib.families.family import Base, Family, Loss, Plug, Settings, Trained, training_of
 from fpnlib.families.scores import attribute_scores
-from fpnlib.families.settings import Settings
 from fpnlib.metrics.judge import Judge, face_judge
 
 # A face has at most one attribute of each group, so adding one removes the others. CelebA's
@@ -62,10 +61,8 @@ def _view(split: Split, settings: Settings, generator: torch.Generator | None) -
     return _mirrored(split.x, generator), split.y
 
 
-def _sides(data: Dataset) -> list[Split]:
-    if _is_drawn(data.train):
-        return [data.train]
-    return [data.train, Split(data.train.data.flip(3), data.train.y)]
+def _further(data: Dataset) -> list[Split]:
+    return [] if _is_drawn(data.train) else [Split(data.train.data.flip(3), data.train.y)]
 
 
 def _msps_own(base: MSP, z: Tensor, y: Tensor, to: Tensor) -> Tensor:
@@ -88,16 +85,12 @@ def _build(data: Dataset, settings: Settings) -> MSP:
     return model.to(memory_format=torch.channels_last)  # faster on CPUs
 
 
-def _objective(module: MSP, settings: Settings) -> tuple[nn.Module, Callable[..., Tensor]]:
+def _objective(module: MSP, settings: Settings) -> tuple[nn.Module, Loss]:
     fidelity, sharpen = settings["msp_fidelity"], settings["msp_sharpen"]
     if not sharpen:
         return module, partial(module.loss, fidelity=fidelity)
     both = SharpenedMSP(module, weight=sharpen, fidelity=fidelity)
     return both, both.loss
-
-
-def _training(training: Settings, epochs: str) -> Callable[[Dataset, Settings], dict]:
-    return lambda data, s: fit_batches(training, data) | {"epochs": s[epochs]}
 
 
 def _flow_shape(settings: Settings) -> dict[str, Any]:
@@ -133,16 +126,16 @@ FACES = Family(
     bases={
         "MSP": Base(
             build=_build,
-            training=_training(MSP_TRAINING, "msp_epochs"),
+            training=training_of(MSP_TRAINING, "msp_epochs"),
             settings=("train_faces", "msp_"),
             objective=_objective,
             view=_view,
-            sides=_sides,
+            further=_further,
             editors=lambda model: {"MSP's own": partial(_msps_own, model)},
             flows={
                 "maf": Plug(
                     shape=_flow_shape,
-                    training=_training(FLOW_TRAINING, "flow_epochs"),
+                    training=training_of(FLOW_TRAINING, "flow_epochs"),
                     settings=("train_faces", "flow_"),
                 )
             },
@@ -150,7 +143,7 @@ FACES = Family(
     },
     judge=Trained(
         build=lambda data, settings: face_judge(len(data.classes), data.test.x.shape[-1]),
-        training=_training(JUDGE_TRAINING, "judge_epochs"),
+        training=training_of(JUDGE_TRAINING, "judge_epochs"),
         settings=("train_faces", "judge_epochs"),
         view=_view,
         after=_calibrate,

@@ -15,7 +15,6 @@ from torch import Tensor, nn
 
 from fpnlib.conditions import Attributes, Classes
 from fpnlib.data import Dataset, Split
-from fpnlib.families.settings import Settings
 from fpnlib.metrics.editing import Editor
 from fpnlib.metrics.judge import Judge
 from fpnlib.training import batch_size_for
@@ -23,6 +22,7 @@ from fpnlib.training import batch_size_for
 FLOW_NAMES = {"maf": "C-MAF", "realnvp": "C-RNVP"}
 """The paper's names of the flows."""
 
+Settings = Mapping[str, Any]
 Loss = Callable[..., Tensor]
 View = Callable[[Split, Settings, torch.Generator | None], tuple[Tensor, Tensor]]
 
@@ -37,9 +37,36 @@ def _own_loss(module: Any, settings: Settings) -> tuple[nn.Module, Loss]:
     return module, module.loss
 
 
-def fit_batches(training: Settings, data: Dataset) -> dict:
-    """Return the training's settings with a batch size that suits the number of objects."""
-    return {**training, "batch_size": batch_size_for(len(data.train), training["batch_size"])}
+def training_of(training: Settings, epochs: str) -> Callable[[Dataset, Settings], dict]:
+    """Return a ``training`` of recipes with a batch size that suits the number of objects.
+
+    Args:
+        training: arguments of ``training.fit``; its batch size is the largest.
+        epochs: name of the setting that gives the epochs.
+    """
+
+    def arguments(data: Dataset, settings: Settings) -> dict:
+        batch_size = batch_size_for(len(data.train), training["batch_size"])
+        return {**training, "batch_size": batch_size, "epochs": settings[epochs]}
+
+    return arguments
+
+
+def changed(settings: Settings, defaults: Settings, names: tuple[str, ...]) -> dict:
+    """Return those of the named settings that differ from their defaults.
+
+    A name that ends in "_" stands for all settings that begin with it.
+
+    >>> changed({"msp_epochs": 3, "epochs": 3}, {"msp_epochs": 18, "epochs": 1}, ("msp_",))
+    {'msp_epochs': 3}
+    """
+    prefixes = tuple(name for name in names if name.endswith("_"))
+    kept = {}
+    for name, value in settings.items():
+        named = name in names or name.startswith(prefixes)
+        if named and value != defaults[name]:
+            kept[name] = value
+    return kept
 
 
 @dataclass(frozen=True)
@@ -93,20 +120,20 @@ class Base(Trained):
     Args:
         flows: the plugins by the name of their flow.
         released: loads a checkpoint that the originals' authors released, if the settings name
-            one; returns the module and a key for it, or None.
+            one, else returns None; the module has its key as ``key_``.
         decode: objects of a batch of latents: (module, latents, seed, **options) -> objects.
         decode_batch: number of latents in such a batch.
         keep_latents: keep the posterior means in a file, because encoding is slow.
-        sides: what a plugin's training encodes of the training split.
+        further: what a plugin's training encodes beside the training split.
         editors: ways of its own to edit attributes, by name.
     """
 
     flows: Mapping[str, Plug] = field(default_factory=dict)
-    released: Callable[[Settings], tuple[nn.Module, str] | None] = lambda settings: None
+    released: Callable[[Settings], nn.Module | None] = lambda settings: None
     decode: Callable[..., Tensor] = lambda module, z, seed, **options: module.decode(z)
     decode_batch: int = 1000
     keep_latents: bool = False
-    sides: Callable[[Dataset], Sequence[Split]] = lambda data: [data.train]
+    further: Callable[[Dataset], Sequence[Split]] = lambda data: []
     editors: Callable[[Any], dict[str, Editor]] = lambda module: {}
 
 

@@ -10,8 +10,7 @@ from torch import Tensor, nn
 
 from fpnlib.data import Dataset, Split
 from fpnlib.families.encoding import Latents
-from fpnlib.families.family import Trained
-from fpnlib.families.settings import Settings
+from fpnlib.families.family import Settings, Trained
 from fpnlib.plugin import FlowPlugin
 from fpnlib.training import History, fit
 

@@ -54,7 +54,6 @@ class Run:
         self.manifest = store.Manifest(self.folder)
         self.uses = store.Uses(self.folder, notebook)
         self.cache = store.Cache(self.folder / "models", self.device, self.used, read_only)
-        self._datasets: dict[str, Dataset] = {}
         torch.manual_seed(seed)
         names = ("torch", "nflows", "numpy")
         versions = ", ".join(f"{name} {version(name)}" for name in names)
@@ -73,14 +72,11 @@ class Run:
 
         ``options`` are further arguments of its loader.
         """
-        if name not in self._datasets:
-            root, download = self.data_dir or None, not self.read_only
-            loaded = data.load(name, root, self.seed, download, **options)
-            self.note("data", {loaded.name: loaded.checksum})
-            if not self.read_only:
-                self.uses.data(loaded.name, loaded.checksum)
-            self._datasets[name] = loaded
-        return self._datasets[name]
+        loaded = data.load(name, self.data_dir or None, self.seed, not self.read_only, **options)
+        self.note("data", {loaded.name: loaded.checksum})
+        if not self.read_only:
+            self.uses.data(loaded.name, loaded.checksum)
+        return loaded
 
     def record(
         self,
@@ -103,8 +99,8 @@ class Run:
             name: of a table, the quantity of each cell: a format string that may use ``{column}``
                 and the row's own columns, e.g. ``"{column}, {model}"``.
             columns: of a table, the columns to keep; None: every column of floats.
-            n: number of samples behind the value; of a table also one for each column, or the
-                name of the column that has it. By default a table's column "n".
+            n: number of samples behind the value; of a table also a number, or a column that has
+                it, for each column. By default a table's column "n".
             paper: the paper's value.
             more: of a table, columns whose values go with each number.
             about: whatever else a reader needs, JSON-able.
@@ -112,19 +108,21 @@ class Run:
         if not isinstance(quantity, pd.DataFrame):
             self._record(quantity, value, paper, {"n": n, **about})
             return
-        floats = quantity.select_dtypes("float").columns
-        chosen = [c for c in floats if not c.startswith("paper, ")] if columns is None else columns
-        for row, column in product(quantity.to_dict("records"), list(chosen)):
+        if columns is None:
+            floats = quantity.select_dtypes("float")
+            columns = floats.columns[~floats.columns.str.startswith("paper, ")]
+        for row, column in product(quantity.to_dict("records"), list(columns)):
             if pd.isna(row[column]):
                 continue
             count = n.get(column) if isinstance(n, Mapping) else n
             count = row.get("n") if count is None else row.get(count, count)
-            printed = row.get(f"paper, {column}")
-            with_it = {"n": None if count is None else int(count)} | {c: row[c] for c in more}
-            cell = name.format_map(row | {"column": column})
-            self._record(cell, row[column], None if pd.isna(printed) else printed, with_it | about)
+            cell = {"n": count} | {other: row[other] for other in more} | about
+            named = name.format_map(row | {"column": column})
+            self._record(named, row[column], row.get(f"paper, {column}"), cell)
 
-    def _record(self, quantity: str, value: Any, paper: float | None, about: Mapping) -> None:
+    def _record(self, quantity: str, value: Any, paper: float | None, about: dict) -> None:
+        paper = None if pd.isna(paper) else paper
+        about["n"] = None if about["n"] is None else int(about["n"])
         value = self.results.record(quantity, float(value), paper=paper, seed=self.seed, **about)
         self.used(self.results.path)
         beside = "" if paper is None else f"  (paper: {paper:.4f})"

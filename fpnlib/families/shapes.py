@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -10,9 +12,8 @@ from fpnlib.base_models import PointFlow, load_pointflow
 from fpnlib.conditions import Classes
 from fpnlib.data import Dataset, Split
 from fpnlib.data.point_clouds import draw_points
-from fpnlib.families.family import Base, Family, Loss, Plug, Trained, fit_batches
+from fpnlib.families.family import Base, Family, Loss, Plug, Settings, Trained, training_of
 from fpnlib.families.scores import class_scores
-from fpnlib.families.settings import Settings
 from fpnlib.metrics.judge import cloud_judge
 
 # PointFlow's published size, and one that a core trains in under an hour. Flow matching trains
@@ -49,27 +50,26 @@ def _options(settings: Settings) -> dict:
 
 
 def _build(data: Dataset, settings: Settings) -> PointFlow:
-    size, seen, step = settings["size"], settings["seen"], settings["step"]
-    if size not in SIZES:
-        raise checks.unknown("shapes.size", size, SIZES)
-    if settings["objective"] not in OBJECTIVES:
-        raise checks.unknown("shapes.objective", settings["objective"], OBJECTIVES)
+    known: dict[str, dict] = {"size": SIZES, "objective": OBJECTIVES}
+    for name, choices in known.items():
+        if settings[name] not in choices:
+            raise checks.unknown(f"shapes.{name}", settings[name], choices)
+    seen, step = settings["seen"], settings["step"]
     if step > seen:
-        raise ValueError(
-            f"shapes.step must be at most shapes.seen, because a step decodes points that it has "
-            f"encoded; got {step} and {seen}"
-        )
-    return PointFlow(**SIZES[size], seen=seen)
+        remedy = "a step decodes points that it has encoded"
+        raise ValueError(f"shapes.step must be at most shapes.seen, {seen}, got {step}; {remedy}")
+    return PointFlow(**SIZES[settings["size"]], seen=seen)
 
 
-def _released(settings: Settings) -> tuple[nn.Module, str] | None:
+def _released(settings: Settings) -> nn.Module | None:
     path = settings["checkpoint"]
     if not path:
         return None
-    model = load_pointflow(path)
+    model: Any = load_pointflow(path)
     statistics = [model.mean_.tolist(), model.std_.tolist()]  # they lie in files of their own
     about = {"checkpoint": store.sha256(path), "statistics": statistics}
-    return model, store.digest(about | _options(settings))
+    model.key_ = store.digest(about | _options(settings))
+    return model
 
 
 def _objective(module: PointFlow, settings: Settings) -> tuple[nn.Module, Loss]:
@@ -89,7 +89,7 @@ def _plug(flow: str) -> Plug:
     layers = {"num_layers": 5, "num_blocks": BLOCKS[flow]}
     return Plug(
         shape=lambda s: layers | {"hidden_features": s["flow_width"], "dropout": s["flow_dropout"]},
-        training=lambda data, s: fit_batches(training, data) | {"epochs": s["flow_epochs"]},
+        training=training_of(training, "flow_epochs"),
         settings=("flow_",),
         noise=NOISE,
     )
@@ -132,7 +132,7 @@ SHAPES = Family(
     },
     judge=Trained(
         build=lambda data, settings: cloud_judge(len(data.classes)),
-        training=lambda data, s: fit_batches(JUDGE_TRAINING, data) | {"epochs": s["judge_epochs"]},
+        training=training_of(JUDGE_TRAINING, "judge_epochs"),
         settings=("up", "judge_epochs"),
         view=lambda split, s, generator: _points(split, JUDGE_POINTS, generator),
     ),

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import torch
@@ -20,13 +20,12 @@ from tqdm.auto import tqdm
 from fpnlib import checks, plots, store
 from fpnlib.conditions import Attributes, Classes
 from fpnlib.data import Dataset
-from fpnlib.families.encoding import SPLITS, Encoded, Latents, concatenate, encode, keep_means
-from fpnlib.families.family import FLOW_NAMES, Base, Family, Trained
+from fpnlib.families.encoding import Encoded, Latents, Sampler, encode, join, latent_samplers
+from fpnlib.families.family import FLOW_NAMES, Base, Family, Settings, Trained, changed
 from fpnlib.families.fitting import fit_module, fit_plugin
 from fpnlib.families.parallel import run_in_processes
 from fpnlib.families.run import Run
-from fpnlib.families.sampling import latent_samplers, plugin_sampler
-from fpnlib.families.settings import Settings, changed, resolve
+from fpnlib.families.settings import resolve
 from fpnlib.metrics.judge import Judge
 from fpnlib.network import FlowPluginNetwork
 from fpnlib.plugin import FlowPlugin
@@ -34,7 +33,7 @@ from fpnlib.store import Key
 from fpnlib.training import History
 
 PRETRAINED = store.PROJECT / "outputs" / "pretrained"
-DRAWS = ("fresh", "fixed")
+SPLITS, DRAWS = ("train", "validation", "test"), ("fresh", "fixed")
 
 
 class Study:
@@ -54,7 +53,7 @@ class Study:
         self.run, self.family = run, family
         self.dataset = dataset or family.dataset
         self.show_private = show_private
-        self.settings: Settings = resolve(family.name, family.settings, run.profile, run.override)
+        self.settings: Settings = resolve(family, run.profile, run.override)
         self._made: dict[str, Any] = {}
 
     @cached_property
@@ -79,8 +78,15 @@ class Study:
         Args:
             name: of a base model of the family; empty: the first.
         """
-        name, base = self._base(name)
-        return self._once(name, lambda: self._released(base) or self._trained(name, base))
+        name, recipe = self.recipe(name)
+
+        def make() -> Any:
+            released = recipe.released(self.settings)
+            if released is not None:
+                return released.to(self.run.device)
+            return self._trained(name, recipe)
+
+        return self._once(name, make)
 
     def judge(self) -> Judge:
         """Return the independent network that reads objects, trained on the training split."""
@@ -89,7 +95,7 @@ class Study:
 
     def latents(self, base: str = "") -> Encoded:
         """Return the latents of the three splits under a base model."""
-        name, recipe = self._base(base)
+        name, recipe = self.recipe(base)
         model, kept_as = self.base(name), f"{name}_latents"
         key = self._key(f"{name}/latents", {}, model.key_)
 
@@ -97,12 +103,17 @@ class Study:
             seed = self.run.seed + SPLITS.index(split)
             return encode(model, getattr(self.data, split), seed)
 
-        def make() -> Encoded:
-            if not recipe.keep_latents:
-                return Encoded(encode_split, key.digest)
-            return Encoded(keep_means(self.run.cache, kept_as, key, encode_split), key.digest)
+        def means_of_all() -> dict[str, Tensor]:
+            return {f"{split}.mean": encode_split(split).mean for split in SPLITS}
 
-        return self._once(kept_as, make)
+        def load_split(split: str) -> Latents:
+            means = self.run.cache.tensors(kept_as, key, means_of_all)
+            mean = means[f"{split}.mean"].to(self.run.device)
+            y = getattr(self.data, split).y.to(mean.device)
+            return Latents(mean, torch.zeros_like(mean), mean, y)
+
+        source = load_split if recipe.keep_latents else encode_split
+        return self._once(kept_as, lambda: Encoded(source, key.digest))
 
     def plugin(
         self, base: str = "", flow: str = "maf", *, draws: str = "fresh", **shape: Any
@@ -116,18 +127,19 @@ class Study:
                 each object, as the authors do. Without a posterior both are the same.
             shape: arguments of ``FlowPlugin`` in place of the family's, e.g. hidden_features=40.
         """
-        base, recipe = self._base(base)
+        base, recipe = self.recipe(base)
         if flow not in recipe.flows:
             raise checks.unknown("flow", flow, recipe.flows)
         if draws not in DRAWS:
             raise checks.unknown("draws", draws, DRAWS)
-        name = plugin_name(base, flow, draws, **shape)
+        name = _plugin_name(base, flow, draws, **shape)
         return self._once(name, lambda: self._fitted(name, base, flow, draws, shape))
 
     def network(self, base: str = "", flow: str = "maf") -> FlowPluginNetwork:
         """Return a base model joined to its plugin."""
         return FlowPluginNetwork(self.base(base), self.plugin(base, flow))
 
+    @torch.no_grad()
     def decode(self, base: str, z: Tensor, seed: int = 0, **options: Any) -> Tensor:
         """Decode latents (n, latent_dim) in batches, with a progress bar for many.
 
@@ -137,12 +149,12 @@ class Study:
             seed: of base models that draw while they decode.
             options: further arguments of the family's decoding, e.g. points=256.
         """
-        name, recipe = self._base(base)
+        name, recipe = self.recipe(base)
         model = self.base(name)
         batches = z.to(self.run.device).split(recipe.decode_batch)
-        bar = tqdm(batches, "decoding", unit="batch", leave=False, disable=len(batches) < 4)
-        with torch.no_grad():
-            parts = [recipe.decode(model, z, seed + k, **options) for k, z in enumerate(bar)]
+        parts: list[Tensor] = []
+        for z in tqdm(batches, "decoding", unit="batch", leave=False, disable=len(batches) < 4):
+            parts.append(recipe.decode(model, z, seed + len(parts), **options))
         return torch.cat(parts)
 
     def sources(
@@ -150,24 +162,24 @@ class Study:
     ) -> dict[str, Callable[[Tensor, int], Tensor]]:
         """Return every way to draw objects for labels: name -> (labels (n,), seed) -> objects.
 
-        The ways are the base model's own prior, if it has one (it ignores the labels), a Gaussian
-        for each class, a mixture of Gaussians for each class, and the plugins.
+        The ways are those of ``latent_samplers`` and the plugins.
 
         Args:
             base: name of the base model; empty: the first.
             components: Gaussians in each class' mixture; 0: no mixtures.
             options: of the decoding.
         """
-        base, recipe = self._base(base)
-        train, seed = self.latents(base).train, self.run.seed
-        samplers = latent_samplers(train, self.family.kind, components, seed)
+        base, recipe = self.recipe(base)
+        train = self.latents(base).train
+        samplers = latent_samplers(train, self.family.kind, components, self.run.seed)
         for flow in recipe.flows:
-            samplers[FLOW_NAMES[flow]] = plugin_sampler(self.plugin(base, flow))
+            plugin = self.plugin(base, flow)
+            samplers[FLOW_NAMES[flow]] = partial(_sample, plugin)
 
-        def source(sample: Callable[[Tensor, int], Tensor]) -> Callable[[Tensor, int], Tensor]:
-            return lambda y, seed: self.decode(base, sample(y, seed), seed, **options)
+        def draw(sample: Sampler, y: Tensor, seed: int) -> Tensor:
+            return self.decode(base, sample(y, seed), seed, **options)
 
-        return {name: source(sample) for name, sample in samplers.items()}
+        return {name: partial(draw, sample) for name, sample in samplers.items()}
 
     @cached_property
     def score(self) -> Callable[[Tensor, Tensor], dict[str, float]]:
@@ -175,7 +187,7 @@ class Study:
         return self.family.score(self.judge(), self.data.test)
 
     def grid(self, objects: Any, **labels: Any) -> Figure:
-        """Draw objects in a grid, as ``plots.grid`` does, seen as this dataset's are best seen."""
+        """Draw objects by ``plots.grid``, from where this dataset's are seen best."""
         return plots.grid(objects, **self.family.view(self.data.name), **labels)
 
     @property
@@ -215,8 +227,7 @@ class Study:
     def prepare(self, *steps: tuple) -> None:
         """Make several missing things at once, a process and one thread for each core.
 
-        On a GPU, or if at most one is missing, nothing is made here. The steps themselves then
-        load or make their things.
+        On a GPU, or if at most one is missing, nothing is made here.
 
         Args:
             steps: a method and its arguments, e.g. ``("plugin", "ConvVAE", "maf")``; keyword
@@ -230,19 +241,17 @@ class Study:
 
     def _step_name(self, step: tuple) -> str:
         """Return the name under which a step keeps what it makes."""
-        method, *arguments = step
-        if method == "judge":
-            return self._judge_name
+        (method, *arguments), keywords = _call(step)
         if method == "plugin":
-            keywords = arguments.pop() if isinstance(arguments[-1], dict) else {}
-            return plugin_name(*arguments, **keywords)
-        return arguments[0]
+            return _plugin_name(*arguments, **keywords)
+        return self._judge_name if method == "judge" else arguments[0]
 
     @property
     def _judge_name(self) -> str:
         return f"{self.family.name}_judge"
 
-    def _base(self, name: str) -> tuple[str, Base]:
+    def recipe(self, name: str = "") -> tuple[str, Base]:
+        """Return the name of a base model and how it is made; empty: of the first."""
         bases = self.family.bases
         name = name or next(iter(bases))
         if name not in bases:
@@ -260,15 +269,6 @@ class Study:
         if self.run.seed:
             settings = settings | {"seed": self.run.seed}
         return Key(f"{self.family.name}/{kind}", settings, parents, self.data.checksum)
-
-    def _released(self, base: Base) -> Any:
-        """Return a base model that the settings name a checkpoint of, or None."""
-        released = base.released(self.settings)
-        if released is None:
-            return None
-        model: Any = released[0].to(self.run.device)
-        model.key_ = released[1]
-        return model
 
     def _trained(self, name: str, recipe: Trained) -> Any:
         settings = changed(self.settings, self.family.settings, recipe.settings)
@@ -323,20 +323,28 @@ class Study:
         return trained
 
     def _training_latents(self, base: str) -> Latents:
-        sides = self.family.bases[base].sides(self.data)
-        if len(sides) == 1:
-            return self.latents(base).train
-        return concatenate(encode(self.base(base), side, self.run.seed) for side in sides)
+        latents = self.latents(base).train
+        for side in self.family.bases[base].further(self.data):
+            latents = join(latents, encode(self.base(base), side, self.run.seed))
+        return latents
 
 
 def _run_step(arguments: dict, family: Family, dataset: str, step: tuple) -> None:
     """Run a step of a study in another process."""
-    method, *positional = step
-    keywords = positional.pop() if positional and isinstance(positional[-1], dict) else {}
+    (method, *positional), keywords = _call(step)
     getattr(Study(Run(**arguments), family, dataset), method)(*positional, **keywords)
 
 
-def plugin_name(base: str, flow: str, draws: str = "fresh", **shape: Any) -> str:
+def _call(step: tuple) -> tuple[tuple, dict]:
+    """Return a step's method with its arguments, and its keyword arguments."""
+    return (step[:-1], step[-1]) if isinstance(step[-1], dict) else (step, {})
+
+
+def _sample(plugin: FlowPlugin, y: Tensor, seed: int) -> Tensor:
+    return plugin.sample(y, seed=seed)
+
+
+def _plugin_name(base: str, flow: str, draws: str = "fresh", **shape: Any) -> str:
     """Return the name under which a plugin is kept."""
     parts = [base, flow, *([draws] if draws != "fresh" else [])]
     parts += [f"{name}_{value}" for name, value in shape.items()]

@@ -19,11 +19,6 @@ from fpnlib.metrics.judge import Judge, Reading
 Editor = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
-def no_edit(z: Tensor, y: Tensor, to: Tensor) -> Tensor:
-    """The editor that changes nothing. What it achieves is the judge's misreading."""
-    return z
-
-
 class MeanDifferences:
     """The simplest editor: an attribute's direction is the mean latent with it less that without.
 
@@ -41,17 +36,17 @@ class MeanDifferences:
 
     def __init__(self, z: Tensor, y: Tensor):
         z = checks.latents(z)
-        checks.same_length(z, y)
-        has = y.to(z)
+        has = checks.array(y, ("n", "attributes"), "y").to(z)
+        checks.same_length(z, has)
         counts = has.sum(0)
-        same = (counts == 0) | (counts == len(y))
+        same = (counts == 0) | (counts == len(z))
         if same.any():
             column = int(same.nonzero()[0])
             raise ValueError(
-                f"attribute {column} is the same in all {len(y):,} latents; it has no direction"
+                f"attribute {column} is the same in all {len(z):,} latents; it has no direction"
             )
         with_it = (has.T @ z) / counts[:, None]
-        without = ((1 - has).T @ z) / (len(y) - counts)[:, None]
+        without = ((1 - has).T @ z) / (len(z) - counts)[:, None]
         self.directions = with_it - without
 
     def __call__(self, z: Tensor, y: Tensor, to: Tensor) -> Tensor:
@@ -140,7 +135,7 @@ def accuracy_per_attribute(judge: Judge, x: Tensor, y: Tensor, balanced: bool = 
             an attribute in which all faces agree NaN.
     """
     checks.same_length(x, y, ("x", "y"))
-    has = (y > 0.5).cpu()
+    has = (checks.array(y, ("n", judge.outputs), "y") > 0.5).cpu()
     right = judge.predict(x) == has
     if not balanced:
         return right.float().mean(0)

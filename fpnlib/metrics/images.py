@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from sklearn.metrics import confusion_matrix
 from torch import Tensor, nn
 
 from fpnlib import checks
@@ -19,15 +18,9 @@ def right_class_rate(judge: Judge, x: Tensor, y: Tensor) -> float:
         ValueError: objects and labels of different lengths, a class that the judge does not know,
             no objects, or what the judge refuses.
     """
-    y = _classes(judge, x, y)
+    y = checks.labels(y, range(judge.outputs)).cpu()
+    checks.same_length(x, y, ("x", "y"))
     return (judge.predict(x) == y).double().mean().item()
-
-
-def confusion(judge: Judge, x: Tensor, y: Tensor) -> Tensor:
-    """Counts (K, K): row y, column what the judge sees. Raises as :func:`right_class_rate` does."""
-    y = _classes(judge, x, y)
-    counts = confusion_matrix(y, judge.predict(x), labels=range(judge.outputs))
-    return torch.from_numpy(counts)
 
 
 def frechet_distance(real: Tensor, fake: Tensor) -> float:
@@ -67,10 +60,11 @@ def diversity(features: Tensor, y: Tensor) -> float:
     Raises:
         ValueError: lengths that differ, no objects, or a class with fewer than two of them.
     """
-    y = torch.as_tensor(y).cpu()
+    features, y = checks.latents(features, name="features"), checks.class_indices(y)
     checks.same_length(features, y, ("features", "y"))
     if not len(y):
         raise ValueError("there are no objects to judge")
+    y = y.to(features.device)
     distances = []
     for k, count in enumerate(y.bincount().tolist()):
         if count < 2:
@@ -79,9 +73,3 @@ def diversity(features: Tensor, y: Tensor) -> float:
             )
         distances.append(torch.pdist(features[y == k]).mean())
     return torch.stack(distances).mean().item()
-
-
-def _classes(judge: Judge, x: Tensor, y: Tensor) -> Tensor:
-    """The classes (n,) of objects x (n, ...), on the CPU."""
-    checks.same_length(x, y, ("x", "y"))
-    return checks.labels(y, range(judge.outputs)).cpu()

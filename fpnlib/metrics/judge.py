@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -21,6 +22,10 @@ from torch.nn.functional import (
 from fpnlib import checks
 
 AT_ONCE = 400_000  # numbers in a batch: 510 digits, 32 faces, 65 clouds of 2,048 points
+FEATURES = 128  # of digits and faces
+# How much a cloud changes in training at most: deviation of its points in its own deviations,
+# degrees about the upright axis, and the share by which each axis is stretched.
+JITTER, DEGREES, STRETCH = 0.15, 10.0, 0.1
 
 
 @dataclass(frozen=True)
@@ -44,7 +49,7 @@ class Judge(nn.Module):
         num_features: width of the features.
         outputs: number of classes, or of attributes.
         exclusive: True: an object has one of the classes. False: it has each attribute or not.
-        prepare: checks and scales objects before the body; None: they are taken as they are.
+        prepare: checks and scales objects before the body.
         augment: changes prepared objects at random while training; None: nothing.
         dropout: share of the features dropped while training.
         config: JSON-able description of the architecture.
@@ -61,14 +66,14 @@ class Judge(nn.Module):
         outputs: int,
         *,
         exclusive: bool = True,
-        prepare: Callable[[Tensor], Tensor] | None = None,
+        prepare: Callable[[Any], Tensor] = torch.as_tensor,
         augment: Callable[[Tensor], Tensor] | None = None,
         dropout: float = 0.0,
-        config: dict[str, Any] | None = None,
+        config: Mapping[str, Any] = {},
     ):
         super().__init__()
         self.num_features, self.outputs, self.exclusive = num_features, outputs, exclusive
-        self.prepare, self.augment, self.config = prepare, augment, dict(config or {})
+        self.prepare, self.augment, self.config = prepare, augment, dict(config)
         self.body = body
         self.head = nn.Sequential(nn.Dropout(dropout), nn.Linear(num_features, outputs))
 
@@ -106,10 +111,11 @@ class Judge(nn.Module):
             TypeError, ValueError: as :meth:`features`.
         """
         self.eval()
+        x = self._prepared(x)
         if not len(x):
             raise ValueError("there are no objects to judge")
         parts = x.split(max(1, AT_ONCE // x[0].numel()))
-        features = torch.cat([self.features(part) for part in parts])
+        features = torch.cat([self.body(part) for part in parts])
         return Reading(features.cpu(), self.head(features).cpu())
 
     def predict(self, x: Tensor) -> Tensor:
@@ -125,8 +131,7 @@ class Judge(nn.Module):
         attribute counts as much as a frequent one. A threshold stays if no other is better, or if
         all objects agree. Returns the judge itself.
         """
-        linear = self.head[1]
-        assert isinstance(linear, nn.Linear)
+        linear: Any = self.head[1]
         logits = self.read(x).logits
         for k, (scores, has) in enumerate(zip(logits.T, y.T.cpu() > 0.5)):
             if has.all() or not has.any():
@@ -140,11 +145,10 @@ class Judge(nn.Module):
         return self
 
     def _prepared(self, x: Tensor) -> Tensor:
-        x = x if self.prepare is None else self.prepare(x)
-        return x.to(next(self.parameters()))
+        return self.prepare(x).to(next(self.parameters()))
 
 
-def digit_judge(num_classes: int = 10, dropout: float = 0.3) -> Judge:
+def digit_judge(num_classes: int = 10) -> Judge:
     """A convolutional judge of images (n, 1, 28, 28) in [0, 1], after LeNet-5 (LeCun 1998).
 
     In training the images are turned, scaled, sheared, shifted and blurred a little, because
@@ -154,32 +158,19 @@ def digit_judge(num_classes: int = 10, dropout: float = 0.3) -> Judge:
     torch.Size([2, 10])
     """
     checks.positive("num_classes", num_classes)
-    body = nn.Sequential(
-        nn.Conv2d(1, 16, kernel_size=5, padding=2),
-        nn.MaxPool2d(2),
-        nn.BatchNorm2d(16),
-        nn.ReLU(),
-        nn.Conv2d(16, 32, kernel_size=5),
-        nn.MaxPool2d(2),
-        nn.BatchNorm2d(32),
-        nn.ReLU(),
-        nn.Flatten(),
-        nn.Linear(32 * 5 * 5, 128),
-        nn.BatchNorm1d(128),
-        nn.ReLU(),
-    )
+    convolutions = [*_pooling(1, 16, padding=2), *_pooling(16, 32, padding=0)]
     return Judge(
-        body,
-        128,
+        nn.Sequential(*convolutions, nn.Flatten(), *_dense((32 * 5 * 5, FEATURES))),
+        FEATURES,
         num_classes,
-        prepare=lambda x: checks.images(x, 1, 28),
+        prepare=partial(checks.images, channels=1, size=28),
         augment=_distorted,
-        dropout=dropout,
-        config={"num_classes": num_classes, "dropout": dropout},
+        dropout=0.3,
+        config={"num_classes": num_classes},
     )
 
 
-def face_judge(num_attributes: int, size: int = 64, width: int = 16, dropout: float = 0.2) -> Judge:
+def face_judge(num_attributes: int, size: int = 64, width: int = 16) -> Judge:
     """A small convolutional judge of attributes of faces (n, 3, size, size) in [0, 1].
 
     In training the faces are shifted by up to two pixels and half of them blurred, because
@@ -189,35 +180,28 @@ def face_judge(num_attributes: int, size: int = 64, width: int = 16, dropout: fl
         num_attributes: A.
         size: pixels a side, a multiple of 16.
         width: channels of the first layer, doubled three times.
-        dropout: share of the features dropped while training.
 
     Raises:
         ValueError, TypeError: a count that is not a positive whole number, or another size.
     """
-    config = {"num_attributes": num_attributes, "size": size, "width": width}
+    config: dict[str, Any] = {"num_attributes": num_attributes, "size": size, "width": width}
     for name, value in config.items():
         checks.positive(name, value)
     if size % 16:
         raise ValueError(f"size must be a multiple of 16, got {size}")
     widths = [3, width, 2 * width, 4 * width, 8 * width]
-    halving = [_halving(inputs, outputs) for inputs, outputs in zip(widths, widths[1:])]
     # The place of a feature tells what it is, so nothing is pooled over the whole face.
-    body = nn.Sequential(
-        *halving,
-        nn.Flatten(),
-        nn.Linear(widths[-1] * (size // 16) ** 2, 128),
-        nn.BatchNorm1d(128),
-        nn.ReLU(),
-    )
+    flat = widths[-1] * (size // 16) ** 2
+    halving = map(_halving, widths, widths[1:])
     return Judge(
-        body,
-        128,
+        nn.Sequential(*halving, nn.Flatten(), *_dense((flat, FEATURES))),
+        FEATURES,
         num_attributes,
         exclusive=False,
-        prepare=lambda x: checks.images(x, 3, size),
+        prepare=partial(checks.images, channels=3, size=size),
         augment=_shifted_or_blurred,
-        dropout=dropout,
-        config=config | {"dropout": dropout},
+        dropout=0.2,
+        config=config | {"dropout": 0.2},
     )
 
 
@@ -225,7 +209,6 @@ def cloud_judge(
     num_classes: int,
     widths: Sequence[int] = (64, 64, 128, 256),
     head_widths: Sequence[int] = (128, 64),
-    varied: tuple[float, float, float] = (0.15, 10.0, 0.1),
 ) -> Judge:
     """A judge of clouds (n, points, 3) with y up: PointNet without alignment (arXiv:1612.00593).
 
@@ -235,26 +218,19 @@ def cloud_judge(
         num_classes: K.
         widths: of the features of a point, whose maximum over the cloud is taken.
         head_widths: between the cloud's features and the logits.
-        varied: what changes in training, at most: deviation of the points in the cloud's own
-            deviations, degrees about the upright axis, and share by which each axis is stretched.
 
     >>> cloud_judge(3)(torch.rand(2, 100, 3)).shape
     torch.Size([2, 3])
     """
     checks.positive("num_classes", num_classes)
-    jitter, degrees, stretch = varied
+    config = {"num_classes": num_classes, "widths": list(widths), "head_widths": list(head_widths)}
     return Judge(
         _CloudBody(widths, head_widths),
         head_widths[-1],
         num_classes,
         prepare=_normalised,
-        augment=lambda x: _varied(x, jitter, math.radians(degrees), stretch),
-        config={
-            "num_classes": num_classes,
-            "widths": list(widths),
-            "head_widths": list(head_widths),
-            "varied": list(varied),
-        },
+        augment=_varied,
+        config=config | {"varied": [JITTER, DEGREES, STRETCH]},
     )
 
 
@@ -276,6 +252,11 @@ def _dense(widths: Sequence[int]) -> list[nn.Module]:
     for inputs, outputs in zip(widths, widths[1:]):
         layers += [nn.Linear(inputs, outputs), nn.BatchNorm1d(outputs), nn.ReLU()]
     return layers
+
+
+def _pooling(inputs: int, outputs: int, padding: int) -> list[nn.Module]:
+    convolution = nn.Conv2d(inputs, outputs, kernel_size=5, padding=padding)
+    return [convolution, nn.MaxPool2d(2), nn.BatchNorm2d(outputs), nn.ReLU()]
 
 
 def _halving(inputs: int, outputs: int) -> nn.Sequential:
@@ -318,12 +299,12 @@ def _shifted_or_blurred(x: Tensor) -> Tensor:
     return torch.where(torch.rand(len(x), 1, 1, 1, device=x.device) < 0.5, blurred, x)
 
 
-def _varied(x: Tensor, jitter: float, angle: float, stretch: float) -> Tensor:
+def _varied(x: Tensor) -> Tensor:
     """Clouds (n, points, 3), each turned about y, stretched, and its points moved a little."""
     n = len(x)
-    turn = _uniform(angle, n, 1, like=x)
+    turn = _uniform(math.radians(DEGREES), n, 1, like=x)
     right, up, depth = x.unbind(-1)
     turned = [right * turn.cos() + depth * turn.sin(), up, depth * turn.cos() - right * turn.sin()]
     x = torch.stack(turned, -1)
-    deviation = jitter * torch.rand(n, 1, 1, device=x.device)
-    return x * (1 + _uniform(stretch, n, 1, 3, like=x)) + deviation * torch.randn_like(x)
+    deviation = JITTER * torch.rand(n, 1, 1, device=x.device)
+    return x * (1 + _uniform(STRETCH, n, 1, 3, like=x)) + deviation * torch.randn_like(x)

@@ -27,7 +27,7 @@ def embed(real: Tensor, sampled: Tensor, seed: int = 0) -> tuple[np.ndarray, np.
             kernel.enable_caching()  # else each process compiles them, for ten seconds
     real = checks.latents(real, name="real")
     sampled = checks.latents(sampled, real.shape[1], "sampled").to(real)
-    z = torch.cat([real, sampled]).float().cpu().numpy()
+    z = torch.cat([real, sampled]).float().numpy(force=True)
     neighbors = min(15, len(z) - 1)
     # scikit-learn finds the neighbours, because UMAP's own search takes 9 s to compile.
     distances, nearest = NearestNeighbors(n_neighbors=neighbors).fit(z).kneighbors(z)
@@ -62,13 +62,13 @@ def two_sample_accuracy(real: Tensor, sampled: Tensor) -> float:
 
 def class_separation(z: Tensor, y: Tensor) -> float:
     """Share of a latent's five nearest others that have its class, averaged over z (n, D)."""
-    z = checks.latents(z)
+    z, y = checks.latents(z), checks.class_indices(y)
     checks.same_length(z, y)
-    classes = torch.as_tensor(y).cpu().numpy()
+    classes = y.cpu().numpy()
     return float((classes[_nearest(z, 5)] == classes[:, None]).mean())
 
 
 def _nearest(z: Tensor, neighbors: int) -> np.ndarray:
     """Indices (n, neighbors) of each row's nearest other rows."""
-    found = NearestNeighbors(n_neighbors=neighbors).fit(z.cpu().numpy())
+    found = NearestNeighbors(n_neighbors=neighbors).fit(z.numpy(force=True))
     return found.kneighbors(return_distance=False)

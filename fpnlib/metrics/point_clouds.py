@@ -50,15 +50,13 @@ def _earth_movers(a: Tensor, b: Tensor) -> Tensor:
     """
     a, b = _pair(a, b)
     if a.shape[1] != b.shape[1]:
-        raise ValueError(
-            "earth mover's distance matches as many points to as many, "
-            f"got {a.shape[1]} and {b.shape[1]}"
-        )
+        said = "earth mover's distance matches as many points to as many"
+        raise ValueError(f"{said}, got {a.shape[1]} and {b.shape[1]}")
     distances = np.empty((len(a), len(b)))
     for i, j in np.ndindex(*distances.shape):
         # This mode gives exactly 0 between equal points.
-        ways = torch.cdist(a[i], b[j], compute_mode="donot_use_mm_for_euclid_dist").cpu().numpy()
-        distances[i, j] = ways[linear_sum_assignment(ways)].mean()
+        ways = torch.cdist(a[i], b[j], compute_mode="donot_use_mm_for_euclid_dist")
+        distances[i, j] = ways[linear_sum_assignment(ways.numpy(force=True))].mean()
     return torch.from_numpy(distances).to(a)
 
 
@@ -92,10 +90,8 @@ def compare(
         ValueError: an unknown distance, lengths that differ, a class out of range, fewer samples of
             a class than the reference has, or what the distance refuses.
     """
-    checks.same_length(samples, y_samples, ("samples", "y_samples"))
-    checks.same_length(reference, y_reference, ("reference", "y_reference"))
-    y = checks.labels(y_samples, range(classes)).cpu()
-    y_reference = checks.labels(y_reference, range(classes)).cpu()
+    samples, y = _labelled(samples, y_samples, classes, "samples")
+    reference, y_reference = _labelled(reference, y_reference, classes, "reference")
     needed = y_reference.bincount(minlength=classes)
     missing = y.bincount(minlength=classes) < needed
     if missing.any():
@@ -109,14 +105,17 @@ def compare(
     across = _pairwise(samples, reference, distance)
     within = _pairwise(samples, None, distance)
     within_reference = _pairwise(reference, None, distance)
-    groups = [(y >= 0, y_reference >= 0)]
-    groups += [(y == k, y_reference == k) for k in range(classes)]
-    scores: dict[str, list[float]] = {name: [] for name in SCORES}
-    for s, r in groups:
-        parts = across[s][:, r], within[s][:, s], within_reference[r][:, r]
-        for name, value in zip(SCORES, _set_scores(*parts)):
-            scores[name].append(value)
-    return scores
+    rows = []
+    for k in (None, *range(classes)):
+        s, r = (y >= 0, y_reference >= 0) if k is None else (y == k, y_reference == k)
+        rows.append(_set_scores(across[s][:, r], within[s][:, s], within_reference[r][:, r]))
+    return dict(zip(SCORES, map(list, zip(*rows))))
+
+
+def _labelled(x: Tensor, y: Tensor, classes: int, name: str) -> tuple[Tensor, Tensor]:
+    x, y = checks.clouds(x, name).detach(), checks.labels(y, range(classes)).cpu()
+    checks.same_length(x, y, (name, f"y_{name}"))
+    return x, y
 
 
 def _pairwise(a: Tensor, b: Tensor | None, distance: str) -> Tensor:
@@ -125,10 +124,8 @@ def _pairwise(a: Tensor, b: Tensor | None, distance: str) -> Tensor:
         raise checks.unknown("distance", distance, DISTANCES)
     other, measure = a if b is None else b, DISTANCES[distance]
     matrix = torch.zeros(len(a), len(other))
-    rows = tqdm(
-        range(len(a)), desc=f"{distance} distances", unit="cloud", dynamic_ncols=True, leave=False
-    )
-    for i in rows:
+    look: dict = {"unit": "cloud", "dynamic_ncols": True, "leave": False}
+    for i in tqdm(range(len(a)), f"{distance} distances", **look):
         start = i + 1 if b is None else 0
         if start < len(other):
             matrix[i, start:] = measure(a[i : i + 1], other[start:])[0].cpu()

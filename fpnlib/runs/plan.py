@@ -5,7 +5,6 @@ from __future__ import annotations
 import ast
 import json
 from collections.abc import Callable, Iterable, Mapping
-from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -190,13 +189,9 @@ def _resolved(groups: Groups, override: object) -> Groups:
     """The families' settings as the profile and the overrides give them, checked."""
     if not groups and not override:
         return {}
-    from fpnlib.families import check_settings, parse_override  # heavy, and rarely needed
+    from fpnlib.families.settings import merge  # heavy, and rarely needed
 
-    resolved = deepcopy(groups)
-    for family, settings in parse_override(str(override)).items():
-        resolved.setdefault(family, {}).update(settings)
-    check_settings(resolved)
-    return resolved
+    return merge(groups, str(override))
 
 
 def _settings(notebook: Path, declared: dict, given: Mapping[str, object]) -> dict[str, object]:

@@ -15,7 +15,8 @@ from pathlib import Path
 import pandas as pd
 from torch import nn
 
-from fpnlib.families import DIGITS, FACES, FLOW_NAMES, SHAPES, Family, Run, Study, plugin_accuracies
+from fpnlib.families import DIGITS, FACES, FLOW_NAMES, SHAPES, Family, Run, Study
+from fpnlib.families.classification import plugin_accuracies
 from fpnlib.metrics.editing import accuracy_per_attribute
 from fpnlib.metrics.images import right_class_rate
 from fpnlib.runs import places

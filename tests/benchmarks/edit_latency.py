@@ -19,7 +19,8 @@ import torch
 from tqdm.auto import trange
 
 from fpnlib import store
-from fpnlib.families import pretrained_faces
+from fpnlib.data import load_drawn_faces
+from fpnlib.families.pretrained import pretrained
 from fpnlib.widgets import AttributeEditor, png
 
 STAGES = ("flow", "decoder", "PNG", "all")
@@ -32,7 +33,9 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    seconds = drags(AttributeEditor(*pretrained_faces()), options.drags + 1)
+    test = load_drawn_faces().test.first(100)
+    editor = AttributeEditor(pretrained("faces"), test.x, test.y)
+    seconds = drags(editor, options.drags + 1)
     first, others = seconds.iloc[0], seconds.iloc[1:]
     columns = {
         "median ms": others.median(),
