@@ -29,6 +29,7 @@ from fpnlib import checks
 from fpnlib.store import Checkpoint
 
 Batch = tuple[Tensor, ...]
+Loss = Callable[..., Tensor]
 
 # A step of fewer multiplications takes under 0.1 s on one thread. A second saves little then, and
 # makes it 5 to 29 times as long if another process holds its core: each operation waits for it.
@@ -66,7 +67,7 @@ class History:
 @torch.autocast("cuda", enabled=False)
 def fit(
     module: nn.Module,
-    loss: Callable[..., Tensor],
+    loss: Loss,
     train: Batch | Callable[[torch.Generator], Batch],
     validation: Batch,
     *,
@@ -90,8 +91,8 @@ def fit(
         module: parameters with ``requires_grad=False`` stay as they are. Its method
             ``check_input``, if any, sees all data once, because losses check nothing.
         loss: ``loss(*batch)`` is the scalar mean over a batch.
-        train: tensors of one length on the module's device, or a function that draws them from a
-            generator for each epoch.
+        train: tensors or arrays of one length, or a function that draws tensors on the module's
+            device from a generator for each epoch.
         validation: tensors of the same kind, which choose the best epoch.
         epochs: passes over the data.
         batch_size: samples a step.
@@ -111,11 +112,12 @@ def fit(
     """
     checks.positive("epochs", epochs)
     checks.positive("batch_size", batch_size)
-    draw = train if callable(train) else lambda generator: train
+    same, held_out = () if callable(train) else _tensors(train), _tensors(validation)
+    draw = train if callable(train) else lambda generator: same
     parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
     optimizer = _AdamW(parameters, lr=learning_rate, weight_decay=weight_decay, fused=True)
     seed = index(seed)  # numpy's whole numbers, too
-    trainer = _Trainer(module, loss, draw, validation, batch_size, optimizer, clip_norm, seed)
+    trainer = _Trainer(module, loss, draw, held_out, batch_size, optimizer, clip_norm, seed)
     if one_cycle:
         steps = epochs * math.ceil(trainer.n / batch_size)
         trainer.schedule = OneCycleLR(optimizer, learning_rate, total_steps=steps)
@@ -132,9 +134,7 @@ def batch_size_for(n: int, most: int = 512) -> int:
 
 
 @torch.no_grad()
-def _evaluate(
-    module: nn.Module, loss: Callable[..., Tensor], tensors: Batch, batch_size: int
-) -> float:
+def _evaluate(module: nn.Module, loss: Loss, tensors: Batch, batch_size: int) -> float:
     """Mean of ``loss`` over ``tensors`` in eval mode; the module's mode is put back."""
     was_training = module.training
     module.eval()
@@ -172,7 +172,7 @@ class _Trainer:
     """A fit's parts, and its state between epochs."""
 
     module: nn.Module
-    loss: Callable[..., Tensor]
+    loss: Loss
     draw: Callable[[torch.Generator], Batch]
     validation: Batch
     batch_size: int
@@ -189,9 +189,8 @@ class _Trainer:
         first = self.draw(self.generator(0))
         self.n, held_out = len(first[0]), len(self.validation[0])
         if not self.n or not held_out:
-            raise ValueError(
-                f"fit needs data, got {self.n} training and {held_out} validation samples"
-            )
+            given = f"{self.n} training and {held_out} validation samples"
+            raise ValueError(f"fit needs data, got {given}")
         check_input = getattr(self.module, "check_input", lambda *batch: None)
         check_input(*first)
         check_input(*self.validation)
@@ -226,11 +225,7 @@ class _Trainer:
         self.load_best()
 
     def try_epoch(self, epoch: int, description: str) -> dict[str, float]:
-        """Losses of one epoch.
-
-        Raises FloatingPointError, with the best weights loaded, if they are not finite or a solver
-        fails.
-        """
+        """Losses of one epoch; FloatingPointError if they are not finite or a solver fails."""
         rate = self.optimizer.defaults["lr"]
         remedy = f"a smaller learning_rate than {rate:g} or clip_norm helps"
         try:
@@ -337,6 +332,11 @@ def _batches(order: Tensor, batch_size: int) -> list[Tensor]:
     if len(batches) > 1 and len(batches[-1]) == 1:
         batches[-2:] = [torch.cat(batches[-2:])]
     return batches
+
+
+def _tensors(batch: Batch) -> Batch:
+    """Tensors without a graph, because no gradient goes beyond the data."""
+    return tuple(torch.as_tensor(part).detach() for part in batch)
 
 
 def _mix(seed: int, epoch: int) -> int:

@@ -10,10 +10,11 @@ from __future__ import annotations
 import asyncio
 import html
 import io
-import random
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
+from random import randrange
+from typing import Any
 
 import ipywidgets as widgets
 import torch
@@ -29,6 +30,7 @@ DELAY = 0.02  # seconds for which changes are gathered
 PIXELS = 288  # side of a picture on the screen
 RANGE = (-0.5, 1.5)  # of a slider: 0 lacks the attribute, 1 has it
 STEP = 0.05  # of a slider
+LOWEST, HIGHEST = -0.5, 1.5  # of a picture: what lies further outside has another range
 
 
 class AttributeEditor(widgets.VBox):  # type: ignore[misc]
@@ -47,24 +49,20 @@ class AttributeEditor(widgets.VBox):  # type: ignore[misc]
     """
 
     def __init__(self, network: FlowPluginNetwork, x: Tensor, y: Tensor):
-        attributes, plugin = network.plugin.condition, network.plugin
-        if not isinstance(attributes, Attributes):
-            kind = type(attributes).__name__
-            raise TypeError(f"the editor needs a plugin for Attributes, got one for {kind}")
-        checks.same_length(x, y, ("x", "y"))
+        plugin, attributes = network.plugin, _condition(network, Attributes)
         self.network, self.attributes = network, attributes
-        self.x, self.y = x, attributes.encode(y)
+        self.x = checks.array(x, ("n", "channels", "h", "w"))
+        self.y = attributes.encode(y)
+        checks.same_length(self.x, self.y, ("x", "y"))
         with torch.no_grad():
-            self.noise = plugin.to_noise(network.base.encode(x.to(plugin.loc_)), y)
+            self.noise = plugin.to_noise(network.base.encode(self.x.to(plugin.loc_)), self.y)
         self.face = widgets.BoundedIntText(0, min=0, max=len(x) - 1, description="face")
         self.random = widgets.Button(description="another face", icon="random")
         self.reset = widgets.Button(description="reset", icon="undo")
-        self.edits = widgets.Text(
-            placeholder="+Smiling -Eyeglasses", description="edits", continuous_update=False
-        )
-        self.sliders = {}
-        for name in attributes.names:
-            self.sliders[name] = _slider(name.replace("_", " "), *RANGE, 0.0)
+        self.edits = widgets.Text(placeholder="+Smiling -Eyeglasses", continuous_update=False)
+        self.edits.description = "edits"
+        labels = {name: name.replace("_", " ") for name in attributes.names}
+        self.sliders = {name: _slider(label, *RANGE, 0.0) for name, label in labels.items()}
         self.original, self.edited, self.message = _image(), _image(), widgets.HTML()
         self._show = _Gathered(self.show)
         self._held = False  # whether the sliders move by themselves
@@ -97,7 +95,7 @@ class AttributeEditor(widgets.VBox):  # type: ignore[misc]
         """Show the chosen face as it is, with its attributes on the sliders."""
         self.edits.value = ""
         self._slide_to(self.y[self.face.value], self.sliders)
-        self.original.value = png(self.x[self.face.value])
+        self.original.value = _png(self.x[self.face.value])
         self.show()
 
     def apply(self, edits: str) -> None:
@@ -115,7 +113,7 @@ class AttributeEditor(widgets.VBox):  # type: ignore[misc]
         """Draw the edited picture that the sliders ask for."""
         with _reported(self.message):
             values = {name: slider.value for name, slider in self.sliders.items()}
-            self.edited.value = png(self.picture(self.face.value, values))
+            self.edited.value = _png(self.picture(self.face.value, values))
 
     def _connect(self) -> None:
         """Let the controls call the methods."""
@@ -123,7 +121,7 @@ class AttributeEditor(widgets.VBox):  # type: ignore[misc]
             slider.observe(partial(self._moved, name), "value")
         self.face.observe(lambda change: self.start(), "value")
         self.edits.observe(lambda change: self.apply(change["new"]), "value")
-        self.random.on_click(self._choose)
+        self.random.on_click(lambda button: self.face.set_trait("value", randrange(len(self.x))))
         self.reset.on_click(lambda button: self.start())
 
     def _layout(self) -> widgets.Widget:
@@ -134,9 +132,6 @@ class AttributeEditor(widgets.VBox):  # type: ignore[misc]
         columns = widgets.Layout(grid_template_columns="repeat(2, 330px)")
         sliders = widgets.GridBox(list(self.sliders.values()), layout=columns)
         return widgets.HBox([left, sliders], layout=widgets.Layout(flex_flow="row wrap"))
-
-    def _choose(self, button: widgets.Button) -> None:
-        self.face.value = random.randrange(len(self.x))
 
     def _moved(self, name: str, change: Mapping) -> None:
         """Follow a slider that moves by hand with those that it excludes.
@@ -189,12 +184,13 @@ class DigitExplorer(_Explorer):
     """
 
     def __init__(self, network: FlowPluginNetwork):
-        self.network, names = network, _class_names(network)
+        self.network, names = network, _condition(network, Classes).names
         self.first = widgets.Dropdown(options=names, value=names[0], description="class")
         self.second = widgets.Dropdown(options=names, value=names[-1], description="morphs to")
         self.amount = _slider("morph", 0.0, 1.0, 0.0)
         self.temperature = _slider("temperature", 0.0, 1.5, 0.8)
         self.image, self.seed = _image(), 0
+        _png(self.picture(names[0], names[0], 0.0, 1.0, 0))  # raises if it cannot be drawn
         controls = [self.first, self.second, self.amount, self.temperature]
         super().__init__(self.image, controls, "new draw")
 
@@ -212,13 +208,10 @@ class DigitExplorer(_Explorer):
             seed: of the noise.
 
         Raises:
-            ValueError: an unknown class, an amount outside [0, 1], or a temperature below 0.
+            ValueError: an unknown class, or an amount outside [0, 1].
         """
-        if not 0 <= amount <= 1 or not 0 <= temperature < float("inf"):
-            raise ValueError(
-                "morph must lie in [0, 1] and temperature be 0 or more,"
-                f" got {amount} and {temperature}"
-            )
+        if not 0 <= amount <= 1:
+            raise ValueError(f"morph must lie in [0, 1], got {amount}")
         plugin, generator = self.network.plugin, torch.Generator().manual_seed(seed)
         noise = temperature * torch.randn(1, plugin.latent_dim, generator=generator)
         start, end = plugin.from_noise(noise, first), plugin.from_noise(noise, second)
@@ -234,7 +227,7 @@ class DigitExplorer(_Explorer):
         classes = self.first.value, self.second.value
         with _reported(self.message):
             image = self.picture(*classes, self.amount.value, self.temperature.value, self.seed)
-            self.image.value = png(image)
+            self.image.value = _png(image)
 
 
 class ShapeExplorer(_Explorer):
@@ -248,8 +241,8 @@ class ShapeExplorer(_Explorer):
     """
 
     def __init__(self, network: FlowPluginNetwork):
-        self.network = network
-        self.category = widgets.Dropdown(options=_class_names(network), description="category")
+        self.network, names = network, _condition(network, Classes).names
+        self.category = widgets.Dropdown(options=names, description="category")
         self.seed = widgets.BoundedIntText(0, min=0, max=2**31 - 1, description="seed")
         self.temperature = _slider("temperature", 0.0, 1.5, 1.0)
         self.view = widgets.HTML()
@@ -281,8 +274,21 @@ class ShapeExplorer(_Explorer):
             self.view.value = self.picture(*values)
 
 
-def png(image: Tensor) -> bytes:
-    """An image (1 or 3, h, w) in [0, 1] as a PNG; a grey image is drawn dark on white."""
+def _png(image: Tensor) -> bytes:
+    """An image (1 or 3, h, w) in [0, 1] as a PNG; a grey image is drawn dark on white.
+
+    Raises:
+        ValueError: another shape or range, with what brings it to this one.
+    """
+    shape, remedy = tuple(image.shape), ""
+    if image.ndim != 3 or shape[0] not in (1, 3):
+        remedy = "x[:3] leaves out the transparency" if shape[0] == 4 else ""
+        remedy = "x.permute(2, 0, 1)" if shape[-1] in (1, 3, 4) else remedy
+        raise ValueError(f"a picture must have shape (1 or 3, h, w), got {shape}; {remedy}")
+    low, high = float(image.min()), float(image.max())
+    if low < LOWEST or high > HIGHEST:
+        remedy = "x / 255" if high > HIGHEST else "(x + 1) / 2"
+        raise ValueError(f"a picture must lie in [0, 1], got {low:.3g} to {high:.3g}; {remedy}")
     pixels = image.detach().cpu().clamp(0, 1).mul(255).round().byte().permute(1, 2, 0).numpy()
     if pixels.shape[2] != 3:
         pixels = 255 - pixels[:, :, 0]
@@ -291,12 +297,12 @@ def png(image: Tensor) -> bytes:
     return data.getvalue()
 
 
-def _class_names(network: FlowPluginNetwork) -> list[str]:
-    classes = network.plugin.condition
-    if not isinstance(classes, Classes):
-        kind = type(classes).__name__
-        raise TypeError(f"the explorer needs a plugin for Classes, got one for {kind}")
-    return list(classes.names)
+def _condition(network: FlowPluginNetwork, kind: type) -> Any:
+    condition = network.plugin.condition
+    if not isinstance(condition, kind):
+        given = type(condition).__name__
+        raise TypeError(f"the panel needs a plugin for {kind.__name__}, got one for {given}")
+    return condition
 
 
 class _Gathered:
@@ -309,12 +315,10 @@ class _Gathered:
         if self.waiting:
             return
         try:
-            loop = asyncio.get_running_loop()
+            asyncio.get_running_loop().call_later(DELAY, self._run)
+            self.waiting = True
         except RuntimeError:
             self.function()
-            return
-        self.waiting = True
-        loop.call_later(DELAY, self._run)
 
     def _run(self) -> None:
         self.waiting = False
@@ -333,16 +337,9 @@ def _reported(message: widgets.HTML) -> Iterator[None]:
 
 
 def _slider(description: str, low: float, high: float, value: float) -> widgets.FloatSlider:
-    return widgets.FloatSlider(
-        value,
-        min=low,
-        max=high,
-        step=STEP,
-        description=description,
-        layout=widgets.Layout(width="320px"),
-        style={"description_width": "130px"},
-        readout_format=".2f",
-    )
+    look = {"layout": widgets.Layout(width="320px"), "style": {"description_width": "130px"}}
+    numbers = {"min": low, "max": high, "step": STEP, "readout_format": ".2f"}
+    return widgets.FloatSlider(value, description=description, **numbers, **look)
 
 
 def _image() -> widgets.Image:

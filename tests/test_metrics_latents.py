@@ -25,7 +25,7 @@ def test_class_separation():
 
 def test_one_embedding_holds_both_and_follows_its_seed():
     real, sampled = normal(60), normal(40, shift=30)
-    left, right = embed(real, sampled)
+    left, right = embed(real.clone().requires_grad_(), sampled)
     assert left.shape == (60, 2) and right.shape == (40, 2)
     which = torch.arange(2).repeat_interleave(torch.tensor([60, 40]))
     assert class_separation(torch.tensor(np.concatenate([left, right])), which) == 1

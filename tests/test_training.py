@@ -2,8 +2,9 @@
 
 import subprocess
 import sys
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -156,6 +157,40 @@ def test_the_seed_decides_and_the_callers_draws_do_not_change():
     assert torch.equal(torch.rand(3), expected)
     first, second, other = (run(seed=seed)[0].state_dict()["0.weight"] for seed in (3, 3, 4))
     assert torch.equal(first, second) and not torch.equal(first, other)
+
+
+MODES = {
+    "no_grad": torch.no_grad,
+    "inference_mode": torch.inference_mode,
+    "set_grad_enabled": lambda: torch.set_grad_enabled(False),
+    "autocast": lambda: torch.autocast("cpu", torch.bfloat16),
+}
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_the_modes_of_the_caller_change_nothing(mode):
+    weights = []
+    for context in (nullcontext, MODES[mode]):
+        net, train, validation = problem()
+        loss = lambda a, b: nn.functional.mse_loss(net(a), b)  # noqa: B023, E731
+        with context():
+            fit(net, loss, train, validation, epochs=2, batch_size=64, learning_rate=1e-2)
+        weights.append(net[0].weight)
+    assert torch.equal(*weights)
+
+
+def test_a_seed_is_any_whole_number():
+    one, other = (run(seed=seed)[0].state_dict()["0.weight"] for seed in (3, np.int64(3)))
+    assert torch.equal(one, other)
+
+
+def test_a_module_may_check_all_data_once():
+    net, train, validation = problem()
+    seen = []
+    net.check_input = lambda *batch: seen.append([len(part) for part in batch])
+    loss = lambda a, b: nn.functional.mse_loss(net(a), b)  # noqa: E731
+    fit(net, loss, train, validation, epochs=3, batch_size=64, learning_rate=1e-3)
+    assert seen == [[200, 200], [100, 100]]
 
 
 def test_early_stopping():

@@ -13,7 +13,7 @@ from torch import nn
 from fpnlib.conditions import Attributes, Classes
 from fpnlib.network import FlowPluginNetwork
 from fpnlib.plugin import FlowPlugin
-from fpnlib.widgets import AttributeEditor, DigitExplorer, png
+from fpnlib.widgets import AttributeEditor, DigitExplorer, _png
 
 
 class Pixels(nn.Module):
@@ -237,9 +237,9 @@ def test_panels_refuse_a_plugin_of_the_other_kind(fitted, digits):
 def test_a_png_is_the_image():
     image = torch.rand(3, 6, 5)
     np.testing.assert_allclose(
-        np.asarray(Image.open(io.BytesIO(png(image)))) / 255, image.permute(1, 2, 0), atol=0.003
+        np.asarray(Image.open(io.BytesIO(_png(image)))) / 255, image.permute(1, 2, 0), atol=0.003
     )
     grey = torch.rand(1, 6, 5)
     np.testing.assert_allclose(
-        1 - np.asarray(Image.open(io.BytesIO(png(grey)))) / 255, grey[0], atol=0.003
+        1 - np.asarray(Image.open(io.BytesIO(_png(grey)))) / 255, grey[0], atol=0.003
     )

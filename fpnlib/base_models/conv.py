@@ -36,6 +36,10 @@ class _Conv(nn.Module):
         """
         return torch.sigmoid(self._logits(checks.latents(z, self.latent_dim)))
 
+    def check_input(self, x: Tensor, *labels: Tensor) -> None:
+        """Raise as :meth:`encode` does for images that the loss cannot take."""
+        checks.images(x, CHANNELS, SIZE)
+
     def _features(self, x: Tensor) -> Tensor:
         return self.enc(x.to(next(self.parameters()))).flatten(1)
 

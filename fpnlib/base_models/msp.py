@@ -105,6 +105,10 @@ class MSP(nn.Module):
         """
         return (self._decoded(checks.latents(z, self.latent_dim).to(self.M)) + 1) / 2
 
+    def check_input(self, x: Tensor, *labels: Tensor) -> None:
+        """Raise as :meth:`encode` does for faces that the loss cannot take."""
+        checks.images(x, CHANNELS, self.size)
+
     def read(self, z: Tensor) -> Tensor:
         """M z (n, A), about -1 or 1, of latents z (n, D). Raises as :meth:`decode` does."""
         return checks.latents(z, self.latent_dim) @ self.M.T

@@ -70,5 +70,5 @@ def class_separation(z: Tensor, y: Tensor) -> float:
 
 def _nearest(z: Tensor, neighbors: int) -> np.ndarray:
     """Indices (n, neighbors) of each row's nearest other rows."""
-    found = NearestNeighbors(n_neighbors=neighbors).fit(z.numpy(force=True))
+    found = NearestNeighbors(n_neighbors=neighbors).fit(z.float().numpy(force=True))
     return found.kneighbors(return_distance=False)

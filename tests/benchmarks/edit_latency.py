@@ -21,7 +21,7 @@ from tqdm.auto import trange
 from fpnlib import store
 from fpnlib.data import load_drawn_faces
 from fpnlib.families.pretrained import pretrained
-from fpnlib.widgets import AttributeEditor, png
+from fpnlib.widgets import AttributeEditor, _png
 
 STAGES = ("flow", "decoder", "PNG", "all")
 
@@ -60,7 +60,7 @@ def drags(editor: AttributeEditor, n: int) -> pd.DataFrame:
         ticks.append(time.process_time())
         image = editor.network.base.decode(z)[0]
         ticks.append(time.process_time())
-        png(image)
+        _png(image)
         ticks.append(time.process_time())
         seconds.append([*np.diff(ticks), ticks[-1] - ticks[0]])
     return pd.DataFrame(seconds, columns=STAGES)

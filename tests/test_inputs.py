@@ -1,0 +1,179 @@
+"""Arrays and labels of every kind: a function takes what the door takes, and gives the same."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from torch import nn
+
+from fpnlib import checks
+from fpnlib.base_models import ConvVAE
+from fpnlib.baselines import ClassMixtures, logistic_regression
+from fpnlib.conditions import Classes
+from fpnlib.metrics.editing import MeanDifferences
+from fpnlib.metrics.images import diversity, frechet_distance, right_class_rate
+from fpnlib.metrics.judge import Judge
+from fpnlib.metrics.latents import class_separation, two_sample_accuracy
+from fpnlib.network import FlowPluginNetwork
+from fpnlib.plugin import FlowPlugin
+from fpnlib.training import fit
+from fpnlib.widgets import DigitExplorer
+
+Y = torch.arange(60) % 3
+NOISE = torch.randint(-8, 9, (60, 4), generator=torch.Generator().manual_seed(0)) / 4
+Z = NOISE + 4 * Y[:, None]
+
+ARRAYS = {
+    "numpy": lambda z: z.numpy(),
+    "doubles": lambda z: z.double(),
+    "big-endian": lambda z: z.numpy().astype(">f4"),
+    "turned round": lambda z: z.flip(0).numpy()[::-1],
+    "objects": lambda z: z.numpy().astype(object),
+    "lists": lambda z: z.tolist(),
+    "with a graph": lambda z: z.clone().requires_grad_() * 1,
+}
+LABELS = {
+    "numpy": lambda y: y.numpy(),
+    "bytes of a file": lambda y: y.numpy().astype(np.uint8),
+    "list": lambda y: y.tolist(),
+    "column": lambda y: y[:, None],
+    "column of a table": lambda y: pd.Series(y.numpy(), index=range(100, 160)),
+    "floats": lambda y: y.double(),
+    "one-hot": lambda y: torch.eye(3)[y],
+    "with gaps": lambda y: y.where(y > 0, torch.nan),
+    "halves": lambda y: y / 2,
+}
+
+
+def judge():
+    """A judge whose class is the largest of three numbers."""
+    made = Judge(nn.Identity(), 4, outputs=3, prepare=checks.latents)
+    with torch.no_grad():
+        made.head[1].weight.copy_(torch.eye(3, 4))
+        made.head[1].bias.zero_()
+    return made.eval()
+
+
+def regression(z, y):
+    return logistic_regression(z, y, z, y, grid=(1.0,), n_jobs=1).test_accuracy
+
+
+OF_ARRAYS = {
+    "frechet_distance": lambda z: frechet_distance(z, Z + 1),
+    "two_sample_accuracy": lambda z: two_sample_accuracy(z, Z.flip(1)),
+    "class_separation": lambda z: class_separation(z, Y),
+    "diversity": lambda z: diversity(z, Y),
+    "right_class_rate": lambda z: right_class_rate(judge(), z, Y),
+    "ClassMixtures": lambda z: ClassMixtures(z, Y, 1).means,
+    "MeanDifferences": lambda z: MeanDifferences(z, torch.eye(3)[Y]).directions,
+    "logistic_regression": lambda z: regression(z, Y),
+}
+OF_LABELS = {
+    "class_separation": lambda y: class_separation(Z, y),
+    "diversity": lambda y: diversity(Z, y),
+    "right_class_rate": lambda y: right_class_rate(judge(), Z, y),
+    "ClassMixtures": lambda y: ClassMixtures(Z, y, 1).means,
+    "logistic_regression": lambda y: regression(Z, y),
+}
+
+
+def refusal(door):
+    """What a door raises; None if it takes what it is given."""
+    try:
+        door()
+    except (TypeError, ValueError) as error:
+        return error
+    return None
+
+
+def agrees(function, given, plain, refused):
+    """Hold a function to what the door says of its input."""
+    if refused is not None:
+        with pytest.raises(type(refused)) as caught:
+            function(given)
+        assert "\n" not in str(caught.value)
+        return
+    expected = torch.as_tensor(function(plain)).float()
+    torch.testing.assert_close(torch.as_tensor(function(given)).float(), expected)
+
+
+@pytest.mark.parametrize("kind", ARRAYS)
+@pytest.mark.parametrize("name", OF_ARRAYS)
+def test_arrays(name, kind):
+    given = ARRAYS[kind](Z)
+    agrees(OF_ARRAYS[name], given, Z, refusal(lambda: checks.latents(given)))
+
+
+@pytest.mark.parametrize("kind", LABELS)
+@pytest.mark.parametrize("name", OF_LABELS)
+def test_labels(name, kind):
+    given = LABELS[kind](Y)
+    agrees(OF_LABELS[name], given, Y, refusal(lambda: checks.labels(given, range(3))))
+
+
+@pytest.mark.parametrize("kind", ["numpy", "with a graph"])
+def test_a_fit_takes_arrays_and_no_gradient_leaves_it(kind):
+    def weights(x):
+        torch.manual_seed(0)
+        net = nn.Linear(4, 1)
+        fit(net, lambda x: net(x).square().mean(), (x,), (x,), epochs=2, batch_size=20,
+            learning_rate=0.1)  # fmt: skip
+        return net.weight
+
+    assert torch.equal(weights(ARRAYS[kind](Z)), weights(Z))
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "said"),
+    [
+        (lambda x: 2 * x - 1, ValueError, r"must lie in \[0, 1\], got values from -"),
+        (lambda x: 255 * x, ValueError, r"must lie in \[0, 1\]"),
+        (lambda x: (255 * x).byte(), TypeError, "x.float.. / 255"),
+        (lambda x: x[..., :20], ValueError, r"must have shape \(n, 1, 28, 28\)"),
+    ],
+)
+@pytest.mark.parametrize("part", ["train", "validation"])
+def test_images_of_another_range_are_refused_before_the_first_epoch(change, error, said, part):
+    x, model = torch.rand(8, 1, 28, 28), ConvVAE(latent_dim=2)
+    before = model.fc_mu.weight.clone()
+    train, held_out = (change(x), x) if part == "train" else (x, change(x))
+    with pytest.raises(error, match=said):
+        fit(model, model.loss, (train,), (held_out,), epochs=1, batch_size=8, learning_rate=0.1)
+    assert torch.equal(model.fc_mu.weight, before)
+
+
+class Decoder:
+    """A base model that draws one picture for all latents."""
+
+    latent_dim = 2
+
+    def __init__(self, picture):
+        self.picture = picture
+
+    def encode(self, x):
+        return x.flatten(1)[:, :2]
+
+    def decode(self, z):
+        return self.picture.expand(len(z), *self.picture.shape)
+
+
+@pytest.mark.parametrize(
+    ("picture", "remedy"),
+    [
+        (2 * torch.rand(1, 8, 8) - 1, "(x + 1) / 2"),
+        (255 * torch.rand(3, 8, 8), "x / 255"),
+        (torch.full((1, 8, 8), 200, dtype=torch.uint8), "x / 255"),
+        (torch.rand(8, 8, 3), "x.permute(2, 0, 1)"),
+        (torch.rand(8, 8, 1), "x.permute(2, 0, 1)"),
+        (torch.rand(4, 8, 8), "x[:3]"),
+        (torch.rand(8, 8), "must have shape (1 or 3, h, w), got (8, 8)"),
+    ],
+    ids=["tanh", "0 to 255", "bytes", "channels last", "grey channels last", "RGBA", "flat"],
+)
+def test_the_explorer_refuses_what_is_no_picture_and_names_the_remedy(picture, remedy):
+    y = torch.arange(60) % 2
+    plugin = FlowPlugin(2, Classes("ab"), num_layers=1, hidden_features=4)
+    plugin.fit(Z[:, :2], y, epochs=1)
+    with pytest.raises(ValueError, match="a picture must") as caught:
+        DigitExplorer(FlowPluginNetwork(Decoder(picture), plugin))
+    assert remedy in str(caught.value) and "\n" not in str(caught.value)
