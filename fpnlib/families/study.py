@@ -90,7 +90,7 @@ class Study:
 
     def judge(self) -> Judge:
         """Return the independent network that reads objects, trained on the training split."""
-        name = self._judge_name
+        name = f"{self.family.name}_judge"
         return self._once(name, lambda: self._trained(name, self.family.judge))
 
     def latents(self, base: str = "") -> Encoded:
@@ -244,11 +244,7 @@ class Study:
         (method, *arguments), keywords = _call(step)
         if method == "plugin":
             return _plugin_name(*arguments, **keywords)
-        return self._judge_name if method == "judge" else arguments[0]
-
-    @property
-    def _judge_name(self) -> str:
-        return f"{self.family.name}_judge"
+        return f"{self.family.name}_judge" if method == "judge" else arguments[0]
 
     def recipe(self, name: str = "") -> tuple[str, Base]:
         """Return the name of a base model and how it is made; empty: of the first."""
