@@ -91,9 +91,9 @@ def fit(
         module: parameters with ``requires_grad=False`` stay as they are. Its method
             ``check_input``, if any, sees all data once, because losses check nothing.
         loss: ``loss(*batch)`` is the scalar mean over a batch.
-        train: tensors or arrays of one length, or a function that draws tensors on the module's
-            device from a generator for each epoch.
-        validation: tensors of the same kind, which choose the best epoch.
+        train: tensors of one length on the module's device, or a function that draws them from a
+            generator for each epoch.
+        validation: tensors that choose the best epoch.
         epochs: passes over the data.
         batch_size: samples a step.
         learning_rate: constant, or the peak of a one-cycle schedule.
@@ -112,12 +112,11 @@ def fit(
     """
     checks.positive("epochs", epochs)
     checks.positive("batch_size", batch_size)
-    same, held_out = () if callable(train) else _tensors(train), _tensors(validation)
-    draw = train if callable(train) else lambda generator: same
+    draw = train if callable(train) else lambda generator: _tensors(train)
     parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
     optimizer = _AdamW(parameters, lr=learning_rate, weight_decay=weight_decay, fused=True)
     seed = index(seed)  # numpy's whole numbers, too
-    trainer = _Trainer(module, loss, draw, held_out, batch_size, optimizer, clip_norm, seed)
+    trainer = _Trainer(module, loss, draw, validation, batch_size, optimizer, clip_norm, seed)
     if one_cycle:
         steps = epochs * math.ceil(trainer.n / batch_size)
         trainer.schedule = OneCycleLR(optimizer, learning_rate, total_steps=steps)
@@ -186,6 +185,7 @@ class _Trainer:
         self.parameters = self.optimizer.param_groups[0]["params"]
         self.device = next(self.module.parameters()).device
         self.best = deepcopy(self.module.state_dict())
+        self.validation = _tensors(self.validation)
         first = self.draw(self.generator(0))
         self.n, held_out = len(first[0]), len(self.validation[0])
         if not self.n or not held_out:

@@ -120,7 +120,10 @@ def test_diversity_is_the_mean_distance_within_classes(labelled):
         (lambda x, y: right_class_rate(digit_judge(), x * 255, y), r"\[0, 1\]"),
         (lambda x, y: right_class_rate(digit_judge(), x[..., :20], y), r"\(n, 1, 28, 28\)"),
         (lambda x, y: digit_judge().read(x * torch.nan), "NaN"),
-        (lambda x, y: frechet_distance(x[:, 0, 0], x[:1, 0, 0]), "two fake images or more, got 1"),
+        (
+            lambda x, y: frechet_distance(x[:, 0, 0], x[:1, 0, 0]),
+            "two objects or more of each, got 1",
+        ),
         (
             lambda x, y: frechet_distance(x[:, 0, 0], x[:, 0, 0, :4]),
             r"shape \(n, 28\), got \(20, 4\)",

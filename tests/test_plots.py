@@ -177,17 +177,13 @@ BAD = {
     "log_posterior must have shape (3, K), got (2, 2)": lambda: plots.posteriors(
         IMAGES[0], torch.zeros(2, 2)
     ),
-    "must have rows with epoch, train and validation; it lacks validation": lambda: (
-        plots.training_curves({"C-MAF": [{"epoch": 1, "train": 2.0}]}, "loss")
-    ),
-    "at least one training history": lambda: plots.training_curves({}, "loss"),
+    "unknown column 'train'": lambda: plots.training_curves({"a": [{"epoch": 1}]}, "loss"),
     "must have shape (K, K), got (2, 3)": lambda: plots.confusion(torch.ones(2, 3)),
     "no samples of class 1": lambda: plots.confusion(torch.tensor([[1, 0], [0, 0]])),
     "class_names must name 3 classes, got 2": lambda: plots.confusion(COUNTS, ["a", "b"]),
     "unknown column 'model'": lambda: plots.accuracies(TABLE.drop(columns="model")),
     "unknown column 'seconds'": lambda: plots.costs(COSTS.drop(columns="seconds")),
     "did you mean 'achieved'": lambda: plots.attribute_scores(EDITS, {"achived": "x"}),
-    "table must have rows": lambda: plots.attribute_scores(EDITS[:0], SCORES),
     "points must have shape (n, 2), got (6, 3)": lambda: plots.embedding(
         {"base": (torch.rand(6, 3), LABELS)}
     ),

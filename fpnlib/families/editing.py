@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
 
-from fpnlib.conditions import Attributes, Condition
 from fpnlib.families.encoding import encode
 from fpnlib.families.study import Study
 from fpnlib.metrics.editing import Editor, MeanDifferences, SingleEdits, outside, score_edits
@@ -63,7 +63,7 @@ def edit_scores(
     """
     judge, objects = study.judge(), getattr(study.data, split)
     latents = getattr(study.latents(base), split)
-    edits = SingleEdits(_attributes(study.condition), latents.y, each)
+    edits = SingleEdits(study.condition, latents.y, each)
     rows, to = edits.rows, edits.to.to(latents.mean)
     z, y = latents.mean[rows], latents.y[rows].to(to)
     before, wanted = study.decode(base, z), study.family.redraw(objects, rows.cpu(), edits.to.cpu())
@@ -91,7 +91,7 @@ def redrawn_scores(study: Study, each: int) -> pd.DataFrame | None:
         Rows as of :func:`edit_scores`; None if the objects are not drawn.
     """
     judge, objects = study.judge(), study.data.test
-    edits = SingleEdits(_attributes(study.condition), objects.y, each)
+    edits = SingleEdits(study.condition, objects.y, each)
     redrawn = study.family.redraw(objects, edits.rows.cpu(), edits.to.cpu())
     if redrawn is None:
         return None
@@ -130,21 +130,15 @@ def sampled_scores(
     return pd.DataFrame(rows)
 
 
-def _attributes(condition: Condition) -> Attributes:
-    if not isinstance(condition, Attributes):
-        raise TypeError(f"only attributes can be edited one by one, got {condition!r}")
-    return condition
-
-
 def _edit_rows(
     study: Study, edits: SingleEdits, scores: Mapping[str, Tensor], *, editor: str, strength: float
 ) -> pd.DataFrame:
     """Return one row for each edit: what it was, and its scores."""
     columns = edits.columns.cpu()
     added = edits.to[torch.arange(len(columns)), edits.columns].cpu() > 0.5
-    table = pd.DataFrame({name: score.numpy() for name, score in scores.items()})
-    table.insert(0, "editor", editor)
-    table.insert(1, "strength", strength)
-    table.insert(2, "attribute", [study.names[k] for k in columns])
-    table.insert(3, "edit", ["+" if yes else "-" for yes in added])
-    return table
+    about = {"editor": editor, "strength": strength}
+    about |= {
+        "attribute": np.array(study.names)[columns.numpy()],
+        "edit": np.where(added, "+", "-"),
+    }
+    return pd.DataFrame(about | {name: score.numpy() for name, score in scores.items()})

@@ -43,20 +43,9 @@ class Encoded:
     def __init__(self, encode: Callable[[str], Latents], key: str):
         self._encode, self.key_ = encode, key
 
-    @cached_property
-    def train(self) -> Latents:
-        """The training split."""
-        return self._encode("train")
-
-    @cached_property
-    def validation(self) -> Latents:
-        """The validation split."""
-        return self._encode("validation")
-
-    @cached_property
-    def test(self) -> Latents:
-        """The test split."""
-        return self._encode("test")
+    train = cached_property[Latents](lambda self: self._encode("train"))
+    validation = cached_property[Latents](lambda self: self._encode("validation"))
+    test = cached_property[Latents](lambda self: self._encode("test"))
 
 
 @torch.no_grad()

@@ -34,11 +34,9 @@ BASE_TRAINING = {
     "published": {"batch_size": 16, "learning_rate": 1e-3, "clip_norm": 1.0},
 }
 JUDGE_TRAINING = {"batch_size": 32, "learning_rate": 4e-3, "weight_decay": 1e-2}
-JUDGE_POINTS = 256
 OBJECTIVES = {"matching": PointFlow.matching_loss, "likelihood": PointFlow.loss}
-# The authors' batch sizes; smaller datasets get smaller batches.
-FLOW_BATCH = {"maf": 4096, "realnvp": 256}
-BLOCKS = {"maf": 2, "realnvp": 4}
+# The authors' batch sizes, of which smaller datasets get less, and their numbers of blocks.
+FLOWS = {"maf": (4096, 2), "realnvp": (256, 4)}
 NOISE = 0.05
 """The authors add 0.01 to latents whose scale they do not say; this is in units of theirs."""
 AZIMUTH = {"modelnet": 55.0}
@@ -50,14 +48,12 @@ def _options(settings: Settings) -> dict:
 
 
 def _build(data: Dataset, settings: Settings) -> PointFlow:
-    known: dict[str, dict] = {"size": SIZES, "objective": OBJECTIVES}
-    for name, choices in known.items():
+    for name, choices in {"size": [*SIZES], "objective": [*OBJECTIVES]}.items():
         if settings[name] not in choices:
             raise checks.unknown(f"shapes.{name}", settings[name], choices)
     seen, step = settings["seen"], settings["step"]
     if step > seen:
-        remedy = "a step decodes points that it has encoded"
-        raise ValueError(f"shapes.step must be at most shapes.seen, {seen}, got {step}; {remedy}")
+        raise ValueError(f"shapes.step must be at most shapes.seen, {seen} points, got {step}")
     return PointFlow(**SIZES[settings["size"]], seen=seen)
 
 
@@ -66,9 +62,9 @@ def _released(settings: Settings) -> nn.Module | None:
     if not path:
         return None
     model: Any = load_pointflow(path)
-    statistics = [model.mean_.tolist(), model.std_.tolist()]  # they lie in files of their own
-    about = {"checkpoint": store.sha256(path), "statistics": statistics}
-    model.key_ = store.digest(about | _options(settings))
+    about = {"checkpoint": store.sha256(path)} | _options(settings)
+    about["statistics"] = [model.mean_.tolist(), model.std_.tolist()]  # from files of their own
+    model.key_ = store.digest(about)
     return model
 
 
@@ -84,9 +80,9 @@ def _points(split: Split, points: int, generator: torch.Generator | None) -> tup
     return draw_points(split.x, points, generator), split.y
 
 
-def _plug(flow: str) -> Plug:
-    training = {"batch_size": FLOW_BATCH[flow], "learning_rate": 4e-3, "clip_norm": 5.0}
-    layers = {"num_layers": 5, "num_blocks": BLOCKS[flow]}
+def _plug(batch_size: int, blocks: int) -> Plug:
+    training = {"batch_size": batch_size, "learning_rate": 4e-3, "clip_norm": 5.0}
+    layers = {"num_layers": 5, "num_blocks": blocks}
     return Plug(
         shape=lambda s: layers | {"hidden_features": s["flow_width"], "dropout": s["flow_dropout"]},
         training=training_of(training, "flow_epochs"),
@@ -127,14 +123,14 @@ SHAPES = Family(
             decode=lambda module, z, seed, points=None: module.decode(z, points, seed).cpu(),
             decode_batch=50,
             keep_latents=True,
-            flows={flow: _plug(flow) for flow in BLOCKS},
+            flows={flow: _plug(*sizes) for flow, sizes in FLOWS.items()},
         )
     },
     judge=Trained(
         build=lambda data, settings: cloud_judge(len(data.classes)),
         training=training_of(JUDGE_TRAINING, "judge_epochs"),
         settings=("up", "judge_epochs"),
-        view=lambda split, s, generator: _points(split, JUDGE_POINTS, generator),
+        view=lambda split, s, generator: _points(split, 256, generator),
     ),
     score=class_scores,
     view=lambda dataset: {"azimuth": AZIMUTH.get(dataset, 35.0)},

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from fpnlib import checks
-from fpnlib.conditions import Attributes
+from fpnlib.conditions import Condition
 from fpnlib.metrics.judge import Judge, Reading
 
 Editor = Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -71,7 +71,7 @@ class SingleEdits:
         to: (m, A) all the attributes wanted.
     """
 
-    def __init__(self, attributes: Attributes, y: Tensor, each: int):
+    def __init__(self, attributes: Condition, y: Tensor, each: int):
         rows, columns, to = [], [], []
         for column, name in enumerate(attributes.names):
             for value in (0, 1):
@@ -103,8 +103,9 @@ def score_edits(before: Reading, after: Reading, y: Tensor, to: Tensor) -> dict[
         checks.same_length(before.features, tensor, ("before", name))
     y, to = y.cpu(), to.cpu()
     changed = to != y
-    right = after.attributes == (to > 0.5)
-    flipped = (before.attributes != after.attributes) & ~changed
+    seen, seen_before = after.logits > 0, before.logits > 0
+    right = seen == (to > 0.5)
+    flipped = (seen_before != seen) & ~changed
     apart = (before.features - before.features.roll(1, 0)).norm(dim=1)
     moved = (after.features - before.features).norm(dim=1)
     return {

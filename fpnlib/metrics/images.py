@@ -40,15 +40,14 @@ def frechet_distance(real: Tensor, fake: Tensor) -> float:
 
     real = checks.latents(real, name="real")
     fake = checks.latents(fake, real.shape[1], "fake")
+    fewest = min(len(real), len(fake))
+    if fewest < 2:
+        raise ValueError(f"a Fréchet distance needs two objects or more of each, got {fewest}")
     network: Any = nn.Identity()  # the metric expects a network; here it gets features
     network.num_features = real.shape[1]
     distance = FrechetInceptionDistance(feature=network)
-    for name, features in (("real", real), ("fake", fake)):
-        if len(features) < 2:
-            raise ValueError(
-                f"a Fréchet distance needs two {name} images or more, got {len(features)}"
-            )
-        distance.update(features.double(), real=name == "real")
+    distance.update(real.double(), real=True)
+    distance.update(fake.double(), real=False)
     return max(distance.compute().item(), 0.0)  # rounding goes below zero
 
 

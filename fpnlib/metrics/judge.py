@@ -35,11 +35,6 @@ class Reading:
     features: Tensor
     logits: Tensor
 
-    @property
-    def attributes(self) -> Tensor:
-        """Which attributes are there, bool (n, A)."""
-        return self.logits > 0
-
 
 class Judge(nn.Module):
     """A classifier made of a body, which gives features, and a linear head.
@@ -120,8 +115,8 @@ class Judge(nn.Module):
 
     def predict(self, x: Tensor) -> Tensor:
         """Classes (n,) of objects x (n, ...), or attributes, bool (n, A). Raises as read does."""
-        reading = self.read(x)
-        return reading.logits.argmax(1) if self.exclusive else reading.attributes
+        logits = self.read(x).logits
+        return logits.argmax(1) if self.exclusive else logits > 0
 
     @torch.no_grad()
     def calibrate(self, x: Tensor, y: Tensor) -> Judge:

@@ -15,7 +15,7 @@ from fpnlib import checks
 AT_ONCE = 2**20  # distances between points held at a time: what fits a processor's cache
 
 
-def chamfer(a: Tensor, b: Tensor) -> Tensor:
+def _chamfer(a: Tensor, b: Tensor) -> Tensor:
     """Chamfer distances (n, m) between clouds (n, p, 3) and (m, q, 3), in squared units.
 
     The mean squared distance of a point to the nearest of the other cloud, both ways added up.
@@ -24,7 +24,7 @@ def chamfer(a: Tensor, b: Tensor) -> Tensor:
         ValueError, TypeError: clouds of another shape, with NaN, or with all points equal.
 
     >>> a = torch.tensor([[[0.0, 0, 0], [1, 0, 0]]])
-    >>> chamfer(a, a + torch.tensor([0, 2.0, 0])).item()
+    >>> _chamfer(a, a + torch.tensor([0, 2.0, 0])).item()
     8.0
     """
     a, b = _pair(a, b)
@@ -46,7 +46,7 @@ def _earth_movers(a: Tensor, b: Tensor) -> Tensor:
     solver: about 5 ms a pair of 256 points, 90 ms of 1,024.
 
     Raises:
-        ValueError, TypeError: as :func:`chamfer`, or clouds of different numbers of points.
+        ValueError, TypeError: as the Chamfer distance, or clouds of different numbers of points.
     """
     a, b = _pair(a, b)
     if a.shape[1] != b.shape[1]:
@@ -61,7 +61,7 @@ def _earth_movers(a: Tensor, b: Tensor) -> Tensor:
 
 
 DISTANCES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
-    "chamfer": chamfer,
+    "chamfer": _chamfer,
     "earth mover's": _earth_movers,
 }
 SCORES = ("coverage", "mmd", "1-nna")

@@ -10,6 +10,7 @@ import matplotlib as mpl
 import matplotlib.patheffects as effects
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 import seaborn as sns
 import torch
 from cycler import cycler
@@ -105,3 +106,10 @@ def names_of(names: Sequence | None, count: int) -> list[str]:
     if len(names) != count:
         raise ValueError(f"class_names must name {count} classes, got {len(names)}")
     return [str(name) for name in names]
+
+
+def need_columns(table: pd.DataFrame, *names: str) -> None:
+    """Raise ValueError if a table lacks one of these columns."""
+    for name in names:
+        if name not in table:
+            raise checks.unknown("column", name, table)

@@ -26,6 +26,7 @@ from fpnlib.plots.look import (
     checked,
     key,
     names_of,
+    need_columns,
     new_figure,
     style,
 )
@@ -49,15 +50,19 @@ def training_curves(
     >>> training_curves({"C-MAF": history}, "nats").axes[0].get_xlabel()
     'epoch'
     """
-    if not histories:
-        raise ValueError("histories must hold at least one training history, got none")
     apart = not isinstance(ylabel, str)
     labels = dict.fromkeys(histories, ylabel) if isinstance(ylabel, str) else ylabel
-    fig, panels = _curve_panels(len(histories) if apart else 0)
-    for i, (name, rows) in enumerate(histories.items()):
+    count = len(histories) if apart else 1
+    columns = 2 if count == 4 else min(3, count)
+    rows, width = math.ceil(count / columns), 3.6 if apart else 5.2
+    fig, axes = new_figure(width * columns, 3.1 * rows, rows, columns)
+    panels = list(axes.flat[:count])
+    for ax in axes.flat[count:]:
+        ax.remove()
+    for i, (name, history) in enumerate(histories.items()):
         color, marker = COLORS[i % len(COLORS)], MARKERS[i % len(MARKERS)]
-        ax = panels[i if apart else 0]
-        epoch, train, validation = _losses(name, rows)
+        ax = panels[i % count]
+        epoch, train, validation = _losses(name, history)
         best = int(validation.argmin())
         text = f"best: {validation[best]:.4g} (epoch {epoch[best]:g})"
         ax.plot(epoch, train, color=color, linestyle=DASHED, linewidth=1)
@@ -250,28 +255,10 @@ def _percent(probability: float) -> str:
     return f"{100 * probability:.0f} %" if probability < 0.995 else "> 99 %"
 
 
-def _curve_panels(count: int) -> tuple[Figure, list[Axes]]:
-    """A panel for each of ``count`` histories; 0: one panel for all."""
-    if not count:
-        fig, axes = new_figure(5.2, 3.1)
-        return fig, [axes[0, 0]]
-    columns = 2 if count == 4 else min(3, count)
-    rows = math.ceil(count / columns)
-    fig, axes = new_figure(3.6 * columns, 3.1 * rows, rows, columns)
-    panels = list(axes.flat)
-    for ax in panels[count:]:
-        ax.remove()
-    return fig, panels[:count]
-
-
-def _losses(name: str, rows: Sequence[Mapping]) -> list[np.ndarray]:
+def _losses(name: str, history: Sequence[Mapping]) -> list[np.ndarray]:
     """The columns epoch, train and validation of a history."""
-    table, columns = pd.DataFrame(list(rows)), ("epoch", "train", "validation")
-    missing = ", ".join(column for column in columns if column not in table)
-    if missing:
-        raise ValueError(
-            f"history '{name}' must have rows with epoch, train and validation; it lacks {missing}"
-        )
+    table, columns = pd.DataFrame(list(history)), ("epoch", "train", "validation")
+    need_columns(table, *columns)
     return [checked(table[column], f"history '{name}', {column},", "n") for column in columns]
 
 

@@ -11,7 +11,6 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, LogLocator
 
-from fpnlib import checks
 from fpnlib.plots.look import (
     COLORS,
     DASHED,
@@ -21,6 +20,7 @@ from fpnlib.plots.look import (
     MUTED,
     checked,
     key,
+    need_columns,
     new_figure,
     style,
 )
@@ -47,7 +47,7 @@ def accuracies(table: pd.DataFrame) -> Figure:
     >>> len(accuracies(table).axes[0].lines)
     2
     """
-    _need_columns(table, "model")
+    need_columns(table, "model")
     series = list(table.drop(columns="model").select_dtypes("number").columns)
     if not series:
         raise ValueError("the table needs at least one numeric column of scores, got none")
@@ -89,11 +89,9 @@ def attribute_scores(
         floor: an editor to compare others with, drawn in grey unless it is left of a panel.
 
     Raises:
-        ValueError: a missing column, or an empty table.
+        ValueError: a missing column.
     """
-    _need_columns(table, "editor", "attribute", *panels)
-    if table.empty:
-        raise ValueError("table must have rows, got none")
+    need_columns(table, "editor", "attribute", *panels)
     places, names = pd.factorize(table["attribute"])
     table = table.assign(place=places)
     size = 3.4 * len(panels) + 1.2, 0.19 * len(names) + 0.9
@@ -129,7 +127,7 @@ def costs(table: pd.DataFrame, *, ylabel: str = "seconds", reference: str | None
         ylabel: what was timed.
         reference: the implementation to set the others against, dashed.
     """
-    _need_columns(table, "flow", "implementation", "D", "seconds")
+    need_columns(table, "flow", "implementation", "D", "seconds")
     groups = table.groupby("flow", sort=False)
     fig, axes = new_figure(3.2 * len(groups) + 0.4, 2.8, 1, len(groups), sharey=True)
     for ax, (name, group) in zip(axes[0], groups):
@@ -167,7 +165,7 @@ def trade_off(
         along: the column of the dial's values.
         mark: the value of the dial whose points get a dark edge.
     """
-    _need_columns(table, x, y, hue, along)
+    need_columns(table, x, y, hue, along)
     fig, axes = new_figure(6.4, 3.6)
     ax, keys = axes[0, 0], []
     turns = sorted(table[along].unique())
@@ -204,7 +202,7 @@ def spread(table: pd.DataFrame, *, across: Sequence[str] = ()) -> Figure:
             (NaN: not reported).
         across: columns whose values get rows of their own, e.g. ("flow_width",).
     """
-    _need_columns(table, "quantity", "value", "paper", *across)
+    need_columns(table, "quantity", "value", "paper", *across)
     checked(table["value"].to_numpy(float), "value", "n")
     parts = table["quantity"].str.partition(", ")
     labels = parts[2].where(parts[2] != "", parts[0])
@@ -224,13 +222,6 @@ def spread(table: pd.DataFrame, *, across: Sequence[str] = ()) -> Figure:
         keys.append(key(label="paper", **PAPER))
     fig.legend(handles=keys, loc="outside upper center", ncols=3)
     return fig
-
-
-def _need_columns(table: pd.DataFrame, *names: str) -> None:
-    """Raise ValueError if a table lacks one of these columns."""
-    for name in names:
-        if name not in table:
-            raise checks.unknown("column", name, table)
 
 
 def _draw_spread(ax: Axes, group: pd.DataFrame) -> None:
