@@ -176,7 +176,7 @@ def class_indices(y: object) -> Tensor:
     Raises:
         ValueError, TypeError: as :func:`labels` of names 0, 1, ….
     """
-    values = torch.as_tensor(y if isinstance(y, Tensor) else np.asarray(y))
+    values = torch.as_tensor(y if isinstance(y, Tensor) else np.array(y))
     one_hot = values.ndim > 1 and values.shape[-1] > 1
     most = 0 if not values.numel() else int(values.nan_to_num().max())
     return labels(values, range(values.shape[-1] if one_hot else most + 1))
