@@ -27,16 +27,6 @@ Loss = Callable[..., Tensor]
 View = Callable[[Split, Settings, torch.Generator | None], tuple[Tensor, Tensor]]
 
 
-def _all_of(split: Split, settings: Settings, generator: torch.Generator | None) -> tuple:
-    """View a split as it is: objects and labels."""
-    return split.x, split.y
-
-
-def _own_loss(module: Any, settings: Settings) -> tuple[nn.Module, Loss]:
-    """Train the module itself by its method ``loss(x, y)``."""
-    return module, module.loss
-
-
 def training_of(training: Settings, epochs: str) -> Callable[[Dataset, Settings], dict]:
     """Return a ``training`` of recipes with a batch size that suits the number of objects.
 
@@ -77,8 +67,10 @@ class Trained:
         build: makes the untrained module from the dataset and the settings.
         training: arguments of ``training.fit``.
         settings: names of the family's settings that it depends on, or prefixes that end in "_".
-        objective: the module to train and its loss of a batch; they may wrap the one built.
-        view: the objects and labels of one epoch. For validation the generator is None.
+        objective: the module to train and its loss of a batch; they may wrap the one built. By
+            default it is the module built and its method ``loss(x, y)``.
+        view: the objects and labels of one epoch; by default those of the split. For validation
+            the generator is None.
         before, after: called with the module and the dataset around the training.
         version: to be raised when one of its defaults changes.
     """
@@ -86,8 +78,11 @@ class Trained:
     build: Callable[[Dataset, Settings], nn.Module]
     training: Callable[[Dataset, Settings], dict]
     settings: tuple[str, ...] = ()
-    objective: Callable[[Any, Settings], tuple[nn.Module, Loss]] = _own_loss
-    view: View = _all_of
+    objective: Callable[[Any, Settings], tuple[nn.Module, Loss]] = lambda module, settings: (
+        module,
+        module.loss,
+    )
+    view: View = lambda split, settings, generator: (split.x, split.y)
     before: Callable[[Any, Dataset], Any] = lambda module, data: None
     after: Callable[[Any, Dataset], Any] = lambda module, data: None
     version: int = 1
