@@ -272,7 +272,7 @@ class ClassMixtures:
             ValueError: a class out of range.
         """
         y = checks.labels(y, range(len(self.means))).cpu()
-        generator = torch.Generator().manual_seed(seed)
+        generator = torch.Generator().manual_seed(int(seed))
         component = torch.multinomial(self.weights[y], 1, generator=generator).squeeze(1)
         noise = torch.randn(len(y), self.means.shape[-1], 1, generator=generator)
         return self.means[y, component] + (self.factors[y, component] @ noise).squeeze(-1)

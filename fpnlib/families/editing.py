@@ -57,8 +57,8 @@ def edit_scores(
         base: name of the base model; empty: the first.
 
     Returns:
-        One row for each editor, strength and edit, with "achieved", "others" and "moved" (see
-        ``metrics.editing.EditScores``). Of drawn objects also "outside", the change where nothing
+        One row for each editor, strength and edit, with the scores of
+        ``metrics.editing.score_edits``. Of drawn objects also "outside", the change where nothing
         should change, and "truth", the mean absolute difference from the object redrawn.
     """
     judge, objects = study.judge(), getattr(study.data, split)

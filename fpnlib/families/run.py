@@ -47,14 +47,14 @@ class Run:
         read_only: bool = False,
     ):
         self.notebook, self.profile, self.override = notebook, profile, override
-        self.seed, self.data_dir, self.read_only = seed, data_dir, read_only
+        self.seed, self.data_dir, self.read_only = int(seed), data_dir, read_only
         self.folder = store.PROJECT / out  # an absolute path stays as it is
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.results = store.Results(self.folder / "results" / f"{notebook}.json")
         self.manifest = store.Manifest(self.folder)
         self.uses = store.Uses(self.folder, notebook)
         self.cache = store.Cache(self.folder / "models", self.device, self.used, read_only)
-        torch.manual_seed(seed)
+        torch.manual_seed(self.seed)
         names = ("torch", "nflows", "numpy")
         versions = ", ".join(f"{name} {version(name)}" for name in names)
         threads = torch.get_num_threads()
