@@ -1,4 +1,7 @@
-"""Every notebook in JupyterLab, in a real browser, from its first cell to its last; minutes, so only ``make test-browser`` asks."""
+"""Every notebook in JupyterLab, in a real browser, from its first cell to its last.
+
+This takes minutes, so only ``make test-browser`` runs it.
+"""
 
 import nbformat
 import pytest
@@ -14,7 +17,8 @@ NAMES = [path.stem for path in sorted((PROJECT / "notebooks").glob("*.ipynb"))]
 LONGEST = 600  # seconds that a notebook may take at its small size
 STATE = """const cells = [...window.jupyterapp.shell.currentWidget.content.widgets];
 const code = cells.filter(c => c.model.type === "code" && c.model.sharedModel.getSource().trim());
-const outputs = code.flatMap(c => Array.from({length: c.model.outputs.length}, (_, k) => c.model.outputs.get(k).toJSON()));
+const shown = c => Array.from({length: c.model.outputs.length}, (_, k) => c.model.outputs.get(k));
+const outputs = code.flatMap(shown).map(output => output.toJSON());
 return {waiting: code.filter(c => !c.model.executionCount).length,
         errors: outputs.filter(o => o.output_type === "error").map(o => `${o.ename}: ${o.evalue}`),
         figures: outputs.filter(o => o.data && o.data["image/png"]).length};"""

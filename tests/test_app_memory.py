@@ -1,4 +1,4 @@
-"""The page of sliders fits where Binder starts it: in 2 GB, of which a Jupyter server takes a part."""
+"""The page of sliders fits where Binder starts it: in 2 GB, which it shares with a server."""
 
 import subprocess
 import sys
@@ -12,11 +12,13 @@ import nbformat
 import ipykernel.kernelapp  # what such a process has loaded besides
 from memory import peak
 
-first, *panels = [cell.source for cell in nbformat.read(sys.argv[1], as_version=4).cells if cell.cell_type == "code"]
+cells = nbformat.read(sys.argv[1], as_version=4).cells
+first, *panels = [cell.source for cell in cells if cell.cell_type == "code"]
 exec(first)
 faces, digits, shapes = map(eval, panels)
 sliders = faces.sliders["Smiling"], digits.temperature, shapes.temperature
-for panel, slider, shown in zip((faces, digits, shapes), sliders, (faces.edited, digits.image, shapes.view)):
+views = faces.edited, digits.image, shapes.view
+for panel, slider, shown in zip((faces, digits, shapes), sliders, views):
     before = shown.value
     slider.value = slider.max
     assert shown.value != before and not panel.message.value, panel.message.value

@@ -1,4 +1,7 @@
-"""A run's page in a real browser, wide and narrow: nothing sticks out, every picture is there, nothing is asked of a network."""
+"""A run's page in a real browser, wide and narrow.
+
+Nothing sticks out, every picture is there, and nothing is asked of a network.
+"""
 
 import io
 import shutil
@@ -24,13 +27,15 @@ pytestmark = pytest.mark.skipif(
 
 SEEN = """
 document.querySelectorAll("details").forEach(details => details.open = true);
+const all = [...document.querySelectorAll("body *")];
+const resources = performance.getEntriesByType("resource");
 const screen = document.documentElement.clientWidth;
 const outside = e => e.getBoundingClientRect().right > screen + 1 && !e.closest(".scroll, nav");
 return {
   page: document.documentElement.scrollWidth - screen,
-  outside: [...document.querySelectorAll("body *")].filter(outside).map(e => e.outerHTML.slice(0, 80)),
+  outside: all.filter(outside).map(e => e.outerHTML.slice(0, 80)),
   pictures: [...document.images].map(image => image.complete && image.naturalWidth),
-  asked: performance.getEntriesByType("resource").map(entry => entry.name).filter(name => !name.startsWith("data:")),
+  asked: resources.map(entry => entry.name).filter(name => !name.startsWith("data:")),
 };
 """
 

@@ -19,6 +19,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 import fpnlib
+from fpnlib.families.profiles import read_profile
 from fpnlib.runs import plan
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -191,7 +192,8 @@ def test_parameters_of_one_name_have_one_default():
             assert (value, type(value)) == (default, type(default)), (
                 f"{name} differs in {first} and {path.stem}"
             )
-    for name, value in plan._read_profile(ROOT / "notebooks" / "profiles", "demo")[0].items():
+    demo, _ = read_profile(ROOT / "notebooks" / "profiles" / "demo.yaml")
+    for name, value in demo.items():
         if name in seen and name != "out":
             assert seen[name][1] == value, f"{name} differs in {seen[name][0]} and the demo profile"
 

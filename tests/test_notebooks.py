@@ -14,12 +14,11 @@ from small import small
 
 from fpnlib.families import FACES, SHAPES, Run, study
 from fpnlib.runs import execute, kernel
+from fpnlib.runs.copies import code_cells
 from fpnlib.store import PROJECT
 
 # The second notebook needs models that the first one trains.
 NOTEBOOKS = ["02_base_models", "04_conditional_generation"]
-# Notebook, its parameter for the dataset, and the steps that load weights kept in the repository.
-KEPT = [SHAPES, FACES]
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +31,7 @@ def folder(tmp_path_factory):
 @pytest.mark.parametrize("name", NOTEBOOKS)
 def test_it_runs_and_leaves_figures_and_results(folder, name):
     executed = nbformat.read(folder / "notebooks" / f"{name}.ipynb", as_version=4)
-    code = [cell for cell in executed.cells if cell.cell_type == "code"]
+    code = code_cells(executed.cells)
     assert all(cell.execution_count for cell in code if cell.source)
     assert not [output for cell in code for output in cell.outputs if output.output_type == "error"]
     assert list((folder / "figures").glob(f"{name}_*.png"))
@@ -47,34 +46,21 @@ def test_plain_papermill_executes_a_notebook_from_any_folder_and_gives_the_same_
     source = str(PROJECT / "notebooks" / f"{name}.ipynb")
     given = small(name) | {"out": str(tmp_path / "run")}
     parameters = [text for name, value in given.items() for text in ("-p", name, str(value))]
-    command = [
-        sys.executable,
-        "-m",
-        "papermill",
-        source,
-        "out.ipynb",
-        *parameters,
-        "--no-progress-bar",
-    ]
+    command = [sys.executable, "-m", "papermill", source, "out.ipynb", "--no-progress-bar"]
     # One thread, as in the runner: more threads add up in another order.
     env = os.environ | dict.fromkeys(kernel.THREADS, "1")
-    done = subprocess.run(
-        command, cwd=tmp_path, env=env, capture_output=True, text=True, check=False
-    )
+    env["LOKY_MAX_CPU_COUNT"] = "1"  # no workers, unlike in the runner
+    process = {"cwd": tmp_path, "env": env, "capture_output": True, "text": True}
+    done = subprocess.run([*command, *parameters], check=False, **process)
     assert done.returncode == 0, done.stderr
-    code = [
-        cell
-        for cell in nbformat.read(tmp_path / "out.ipynb", as_version=4).cells
-        if cell.cell_type == "code"
-    ]
+    executed = nbformat.read(tmp_path / "out.ipynb", as_version=4)
+    code = code_cells(executed.cells)
     assert all(cell.execution_count for cell in code if cell.source)
-    again, before = (
-        (where / "results" / f"{name}.json").read_bytes() for where in (tmp_path / "run", folder)
-    )
-    assert again == before
+    results = f"results/{name}.json"
+    assert (tmp_path / "run" / results).read_bytes() == (folder / results).read_bytes()
 
 
-@pytest.mark.parametrize("family", KEPT, ids=lambda family: family.name)
+@pytest.mark.parametrize("family", [SHAPES, FACES], ids=lambda family: family.name)
 def test_what_the_repository_keeps_trained_fits_the_familys_defaults(tmp_path, monkeypatch, family):
     """Else the demo would train it anew."""
 

@@ -1,4 +1,4 @@
-"""The page of a run: everything on it, nothing needed beside it, and text from the run's files never taken for HTML."""
+"""The page of a run: it is complete, needs nothing beside it, and takes no text for HTML."""
 
 import json
 import re
@@ -22,9 +22,8 @@ def folder(tmp_path):
     """A run's folder with one notebook's files, named and worded by somebody who means harm."""
     store.write(tmp_path / "figures" / "04_some_figure_7.png", PNG)
     store.write(tmp_path / "figures" / "04_some_no_picture.png", EVIL)
-    store.write(
-        tmp_path / "tables" / "04_some_scores.csv", f'model,score\n"{EVIL}",0.123456\nplain,12\n'
-    )
+    scores = f'model,score\n"{EVIL}",0.123456\nplain,12\n'
+    store.write(tmp_path / "tables" / "04_some_scores.csv", scores)
     rows = "\n".join(f"{i},{i / 7}" for i in range(100))
     store.write(tmp_path / "tables" / "04_some_long.csv", f"i,x\n{rows}\n")
     results = store.Results(tmp_path / "results" / "04_some.json")
@@ -37,35 +36,25 @@ def folder(tmp_path):
     (tmp_path / "notebooks").mkdir()
     write(v4.new_notebook(cells=[heading]), tmp_path / "notebooks" / "04_some.ipynb")
     manifest = Manifest(tmp_path)
-    manifest.note(
-        "environment",
-        {"device": "cpu", "processor": EVIL, "cores": 2, "versions": {"torch": "2.15.0"}},
-    )
+    environment = {"device": "cpu", "processor": EVIL, "cores": 2}
+    manifest.note("environment", environment | {"versions": {"torch": "2.15.0"}})
     manifest.note("data", {"mnist": "06b0d1"})
     manifest.note("total", {"seconds": 5312.4, "notebooks": 9})
-    manifest.note(
-        "notebooks",
-        {"04_some": {"parameters": {"seed": 3, "note": EVIL}, "seconds": 81.3, "commit": "c" * 40}},
-    )
+    entry = {"parameters": {"seed": 3, "note": EVIL}, "seconds": 81.3, "commit": "c" * 40}
+    manifest.note("notebooks", {"04_some": entry})
     manifest.note_files()
     return tmp_path
 
 
 @pytest.fixture
 def sweep(tmp_path):
-    """A sweep's folder: three runs of a notebook, two widths, with more numbers than a page shows of a table."""
-    paper = [("Table 1, FPN, test accuracy", 0.9677), ("accuracy", 0.5)]
-    rows = [
-        (width, "08_some", *row)
-        for row in [*paper, *((f"other {k}", "") for k in range(60))]
-        for width in (40, 224)
-    ]
-    lines = [
-        f'{width},{notebook},"{name}",{paper},0.9777,0.0012,3'
-        for width, notebook, name, paper in rows
-    ]
-    head = "flow_width,notebook,quantity,paper,mean,standard deviation,runs"
-    store.write(tmp_path / "tables" / "summary.csv", "\n".join([head, *lines]) + "\n")
+    """A sweep's folder: three runs, two widths, more numbers than a page shows of a table."""
+    lines = ["flow_width,notebook,quantity,paper,mean,standard deviation,runs"]
+    printed = {"Table 1, FPN, test accuracy": 0.9677, "accuracy": 0.5}
+    for name in [*printed, *(f"other {k}" for k in range(60))]:
+        paper = printed.get(name, "")
+        lines += [f'{width},08_some,"{name}",{paper},0.9777,0.0012,3' for width in (40, 224)]
+    store.write(tmp_path / "tables" / "summary.csv", "\n".join(lines) + "\n")
     store.write(tmp_path / "figures" / "08_some_spread.png", PNG)
     for seed in (0, 9):
         store.write(tmp_path / "runs" / f"seed={seed}" / "notebooks" / "08_some.ipynb", "{}")
@@ -99,44 +88,20 @@ def page(folder):
 
 def test_everything_is_on_the_page(folder):
     text = " ".join(page(folder).text.split())
-    for shown in (
-        "0.9777",
-        "0.9677",
-        "+0.0100",
-        "10,000",
-        "✓ as good",
-        "✗ short of it",
-        "1 of 2",
-        "2.5000",
-    ):
-        assert shown in text, shown
-    for shown in ("−1.5e−06", "1,234,567", "5312 s in all, 9 notebooks executed"):
-        assert shown in text, shown
-    for shown in (
-        "scores",
-        "0.1235",
-        "8 of 100 rows",
-        "figure 7",
-        "81 s",
-        "cccccccccc",
-        "torch",
-        "2.15.0",
-        "sha256 06b0d1",
-    ):
+    numbers = ["0.9777", "0.9677", "+0.0100", "10,000", "2.5000", "−1.5e−06", "1,234,567"]
+    said = ["1 of 2", "✓ as good", "✗ short of it", "5312 s in all, 9 notebooks executed", "81 s"]
+    others = ["scores", "0.1235", "8 of 100 rows", "figure 7"]
+    origin = ["cccccccccc", "torch", "2.15.0", "sha256 06b0d1"]
+    for shown in (*numbers, *said, *others, *origin):
         assert shown in text, shown
 
 
 def test_a_sweeps_means_stand_beside_the_papers_values_and_come_first(sweep):
     shown = page(sweep)
     text = " ".join(shown.text.split())
-    first = text.index(
-        "Table 1, FPN, test accuracy, flow_width 40 0.9777 ± 0.0012 0.9677 +0.0100 3 ✓ as good"
-    )
-    assert (
-        first
-        < text.index("accuracy, flow_width 224 0.9777 ± 0.0012 0.5000")
-        < text.index("other 59, flow_width 224")
-    )
+    row = "Table 1, FPN, test accuracy, flow_width 40 0.9777 ± 0.0012 0.9677 +0.0100 3 ✓ as good"
+    second = text.index("accuracy, flow_width 224 0.9777 ± 0.0012 0.5000")
+    assert text.index(row) < second < text.index("other 59, flow_width 224")
     assert "124 numbers" in text and "2.14 in seed=0" in text and "8 of 124 rows" in text
     assert ("a", {"href": "runs/seed%3D0/notebooks/08_some.ipynb"}) in shown.tags
     assert "seed=9" not in text  # of an earlier sweep
@@ -152,13 +117,8 @@ def test_what_was_executed_elsewhere_says_where(folder):
     entry["environment"] = {"device": "another card", "versions": {"torch": "2.14.0", "numpy": "2"}}
     Manifest(folder).note("notebooks", {"04_some": entry})
     text = page(folder).text
-    for shown in (
-        "another card",
-        "2.14.0",
-        "with uncommitted changes",
-        "outputs/pretrained/x.json",
-        "sha256 9f9f",
-    ):
+    where = ["another card", "2.14.0", "with uncommitted changes"]
+    for shown in (*where, "outputs/pretrained/x.json", "sha256 9f9f"):
         assert shown in text, shown
 
 
@@ -171,16 +131,14 @@ def test_the_page_needs_nothing_beside_it(folder):
             assert allowed.match(attributes.get(name, "#")), attributes
         assert not [name for name in attributes if name.startswith("on")]
     assert ("a", {"href": "notebooks/04_some.ipynb"}) in shown.tags
-    assert (
-        len([tag for tag, _ in shown.tags if tag == "img"]) == 1
-    )  # what is no picture is not shown as one
+    pictures = [tag for tag, _ in shown.tags if tag == "img"]
+    assert len(pictures) == 1, "what is no picture is shown as one"
 
 
 def test_text_from_the_runs_files_stays_text(folder):
     shown = page(folder)
-    assert (
-        shown.text.count("<script>alert('x')</script>") >= 5
-    )  # title, result, table, parameter, processor
+    places = ("title", "result", "table", "parameter", "processor")
+    assert shown.text.count("<script>alert('x')</script>") >= len(places)
     assert not [tag for tag, _ in shown.tags if tag == "script"]
 
 
@@ -189,12 +147,9 @@ def test_odd_names_of_files_stay_names(folder):
         store.write(folder / "tables" / f"04_some_{name}.csv", "a\n1\n")
     shown = page(folder)
     assert not [tag for tag, _ in shown.tags if tag == "u"] and "<u>x<u>" in shown.text
-    links = [attributes["href"] for tag, attributes in shown.tags if tag == "a"]
-    assert {
-        "tables/04_some_a%20b%26c.csv",
-        "tables/04_some_%252e%252e.csv",
-        "tables/04_some_%23.csv",
-    } <= {*links}
+    links = {attributes["href"] for tag, attributes in shown.tags if tag == "a"}
+    for name in ("a%20b%26c", "%252e%252e", "%23"):
+        assert f"tables/04_some_{name}.csv" in links
 
 
 def test_a_link_out_of_the_folder_is_refused(folder, tmp_path_factory):
@@ -210,10 +165,8 @@ def test_what_is_not_as_the_manifest_has_it_is_said(folder):
     (folder / "tables" / "04_some_long.csv").unlink()
     store.write(folder / "tables" / "stray.csv", "a\n1\n")
     text = page(folder).text
-    assert (
-        "tables/04_some_long.csv is missing; tables/04_some_scores.csv is not the file that the run made"
-        in text
-    )
+    another = "tables/04_some_scores.csv is not the file that the run made"
+    assert f"tables/04_some_long.csv is missing; {another}" in text
     assert "Not in the manifest: tables/stray.csv." in text
 
 
@@ -225,10 +178,8 @@ def test_a_notebook_whose_name_leads_elsewhere_is_refused(folder, capsys, name):
     text["notebooks"] = {name: {"parameters": {}}}
     (folder / "manifest.json").write_text(json.dumps(text))
     assert main(["report", str(folder)]) == 2
-    assert (
-        f"'{name}' names no notebook" in capsys.readouterr().err
-        and not (folder / "report.html").exists()
-    )
+    assert f"'{name}' names no notebook" in capsys.readouterr().err
+    assert not (folder / "report.html").exists()
 
 
 @pytest.mark.parametrize(
@@ -237,10 +188,8 @@ def test_a_notebook_whose_name_leads_elsewhere_is_refused(folder, capsys, name):
 def test_a_file_whose_name_leads_elsewhere_is_refused(folder, capsys, name):
     Manifest(folder).note("files", {name: "ab"})
     assert main(["report", str(folder)]) == 2
-    assert (
-        f"'{name}' leads out of" in capsys.readouterr().err
-        and not (folder / "report.html").exists()
-    )
+    assert f"'{name}' leads out of" in capsys.readouterr().err
+    assert not (folder / "report.html").exists()
 
 
 def test_an_address_among_the_files_is_no_link_out(folder):
@@ -262,43 +211,36 @@ def test_green_is_as_good_as_the_paper_or_near(number, standing):
     assert number.standing == standing
 
 
-def write_result(folder, **wrong):
-    store.write_json(folder / "results" / "04_some.json", [{"quantity": "x", "value": 1.0} | wrong])
+RESULTS, COPY, MANIFEST = "results/04_some.json", "notebooks/04_some.ipynb", "manifest.json"
 
 
-def write_copy(folder, content):
-    write_result(folder)
-    store.write_json(folder / "notebooks" / "04_some.ipynb", content)
+def result(**fields):
+    return [{"quantity": "x", "value": 1.0} | fields]
 
 
-def test_the_command_writes_the_page_and_names_what_is_missing_or_damaged(
-    folder, tmp_path_factory, capsys
-):
-    assert main(["report", str(folder)]) == 0
-    assert capsys.readouterr().out.strip() == str(folder / "report.html")
-    for damage, said in (
-        (lambda: (folder / "results" / "04_some.json").write_text("[1]"), "expected a mapping"),
-        (lambda: (folder / "results" / "04_some.json").write_text("[{"), "no valid JSON"),
-        (lambda: write_result(folder, value="high"), "'value' is of another type than"),
-        (lambda: write_result(folder, paper="high"), "'x' has 'high' where a number belongs"),
-        (lambda: write_result(folder, quantity=1), "'quantity' is of another type than"),
-        (lambda: write_copy(folder, []), "04_some.ipynb is damaged (no notebook)"),
-        (lambda: write_copy(folder, None), "04_some.ipynb is damaged (no notebook)"),
-        (
-            lambda: write_copy(folder, {"cells": [{"cell_type": "markdown"}]}),
-            "04_some.ipynb is damaged (no notebook)",
-        ),
-        (lambda: (folder / "manifest.json").write_text(json.dumps([1])), "must be object, got [1]"),
-    ):
-        damage()
-        assert main(["report", str(folder)]) == 2
-        error = capsys.readouterr().err
-        assert said in error and error.count("\n") == 1
-    assert main(["report", str(tmp_path_factory.mktemp("empty"))]) == 2
-    assert "manifest.json is missing" in capsys.readouterr().err
+@pytest.mark.parametrize(
+    ("file", "content", "said"),
+    [
+        (RESULTS, [1], "expected a mapping"),
+        (RESULTS, None, "no valid JSON"),
+        (RESULTS, result(value="high"), "'value' is of another type than"),
+        (RESULTS, result(paper="high"), "'x' has 'high' where a number belongs"),
+        (RESULTS, result(quantity=1), "'quantity' is of another type than"),
+        (COPY, [], "04_some.ipynb is damaged (no notebook)"),
+        (COPY, {"cells": [{"cell_type": "markdown"}]}, "04_some.ipynb is damaged (no notebook)"),
+        (MANIFEST, [1], "must be object, got [1]"),
+    ],
+)
+def test_what_is_damaged_is_named_in_one_line(folder, capsys, file, content, said):
+    (folder / file).write_text("[{" if content is None else json.dumps(content))
+    assert main(["report", str(folder)]) == 2
+    (error,) = capsys.readouterr().err.splitlines()
+    assert said in error
 
 
 def test_a_folder_without_a_page_keeps_no_other_from_its_own(folder, tmp_path_factory, capsys):
-    assert main(["report", str(tmp_path_factory.mktemp("empty")), str(folder)]) == 2
+    empty = tmp_path_factory.mktemp("empty")
+    assert main(["report", str(empty), str(folder)]) == 2
     out, error = capsys.readouterr()
-    assert out.strip() == str(folder / "report.html") and error.count("\n") == 1
+    assert out.strip() == str(folder / "report.html")
+    assert f"{empty / 'manifest.json'} is missing" in error and error.count("\n") == 1

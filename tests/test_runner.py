@@ -1,4 +1,4 @@
-"""Runs of tiny notebooks: what is executed, what is kept, what is refused, what a failure looks like."""
+"""Runs of tiny notebooks: what is executed, kept and refused, and how a failure looks."""
 
 import io
 import json
@@ -28,14 +28,14 @@ from fpnlib.checks import fitting
 from fpnlib.data import load
 from fpnlib.runs import bars, copies, engine, execute, inputs, kernel, places, plan
 from fpnlib.runs.engine import CellError, Limits, TimeUp
-from fpnlib.store import PROJECT, Manifest, Uses, claim, sha256, write_json
+from fpnlib.store import PROJECT, Manifest, Uses, claim, sha256, write, write_json
 
 FIRST = """out = "outputs/tiny"  # help the run's folder
 seed = 0  # help the seed
 scale = 1.0  # help the scale"""
 SECOND = """out = "outputs/tiny"  # help the run's folder
 fail = False  # help whether to fail"""
-# What a notebook does without the library, which takes seconds to import: it tells of its files, as store.Uses does.
+# Without the library, which takes seconds to import, a notebook tells of its files as Uses does.
 LOG = """import json
 from pathlib import Path
 def write(name, text):
@@ -47,6 +47,7 @@ def write(name, text):
         told.write(json.dumps({"file": name}) + "\\n")
 with open(Path(out, "log.txt"), "a") as log:
     log.write(str(int(NOTEBOOK[1]) + 1))"""
+FILES_OF_FIRST = {"notebooks/00_first.ipynb", "results/first.json", "tables/here.json"}
 LOG_FIRST, LOG_SECOND = f"NOTEBOOK = '00_first'\n{LOG}", f"NOTEBOOK = '01_second'\n{LOG}"
 
 
@@ -56,33 +57,33 @@ def command(notebooks, out):
 
 
 def write_notebook(path, parameters, *code, text="# Title"):
-    cells = [
-        v4.new_markdown_cell(text),
-        v4.new_code_cell(parameters, metadata={"tags": ["parameters"]}),
-    ]
-    for number, cell in enumerate(cells := cells + [v4.new_code_cell(source) for source in code]):
+    tagged = v4.new_code_cell(parameters, metadata={"tags": ["parameters"]})
+    cells = [v4.new_markdown_cell(text), tagged, *map(v4.new_code_cell, code)]
+    for number, cell in enumerate(cells):
         cell["id"] = f"cell-{number}"
     metadata = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
     nbformat.write(v4.new_notebook(cells=cells, metadata=metadata), path)
 
 
 def write_first(folder, text="# First", more=""):
+    here = "here = [sys.executable, os.getcwd(), dict(os.environ)]"
+    shown = f"print({str(PROJECT / 'x')!r}, os.environ['FPN_DATA'])"
     steps = [
         LOG_FIRST,
-        "import os, sys, json\nwrite('tables/here.json', json.dumps([sys.executable, os.getcwd(), dict(os.environ)]))",
+        f"import os, sys, json\n{here}\nwrite('tables/here.json', json.dumps(here))",
         "from tqdm.auto import trange\nfor i in trange(3, desc='long work'):\n    pass",
         f"write('results/first.json', str(seed * scale)){more}",
-        f"import warnings\nprint({str(PROJECT / 'x')!r}, os.environ['FPN_DATA'])\nwarnings.warn('careful')",
+        f"import warnings\n{shown}\nwarnings.warn('careful')",
+        "for piece in ('in', ' three ', 'pieces'):\n    print(piece, end='', flush=True)",
     ]
     write_notebook(folder / "00_first.ipynb", FIRST, *steps, text=text)
 
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
-    """A folder of two notebooks and their finished run, executed by the command itself from somewhere else."""
+    """A folder of two notebooks and their finished run, by the command from somewhere else."""
     folder = tmp_path_factory.mktemp("tiny")
-    (folder / "profiles").mkdir()
-    (folder / "profiles" / "small.yaml").write_text("seed: 2\nscale: 1e-1\n")
+    write(folder / "profiles" / "small.yaml", "seed: 2\nscale: 1e-1\n")
     write_first(folder)
     ending = "write('results/second.json', '2')\nprint('before')"
     failing = "if fail:\n    raise ValueError('the end')"
@@ -92,7 +93,8 @@ def finished(tmp_path_factory):
     env = {name: value for name, value in os.environ.items() if not name.endswith("_NUM_THREADS")}
     env |= {"NUMBA_NUM_THREADS": "1", "FPN_DATA": str(folder / "data"), "MPLBACKEND": "Agg"}
     env |= {"TQDM_DISABLE": ""}  # bars are drawn, though nobody sees them
-    done = subprocess.run(words, cwd=folder, capture_output=True, text=True, env=env)
+    pipes = {"capture_output": True, "text": True}
+    done = subprocess.run(words, cwd=folder, env=env, check=False, **pipes)
     assert done.returncode == 0, done.stderr
     folder.joinpath("screen.txt").write_text(done.stdout + done.stderr)
     return folder
@@ -109,7 +111,7 @@ def tiny(finished, tmp_path, monkeypatch):
 
 
 def run(folder, *more):
-    """Run again; the exit code and which notebooks were executed since the log was last looked at."""
+    """Run again; the exit code, and which notebooks were executed."""
     log = folder / "out" / "log.txt"
     log.write_text("")
     code = main([*command(folder, folder / "out"), "--jobs", "1", *more])
@@ -119,18 +121,13 @@ def run(folder, *more):
 def test_a_run_leaves_copies_results_and_a_manifest(finished):
     out = finished / "out"
     assert sorted((out / "log.txt").read_text()) == ["1", "2"]
-    assert (
-        out / "results" / "first.json"
-    ).read_text() == "0.2"  # the profile's seed and scale, 1e-1 read as a number
+    # The profile's seed times its scale: 1e-1 is read as a number.
+    assert (out / "results" / "first.json").read_text() == "0.2"
     manifest = json.loads((out / "manifest.json").read_text())
     first, second = manifest["notebooks"]["00_first"], manifest["notebooks"]["01_second"]
     assert first["parameters"] == {"out": str(out), "seed": 2, "scale": 0.1}
     assert first["seconds"] > 0
-    assert set(first["files"]) == {
-        "notebooks/00_first.ipynb",
-        "results/first.json",
-        "tables/here.json",
-    }
+    assert set(first["files"]) == FILES_OF_FIRST
     assert set(second["files"]) == {"notebooks/01_second.ipynb", "results/second.json"}
     assert manifest["files"] == first["files"] | second["files"]
     assert manifest["environment"]["versions"]["nflows"] == "0.14"
@@ -164,12 +161,11 @@ def test_executed_copies_hold_outputs_but_no_paths_times_or_bars(finished):
     for absent in (str(PROJECT), str(finished / "data"), "ipykernel_", "papermill", "start_time"):
         assert absent not in text
     assert '"x $FPN_DATA' in text
-    outputs = [
-        cell.outputs
-        for cell in nbformat.reads(text, as_version=4).cells
-        if cell.cell_type == "code"
-    ]
+    cells = nbformat.reads(text, as_version=4).cells
+    outputs = [cell.outputs for cell in copies.code_cells(cells)]
     assert "careful" in str(outputs)
+    (pieces,) = outputs[-1]
+    assert pieces.text == "in three pieces"
     assert "long work" not in str(outputs) and "widget" not in text
     assert not list((finished / "out" / "notebooks").glob(".*"))
 
@@ -223,17 +219,11 @@ def test_what_another_notebook_left_is_not_vouched_for_anew(tiny):
     manifest = Manifest(tiny / "out")
     before = manifest.read()["files"]
     (tiny / "out" / "results" / "second.json").write_text("rotten")
-    stray = tiny / "out" / "figures" / "stray.png"
-    stray.parent.mkdir()
-    stray.write_text("")
+    write(tiny / "out" / "figures" / "stray.png", "")
     assert manifest.unlisted() == ["figures/stray.png"]
     assert run(tiny, "--only", "00", "--set", "seed=5") == (0, "1")
     after = manifest.read()["files"]
-    assert {name for name in before if after[name] != before[name]} == {
-        "notebooks/00_first.ipynb",
-        "results/first.json",
-        "tables/here.json",
-    }
+    assert {name for name in before if after[name] != before[name]} == FILES_OF_FIRST
     assert after.keys() == before.keys()
 
 
@@ -263,9 +253,8 @@ def test_a_changed_file_outside_the_folder_executes_the_notebooks_that_read_it(t
     weights = write_json(tiny / "elsewhere" / "weights.json", {"sha256": "1"})
     monkeypatch.setenv("FPN_DATA", str(weights.parent))
     manifest = Manifest(tiny / "out")
-    entry = manifest.read()["notebooks"]["00_first"] | {
-        "inputs": {"$FPN_DATA/weights.json": sha256(weights)}
-    }
+    entry = manifest.read()["notebooks"]["00_first"]
+    entry["inputs"] = {"$FPN_DATA/weights.json": sha256(weights)}
     manifest.note("notebooks", {"00_first": entry})
     assert run(tiny) == (0, "")
     write_json(weights, {"sha256": "2"})
@@ -284,37 +273,11 @@ def test_a_run_that_is_taken_up_elsewhere_says_what_was_executed_where(tiny, mon
     assert run(tiny, "--set", "seed=5") == (0, "1")
     noted = manifest.read()
     assert noted["environment"] == there and "environment" not in noted["notebooks"]["00_first"]
-    assert noted["notebooks"]["01_second"]["environment"] == {
-        name: before[name] for name in ("device", "versions")
-    }
-    assert noted["notebooks"]["01_second"]["commit"] == before["commit"]
-    assert noted["notebooks"]["01_second"]["uncommitted changes"] == before["uncommitted changes"]
-
-
-def entry_of(**fields):
-    """A manifest's section with a notebook's entry."""
-    return {"notebooks": {"00_first": {"parameters": {}} | fields}}
-
-
-@pytest.mark.parametrize(
-    ("damage", "said"),
-    [
-        ({"notebooks": {"00_first": []}}, "$.notebooks.00_first must be object, got []"),
-        ({"notebooks": {"00_first": {}}}, "$.notebooks.00_first must contain ['parameters']"),
-        (entry_of(seconds="x"), "$.notebooks.00_first.seconds must be number, got 'x'"),
-        (entry_of(files={"a": 1}), "$.notebooks.00_first.files.a must be string, got 1"),
-        ({"notebooks": {"../../outside": {"parameters": {}}}}, "'../../outside' names no notebook"),
-        ({"files": {"results/a.json": None}}, "$.files.results/a.json must be string, got None"),
-        ({"environment": {"versions": "2"}}, "$.environment.versions must be object, got '2'"),
-        ({"data": 1}, "$.data must be object, got 1"),
-    ],
-)
-def test_a_manifest_of_another_shape_is_one_line(tiny, capsys, damage, said):
-    path = tiny / "out" / "manifest.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | damage))
-    assert run(tiny) == (2, "")
-    error = capsys.readouterr().err
-    assert f"{path} is damaged ({said}" in error and error.count("\n") == 1
+    second = noted["notebooks"]["01_second"]
+    changed = {"device": before["device"], "versions": before["versions"]}
+    assert second["environment"] == changed
+    for name in ("commit", "uncommitted changes"):
+        assert second[name] == before[name]
 
 
 def test_the_environment_names_commit_versions_and_device():
@@ -329,25 +292,15 @@ def test_a_failing_cell_fails_the_command_and_is_the_last_thing_seen(tiny, capfd
     screen = capfd.readouterr().err.rstrip()
     assert screen.endswith("ValueError: the end") and "01_second, cell 5 failed:" in screen
     notebooks = tiny / "out" / "notebooks"
-    assert sorted(path.name for path in notebooks.iterdir()) == [
-        "00_first.ipynb",
-        "01_second.failed.ipynb",
-        "01_second.ipynb",
-    ]
-    assert (
-        "before" in (notebooks / "01_second.failed.ipynb").read_text()
-    )  # what came before it is kept
+    whole, failed = ["00_first.ipynb", "01_second.ipynb"], "01_second.failed.ipynb"
+    assert sorted(os.listdir(notebooks)) == sorted([*whole, failed])
+    assert "before" in (notebooks / failed).read_text(), "what came before it is kept"
     assert run(tiny, "--only", "01") == (0, "")  # what stood before the failure is whole, and fits
-    assert sorted(path.name for path in notebooks.iterdir()) == [
-        "00_first.ipynb",
-        "01_second.ipynb",
-    ]
+    assert sorted(os.listdir(notebooks)) == whole
 
 
 def test_fresh_starts_over_and_spares_what_is_not_the_runs(tiny):
-    stale = tiny / "out" / "figures" / "old" / "stale.png"
-    stale.parent.mkdir(parents=True)
-    stale.write_text("")
+    stale = write(tiny / "out" / "figures" / "old" / "stale.png", "")
     mine = tiny / "out" / "my notes.txt"
     mine.write_text("kept")
     assert run(tiny, "--fresh") == (0, "12")
@@ -362,9 +315,7 @@ def test_a_notebook_that_fails_stops_no_other(tiny, capfd):
 
 
 def test_starting_over_spares_folders_that_no_run_has_made(tiny, capsys):
-    thesis = tiny / "thesis" / "figures" / "mine.png"
-    thesis.parent.mkdir(parents=True)
-    thesis.write_text("")
+    thesis = write(tiny / "thesis" / "figures" / "mine.png", "")
     assert run(tiny, "--fresh", "--out", str(tiny / "thesis"))[0] == 2
     assert "is no run's folder" in capsys.readouterr().err
     assert thesis.exists() and not (tiny / "thesis" / ".run.lock").exists()
@@ -387,20 +338,15 @@ def test_a_run_never_writes_where_its_notebooks_are(tiny, capsys, below):
     ("more", "said"),
     [
         (["--set", "sead=3"], "unknown parameter 'sead'; did you mean 'seed'?"),
-        (
-            ["--only", "01", "--set", "seed=3"],
-            "unknown parameter 'seed'",
-        ),  # the second declares no seed
+        # The second notebook declares no seed.
+        (["--only", "01", "--set", "seed=3"], "unknown parameter 'seed'"),
         (["--set", "seed=a"], "parameter 'seed' must be a whole number like 0, got 'a'"),
         (["--set", "seed=0.5"], "parameter 'seed' must be a whole number like 0, got 0.5"),
         (["--set", "seed=true"], "parameter 'seed' must be a whole number like 0, got True"),
         (["--set", "scale=big"], "parameter 'scale' must be a number like 1.0, got 'big'"),
         (["--set", "fail=1"], "parameter 'fail' must be true or false like False, got 1"),
         (["--set", "seed"], "--set takes name=value, got 'seed'"),
-        (
-            ["--set", "seed=1", "--set", "seed=2"],
-            "--set gives seed twice; for a run of each value give a list: seed=[",
-        ),
+        (["--set", "seed=1", "seed=2"], "--set gives seed twice; for a run of each value give a"),
         (["--set", "out=x"], "a run's folder is given with --out x, not with --set"),
         (["--set", "seed=[1,"], "--set takes a value as YAML has it: while parsing a flow node"),
         (["--only", "02_secnd"], "unknown notebook '02_secnd'; did you mean '01_second'?"),
@@ -452,23 +398,21 @@ def test_parameters_are_plain_values(tmp_path):
     write_notebook(path, "a = -1  # help a\nb: str = 'x'\nc = [1, 2]\nd = None")
     assert plan.parameters(path) == {"a": -1, "b": "x", "c": [1, 2], "d": None}
     write_notebook(path, "a = 1\nb = 2 * a")
-    with pytest.raises(
-        ValueError, match=r"x.ipynb: .* got 'b = 2 \* a'; derive it in the next cell"
-    ):
+    said = r"x.ipynb: .* got 'b = 2 \* a'; derive it in the next cell"
+    with pytest.raises(ValueError, match=said):
         plan.parameters(path)
 
 
-@pytest.mark.parametrize(
-    "text", ["[]", "{}", "", '{"cells": [], "metadata": {}, "nbform', '{"cells": 1, "nbformat": 4}']
-)
+CUT = '{"cells": [], "metadata": {}, "nbform'
+
+
+@pytest.mark.parametrize("text", ["[]", "{}", "", CUT, '{"cells": 1, "nbformat": 4}'])
 def test_a_damaged_source_is_named_and_nobody_is_told_to_delete_it(tiny, capsys, text):
     (tiny / "01_second.ipynb").write_text(text)
     assert run(tiny) == (2, "")
-    error = capsys.readouterr().err
-    assert error.startswith(
-        f"error: {tiny / '01_second.ipynb'} is no notebook that can be executed ("
-    )
-    assert error.count("\n") == 1 and "delete" not in error
+    (error,) = capsys.readouterr().err.splitlines()
+    said = f"error: {tiny / '01_second.ipynb'} is no notebook that can be executed ("
+    assert error.startswith(said) and "delete" not in error
 
 
 def test_parameters_that_are_no_python_are_one_line(tmp_path):
@@ -524,8 +468,7 @@ if hide == "output":
 @pytest.fixture
 def busy(tmp_path):
     """A folder with one notebook that may go wrong in many ways."""
-    (tmp_path / "profiles").mkdir()
-    (tmp_path / "profiles" / "small.yaml").write_text("")
+    write(tmp_path / "profiles" / "small.yaml", "")
     steps = [
         "print('begun')",
         "while wait:\n    pass",
@@ -541,22 +484,16 @@ def busy(tmp_path):
 @pytest.mark.parametrize(
     ("more", "said"),
     [
-        (
-            ["wait=true", "--cell-limit", "3"],
-            "00_busy, cell 4: stopped at the limit of 3 s for a cell",
-        ),
-        (
-            ["wait=true", "--limit", "0.05m"],
-            r"00_busy, .*cell.*: stopped at the run's limit of 3 s",
-        ),
-        (["die=true"], "00_busy, cell 5: its process died, most often for want of memory"),
+        (["wait=true", "--cell-limit", "3"], "cell 4: stopped at the limit of 3 s for a cell"),
+        (["wait=true", "--limit", "0.05m"], ".*cell.*: stopped at the run's limit of 3 s"),
+        (["die=true"], "cell 5: its process died, most often for want of memory"),
     ],
     ids=["endless cell", "endless run", "dead kernel"],
 )
 def test_a_notebook_that_does_not_end_by_itself_is_one_line(busy, capfd, more, said):
     assert run(busy, "--set", *more)[0] == 1
     lines = capfd.readouterr().err.rstrip().splitlines()
-    assert re.fullmatch(said, lines[-1]) and not lines[-2].strip()
+    assert re.fullmatch(f"00_busy, {said}", lines[-1]) and not lines[-2].strip()
     assert "print('begun')" in (busy / "out" / "notebooks" / "00_busy.failed.ipynb").read_text()
 
 
@@ -572,7 +509,7 @@ def test_a_callback_that_fails_inside_a_widget_fails_the_command(busy, capfd, hi
 def test_a_reply_that_comes_while_an_output_widget_is_told_its_state_is_not_lost(
     tmp_path, monkeypatch
 ):
-    """A cell waited for its reply for ever: the signal that it had come was taken up by the message sent next."""
+    """A cell waited for ever, because the message sent next consumed the signal of the reply."""
     send, late, sending = OutputWidget.send, [], tmp_path / "sending"
 
     def send_late(widget, *args, **options):
@@ -584,15 +521,16 @@ def test_a_reply_that_comes_while_an_output_widget_is_told_its_state_is_not_lost
         send(widget, *args, **options)
 
     monkeypatch.setattr(OutputWidget, "send", send_late)
-    show = "from pathlib import Path\nfrom ipywidgets import Output\nwith Output():\n    print('shown')\n"
-    show += f"while not Path({str(sending)!r}).exists():\n    pass"  # else the reply may have come before
+    show = "from pathlib import Path\nfrom ipywidgets import Output\n"
+    show += "with Output():\n    print('shown')\n"
+    # Else the reply may have come before.
+    show += f"while not Path({str(sending)!r}).exists():\n    pass"
     source = tmp_path / "shows.ipynb"
     write_notebook(source, FIRST, show, "print('end')")
     done = engine.execute(source, source, {}, title="shows", limits=Limits(cell=60))
     assert late[0] and done.cells[-1].outputs[0].text == "end\n"
-    assert all(
-        cell.metadata.papermill.duration < 60 for cell in done.cells
-    )  # none waited until its limit
+    longest = max(cell.metadata.papermill.duration for cell in done.cells)
+    assert longest < 60, "a cell waited until its limit"
 
 
 def test_a_second_run_into_one_folder_is_refused_by_the_name_of_the_first(tiny, capsys):
@@ -605,9 +543,8 @@ def test_a_second_run_into_one_folder_is_refused_by_the_name_of_the_first(tiny, 
 
 def test_what_a_killed_run_holds_is_taken_up(tiny, capsys):
     write_json(tiny / "out" / ".run.json", {"host": "far", "process": 1, "since": "2026-01-01"})
-    (tiny / "out" / "results" / f".half.json.{2**22 + 1}.tmp").write_text(
-        "{"
-    )  # no process has this number
+    nobody = 2**22 + 1  # no process has this number
+    (tiny / "out" / "results" / f".half.json.{nobody}.tmp").write_text("{")
     assert run(tiny) == (0, "")
     assert "taking up what process 1 on far left" in capsys.readouterr().out
     assert not list((tiny / "out" / "results").glob(".*"))
@@ -631,9 +568,8 @@ def test_side_by_side_failures_are_all_said_and_the_first_comes_last(capsys):
 
     with pytest.raises(CellError, match="^one failed$"):
         execute._abreast(2, call, ["waits", "one", "other"], stop=None)
-    assert sorted(begun) == ["one", "other", "waits"] and begun[-1] == "waits", (
-        "the last begin first"
-    )
+    assert sorted(begun) == ["one", "other", "waits"]
+    assert begun[-1] == "waits", "the last begin first"
     assert capsys.readouterr().err == "\nother failed\n"
 
 
@@ -663,17 +599,9 @@ def test_a_limit_says_which_it_is():
 @pytest.mark.parametrize(
     ("error", "raised", "said"),
     [
-        (
-            OSError(28, "No space left on device"),
-            OSError,
-            "cannot write .*copy.ipynb .No space left on device",
-        ),
+        (OSError(28, "No space left"), OSError, "cannot write .*copy.ipynb .No space left"),
         (FileNotFoundError(2, "No such file", "python"), FileNotFoundError, "'python'"),
-        (
-            RuntimeError("Kernel didn't respond\nin 300 seconds"),
-            CellError,
-            "did not start .Kernel didn't respond in 300",
-        ),
+        (RuntimeError("no reply\nin 300 s"), CellError, "did not start .no reply in 300 s"),
     ],
 )
 def test_what_papermill_raises_is_one_line(tmp_path, monkeypatch, error, raised, said):
@@ -711,10 +639,8 @@ def test_an_error_of_ours_amid_the_cells_is_not_taken_for_a_process_that_does_no
 )
 def test_folders_are_named_where_a_path_begins_and_found_again(monkeypatch, text, written):
     monkeypatch.setenv("FPN_DATA", "/data")
-    assert places.named({"text": [text], "image/png": text}) == {
-        "text": [written or text],
-        "image/png": text,
-    }
+    named = places.named({"text": [text], "image/png": text})
+    assert named == {"text": [written or text], "image/png": text}
     for path in ("/data/x", f"{Path.home()}/x", "/elsewhere/x", "digits"):
         assert places.found(places.named(path)) == path
 
@@ -724,20 +650,6 @@ def test_addresses_stay_whole_where_home_is_the_root(tmp_path, monkeypatch):
     notebook = v4.new_notebook(cells=[v4.new_markdown_cell(f"https://arxiv.org and {PROJECT}/x")])
     copies.save(notebook, tmp_path / "copy.ipynb")
     assert "https://arxiv.org and x" in (tmp_path / "copy.ipynb").read_text()
-
-
-def test_text_that_a_kernel_sends_in_pieces_is_one_output_of_the_copy(tmp_path):
-    def stream(name, text):
-        return v4.new_output("stream", name=name, text=text)
-
-    shown = v4.new_output("display_data", data={"text/plain": "x"})
-    outputs = [stream("stdout", "the"), stream("stdout", " end\n"), stream("stderr", "oh"), shown]
-    outputs.append(stream("stderr", "no"))
-    cell = v4.new_code_cell("print()", outputs=outputs)
-    copies.save(v4.new_notebook(cells=[cell]), tmp_path / "copy.ipynb")
-    (copied,) = nbformat.read(tmp_path / "copy.ipynb", as_version=4).cells
-    texts = [output.get("text", "shown") for output in copied.outputs]
-    assert texts == ["the end\n", "oh", "shown", "no"]
 
 
 @pytest.mark.skipif(os.name != "posix", reason="sockets in a folder are POSIX's")
@@ -844,9 +756,8 @@ override = ""  # help settings in place of the profile's"""
 @pytest.fixture
 def grouped(tmp_path):
     """A notebook that takes a profile, and one that does not."""
-    (tmp_path / "profiles").mkdir()
     text = "seed: 2\ndigits: {flow_epochs: 3, flow_width: 8}\nfaces:\n  msp_epochs: 1\n"
-    (tmp_path / "profiles" / "small.yaml").write_text(text)
+    write(tmp_path / "profiles" / "small.yaml", text)
     write_notebook(tmp_path / "00_grouped.ipynb", GROUPED)
     write_notebook(tmp_path / "01_plain.ipynb", FIRST)
     return tmp_path
@@ -856,12 +767,8 @@ def test_dotted_names_become_the_notebooks_override(grouped):
     values = {"override": "faces.msp_epochs=3", "digits.flow_epochs": 64, "digits.flow_width": 9}
     todo = plan.plan("small", "out", (), values, grouped)
     settings, plain = todo.tasks.values()
-    assert settings == {
-        "out": "out",
-        "seed": 2,
-        "profile": "small",
-        "override": "faces.msp_epochs=3 digits.flow_epochs=64 digits.flow_width=9",
-    }
+    override = "faces.msp_epochs=3 digits.flow_epochs=64 digits.flow_width=9"
+    assert settings == {"out": "out", "seed": 2, "profile": "small", "override": override}
     assert plain == {"out": "out", "seed": 2, "scale": 1.0}
     resolved = {"digits": {"flow_epochs": 64, "flow_width": 9}, "faces": {"msp_epochs": 3}}
     takes_a_profile, plain = todo.tasks
@@ -879,10 +786,7 @@ def test_a_notebook_depends_on_the_groups_of_the_families_that_it_names(grouped)
 @pytest.mark.parametrize(
     ("values", "said"),
     [
-        (
-            {"override": "flow_epochs=3"},
-            "override takes pairs like digits.flow_epochs=64, got 'flow_epochs=3'",
-        ),
+        ({"override": "flow_epochs=3"}, "like digits.flow_epochs=64, got 'flow_epochs=3'"),
         ({"override": "digits.flow_epochs"}, "override takes pairs like digits.flow_epochs=64"),
         ({"digits.name": "a b"}, "'digits.name' must be a value without spaces, got 'a b'"),
         ({"profile": "paper"}, "the profile is given with --profile"),
@@ -901,8 +805,7 @@ def test_dotted_names_need_a_notebook_that_takes_an_override(grouped):
 
 
 def test_an_unknown_dataset_is_refused_unless_the_notebook_itself_names_it(tmp_path):
-    (tmp_path / "profiles").mkdir()
-    (tmp_path / "profiles" / "small.yaml").write_text("")
+    write(tmp_path / "profiles" / "small.yaml", "")
     parameters = "out = 'x'  # help x\nfaces = 'drawn_faces'  # help y"
     write_notebook(tmp_path / "00_a.ipynb", parameters, "DATASETS['mine'] = load_mine")
     for known in ("celeba", "mine", "somewhere:loader"):

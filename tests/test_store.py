@@ -354,19 +354,12 @@ def test_results_stand_beside_the_papers_and_are_the_same_bytes_twice(tmp_path):
     assert written == (tmp_path / "b" / "results" / "08.json").read_bytes()
     assert json.loads(written) == [
         {"quantity": "accuracy", "value": 0.75, "paper": 0.9677, "n": 10, "seed": 0},
-        {
-            "quantity": "loss",
-            "value": 2.0,
-            "paper": None,
-            "n": None,
-            "seed": None,
-            "latents": "means",
-        },
+        dict.fromkeys(("paper", "n", "seed"))
+        | {"quantity": "loss", "value": 2.0, "latents": "means"},
     ]
     assert store.Results.read(tmp_path / "a" / "results" / "08.json") == json.loads(written)
-    assert (
-        Results(tmp_path / "a" / "results" / "08.json").records == []
-    )  # a rerun leaves no stale rows
+    again = Results(tmp_path / "a" / "results" / "08.json")
+    assert again.records == {}, "a rerun leaves stale rows"
 
 
 def test_a_result_that_is_not_a_number_is_refused(tmp_path):
@@ -399,18 +392,23 @@ def test_the_manifest_gathers_and_vouches_for_files(tmp_path):
     assert manifest.read() == {"data": {"digits": "abc", "mnist": "def"}, "files": {}}
 
 
+def twice_at_once(function, folder):
+    """Call a function in two processes at once, which it tells apart by a letter."""
+    fork = multiprocessing.get_context("fork")
+    processes = [fork.Process(target=function, args=(folder, name)) for name in "ab"]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+
+
 def _note_many(folder, name):
     for i in range(25):
         Manifest(folder).note("data", {f"{name}{i}": "checksum"})
 
 
 def test_two_processes_lose_none_of_each_others_notes(tmp_path):
-    spawn = multiprocessing.get_context("fork")
-    writers = [spawn.Process(target=_note_many, args=(tmp_path, name)) for name in "ab"]
-    for writer in writers:
-        writer.start()
-    for writer in writers:
-        writer.join()
+    twice_at_once(_note_many, tmp_path)
     assert len(Manifest(tmp_path).read()["data"]) == 50
 
 
@@ -442,23 +440,27 @@ def test_names_from_files_lead_nowhere_else(tmp_path, name):
     assert manifest.path_of("figures/a..b.png") == folder.resolve() / "figures" / "a..b.png"
 
 
-def _hold(folder, held, let_go):
-    with store.claim(folder):
+def _hold(lock, path, held, let_go):
+    with lock(path):
         held.set()
         let_go.wait(60)
 
 
-def test_a_folder_is_claimed_by_one_and_free_again_when_its_holder_is_killed(tmp_path):
+def holder_of(lock, path):
+    """A process that holds a lock, and the event upon which it lets go."""
     fork = multiprocessing.get_context("fork")
     held, let_go = fork.Event(), fork.Event()
-    holder = fork.Process(target=_hold, args=(tmp_path, held, let_go))
+    holder = fork.Process(target=_hold, args=(lock, path, held, let_go))
     holder.start()
     assert held.wait(60)
-    with pytest.raises(
-        store.FolderInUse, match=f"in use by process {holder.pid} on .*, since 2"
-    ) as caught:
-        with store.claim(tmp_path):
-            pass
+    return holder, let_go
+
+
+def test_a_folder_is_claimed_by_one_and_free_again_when_its_holder_is_killed(tmp_path):
+    holder, _ = holder_of(store.claim, tmp_path)
+    said = f"in use by process {holder.pid} on .*, since 2"
+    with pytest.raises(store.FolderInUse, match=said) as caught, store.claim(tmp_path):
+        pass
     one_line(caught)
     holder.kill()
     holder.join()
@@ -468,18 +470,8 @@ def test_a_folder_is_claimed_by_one_and_free_again_when_its_holder_is_killed(tmp
         assert left is None
 
 
-def _hold_alone(path, held, let_go):
-    with store.alone(path):
-        held.set()
-        let_go.wait(60)
-
-
 def test_who_waits_is_told_for_whom(tmp_path, monkeypatch, capsys):
-    fork = multiprocessing.get_context("fork")
-    held, let_go = fork.Event(), fork.Event()
-    holder = fork.Process(target=_hold_alone, args=(tmp_path / "model", held, let_go))
-    holder.start()
-    assert held.wait(60)
+    holder, let_go = holder_of(store.alone, tmp_path / "model")
     monkeypatch.setattr(locks, "MOMENT", 0)
     tries, acquire = [], locks._acquire
 
@@ -519,12 +511,31 @@ def test_what_killed_processes_left_is_swept_up_and_what_the_living_write_is_not
     assert left == {names["alive"], names["not ours"]}
 
 
-@pytest.mark.parametrize("text", ["[]", "1", '{"files": []}'])
-def test_a_manifest_of_another_shape_is_one_line(tmp_path, text):
-    (tmp_path / "manifest.json").write_text(text)
-    with pytest.raises(ValueError, match="manifest.json is damaged") as caught:
+def entry_of(**fields):
+    """A manifest's section with a notebook's entry."""
+    return {"notebooks": {"00_first": {"parameters": {}} | fields}}
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        ({"notebooks": {"00_first": []}}, "$.notebooks.00_first must be object, got []"),
+        ({"notebooks": {"00_first": {}}}, "$.notebooks.00_first must contain ['parameters']"),
+        (entry_of(seconds="x"), "$.notebooks.00_first.seconds must be number, got 'x'"),
+        (entry_of(files={"a": 1}), "$.notebooks.00_first.files.a must be string, got 1"),
+        ({"notebooks": {"../../outside": {"parameters": {}}}}, "'../../outside' names no notebook"),
+        ({"files": {"results/a.json": None}}, "$.files.results/a.json must be string, got None"),
+        ({"environment": {"versions": "2"}}, "$.environment.versions must be object, got '2'"),
+        ({"data": 1}, "$.data must be object, got 1"),
+        ({"files": []}, "$.files must be object, got []"),
+        ([], "$ must be object, got []"),
+    ],
+)
+def test_a_manifest_of_another_shape_is_one_line(tmp_path, damage, said):
+    path = store.write_json(tmp_path / "manifest.json", damage)
+    with pytest.raises(ValueError, match="is damaged") as caught:
         Manifest(tmp_path).read()
-    one_line(caught)
+    assert f"{path} is damaged ({said}" in one_line(caught)
 
 
 def _use_many(folder, name):
@@ -547,10 +558,5 @@ def test_what_a_notebooks_processes_use_comes_back_once_each(tmp_path):
 
 
 def test_processes_that_use_files_at_once_lose_none_of_each_others_lines(tmp_path):
-    fork = multiprocessing.get_context("fork")
-    writers = [fork.Process(target=_use_many, args=(tmp_path, name)) for name in "ab"]
-    for writer in writers:
-        writer.start()
-    for writer in writers:
-        writer.join()
+    twice_at_once(_use_many, tmp_path)
     assert len(Uses(tmp_path, "04_some").read()[0]) == 400

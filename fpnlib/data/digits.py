@@ -8,8 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from sklearn import datasets
-from sklearn.model_selection import train_test_split
 from torch.nn.functional import interpolate, pad
 
 from fpnlib.data.dataset import Dataset, Split
@@ -41,6 +39,8 @@ def load_digits(root: Root = None, seed: int = 0, download: bool = False) -> Dat
     >>> dataset.test.x.shape, dataset.classes[:3]
     (torch.Size([360, 1, 28, 28]), ('0', '1', '2'))
     """
+    from sklearn import datasets  # slow to import; a process that loads no digits need not
+
     pixels, labels = datasets.load_digits(return_X_y=True)
     x = torch.from_numpy(pixels).float().reshape(-1, 1, 8, 8) / 16
     # Bicubic interpolation gives smooth strokes and overshoots a little, hence the clamp.
@@ -110,6 +110,8 @@ def _read_mnist(root: Path, download: bool) -> list[Split]:
 
 def _stratified(split: Split, held_out: int, seed: int) -> tuple[Split, Split]:
     """Hold out ``held_out`` objects; both parts have the class frequencies of the whole."""
+    from sklearn.model_selection import train_test_split  # slow to import
+
     rows = np.arange(len(split))
     kept, other = train_test_split(
         rows, test_size=held_out, stratify=split.y.numpy(), random_state=seed

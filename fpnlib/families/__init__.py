@@ -1,13 +1,34 @@
-"""Families of objects and the study that puts them to work: what the notebooks talk to."""
+"""Families of objects and the study that puts them to work: what the notebooks talk to.
 
-from fpnlib.families.digits import DIGITS as DIGITS
-from fpnlib.families.faces import FACES as FACES
-from fpnlib.families.family import FLOW_NAMES as FLOW_NAMES
-from fpnlib.families.family import Base as Base
-from fpnlib.families.family import Family as Family
-from fpnlib.families.family import Plug as Plug
-from fpnlib.families.family import Trained as Trained
-from fpnlib.families.run import Run as Run
-from fpnlib.families.settings import FAMILIES as FAMILIES
-from fpnlib.families.shapes import SHAPES as SHAPES
-from fpnlib.families.study import Study as Study
+A name is imported when it is first asked for, because a process that needs one needs few others.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from fpnlib.families.digits import DIGITS as DIGITS
+    from fpnlib.families.faces import FACES as FACES
+    from fpnlib.families.family import FLOW_NAMES as FLOW_NAMES
+    from fpnlib.families.family import Base as Base
+    from fpnlib.families.family import Family as Family
+    from fpnlib.families.family import Plug as Plug
+    from fpnlib.families.family import Trained as Trained
+    from fpnlib.families.run import Run as Run
+    from fpnlib.families.settings import FAMILIES as FAMILIES
+    from fpnlib.families.shapes import SHAPES as SHAPES
+    from fpnlib.families.study import Study as Study
+
+_MODULES = dict.fromkeys(("FLOW_NAMES", "Base", "Family", "Plug", "Trained"), "family")
+_MODULES |= {"DIGITS": "digits", "FACES": "faces", "SHAPES": "shapes", "FAMILIES": "settings"}
+_MODULES |= {"Run": "run", "Study": "study"}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(_MODULES)

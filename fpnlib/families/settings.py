@@ -10,6 +10,7 @@ from fpnlib import checks
 from fpnlib.families.digits import DIGITS
 from fpnlib.families.faces import FACES
 from fpnlib.families.family import Family, Settings
+from fpnlib.families.profiles import read_profile
 from fpnlib.families.shapes import SHAPES
 from fpnlib.store import PROJECT
 
@@ -30,11 +31,7 @@ def resolve(family: Family, profile: str = "demo", override: str = "") -> Settin
         ValueError: an unknown profile, with the nearest name, or as :func:`merge`.
         TypeError: as :func:`merge`.
     """
-    path = PROFILES / f"{profile}.yaml"
-    if not path.is_file():
-        raise checks.unknown("profile", profile, sorted(p.stem for p in PROFILES.glob("*.yaml")))
-    content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    groups = {name: group for name, group in content.items() if isinstance(group, dict)}
+    _, groups = read_profile(PROFILES / f"{profile}.yaml")
     merged = merge(groups, override, FAMILIES | {family.name: family})
     return {**family.settings, **merged.get(family.name, {})}
 

@@ -41,22 +41,22 @@ class Bars:
         line = self._lines.get(box)
         if line is None:
             return
-        left, bar, right = [self._states[part] for part in self._parts(box)]
+        left, bar, right = map(self._states.__getitem__, self._parts(box))
         if closed or bar.get("bar_style") in ("success", "danger"):
             self._lines.pop(box).close()
             return
         line.n, line.total = bar["value"], bar["max"]
-        texts = [_plain(text["value"]) for text in (left, right)]
-        line.bar_format = "  {}|{{bar:10}}|{}".format(*texts) if texts[0] else f"  {texts[1]}"
+        before, after = _plain(left["value"]), _plain(right["value"])
+        line.bar_format = f"  {before}|{{bar:10}}|{after}" if before else f"  {after}"
         line.refresh()
 
     def models(self) -> Iterator[str]:
-        """Ids of all models that belong to a bar, for a copy that does without them."""
-        for box in [model for model in self._states if self._is_bar(model)]:
+        """Yield the ids of all models that belong to a bar, for a copy that does without them."""
+        for box in filter(self._is_bar, self._states):
             for model in (box, *self._parts(box)):
-                state = self._states[model]
                 yield model
-                yield from (_id(state[look]) for look in ("layout", "style") if state.get(look))
+                looks = self._states[model].get("layout"), self._states[model].get("style")
+                yield from map(_id, filter(None, looks))
 
     def close(self) -> None:
         """Remove the lines that are left."""
@@ -64,11 +64,14 @@ class Bars:
             self._lines.popitem()[1].close()
 
     def _is_bar(self, model: str) -> bool:
-        kinds = [self._states.get(part, {}).get("_model_name") for part in self._parts(model)]
-        return self._states.get(model, {}).get("_model_name") == BOX and kinds == PARTS
+        parts = list(map(self._kind, self._parts(model)))
+        return self._kind(model) == BOX and parts == PARTS
+
+    def _kind(self, model: str) -> str | None:
+        return self._states.get(model, {}).get("_model_name")
 
     def _parts(self, box: str) -> list[str]:
-        return [_id(child) for child in self._states.get(box, {}).get("children", ())]
+        return list(map(_id, self._states.get(box, {}).get("children", ())))
 
 
 def _id(reference: str) -> str:
@@ -76,5 +79,5 @@ def _id(reference: str) -> str:
 
 
 def _plain(text: str) -> str:
-    """A widget's text without HTML and wide spaces, with braces doubled as in a format."""
+    """Return a widget's text without HTML and wide spaces, with braces doubled as in a format."""
     return unescape(text).replace("\u2007", " ").replace("{", "{{").replace("}", "}}")

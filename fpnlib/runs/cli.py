@@ -7,6 +7,7 @@ import os
 import shlex
 import shutil
 import sys
+from functools import partial
 from pathlib import Path
 
 import yaml
@@ -146,10 +147,7 @@ def _report(given: argparse.Namespace) -> int:
 def _verify(given: argparse.Namespace) -> int:
     from fpnlib.runs import verify
 
-    def say(line: str) -> None:
-        print(f"  {line}")
-
-    wrong = []
+    wrong, say = [], partial(print, " ")
     data = str(given.data or "")
     for folder in given.folders or _runs():
         print(f"{folder}:")

@@ -11,7 +11,9 @@ import math
 import re
 import sys
 import time
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import papermill
 import zmq
@@ -24,6 +26,7 @@ from papermill.exceptions import PapermillExecutionError
 from tqdm import tqdm
 
 from fpnlib.runs.bars import Bars
+from fpnlib.runs.copies import code_cells
 from fpnlib.runs.kernel import ThisPython
 
 _ANSI = re.compile(r"\x1b\[[0-9;]*m")
@@ -73,9 +76,11 @@ class Limits:
 def execute(
     source: Path, target: Path, parameters: dict, *, title: str, limits: Limits
 ) -> NotebookNode:
-    """Execute the notebook ``source`` with ``parameters``.
+    """Execute a notebook.
 
     Args:
+        source: the notebook.
+        parameters: values of its parameters.
         target: where the executed copy grows meanwhile.
         title: of its line on the screen.
         limits: of its cells' time.
@@ -133,8 +138,7 @@ class _Line:
 
     def expect(self, cells: list[NotebookNode]) -> None:
         """Count the cells that have code."""
-        codes = [cell for cell in cells if cell.cell_type == "code" and cell.source.strip()]
-        self._bar.total = len(codes)
+        self._bar.total = sum(bool(cell.source.strip()) for cell in code_cells(cells))
 
     def begin(self, cell: NotebookNode, cell_index: int) -> None:
         """Show that ``cell`` is executed now."""
@@ -147,19 +151,22 @@ class _Line:
         self._bar.close()
 
 
-class _Watched(Engine):
+class _Watched(Engine):  # type: ignore[misc]
     """papermill's engine with the kernels, limits and progress of :func:`execute`."""
 
     @classmethod
     def execute_managed_notebook(
-        cls, nb_man: NotebookExecutionManager, kernel_name: str, *, line, limits, kernel, **options
+        cls, nb_man: NotebookExecutionManager, kernel_name: str, **options: Any
     ) -> None:
+        """Execute the cells with the ``line``, the ``limits`` and the ``kernel`` of the options."""
+        line, limits, kernel = options["line"], options["limits"], options["kernel"]
         line.expect(nb_man.nb.cells)
         limits.kernels.append(kernel)
         client = _Client(
             nb_man,
             km=kernel,
             startup_timeout=options["start_timeout"],
+            coalesce_streams=True,  # the kernel happens to send text in pieces
             timeout_func=lambda cell: limits.for_a_cell(),
             on_cell_execute=line.begin,
         )
@@ -177,16 +184,16 @@ papermill_engines.register("fpnlib", _Watched)
 class _Output(OutputWidget):
     """Tells an Output widget's state to the kernel without losing the kernel's messages."""
 
-    def send(self, *args, **options) -> None:
+    def send(self, *args: Any, **options: Any) -> None:
         """As nbclient's. Sending consumes the signal of a reply that has come, so ask again."""
         super().send(*args, **options)
-        self.kernel_client.shell_channel.socket.get(zmq.EVENTS)
+        self.kernel_client.shell_channel.socket.get(zmq.EVENTS)  # type: ignore[attr-defined]
 
 
-class _Client(PapermillNotebookClient):
+class _Client(PapermillNotebookClient):  # type: ignore[misc]
     """Executes cells. An error inside a widget fails its cell; bars go to the terminal."""
 
-    def __init__(self, *args, **options):
+    def __init__(self, *args: Any, **options: Any):
         super().__init__(*args, **options)
         self.widget_registry = {"@jupyter-widgets/output": {"OutputModel": _Output}}
 
@@ -215,21 +222,24 @@ class _Client(PapermillNotebookClient):
             self.widget_state.pop(model, None)
         super().set_widgets_metadata()
 
-    def execute_cell(self, cell: NotebookNode, cell_index: int, **options) -> NotebookNode:
+    def execute_cell(self, cell: NotebookNode, cell_index: int, **options: Any) -> NotebookNode:
         """As nbclient's, and raises CellExecutionError for an error inside a widget."""
         cell = super().execute_cell(cell, cell_index, **options)
         if "raises-exception" in cell.metadata.get("tags", ()):
             return cell
-        shown = [output for output in cell.get("outputs", ()) if output.output_type == "error"]
-        hidden = []
+        shown, hidden = _errors(cell.get("outputs", ())), []
         for widget in self.comm_objects.values():
             if isinstance(widget, OutputWidget):
-                hidden += [output for output in widget.outputs if output["output_type"] == "error"]
+                hidden += _errors(widget.outputs)
         if hidden and not shown:
             cell.outputs.append(NotebookNode(hidden[0]))
         for error in shown + hidden:
             raise CellExecutionError("\n".join(error["traceback"]), error["ename"], error["evalue"])
         return cell
+
+
+def _errors(outputs: Iterable[NotebookNode]) -> list[NotebookNode]:
+    return [output for output in outputs if output["output_type"] == "error"]
 
 
 def _traceback(error: PapermillExecutionError) -> str:

@@ -13,19 +13,21 @@ from joblib import cpu_count
 
 from fpnlib.store import PROJECT
 
-PACKAGES = ("torch", "torchvision", "nflows", "numpy", "scipy", "scikit-learn", "safetensors")
-PACKAGES += ("torchmetrics", "umap-learn", "flaml")
+PACKAGES = (
+    *("torch", "torchvision", "nflows", "numpy", "scipy", "scikit-learn", "safetensors"),
+    *("torchmetrics", "umap-learn", "flaml"),
+)
 
 
 def environment() -> dict:
-    """Commit, versions, device and processor of this process, for a manifest."""
+    """Return commit, versions, device and processor of this process, for a manifest."""
     commit = _git("rev-parse", "HEAD")
     changes = _git("status", "--porcelain", "--", "fpnlib", "notebooks")
     return {
         "commit": commit,
         "uncommitted changes": bool(changes) if commit else None,
         "python": platform.python_version(),
-        "versions": {name: metadata.version(name) for name in PACKAGES},
+        "versions": dict(zip(PACKAGES, map(metadata.version, PACKAGES))),
         "platform": f"{platform.system()} {platform.machine()}",
         "processor": _processor(),
         "cores": cpu_count(),

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor, wait
-from contextlib import suppress
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Event
@@ -176,7 +175,7 @@ class _Session:
 
 def _content(source: nbformat.NotebookNode, settings: Mapping) -> tuple[list[str], dict]:
     """A notebook's code and parameters, without the folder: a run that is moved stays finished."""
-    code = [cell.source for cell in source.cells if cell.cell_type == "code"]
+    code = [cell.source for cell in copies.code_cells(source.cells)]
     return code, {name: value for name, value in settings.items() if name != "out"}
 
 
@@ -210,14 +209,13 @@ def _abreast(width: int, call: Callable, paths: list, stop: Callable) -> None:
             stopped.set()
             stop()
             raise
-    failures = [future.exception() for future in futures if future.exception()]
-    if not failures:
-        return
-    last = next(filter(_stops, failures), failures[0])
-    for failure in reversed(failures):
-        if failure is not last:
-            print(f"\n{failure}", file=sys.stderr)
-    raise last
+    failures = list(filter(None, map(Future.exception, futures)))
+    if failures:
+        last = next(filter(_stops, failures), failures[0])
+        for failure in reversed(failures):
+            if failure is not last:
+                print(f"\n{failure}", file=sys.stderr)
+        raise last
 
 
 def _stops(failure: BaseException) -> bool:
@@ -225,15 +223,17 @@ def _stops(failure: BaseException) -> bool:
 
 
 def _read(path: Path) -> nbformat.NotebookNode | None:
-    """The copy that grew at ``path`` until its notebook failed; None if it is not whole."""
-    with suppress(OSError, ValueError):
+    """Return the copy that grew until its notebook failed; None if it is not whole."""
+    try:
         return nbformat.read(path, as_version=4)
+    except (OSError, ValueError):
+        return None
 
 
 def _print_content(folder: Path) -> None:
     print(f"\n{_near(folder)} holds")
     for kind in SHOWN:
-        count = sum(path.is_file() for path in (folder / kind).rglob("[!.]*"))
+        count = sum(map(Path.is_file, (folder / kind).rglob("[!.]*")))
         print(f"  {count:4d} {kind:<10} {_near(folder / kind)}")
 
 

@@ -37,7 +37,7 @@ class Inputs:
         """
         told, data = Uses(self._manifest.folder, notebook).read()
         outside = set(filter(os.path.isabs, told))
-        inside = [name for name in told if name not in outside]
+        inside = sorted(set(told) - outside)
         for value in settings:
             if isinstance(value, str) and os.path.isfile(PROJECT / value):
                 outside.add(str(PROJECT / value))

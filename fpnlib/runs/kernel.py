@@ -6,6 +6,7 @@ import os
 import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import torch
 from ipykernel.kernelspec import get_kernel_dict
@@ -20,7 +21,7 @@ LONGEST_SOCKET = 107
 """Characters of a socket's path that POSIX systems take."""
 
 
-class ThisPython(AsyncKernelManager):
+class ThisPython(AsyncKernelManager):  # type: ignore[misc]
     """Starts kernels with the Python that runs this process, whatever kernels are installed."""
 
     last_words = ""
@@ -33,25 +34,27 @@ class ThisPython(AsyncKernelManager):
         options = ["--IPKernelApp.log_level=CRITICAL", "--IPKernelApp.capture_fd_output=False"]
         return KernelSpec(**get_kernel_dict(extra_arguments=options))
 
-    async def start_kernel(self, **options) -> None:
+    async def start_kernel(self, **options: Any) -> None:
         """Start a kernel in the project's folder. Its own stdout and stderr go to a file."""
         self._folder = TemporaryDirectory(prefix="fpn-", ignore_cleanup_errors=True)
         # Another process may take a port before the kernel does. A socket is nobody else's.
         socket = str(Path(self._folder.name, "kernel"))
         if os.name == "posix" and len(f"{socket}-10") <= LONGEST_SOCKET:
             self.transport, self.ip = "ipc", socket
-        with open(self._screen, "wb") as screen:
+        with open(Path(self._folder.name, "screen"), "wb") as screen:
             place = {"cwd": str(PROJECT), "stdout": screen, "stderr": screen}
             await super()._async_start_kernel(env=_environment(), **options | place)
 
     async def cleanup_resources(self, restart: bool = False) -> None:
         """Remove what the kernel leaves, its folder too."""
         await super().cleanup_resources(restart=restart)
-        if self._folder and not restart:
-            if self._screen.is_file():
-                lines = self._screen.read_text(errors="replace").strip().split("\n")
-                self.last_words = f" ({lines[-1].strip()})" if lines[-1] else ""
-            self._folder.cleanup()
+        if self._folder is None or restart:
+            return
+        screen = Path(self._folder.name, "screen")
+        if screen.is_file():
+            last = screen.read_text(errors="replace").strip().split("\n")[-1]
+            self.last_words = f" ({last.strip()})" if last else ""
+        self._folder.cleanup()
 
     def kill(self) -> None:
         """End the kernel at once; whoever waits for it learns that it died."""
@@ -59,18 +62,15 @@ class ThisPython(AsyncKernelManager):
         if process is not None and process.poll() is None:
             process.kill()
 
-    @property
-    def _screen(self) -> Path:
-        return Path(self._folder.name, "screen")
-
 
 def jobs() -> int:
-    """Default number of notebooks at a time: one a core, or one on a GPU."""
+    """Return the default number of notebooks at a time: one a core, or one on a GPU."""
     return 1 if torch.cuda.is_available() else cpu_count()
 
 
 def _environment() -> dict[str, str]:
-    """This process's environment with defaults below it, and what every kernel needs above it."""
+    """Return this process's environment with defaults below it and what every kernel needs."""
+    ours = os.environ  # noqa: TID251 a kernel inherits it
     # On a CPU one thread: the same bits whatever the number of cores, which notebooks share out.
     threads = str(cpu_count() if torch.cuda.is_available() else 1)
     defaults = dict.fromkeys(THREADS, threads) | {
@@ -80,13 +80,12 @@ def _environment() -> dict[str, str]:
     }
     if not sys.stderr.isatty():
         defaults["TQDM_DISABLE"] = "1"  # nobody sees the bars
-    path = os.pathsep.join(filter(None, (str(PROJECT), os.environ.get("PYTHONPATH"))))
     fixed = {
         "MPLBACKEND": "module://matplotlib_inline.backend_inline",
         "PYTHONHASHSEED": "0",
-        "PYTHONPATH": path,
+        "PYTHONPATH": os.pathsep.join(filter(None, (str(PROJECT), ours.get("PYTHONPATH")))),
     }
-    if data := os.environ.get("FPN_DATA"):
+    if data := ours.get("FPN_DATA"):
         # An absolute path, because the kernel's folder is another.
         fixed["FPN_DATA"] = os.path.abspath(os.path.expanduser(data))
-    return defaults | os.environ | fixed
+    return defaults | ours | fixed

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import ast
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import nbformat
-import yaml
 from nbformat import NotebookNode
 
 from fpnlib import checks
+from fpnlib.families.profiles import read_profile
 from fpnlib.store import PROJECT, Manifest
 
 Groups = dict[str, dict[str, object]]
@@ -34,14 +34,14 @@ class Plan:
     groups: Groups
 
     def groups_for(self, notebook: Path, code: str) -> Groups:
-        """The groups that a notebook depends on, if it takes a profile.
+        """Return the groups that a notebook depends on, if it takes a profile.
 
         These are the families that its code names, like ``DIGITS``; all if it names none.
         """
         if "profile" not in self.tasks[notebook]:
             return {}
-        words = code.lower()
-        return _split(self.groups, lambda family, _: family in words)[0] or self.groups
+        named = filter(code.lower().__contains__, self.groups)
+        return {family: self.groups[family] for family in named} or self.groups
 
 
 def plan(
@@ -54,14 +54,14 @@ def plan(
     """Plan a run; arguments and errors as for :func:`fpnlib.runs.execute.run`."""
     declared = _declared(notebooks)
     chosen = _select(declared, only)
-    flat, groups = _read_profile(notebooks / "profiles", profile)
+    flat, groups = read_profile(notebooks / "profiles" / f"{profile}.yaml")
     _refuse_unknown([*flat, *(["profile"] if groups else [])], declared.values())
     if "profile" in values:
         raise ValueError("the profile is given with --profile, not with --set")
     given = _with_override(values, list(chosen.values()))
     given = {"out": f"outputs/{profile}"} | flat | given | {"profile": profile}
     given |= {"out": out} if out is not None else {}
-    folder = checks.fitting("out", given["out"], "outputs/demo")
+    folder = str(checks.fitting("out", given["out"], "outputs/demo"))
     _refuse_sources(PROJECT / folder, notebooks.resolve())
     tasks = {path: _settings(path, names, given) for path, names in chosen.items()}
     return Plan(folder, tasks, _resolved(groups, given.get("override", "")))
@@ -73,13 +73,13 @@ def source_of(notebook: Path) -> NotebookNode:
         return nbformat.read(notebook, as_version=4)
     except OSError:
         raise
-    except Exception as error:  # of whatever kind: nbformat trusts the file to be a notebook
+    except Exception as error:  # noqa: BLE001 nbformat trusts the file to be a notebook
         said = " ".join(str(error).split())
         raise ValueError(f"{notebook} is no notebook that can be executed ({said:.120})") from None
 
 
 def parameters(notebook: Path) -> dict[str, object]:
-    """Names and default values in the cell tagged ``parameters``; empty if there is none.
+    """Return names and defaults in the cell tagged ``parameters``; empty if there is none.
 
     Raises:
         ValueError: no notebook, or a default that is not a plain value. Derived values stand in the
@@ -87,55 +87,35 @@ def parameters(notebook: Path) -> dict[str, object]:
     """
     for cell in source_of(notebook).cells:
         if "parameters" in cell.metadata.get("tags", ()):
-            statements = _statements(cell.source, notebook.name)
-            return dict(_assigned(statement, notebook.name) for statement in statements)
+            return _assignments(cell.source, notebook.name)
     return {}
 
 
 def fan_out(values: Mapping[str, object], only: Iterable[str], notebooks: Path) -> dict[str, list]:
-    """The ``values`` that fan out in a sweep: lists for parameters that are no lists."""
+    """Return the values that fan out in a sweep: lists for parameters that are no lists."""
     defaults: dict[str, object] = {}
     for declared in _select(_declared(notebooks), only).values():
         defaults |= declared
-    lists, _ = _split(values, lambda name, value: isinstance(value, list))
-    return _split(lists, lambda name, value: not isinstance(defaults.get(name), list))[0]
-
-
-def _read_profile(folder: Path, name: str) -> tuple[dict[str, object], Groups]:
-    """A profile's parameters of notebooks, and its settings by family.
-
-    Raises:
-        ValueError: an unknown name, or a file of another shape; one line.
-    """
-    path = folder / f"{name}.yaml"
-    if not path.is_file():
-        raise checks.unknown("profile", name, sorted(file.stem for file in folder.glob("*.yaml")))
-    try:
-        given = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    except yaml.YAMLError as error:
-        raise ValueError(f"{path.name} is not valid YAML: {' '.join(str(error).split())}") from None
-    if not isinstance(given, dict):
-        raise ValueError(f"{path.name} must be a mapping, one 'name: value' a line")
-    groups, flat = _split(given, lambda name, value: isinstance(value, dict))
-    for key, group in groups.items():
-        if any(isinstance(value, dict) for value in group.values()):
-            raise ValueError(f"{path.name}: the group '{key}' must hold 'name: value' lines only")
-    return flat, groups
+    lists = {name: value for name, value in values.items() if isinstance(value, list)}
+    for name in lists.keys() & defaults:
+        if isinstance(defaults[name], list):
+            del lists[name]
+    return lists
 
 
 def _declared(notebooks: Path) -> dict[Path, dict[str, object]]:
-    """The parameters of each notebook in a folder."""
+    """Return the parameters of each notebook in a folder."""
     paths = sorted(notebooks.glob("*.ipynb"))
     if not paths and not (PROJECT / "notebooks").is_dir():
         clone = "git clone the repository, then pip install -e . in it"
         raise ValueError(f"no notebooks found: fpnlib runs them from a checkout ({clone})")
     if not paths:
         raise ValueError(f"no notebooks found in {notebooks}; expected *.ipynb files")
-    return {path: parameters(path) for path in paths}
+    return dict(zip(paths, map(parameters, paths)))
 
 
 def _select(declared: dict[Path, dict], only: Iterable[str]) -> dict[Path, dict]:
-    """The notebooks whose names are or start with one of ``only``, in order; all if it is empty."""
+    """Return the notebooks whose names start with one of ``only``, in order; all if it is empty."""
     chosen: set[Path] = set()
     for name in only:
         start = name.removesuffix(".ipynb")
@@ -143,16 +123,7 @@ def _select(declared: dict[Path, dict], only: Iterable[str]) -> dict[Path, dict]
         if not found:
             raise checks.unknown("notebook", start, [path.stem for path in declared])
         chosen |= found
-    return _split(declared, lambda path, _: path in chosen)[0] if chosen else declared
-
-
-def _split(values: Mapping, test: Callable[[Any, Any], bool]) -> tuple[dict, dict]:
-    """The items of a mapping that pass ``test(name, value)``, and the others."""
-    passed: dict = {}
-    others: dict = {}
-    for name, value in values.items():
-        (passed if test(name, value) else others)[name] = value
-    return passed, others
+    return {path: declared[path] for path in sorted(chosen)} if chosen else declared
 
 
 def _refuse_unknown(given: Iterable[str], declared: Iterable[Iterable[str]]) -> None:
@@ -164,21 +135,18 @@ def _refuse_unknown(given: Iterable[str], declared: Iterable[Iterable[str]]) -> 
 
 
 def _with_override(values: Mapping[str, object], declared: list[dict]) -> dict[str, object]:
-    """``values`` with those of dotted names joined to one text, the parameter ``override``."""
-    dotted, flat = _split(values, lambda name, value: "." in name)
-    _refuse_unknown(flat, declared)
-    if not dotted:
-        return flat
-    if "override" not in set().union(*declared):
-        _refuse_unknown(dotted, declared)
-    pairs = str(flat.get("override", "")).split()
-    for name, value in dotted.items():
-        pairs.append(f"{name}={_text(name, value)}")
-    return flat | {"override": " ".join(pairs)}
+    """Return values with those of dotted names joined to one text, the parameter ``override``."""
+    flat, pairs = dict(values), str(values.get("override", "")).split()
+    for name in values:
+        if "." in name:
+            pairs.append(f"{name}={_text(name, flat.pop(name))}")
+    takes_override = "override" in set().union(*declared)
+    _refuse_unknown(flat if takes_override else values, declared)
+    return flat | ({"override": " ".join(pairs)} if pairs else {})
 
 
 def _text(name: str, value: object) -> str:
-    """A value as YAML has it, without spaces."""
+    """Return a value as YAML has it, without spaces."""
     text = value if isinstance(value, str) else json.dumps(value, separators=(",", ":"))
     if text.split() != [text]:
         raise ValueError(f"'{name}' must be a value without spaces, got {value!r}")
@@ -186,7 +154,7 @@ def _text(name: str, value: object) -> str:
 
 
 def _resolved(groups: Groups, override: object) -> Groups:
-    """The families' settings as the profile and the overrides give them, checked."""
+    """Return the families' settings as the profile and the overrides give them, checked."""
     if not groups and not override:
         return {}
     from fpnlib.families.settings import merge  # heavy, and rarely needed
@@ -195,7 +163,7 @@ def _resolved(groups: Groups, override: object) -> Groups:
 
 
 def _settings(notebook: Path, declared: dict, given: Mapping[str, object]) -> dict[str, object]:
-    """A notebook's parameters: the given values, else its defaults."""
+    """Return a notebook's parameters: the given values, else its defaults."""
     settings = {}
     for name, default in declared.items():
         settings[name] = checks.fitting(name, given.get(name, default), default)
@@ -226,19 +194,23 @@ def _refuse_sources(folder: Path, notebooks: Path) -> None:
             raise ValueError(f"a run into {folder} {said}")
 
 
-def _statements(source: str, where: str) -> list[ast.stmt]:
+def _assignments(source: str, where: str) -> dict[str, object]:
     try:
-        return ast.parse(source).body
+        statements = ast.parse(source).body
     except SyntaxError as error:
         said = f"its parameters are no Python: {error.msg}, line {error.lineno}"
         raise ValueError(f"{where}: {said}") from None
+    return dict(_assigned(statement, where) for statement in statements)
 
 
 def _assigned(statement: ast.stmt, where: str) -> tuple[str, object]:
-    assigned = isinstance(statement, ast.Assign)
-    target = statement.targets[0] if assigned else getattr(statement, "target", None)
-    try:
-        return target.id, ast.literal_eval(statement.value)
-    except (AttributeError, ValueError):
-        said = f"a parameter must be 'name = plain value', got '{ast.unparse(statement)}'"
-        raise ValueError(f"{where}: {said}; derive it in the next cell") from None
+    """Return the name and the value that a statement in the parameters' cell assigns."""
+    match statement:
+        case (
+            ast.Assign(targets=[ast.Name(id=name)], value=value)
+            | ast.AnnAssign(target=ast.Name(id=name), value=ast.expr() as value)
+        ):
+            with suppress(ValueError):
+                return name, ast.literal_eval(value)
+    said = f"a parameter must be 'name = plain value', got '{ast.unparse(statement)}'"
+    raise ValueError(f"{where}: {said}; derive it in the next cell")

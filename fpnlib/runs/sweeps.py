@@ -13,11 +13,14 @@ import os
 import re
 import sys
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, redirect_stderr, redirect_stdout
+from operator import itemgetter
 from pathlib import Path
 from threading import RLock
+from typing import Any
 
+import pandas as pd
 from tqdm import tqdm
 
 from fpnlib import store
@@ -35,6 +38,7 @@ limit."""
 SHOWN_NAME = 60
 """Characters of a run's folder's name, before the rest becomes a digest."""
 
+LOST = "the scheduler was lost"
 Points = dict[str, dict[str, object]]
 
 
@@ -58,9 +62,12 @@ def sweep(
     how their environments differ. If every run fails, all of it stays as it was.
 
     Args:
-        profile, only, fresh, notebooks: as for :func:`fpnlib.runs.execute.run`.
+        profile: as for :func:`fpnlib.runs.execute.run`.
         out: the sweep's folder, relative to the project; None: ``outputs/<profile>-sweep``.
+        only: as for a run.
         values: as for a run; a list fans out if the parameter is not a list itself.
+        fresh: as for a run.
+        notebooks: as for a run.
         seeds: values of ``seed``; none: the profile's.
         workers: runs at a time on this machine; None: one a core, or one on a GPU.
         scheduler: address of a Dask cluster, ``tcp://host:port``. Its workers need the same
@@ -83,9 +90,7 @@ def sweep(
     points, folder = _grid(values, fan_out(values, only, notebooks)), PROJECT / out
     for point in points.values():
         todo = plan(profile, out, only, point, notebooks)
-    stale = [Manifest(path) for path in (folder, *sorted(folder.glob("runs/*/")))] if fresh else []
-    for manifest in stale:
-        manifest.refuse_strangers()
+    stale = _stale(folder) if fresh else []
     with store.claim(folder), client_of(len(points), workers, scheduler) as client:
         _start_over(stale)
         calls = {}
@@ -113,7 +118,7 @@ def _error(failures: Mapping[str, str], count: int) -> CellError:
     """The error of a sweep of ``count`` runs, one line for each that failed."""
     others = "the others are" if len(failures) < count else "nothing is"
     lines = [f"{len(failures)} of {count} runs failed; {others} gathered"]
-    lines += [f"{name}: {reason}" for name, reason in failures.items()]
+    lines += map(": ".join, failures.items())
     return CellError("\n".join(lines))
 
 
@@ -130,6 +135,14 @@ def _grid(values: Mapping[str, object], fans_out: Mapping[str, list]) -> Points:
         remedy = "give --seeds, or a list like --set flow_width=[40,224]"
         raise ValueError(f"a sweep needs two runs or more: {remedy}")
     return points
+
+
+def _stale(folder: Path) -> list[Manifest]:
+    """Return the manifests of a sweep and its runs; refuse folders that no run has made."""
+    manifests = list(map(Manifest, (folder, *sorted(folder.glob("runs/*/")))))
+    for manifest in manifests:
+        manifest.refuse_strangers()
+    return manifests
 
 
 def _start_over(manifests: Sequence[Manifest]) -> None:
@@ -149,15 +162,14 @@ def _run(
     notebooks: Path,
     limits: tuple[float | None, float | None],
 ) -> None:
-    """One run, in a worker's process: quiet, with its notebooks one after another."""
-    os.environ["TQDM_DISABLE"] = "1"  # the notebooks' bars
+    """Do one run, in a worker's process: quiet, with its notebooks one after another."""
+    os.environ["TQDM_DISABLE"] = "1"  # noqa: TID251 the kernels inherit it and draw no bars
     tqdm.set_lock(RLock())  # its default, of processes, leaks when a worker is ended
     end, said = time.monotonic() + (limits[1] or HELD), ""
-    options = {"notebooks": notebooks, "side_by_side": 1}
     while True:
         try:
             with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
-                run(profile, out, only, values, limits=Limits(*limits), **options)
+                run(profile, out, only, values, False, notebooks, 1, Limits(*limits))
             return
         except store.FolderInUse as error:  # a worker that lost its connection works on
             if time.monotonic() >= end:
@@ -168,42 +180,48 @@ def _run(
             time.sleep(PAUSE)
 
 
-def _run_all(client, calls: Mapping[str, tuple], folder: Path) -> dict[str, str]:
+def _run_all(client: Any, calls: Mapping[str, tuple], folder: Path) -> dict[str, str]:
     """Do the runs, each once a worker is free for it.
 
     Given all at once, Dask puts some in line behind a worker, where they stay while another has
     nothing to do.
+
+    Args:
+        client: of the Dask cluster.
+        calls: the arguments of :func:`_run` by the run's name.
+        folder: the sweep's.
 
     Returns:
         What went wrong, by the run's name, in the grid's order.
     """
     from distributed import as_completed
 
-    waiting, running, failures, done = list(calls), {}, {}, as_completed()
+    waiting, done = list(calls), as_completed()
+    names: dict[str, str] = {}
+    failures: dict[str, str] = {}
 
     def give_out() -> None:
-        free = max(1, sum(client.nthreads().values())) - len(running)
+        free = max(1, sum(client.nthreads().values())) - done.count()
         for name in waiting[: max(0, free)]:
             # A run whose worker is killed goes to another one; a run that fails would fail again.
             future = client.submit(_run, *calls[name], key=f"{folder}/{name}", pure=False)
-            running[future.key] = waiting.pop(0)
+            names[future.key] = waiting.pop(0)
             done.add(future)
 
     shape = {"desc": "sweep", "unit": "run", "dynamic_ncols": True, "leave": False, "disable": None}
     with tqdm(total=len(calls), **shape) as bar:
         give_out()
         for number, future in enumerate(done, start=1):
-            name, lost = running.pop(future.key), OSError("the scheduler was lost")
+            name = names[future.key]
             if future.status != "finished":
-                error = future.exception() or lost
-                failures[name] = _last_line(error)
-                if error is lost:  # nobody is there to do the others
-                    failures |= dict.fromkeys(waiting, str(lost))
+                error = future.exception()
+                failures[name] = _last_line(error) if error else LOST
+                if error is None:  # nobody is there to do the others
+                    failures |= dict.fromkeys(waiting, LOST)
                     waiting.clear()
             tqdm.write(f"[{number}/{len(calls)}] {name}{': failed' if name in failures else ''}")
             bar.update()
-            if waiting:
-                give_out()
+            give_out()
     return {name: failures[name] for name in calls if name in failures}
 
 
@@ -211,32 +229,29 @@ def _finish(
     folder: Path, points: Points, notebooks: Sequence[str], failures: Mapping[str, str]
 ) -> None:
     """Write what the sweep leaves: its tables, figures, grid and manifest."""
-    done = {name: point for name, point in points.items() if name not in failures}
-    files = _gather(folder, done, varied(points), notebooks)
+    tables = gathered(folder, points, failures, notebooks)
+    for name, table in tables.items():
+        store.write(folder / name, table.to_csv(index=False))
+    across = [name for name in varied(points) if name != "seed"]
+    figures = _draw(folder, tables[RUNS], across)
     store.write_json(folder / Manifest.GRID, points)
-    _note(folder, list(done), notebooks, [Manifest.GRID, *files], failures)
+    _note(folder, list(points), notebooks, [Manifest.GRID, *tables, *figures], failures)
 
 
-def _gather(
-    folder: Path, points: Points, names: Sequence[str], notebooks: Sequence[str]
-) -> list[str]:
-    """Write the tables and figures of the runs ``points``; returns their names."""
+def _draw(folder: Path, table: pd.DataFrame, across: Sequence[str]) -> list[str]:
+    """Draw the spread of each notebook's numbers; returns the figures' names."""
     import matplotlib.pyplot as plt  # heavy, and the workers draw nothing
 
     from fpnlib import plots
 
-    tables = gathered(folder, points, names, notebooks)
-    files = list(tables)
-    for name, table in tables.items():
-        store.write(folder / name, table.to_csv(index=False))
-    for notebook, rows in tables[RUNS].groupby("notebook", sort=True):
-        figure = plots.spread(rows, across=[name for name in names if name != "seed"])
-        png = io.BytesIO()
+    names = []
+    for notebook, rows in table.groupby("notebook", sort=True):
+        figure, png = plots.spread(rows, across=across), io.BytesIO()
         figure.savefig(png, format="png", dpi=110, pil_kwargs={"optimize": True})
         plt.close(figure)
-        files.append(f"figures/{notebook}_spread.png")
-        store.write(folder / files[-1], png.getvalue())
-    return files
+        names.append(f"figures/{notebook}_spread.png")
+        store.write(folder / names[-1], png.getvalue())
+    return names
 
 
 def _note(
@@ -248,29 +263,29 @@ def _note(
 ) -> None:
     """Write the sweep's own manifest: what its runs noted, how they differ, which failed."""
     manifest = Manifest(folder)
-    runs = {name: Manifest(folder / "runs" / name).read() for name in names}
+    done = filter(lambda name: name not in failed, names)
+    runs = {name: Manifest(folder / "runs" / name).read() for name in done}
     sections = _common(runs)
     for notebook in notebooks:
-        entries = [run.get("notebooks", {}).get(notebook) for run in runs.values()]
-        if any(entries):
-            sections["notebooks"][notebook] = _joined(list(filter(None, entries)))
+        found = (noted.get("notebooks", {}).get(notebook) for noted in runs.values())
+        if entries := list(filter(None, found)):
+            sections["notebooks"][notebook] = _joined(entries)
     sections |= {"failed": dict(failed), "files": manifest.files(files)}
     store.write_json(manifest.path, sections)
 
 
 def _common(runs: Mapping[str, Mapping]) -> dict[str, dict]:
-    """Where the runs were computed and on what data; how they differ is printed too."""
-    flat = {name: _noted(run) for name, run in runs.items()}
-    sections: dict[str, dict] = {"environment": {"versions": {}}, "data": {}}
+    """Return where the runs were computed and on what data; how they differ is printed too."""
+    names_of: dict[tuple[str, str], dict[Any, list[str]]] = {}
+    for name, sections_of_run in runs.items():
+        for section, key, value in _noted(sections_of_run):
+            names_of.setdefault((section, key), {}).setdefault(value, []).append(name)
+    versions: dict[str, object] = {}
+    sections: dict[str, dict] = {"environment": {"versions": versions}, "data": {}}
     sections |= {"differences": {}, "notebooks": {}}
-    for section, key in dict.fromkeys(itertools.chain(*flat.values())):
-        where: dict[str, list[str]] = {}
-        for name, noted in flat.items():
-            if (section, key) in noted:
-                value = noted[section, key]
-                where.setdefault(str(value), []).append(name)
-        holder = sections["environment"]["versions"] if section == "versions" else sections[section]
-        holder[key] = " or ".join(where) if len(where) > 1 else value
+    for (section, key), where in names_of.items():
+        holder = versions if section == "versions" else sections[section]
+        holder[key] = " or ".join(map(str, where)) if len(where) > 1 else next(iter(where))
         if len(where) > 1:
             said = "; ".join(f"{value} in {', '.join(those)}" for value, those in where.items())
             sections["differences"][f"{section}, {key}"] = said
@@ -278,26 +293,25 @@ def _common(runs: Mapping[str, Mapping]) -> dict[str, dict]:
     return sections
 
 
+def _noted(run: Mapping[str, Mapping]) -> Iterator[tuple[str, str, Any]]:
+    """Yield where a run was computed and on what data: section, name and value."""
+    environment = dict(run.get("environment", {}))
+    versions = environment.pop("versions", {})
+    parts = {"versions": versions, "environment": environment, "data": run.get("data", {})}
+    for section, values in parts.items():
+        for key, value in values.items():
+            yield section, key, value
+
+
 def _joined(entries: Sequence[Mapping]) -> dict[str, object]:
-    """A notebook's entry for all runs: each parameter's value or values, and all seconds."""
+    """Return a notebook's entry for all runs: each parameter's value or values, and all seconds."""
     parameters = {}
     for key in entries[0]["parameters"]:
         values = [entry["parameters"].get(key) for entry in entries]
         if key != "out":
             parameters[key] = values[0] if values == [values[0]] * len(values) else values
-    seconds = round(sum(entry["seconds"] for entry in entries), 1)
+    seconds = round(sum(map(itemgetter("seconds"), entries)), 1)
     return {"parameters": parameters, "seconds": seconds}
-
-
-def _noted(run: Mapping[str, Mapping]) -> dict[tuple[str, str], object]:
-    """Where a run was computed and on what data, by section and name."""
-    environment = dict(run.get("environment", {}))
-    sections = {"versions": environment.pop("versions", {}), "environment": environment}
-    noted = {}
-    for section, values in (sections | {"data": run.get("data", {})}).items():
-        for key, value in values.items():
-            noted[section, key] = value
-    return noted
 
 
 def _name(point: Mapping[str, object]) -> str:

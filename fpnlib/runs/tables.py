@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -15,39 +15,42 @@ SPREAD = ["paper", "mean", "standard deviation", "least", "most", "runs", "mean 
 
 
 def varied(points: Mapping[str, Mapping[str, object]]) -> list[str]:
-    """Names of the parameters that differ between the points, the seed last."""
-    first = next(iter(points.values()))
-    names = [name for name in first if any(point[name] != first[name] for point in points.values())]
-    return sorted(names, key=lambda name: name == "seed")
+    """Return the parameters that differ between the points, the seed last."""
+    first, *others = points.values()
+    names: set[str] = set()
+    for point in others:
+        names |= {name for name in first if point[name] != first[name]}
+    return sorted(names, key=lambda name: (name == "seed", list(first).index(name)))
 
 
 def gathered(
     folder: Path,
     points: Mapping[str, Mapping[str, object]],
-    names: Sequence[str],
+    failed: Container[str],
     notebooks: Sequence[str],
 ) -> dict[str, pd.DataFrame]:
-    """A sweep's tables by their names.
+    """Return a sweep's tables by their names.
 
     Args:
         folder: the sweep's.
         points: the parameters of each run, by its name.
-        names: the parameters that vary.
+        failed: names of runs that count for nothing.
         notebooks: those whose results count.
 
     Raises:
         FileNotFoundError: a run without results, as when workers do not share this folder.
         ValueError: damaged results.
     """
-    rows = []
+    rows, names = [], varied(points)
     for name, point in points.items():
-        rows += _rows(folder / "runs" / name, {key: point[key] for key in names}, notebooks)
+        if name not in failed:
+            rows += _rows(folder / "runs" / name, {key: point[key] for key in names}, notebooks)
     table = pd.DataFrame(rows).astype({"value": float, "paper": float, "n": "Int64"})
     return {RUNS: table, Manifest.SUMMARY: _summary(table)}
 
 
 def _rows(run: Path, varying: Mapping[str, object], notebooks: Sequence[str]) -> list[dict]:
-    """One row for each number of a run: what varied, notebook, quantity, value, paper's, n."""
+    """Return a row for each number of a run: what varied, notebook, quantity, value, paper, n."""
     rows, found = [], False
     for notebook in notebooks:
         path = run / "results" / f"{notebook}.json"
@@ -63,8 +66,8 @@ def _rows(run: Path, varying: Mapping[str, object], notebooks: Sequence[str]) ->
 
 
 def _summary(table: pd.DataFrame) -> pd.DataFrame:
-    """Mean and standard deviation (n − 1) over the seeds, for all else that varied."""
-    apart = [name for name in table.columns if name not in ("seed", "value", "paper", "n")]
+    """Return mean and standard deviation (n − 1) over the seeds, for all else that varied."""
+    apart = list(table.columns.drop(["seed", "value", "paper", "n"], errors="ignore"))
     rows = []
     for keys, group in table.groupby(apart, sort=False, dropna=False):
         value, paper = group["value"], group["paper"].iloc[0]

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 from torch import nn
@@ -20,7 +21,7 @@ from fpnlib.families.classification import plugin_accuracies
 from fpnlib.metrics.editing import accuracy_per_attribute
 from fpnlib.metrics.images import right_class_rate
 from fpnlib.runs import places
-from fpnlib.runs.tables import gathered, varied
+from fpnlib.runs.tables import gathered
 from fpnlib.store import Manifest, Results, library_digest
 
 TOLERANCE = 0.002
@@ -69,13 +70,15 @@ def verify(
     Returns:
         What does not hold, one line each.
     """
-    manifest, wrong = Manifest(folder), []
+    manifest, wrong, points = Manifest(folder), [], {}
     try:
         if not manifest.path.is_file():
             raise FileNotFoundError(f"{manifest.path} is missing; a run's folder has one")
         noted, wrong = manifest.read(), manifest.changed()
-        points, faults = _runs(manifest)
-        wrong += faults
+        try:
+            points = manifest.runs()
+        except ValueError as error:
+            wrong.append(str(error))
         _say_files(manifest, wrong, say)
         if numbers:
             # Files that are not the run's give no number of the run's.
@@ -89,18 +92,10 @@ def verify(
             say(f"{name}: failed when the sweep was made")
             continue
         say(f"{name}:")
-        below = {"numbers": numbers, "say": lambda line: say(f"  {line}")}
-        found = verify(folder / "runs" / name, data_dir, **below)
+        run = folder / "runs" / name
+        found = verify(run, data_dir, numbers=numbers, say=lambda line: say(f"  {line}"))
         wrong += [f"{name}: {line}" for line in found]
     return wrong
-
-
-def _runs(manifest: Manifest) -> tuple[dict[str, dict], list[str]]:
-    """A sweep's combinations, and what is wrong with them."""
-    try:
-        return manifest.runs(), []
-    except ValueError as error:
-        return {}, [str(error)]
 
 
 def _say_files(manifest: Manifest, wrong: list[str], say: Callable[[str], None]) -> None:
@@ -118,10 +113,9 @@ def _changed_means(
     folder: Path, points: Mapping, noted: Mapping, say: Callable[[str], None]
 ) -> list[str]:
     """Which of a sweep's tables are not what the runs' results give."""
-    done = {name: point for name, point in points.items() if name not in noted.get("failed", {})}
-    wrong = []
+    wrong, failed = [], noted.get("failed", {})
     try:
-        tables = gathered(folder, done, varied(points), list(noted["notebooks"]))
+        tables = gathered(folder, points, failed, list(noted["notebooks"]))
         for name, table in tables.items():
             again = pd.read_csv(io.StringIO(table.to_csv(index=False)))
             kept = pd.read_csv(folder / name)
@@ -131,7 +125,7 @@ def _changed_means(
                 wrong.append(f"{name} is not what the runs' results give")
     except (ValueError, OSError) as error:
         return [*wrong, str(error)]
-    say(f"{len(tables)} tables gathered again from {len(done)} runs")
+    say(f"{len(tables)} tables gathered again from {len(points) - len(failed)} runs")
     return wrong
 
 
@@ -168,20 +162,19 @@ def _changed_numbers(
 
 def _recorded(folder: Path, check: _Check) -> float | None:
     path = folder / "results" / f"{check.notebook}.json"
-    records = Results.read(path) if path.is_file() else []
-    values = {record["quantity"]: record["value"] for record in records}
-    return values.get(check.quantity)
+    for record in Results.read(path) if path.is_file() else ():
+        if record["quantity"] == check.quantity:
+            return record["value"]
+    return None
 
 
 def _study(folder: Path, check: _Check, parameters: Mapping, data_dir: str) -> Study:
     """A study of the run with the notebook's own parameters, which neither trains nor writes."""
-    given = {}
-    for name, value in parameters.items():
-        given[name] = places.found(value) if isinstance(value, str) else value
-    names = {name: given[name] for name in ("profile", "override", "seed") if name in given}
-    out = folder.resolve()
-    run = Run(check.notebook, out=out, data_dir=data_dir, read_only=True, **names)
-    return Study(run, FAMILIES[check.dataset], given[check.dataset])
+    given: dict[str, Any] = {}
+    for name in {"profile", "override", "seed"} & parameters.keys():
+        given[name] = parameters[name]
+    run = Run(check.notebook, out=folder.resolve(), data_dir=data_dir, read_only=True, **given)
+    return Study(run, FAMILIES[check.dataset], places.found(parameters[check.dataset]))
 
 
 def _accuracy(base: str, flow: str, features: str, prior: str = "flat") -> Callable[[Study], float]:

@@ -115,7 +115,9 @@ class Manifest:
                 sections["environment"] = dict(environment)
             notebooks[name] = dict(entry)
             files = sections.get("files", {}) | entry["files"]
-            owned = set().union(*(one.get("files", {}) for one in notebooks.values()))
+            owned: set[str] = set()
+            for one in notebooks.values():
+                owned.update(one.get("files", {}))
             sections["files"] = {file: files[file] for file in sorted(files.keys() & owned)}
             write_json(self.path, sections)
 
@@ -191,12 +193,12 @@ class Manifest:
         """
         sections = self.read()
         files = sections.get("files", {})
-        faults = [self._difference(name, checksum) for name, checksum in files.items()]
+        faults = [self._difference(*item) for item in files.items()]
         for notebook, entry in sections.get("notebooks", {}).items():
             for name, checksum in entry.get("files", {}).items():
                 if files.get(name) != checksum:
                     faults.append(f"{notebook} was made with another {name}")
-        return [fault for fault in faults if fault]
+        return list(filter(None, faults))
 
     def unlisted(self) -> list[str]:
         """Return the files that belong in the manifest, see :meth:`files`, and are not there."""

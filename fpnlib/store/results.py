@@ -19,7 +19,7 @@ class Results:
 
     def __init__(self, path: PathLike):
         self.path = Path(path)
-        self.records: list[dict] = []
+        self.records: dict[str, dict] = {}
 
     def record(
         self,
@@ -52,12 +52,8 @@ class Results:
         if not math.isfinite(value):
             raise ValueError(f"'{quantity}' must be a finite number, got {value}")
         row = {"quantity": quantity, "value": value, "paper": paper, "n": n, "seed": seed, **more}
-        names = [earlier["quantity"] for earlier in self.records]
-        if quantity in names:
-            self.records[names.index(quantity)] = row
-        else:
-            self.records.append(row)
-        write_json(self.path, self.records)
+        self.records[quantity] = row
+        write_json(self.path, list(self.records.values()))
         return value
 
     @staticmethod

@@ -12,6 +12,7 @@ import fnmatch
 import math
 from dataclasses import dataclass
 from itertools import chain
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -96,7 +97,7 @@ def _page(folder: Path) -> dict:
     for name in [*files, *checksums]:
         manifest.path_of(name)
     sections = _sections(manifest, noted.get("notebooks", {}), files)
-    numbers = list(chain.from_iterable(section["numbers"] for section in sections))
+    numbers = list(chain.from_iterable(map(itemgetter("numbers"), sections)))
     compared = [number for number in numbers if number.paper is not None]
     weights = fnmatch.filter(files, "*.safetensors")
     parts = ("environment", "differences", "data", "seconds", "total", "failed")
@@ -138,8 +139,10 @@ def _sections(manifest: Manifest, made: dict, files: dict[str, Path]) -> list[di
         section |= {"made": made.get(stem, {}), "numbers": numbers.get(stem, [])}
         section["source"] = manifest.SUMMARY if sweep else f"results/{stem}.json"
         sections.append(section)
-    starts = tuple(f"{kind}/{stem}_" for stem in stems for kind in ("figures", "tables"))
-    rest = {name: path for name, path in files.items() if not name.startswith(starts)}
+    starts: list[str] = []
+    for stem in stems:
+        starts += (f"figures/{stem}_", f"tables/{stem}_")
+    rest = {name: path for name, path in files.items() if not name.startswith(tuple(starts))}
     whole: dict[str, Any] = {"tables": _tables(rest, ""), "figures": _figures(rest, "")}
     if any(whole.values()):
         whole |= {"id": "whole", "title": "The run as a whole", "source": ""}
@@ -165,12 +168,13 @@ def _title(copy: Path) -> str | None:
     """The first heading of an executed copy; None if there is none."""
     try:
         notebook: Any = read_json(copy)
-        cells = notebook["cells"]
-        texts = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "markdown"]
+        for cell in notebook["cells"]:
+            text = "".join(cell["source"])
+            if cell["cell_type"] == "markdown" and text.startswith("# "):
+                return text.splitlines()[0][2:].strip()
     except (TypeError, KeyError):
         raise damaged(copy, "no notebook") from None
-    titles = [text.splitlines()[0] for text in texts if text.startswith("# ")]
-    return titles[0][2:].strip() if titles else None
+    return None
 
 
 def _results(folder: Path) -> dict[str, list[Number]]:
