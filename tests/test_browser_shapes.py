@@ -13,7 +13,7 @@ const side = document.querySelector("canvas").width;
 const canvas2d = document.querySelector("canvas").getContext("2d");
 const pixels = canvas2d.getImageData(0, 0, side, side).data;
 const columns = [];
-for (let k = 0; k < pixels.length; k += 4) if (pixels[k] < 250) columns.push((k / 4) % side);
+for (let k = 0; k < pixels.length; k += 4) if (pixels[k + 3] > 5) columns.push((k / 4) % side);
 return (Math.max(...columns) - Math.min(...columns)) / side;
 """
 POINTER = """

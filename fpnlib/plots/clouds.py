@@ -1,70 +1,90 @@
 """Point clouds as pictures in which depth and form read well (Figure 13), and as pages.
 
-Each point is a small ball. It is lit from the viewer's upper left as the surface around it lies, or
-as a ball if there is no surface. What lies behind something near is darkened (eye-dome lighting:
-C. Boucheny 2009, PhD thesis, Université de Grenoble), and what lies far fades.
+Each point that is not hidden is a small dot. Between the dots lies a paler surface: wide discs
+close the gaps between the points, and what they add around the outline is taken off again (a
+morphological closing). All is lit from the viewer's upper left, and what lies far fades.
 """
 
 from __future__ import annotations
 
 import html
-import itertools
 import json
 from pathlib import Path
 
 import matplotlib as mpl
 import numpy as np
+from scipy.ndimage import distance_transform_edt
 from scipy.spatial import cKDTree
 
 from fpnlib import checks
 from fpnlib.plots.look import Array, checked
 
-LIGHT = np.array([-0.35, 0.6, 0.72])  # to the left, up, and towards the viewer
-COLORMAP = "viridis"  # by height
-LEVELS = 24  # of colour, on the page
+MOST = 4096  # points that are drawn
+LIGHT = np.array([-0.45, 0.8, 0.4])  # to the left, up, and towards the viewer
+AMBIENT, DIFFUSE = 0.5, 0.6  # brightness without light, and what the light adds
+COLORMAP, COLORS = "viridis", (0.22, 0.88)  # by height
 AROUND = 12  # neighbours that tell how a surface lies
-FINER = 2  # pictures are drawn so many times as large and averaged, which smooths edges
+DOT = 0.28  # radius of a dot, in radii of the discs that close the surface
+SURFACE = 0.75  # opacity of the surface between the dots
+HIDDEN = 1.6  # discs' radii behind the surface from which on a point is hidden
+FOG = 0.4  # transparency of what lies farthest
+FINER = 3  # pictures are drawn so many times as large and averaged, which smooths edges
 PAGE = Path(__file__).with_name("turntable.html")  # asks nothing of the network
 
 
 def render(
-    points: Array, *, azimuth: float = 35.0, elevation: float = 20.0, size: int = 100
+    points: Array,
+    *,
+    azimuth: float = 35.0,
+    elevation: float = 20.0,
+    size: int = 100,
+    paper: float = 1.0,
 ) -> np.ndarray:
     """Draw one cloud (n, 3) with y up: a picture (size, size, 3) in [0, 1], in parallel projection.
 
-    The cloud is centred and scaled to fill the picture; a few points far astray are left out.
+    The cloud is centred and scaled to fill the picture; a few points far astray are left out. Of
+    more than 4,096 points so many are drawn.
 
     Args:
         points: of the cloud.
         azimuth: degrees by which the cloud is turned about its upright axis.
         elevation: degrees by which the viewer stands above it.
         size: pixels of the picture's side.
+        paper: grey level of the background; 0.1 suits a dark page.
 
     >>> render(np.random.default_rng(0).normal(size=(200, 3)), size=50).shape
     (50, 50, 3)
     """
-    points = checked(points, "points", "n", 3).astype(np.float64)
-    pixels = FINER * checks.positive("size", size)
-    seen = _framed(points)
-    radius = _spacing(seen)
-    seen = (1 - radius) * seen @ _view(azimuth, elevation).T
+    points, normals, colors, radius = _prepared(points)
+    pixels, dot = FINER * checks.positive("size", size), max(DOT * radius, 1 / size)
+    view = _view(azimuth, elevation).T
+    seen, normals = (1 - dot) * points @ view, normals @ view
     order = np.lexsort([seen[:, 2]])  # from far to near
-    order = order[np.abs(seen[order, :2]).max(1) <= 1 - radius]
-    seen, heights = seen[order], points[order, 1]
-    depth, light, owner = _balls(seen, _surface(seen), pixels, radius * pixels / 2)
-    picture = np.ones((pixels, pixels, 3))
-    hit = owner >= 0
-    colors = mpl.colormaps[COLORMAP](0.1 + 0.75 * _rank(heights))[:, :3]
-    fog = 0.3 * ((1 - depth[hit, None]) / 2).clip(0, 1)
-    shade = light[hit, None] * _behind(depth, pixels)[hit, None]
-    picture[hit] = (1 - fog) * shade * colors[owner[hit]] + fog * 0.95
+    order = order[np.abs(seen[order, :2]).max(1) <= 1 - dot]
+    seen, colors = seen[order], colors[order]
+    toward = np.where(normals[order, 2:] < 0, -1, 1) * normals[order]  # the viewer
+    shades = colors * (AMBIENT + DIFFUSE * (toward @ LIGHT).clip(0)[:, None])
+    opacity = 1 - FOG * (1 - seen[:, 2]) / 2
+
+    surface = _nearest(seen, radius * pixels / 2, pixels)
+    edge = distance_transform_edt(np.pad(surface >= 0, 1))[1:-1, 1:-1]
+    column, row = _places(seen, pixels).T
+    visible = seen[:, 2] > seen[surface[row, column], 2] - HIDDEN * radius
+    dots = _nearest(seen[visible], dot * pixels / 2, pixels)
+    picture = np.full((pixels, pixels, 3), float(paper))
+    closed = edge > (radius - dot) * pixels / 2
+    owners = surface[closed], np.flatnonzero(visible)[dots[dots >= 0]]
+    for place, owner, share in zip((closed, dots >= 0), owners, (SURFACE, 1.0)):
+        opaque = share * opacity[owner, None]
+        picture[place] = opaque * shades[owner] + (1 - opaque) * paper
     return picture.reshape(size, FINER, size, FINER, 3).mean((1, 3)).clip(0, 1)
 
 
 def turntable(points: Array, title: str = "point cloud", size: int = 420) -> str:
     """HTML in which a cloud (n, 3) with y up turns once, or follows the mouse; the wheel zooms.
 
-    It is an inline frame for a notebook's output or an ``ipywidgets.HTML``. Its page asks nothing
+    It is an inline frame for a notebook's output or an ``ipywidgets.HTML``, drawn as :func:`render`
+    draws. Its background is transparent, so that it suits a dark theme too. Its page asks nothing
     of the network.
 
     Args:
@@ -78,25 +98,40 @@ def turntable(points: Array, title: str = "point cloud", size: int = 420) -> str
     >>> turntable(np.random.default_rng(0).normal(size=(200, 3)))[:7]
     '<iframe'
     """
-    points = checked(points, "points", "n", 3).astype(np.float64)
-    framed = _framed(points)
-    levels = (_rank(points[:, 1]) * (LEVELS - 1)).round().astype(int)
-    colors = 255 * mpl.colormaps[COLORMAP](np.linspace(0.1, 0.85, LEVELS))[:, :3]
-    values = {
+    points, normals, colors, radius = _prepared(points)
+    values: dict[str, object] = {
         "TITLE": html.escape(title),
-        "SIZE": str(size),
-        "RADIUS": f"{_spacing(framed):.3f}",
-        "POINTS": json.dumps(framed.round(3).tolist(), separators=(",", ":")),
-        "LEVELS": json.dumps(levels.tolist(), separators=(",", ":")),
-        "COLORS": json.dumps(colors.round().astype(int).tolist(), separators=(",", ":")),
+        "SIZE": size,
+        "RADIUS": round(radius, 4),
+        "POINTS": points.round(3).tolist(),
+        "NORMALS": normals.round(2).tolist(),
+        "COLORS": (255 * colors).round().astype(int).tolist(),
+        "LIGHT": LIGHT.tolist(),
+        "AMBIENT": AMBIENT,
+        "DIFFUSE": DIFFUSE,
+        "FOG": FOG,
+        "DOT": DOT,
+        "HIDDEN": HIDDEN,
+        "SURFACE": SURFACE,
     }
     page = PAGE.read_text(encoding="utf-8").strip()
     for name, value in values.items():
-        page = page.replace(f"__{name}__", value)
+        text = value if isinstance(value, str) else json.dumps(value, separators=(",", ":"))
+        page = page.replace(f"__{name}__", text)
     return (
         f'<iframe srcdoc="{html.escape(page)}" width="{size}" height="{size}" '
         'style="border:0" sandbox="allow-scripts"></iframe>'
     )
+
+
+def _prepared(points: Array) -> tuple[np.ndarray, np.ndarray, np.ndarray, float]:
+    """Points in the unit sphere, their normals and colours, each (n, 3), and the discs' radius."""
+    given = checked(points, "points", "n", 3).astype(np.float64)
+    given = given[np.linspace(0, len(given) - 1, min(len(given), MOST)).astype(int)]
+    framed = _framed(given)
+    low, high = COLORS
+    colors = mpl.colormaps[COLORMAP](low + (high - low) * _rank(given[:, 1]))[:, :3]
+    return framed, _normals(framed), colors, _spacing(framed)
 
 
 def _view(azimuth: float, elevation: float) -> np.ndarray:
@@ -116,22 +151,21 @@ def _framed(points: np.ndarray) -> np.ndarray:
 
 
 def _spacing(points: np.ndarray) -> float:
-    """Radius of balls that close a surface: the usual distance to the fifth neighbour."""
+    """Radius of discs that close a surface: the usual distance to the fifth neighbour, and more."""
     neighbors = min(6, len(points))
     distance, _ = cKDTree(points).query(points, neighbors)
-    return float(np.clip(0.8 * np.median(distance.reshape(len(points), -1)[:, -1]), 0.02, 0.09))
+    return float(np.clip(1.2 * np.median(distance.reshape(len(points), -1)[:, -1]), 0.02, 0.09))
 
 
-def _surface(points: np.ndarray) -> np.ndarray:
-    """Brightness of the surface through each point (n, 3), and how flat it is: (n, 2), 0 to 1."""
-    if len(points) <= AROUND:
-        return np.zeros((len(points), 2))
-    _, near = cKDTree(points).query(points, AROUND)
+def _normals(points: np.ndarray) -> np.ndarray:
+    """Unit normals (n, 3), of either sign, of the surface through points (n, 3)."""
+    _, near = cKDTree(points).query(points, min(AROUND, len(points)))
+    near = near.reshape(len(points), -1)
     patches = points[near] - points[near].mean(1, keepdims=True)
-    spread, axes = np.linalg.eigh(patches.transpose(0, 2, 1) @ patches)
-    normal = axes[:, :, 0] * np.where(axes[:, 2:, 0] < 0, -1, 1)  # towards the viewer
-    flat = 1 - spread[:, 0] / np.maximum(spread[:, 1], 1e-12)
-    return np.stack([(normal @ LIGHT).clip(0), flat**2], 1)
+    flattest = np.linalg.eigh(patches.mT @ patches)[1][:, :, 0]
+    # The mean of the neighbours' normals, whatever their signs: edges are less noisy so.
+    products = flattest[:, :, None] * flattest[:, None, :]
+    return np.linalg.eigh(products[near[:, :6]].mean(1))[1][:, :, -1]
 
 
 def _rank(heights: np.ndarray) -> np.ndarray:
@@ -140,42 +174,23 @@ def _rank(heights: np.ndarray) -> np.ndarray:
     return ((heights - low) / max(high - low, 1e-9)).clip(0, 1)
 
 
-def _balls(
-    seen: np.ndarray, surface: np.ndarray, pixels: int, radius: float
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Depth, brightness and owner (-1: none) of each pixel, each (pixels, pixels).
+def _places(seen: np.ndarray, pixels: int) -> np.ndarray:
+    """Columns and rows (n, 2) of points (n, 3) in [-1, 1]."""
+    places = np.round((seen[:, :2] * [1, -1] + 1) / 2 * (pixels - 1)).astype(int)
+    return places.clip(0, pixels - 1)
 
-    The points (n, 3) come from far to near; ``surface`` (n, 2) is what :func:`_surface` gives.
+
+def _nearest(seen: np.ndarray, radius: float, pixels: int) -> np.ndarray:
+    """Which point's disc is seen in each pixel (pixels, pixels); -1: none.
+
+    The points (n, 3) come from far to near, and of several at one place the last stays.
     """
     reach = int(np.ceil(radius))
     dx, dy = (d.ravel() for d in np.meshgrid(*2 * [np.arange(-reach, reach + 1)]))
     inside = dx**2 + dy**2 <= radius**2
-    dx, dy = dx[inside], dy[inside]
-    bulge = np.sqrt(np.maximum(radius**2 - dx**2 - dy**2, 0))
-    ball = (np.stack([dx, dy, bulge], 1) @ LIGHT / radius).clip(0)
-    bright, flat = surface[:, :1], 0.85 * surface[:, 1:]
-    lit = 0.45 + 0.6 * (flat * bright + (1 - flat) * ball)
-
-    middles = np.round((seen[:, :2, None] + 1) / 2 * (pixels - 1)).astype(int)
-    column, row = middles[:, 0] + dx, middles[:, 1] + dy
-    depth = seen[:, 2, None] + 2 * bulge / pixels
+    middles = _places(seen, pixels)
+    column, row = middles[:, :1] + dx[inside], middles[:, 1:] + dy[inside]
     fits = (column >= 0) & (column < pixels) & (row >= 0) & (row < pixels)
-    place = ((pixels - 1 - row) * pixels + column)[fits]
-    picture = np.full((3, pixels**2), [[-np.inf], [0], [-1]])
-    for layer, values in zip(picture, (depth, lit, np.arange(len(seen))[:, None])):
-        # Of several values at one place the last stays: the nearest.
-        layer[place] = np.broadcast_to(values, fits.shape)[fits]
-    depth, brightness, owner = picture.reshape(3, pixels, pixels)
-    return depth, brightness, owner.astype(int)
-
-
-def _behind(depth: np.ndarray, pixels: int) -> np.ndarray:
-    """Shade in (0, 1] of pixels that have something nearer beside them."""
-    far = np.where(np.isfinite(depth), depth, -1.5)
-    nearer = np.zeros_like(far)
-    offsets = set(itertools.product((-1, 0, 1), repeat=2)) - {(0, 0)}
-    for part in (0.012, 0.03):
-        step = max(1, round(pixels * part))
-        for i, j in sorted(offsets):
-            nearer += (np.roll(far, (i * step, j * step), (0, 1)) - far - 0.03).clip(0, 0.5)
-    return np.exp(-2.5 * nearer / (2 * len(offsets)))
+    owner = np.full((pixels, pixels), -1)
+    owner[row[fits], column[fits]] = np.nonzero(fits)[0]
+    return owner
