@@ -10,6 +10,8 @@ import io
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import redirect_stdout
 from dataclasses import dataclass
+from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -177,20 +179,14 @@ def _study(folder: Path, check: _Check, parameters: Mapping, data_dir: str) -> S
     return Study(run, FAMILIES[check.dataset], places.found(parameters[check.dataset]))
 
 
-def _accuracy(base: str, flow: str, features: str, prior: str = "flat") -> Callable[[Study], float]:
-    def compute(study: Study) -> float:
-        plugin, test = study.plugin(base, flow), study.latents(base).test
-        return plugin_accuracies(plugin, test, features, prior)[0]
-
-    return compute
+def _accuracy(study: Study, base: str, flow: str, features: str, prior: str = "flat") -> float:
+    plugin, test = study.plugin(base, flow), study.latents(base).test
+    return plugin_accuracies(plugin, test, features, prior)[0]
 
 
-def _judge_accuracy(points: int | None = None) -> Callable[[Study], float]:
-    def compute(study: Study) -> float:
-        test = study.data.test
-        return right_class_rate(study.judge(), test.x[:, :points], test.y)
-
-    return compute
+def _judge_accuracy(study: Study, points: int | None = None) -> float:
+    test = study.data.test
+    return right_class_rate(study.judge(), test.x[:, :points], test.y)
 
 
 def _judge_attributes(study: Study) -> float:
@@ -198,31 +194,28 @@ def _judge_attributes(study: Study) -> float:
     return float(accuracy_per_attribute(study.judge(), test.x, test.y).mean())
 
 
-def _reconstruction(base: str) -> Callable[[Study], float]:
-    def compute(study: Study) -> float:
-        rebuilt = study.decode(base, study.latents(base).test.mean).cpu()
-        return nn.functional.mse_loss(rebuilt, study.data.test.x).item()
-
-    return compute
+def _reconstruction(study: Study, base: str) -> float:
+    rebuilt = study.decode(base, study.latents(base).test.mean).cpu()
+    return nn.functional.mse_loss(rebuilt, study.data.test.x).item()
 
 
 def _checks() -> Iterator[_Check]:
     classification, judged = "08_classification", "judge, test accuracy"
-    for flow, name in FLOW_NAMES.items():
-        for features in ("draw", "mean"):
-            quantity = f"Table 1, FPN ({name}), {features}s, test accuracy"
-            compute = _accuracy("ConvVAE", flow, features)
-            yield _Check(classification, quantity, "dataset", compute)
-    yield _Check("04_conditional_generation", judged, "dataset", _judge_accuracy())
+    for (flow, name), features in product(FLOW_NAMES.items(), ("draw", "mean")):
+        quantity = f"Table 1, FPN ({name}), {features}s, test accuracy"
+        compute = partial(_accuracy, base="ConvVAE", flow=flow, features=features)
+        yield _Check(classification, quantity, "dataset", compute)
+    yield _Check("04_conditional_generation", judged, "dataset", _judge_accuracy)
     for base in ("ConvVAE", "ConvAE"):
         quantity = f"reconstruction, mean squared error, {base}"
-        yield _Check("02_base_models", quantity, "dataset", _reconstruction(base), tolerance=1e-5)
-    for flow, name in FLOW_NAMES.items():
-        for prior in ("flat", "train"):
-            quantity = f"Table 2, FPN ({name}), {prior} prior, test accuracy"
-            compute = _accuracy("PointFlow", flow, "mean", prior)
-            yield _Check(classification, quantity, "cloud_dataset", compute)
-    yield _Check("06_point_clouds", judged, "cloud_dataset", _judge_accuracy(1024))
+        compute = partial(_reconstruction, base=base)
+        yield _Check("02_base_models", quantity, "dataset", compute, tolerance=1e-5)
+    for (flow, name), prior in product(FLOW_NAMES.items(), ("flat", "train")):
+        quantity = f"Table 2, FPN ({name}), {prior} prior, test accuracy"
+        compute = partial(_accuracy, base="PointFlow", flow=flow, features="mean", prior=prior)
+        yield _Check(classification, quantity, "cloud_dataset", compute)
+    of_clouds = partial(_judge_accuracy, points=1024)
+    yield _Check("06_point_clouds", judged, "cloud_dataset", of_clouds)
     faces = f"{judged}, mean over attributes"
     yield _Check("07_attribute_editing", faces, "face_dataset", _judge_attributes)
 
