@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 
 from fpnlib.store.files import PathLike, _make_folder
@@ -70,8 +69,5 @@ class Uses:
     def _append(self, note: dict[str, str]) -> None:
         _make_folder(self.path.parent)
         line = json.dumps(note) + "\n"
-        descriptor = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
-        try:
-            os.write(descriptor, line.encode())
-        finally:
-            os.close(descriptor)
+        with open(self.path, "ab", buffering=0) as file:
+            file.write(line.encode())
