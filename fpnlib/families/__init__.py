@@ -14,20 +14,20 @@ if TYPE_CHECKING:
     from fpnlib.families.family import Family as Family
     from fpnlib.families.family import Plug as Plug
     from fpnlib.families.family import Trained as Trained
-    from fpnlib.families.run import Run as Run
     from fpnlib.families.settings import FAMILIES as FAMILIES
     from fpnlib.families.shapes import SHAPES as SHAPES
     from fpnlib.families.study import Study as Study
+    from fpnlib.store.run import Run as Run
 
-_MODULES = dict.fromkeys(("FLOW_NAMES", "Base", "Family", "Plug", "Trained"), "family")
-_MODULES |= {"DIGITS": "digits", "FACES": "faces", "SHAPES": "shapes", "FAMILIES": "settings"}
-_MODULES |= {"Run": "run", "Study": "study"}
+_MODULES = dict.fromkeys(("FLOW_NAMES", "Base", "Family", "Plug", "Trained"), "families.family")
+_MODULES |= {"DIGITS": "families.digits", "FACES": "families.faces", "SHAPES": "families.shapes"}
+_MODULES |= {"FAMILIES": "families.settings", "Study": "families.study", "Run": "store.run"}
 
 
 def __getattr__(name: str) -> Any:
     if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
+    return getattr(import_module(f"fpnlib.{_MODULES[name]}"), name)
 
 
 def __dir__() -> list[str]:

@@ -19,17 +19,17 @@ from tqdm.auto import tqdm
 
 from fpnlib import checks, plots, store
 from fpnlib.conditions import Attributes, Classes
-from fpnlib.data import Dataset
+from fpnlib.data import Dataset, load
 from fpnlib.families.encoding import Encoded, Latents, Sampler, encode, join, latent_samplers
 from fpnlib.families.family import FLOW_NAMES, Base, Family, Settings, Trained, changed
 from fpnlib.families.fitting import fit_module, fit_plugin
 from fpnlib.families.parallel import run_in_processes
-from fpnlib.families.run import Run
 from fpnlib.families.settings import resolve
 from fpnlib.metrics.judge import Judge
 from fpnlib.network import FlowPluginNetwork
 from fpnlib.plugin import FlowPlugin
 from fpnlib.store import Key
+from fpnlib.store.run import Run
 from fpnlib.training import History
 
 PRETRAINED = store.PROJECT / "outputs" / "pretrained"
@@ -59,7 +59,9 @@ class Study:
     @cached_property
     def data(self) -> Dataset:
         """The dataset, its splits drawn by the run's seed."""
-        loaded = self.run.load_data(self.dataset, **self.family.options(self.settings))
+        run, options = self.run, self.family.options(self.settings)
+        loaded = load(self.dataset, run.data_dir or None, run.seed, not run.read_only, **options)
+        run.used_data(loaded.name, loaded.checksum)
         return self.family.prepare(loaded, self.settings)
 
     @cached_property

@@ -17,8 +17,11 @@ import pandas as pd
 import torch
 from matplotlib.figure import Figure
 
-from fpnlib import data, store
-from fpnlib.data import Dataset
+from fpnlib.store.cache import Cache
+from fpnlib.store.files import PROJECT, sha256, write
+from fpnlib.store.manifest import Manifest
+from fpnlib.store.results import Results
+from fpnlib.store.uses import Uses
 
 
 class Run:
@@ -48,35 +51,24 @@ class Run:
     ):
         self.notebook, self.profile, self.override = notebook, profile, override
         self.seed, self.data_dir, self.read_only = int(seed), data_dir, read_only
-        self.folder = store.PROJECT / out  # an absolute path stays as it is
+        self.folder = PROJECT / out  # an absolute path stays as it is
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self.results = store.Results(self.folder / "results" / f"{notebook}.json")
-        self.manifest = store.Manifest(self.folder)
-        self.uses = store.Uses(self.folder, notebook)
-        self.cache = store.Cache(self.folder / "models", self.device, self.used, read_only)
+        self.results = Results(self.folder / "results" / f"{notebook}.json")
+        self.manifest = Manifest(self.folder)
+        self.uses = Uses(self.folder, notebook)
+        self.cache = Cache(self.folder / "models", self.device, self.used, read_only)
         torch.manual_seed(self.seed)
         names = ("torch", "nflows", "numpy")
         versions = ", ".join(f"{name} {version(name)}" for name in names)
         threads = torch.get_num_threads()
         print(f"Python {platform.python_version()}, {versions}; {self.device}, {threads} threads")
-        print(f"seed {seed}; results go to {os.path.relpath(self.folder, store.PROJECT)}/")
+        print(f"seed {seed}; results go to {os.path.relpath(self.folder, PROJECT)}/")
 
     @property
     def arguments(self) -> dict[str, Any]:
         """The constructor's arguments, for another process that works on the same run."""
         names = ("notebook", "profile", "override", "seed", "data_dir", "read_only")
         return {"out": str(self.folder)} | {name: getattr(self, name) for name in names}
-
-    def load_data(self, name: str, **options: Any) -> Dataset:
-        """Return the dataset called ``name``, its splits drawn by the run's seed.
-
-        ``options`` are further arguments of its loader.
-        """
-        loaded = data.load(name, self.data_dir or None, self.seed, not self.read_only, **options)
-        self.note("data", {loaded.name: loaded.checksum})
-        if not self.read_only:
-            self.uses.data(loaded.name, loaded.checksum)
-        return loaded
 
     def record(
         self,
@@ -133,7 +125,7 @@ class Run:
         png = io.BytesIO()
         figure.savefig(png, format="png", dpi=figure.dpi)
         path = self.folder / "figures" / f"{self.notebook}_{name}.png"
-        store.write(path, png.getvalue())
+        write(path, png.getvalue())
         self.used(path)
         plt.close(figure)  # or the notebook would show it twice
         return figure
@@ -141,7 +133,7 @@ class Run:
     def table(self, table: pd.DataFrame, name: str, digits: int = 4) -> Any:
         """Save a table as ``tables/<notebook>_<name>.csv`` and return it styled to be shown."""
         path = self.folder / "tables" / f"{self.notebook}_{name}.csv"
-        store.write(path, table.to_csv(index=False))
+        write(path, table.to_csv(index=False))
         self.used(path)
         return table.style.format(precision=digits, na_rep="–").hide(axis="index")
 
@@ -149,6 +141,12 @@ class Run:
         """Add to the run's manifest, unless the run is only read."""
         if not self.read_only:
             self.manifest.note(section, values)
+
+    def used_data(self, name: str, checksum: str) -> None:
+        """Note that the notebook has loaded a dataset, unless the run is only read."""
+        self.note("data", {name: checksum})
+        if not self.read_only:
+            self.uses.data(name, checksum)
 
     def used(self, path: Path) -> None:
         """Note that the notebook has written or read a file, unless the run is only read."""
@@ -161,4 +159,4 @@ class Run:
 
     def weights_sha256(self, name: str) -> str:
         """Return the checksum of the weights kept under ``name``."""
-        return store.sha256(self.cache.folder / f"{name}.safetensors")
+        return sha256(self.cache.folder / f"{name}.safetensors")
