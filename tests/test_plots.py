@@ -173,9 +173,9 @@ def test_exact_zeros_of_a_jacobian_are_hatched():
 
 
 BAD = {
-    "sum to 1": lambda: plots.posteriors(IMAGES[0], torch.zeros(3, 2)),
+    "sum to 1": lambda: plots.posteriors(IMAGES[0], torch.zeros(3, 2), labels=[0, 1, 1]),
     "log_posterior must have shape (3, K), got (2, 2)": lambda: plots.posteriors(
-        IMAGES[0], torch.zeros(2, 2)
+        IMAGES[0], torch.zeros(2, 2), labels=[0, 1]
     ),
     "unknown column 'train'": lambda: plots.training_curves({"a": [{"epoch": 1}]}, "loss"),
     "must have shape (K, K), got (2, 3)": lambda: plots.confusion(torch.ones(2, 3)),

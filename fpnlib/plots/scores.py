@@ -199,7 +199,7 @@ def posteriors(
     log_posterior: Array,
     class_names: Sequence | None = None,
     *,
-    labels: Array | None = None,
+    labels: Array,
 ) -> Figure:
     """Images with their class posteriors p(y | z) beneath (eq. 15); the most probable is darker.
 
@@ -215,7 +215,7 @@ def posteriors(
         raise ValueError("log_posterior's rows must be logarithms of probabilities that sum to 1")
     n, classes = probabilities.shape
     names = names_of(class_names, classes)
-    true = None if labels is None else checked(labels, "labels", n).astype(int)
+    true = checked(labels, "labels", n).astype(int)
     columns = min(5, n)
     bands = math.ceil(n / columns)
     heights = [1.3, 1] * bands
@@ -233,11 +233,9 @@ def posteriors(
         _posterior_bars(bars, probabilities[k], names)
         if k % columns == 0:
             bars.set_ylabel("p(y | z)")
-        if true is not None:
-            height = min(probabilities[k, true[k]] + 0.06, 1.06)
-            bars.plot(true[k], height, clip_on=False, **triangle)
-    if true is not None:
-        fig.legend(handles=[key(label="true class", **triangle)], loc="outside lower right")
+        height = min(probabilities[k, true[k]] + 0.06, 1.06)
+        bars.plot(true[k], height, clip_on=False, **triangle)
+    fig.legend(handles=[key(label="true class", **triangle)], loc="outside lower right")
     return fig
 
 
