@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from lamps import lamps
 from torch import nn
 
 from fpnlib import checks
@@ -17,7 +18,7 @@ from fpnlib.metrics.latents import class_separation, two_sample_accuracy
 from fpnlib.network import FlowPluginNetwork
 from fpnlib.plugin import FlowPlugin
 from fpnlib.training import fit
-from fpnlib.widgets import DigitExplorer
+from fpnlib.widgets import AttributeEditor, DigitExplorer
 
 Y = torch.arange(60) % 3
 NOISE = torch.randint(-8, 9, (60, 4), generator=torch.Generator().manual_seed(0)) / 4
@@ -140,6 +141,13 @@ def test_images_of_another_range_are_refused_before_the_first_epoch(change, erro
     with pytest.raises(error, match=said):
         fit(model, model.loss, (train,), (held_out,), epochs=1, batch_size=8, learning_rate=0.1)
     assert torch.equal(model.fc_mu.weight, before)
+
+
+def test_the_editor_takes_arrays():
+    network, x, y = lamps()
+    given = AttributeEditor(network, x.numpy(), y.tolist())
+    assert given.edited.value == AttributeEditor(network, x, y).edited.value
+    assert not given.message.value
 
 
 class Decoder:
