@@ -1,6 +1,5 @@
 """The baselines: known accuracies, the choice of C, the same numbers twice, and bad input."""
 
-import doctest
 import json
 from dataclasses import asdict
 
@@ -143,11 +142,6 @@ def test_bad_input_gets_one_line(name, change, said):
     with pytest.raises(ValueError, match=said) as raised:
         quick(name, *change(*clumps(), *clumps(seed=1)))
     assert "\n" not in str(raised.value)
-
-
-def test_examples():
-    result = doctest.testmod(baselines)
-    assert result.attempted and not result.failed
 
 
 def test_class_gaussians_recover_mean_and_covariance():

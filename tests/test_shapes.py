@@ -148,11 +148,6 @@ def test_training_shapes_are_drawn_by_seed_and_start_again_if_there_are_too_few(
     assert not torch.equal(_drawn_rows(many, many, 0), _drawn_rows(many, many, 1))
 
 
-def test_the_first_of_each_category_as_far_as_there_are():
-    y = torch.tensor([1, 0, 1, 1])
-    assert first_of_each(y, 2, range(3)).tolist() == [1, 0, 2]
-
-
 def test_a_grid_shows_every_cloud_beside_its_own_label(folder):
     train, names = start(folder).data.train, start(folder).names
     rows = [train.x[train.y == k][: 1 + k] for k in (3, 0)]
