@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Callable, Iterable, Sequence
 from difflib import get_close_matches
-from numbers import Integral
+from numbers import Integral, Number
 
 import numpy as np
+import pandas as pd
 import torch
 from torch import Tensor
+
+HALF = {torch.float16, torch.bfloat16}
 
 
 def unknown(kind: str, given: object, choices: Iterable[object]) -> ValueError:
@@ -30,25 +34,30 @@ def positive(name: str, value: object) -> int:
     return int(value)
 
 
-def array(x: object, shape: Sequence[int | str], name: str = "x") -> Tensor:
+def array(
+    x: object,
+    shape: Sequence[int | str],
+    name: str = "x",
+    *,
+    keep: bool = False,
+    missing: bool = False,
+) -> Tensor:
     """``x`` as a floating-point tensor of finite numbers: the one door for arrays.
 
     Args:
-        x: a tensor, an array or nested lists of numbers.
+        x: a tensor, an array of any layout and byte order, a table, or nested lists of numbers.
         shape: sizes; a string such as "n" stands for any size, the same wherever it stands.
         name: what the error calls x.
+        keep: keep the graph and the floating type of a tensor. Otherwise it is detached, and half
+            precision becomes float32.
+        missing: accept None, NaN and pd.NA, which become NaN.
 
     Raises:
         TypeError: not real numbers.
         ValueError: another shape, or NaN or infinite entries.
     """
-    try:
-        tensor = torch.as_tensor(x)
-    except (TypeError, ValueError, RuntimeError):
-        raise TypeError(
-            f"{name} must be a tensor or an array of numbers, got {type(x).__name__}"
-        ) from None
-    if tensor.is_complex() or tensor.dtype == torch.bool:
+    tensor = numbers(x, name)
+    if tensor.is_complex() or (tensor.dtype == torch.bool and not missing):
         raise TypeError(f"{name} must hold real numbers, got {tensor.dtype}")
     sizes = dict(zip(shape, tensor.shape))
     expected = [sizes.get(size) if isinstance(size, str) else size for size in shape]
@@ -57,49 +66,138 @@ def array(x: object, shape: Sequence[int | str], name: str = "x") -> Tensor:
         raise ValueError(f"{name} must have shape {wanted}, got {tuple(tensor.shape)}")
     if not tensor.is_floating_point():
         return tensor.float()
-    bad = tensor.numel() - int(torch.isfinite(tensor).sum())
-    if bad:
+    if not keep:
+        tensor = tensor.detach()
+        if tensor.dtype in HALF:
+            tensor = tensor.float()
+        if tensor.is_inference() and not torch.is_inference_mode_enabled():
+            tensor = tensor.clone()  # autograd takes no tensors that inference mode has made
+    bad = tensor.isinf() if missing else ~tensor.isfinite()
+    count = int(bad.sum())
+    if count:
         raise ValueError(
-            f"{name} has {bad:,} NaN or infinite entries of {tensor.numel():,};"
+            f"{name} has {count:,} NaN or infinite entries of {tensor.numel():,};"
             " expected finite numbers"
         )
     return tensor
 
 
-def labels(y: object, names: Sequence[object]) -> Tensor:
-    """Class indices (n,), int64: the one door for labels.
-
-    Args:
-        y: an index, a name, or a list, array or tensor (n,) of either.
-        names: the classes in the order of their indices.
+def numbers(x: object, name: str = "x") -> Tensor:
+    """A tensor of an array, a table or nested lists of numbers; None and pd.NA become NaN.
 
     Raises:
-        ValueError: an index out of range, an unknown name, or more than one dimension.
-        TypeError: fractions or NaN.
+        TypeError: no numbers.
     """
-    if not isinstance(y, Tensor):
-        given = y if isinstance(y, Iterable) and not isinstance(y, str) else [y]
-        y = [_index(label, names) for label in given]
-    indices = torch.atleast_1d(torch.as_tensor(y))
-    if indices.ndim != 1:
-        raise ValueError(f"labels must have shape (n,), got {tuple(indices.shape)}")
-    if indices.is_floating_point() and (indices - indices.round() != 0).any():  # NaN, too
-        raise TypeError("labels must be whole numbers or names, got fractions or NaN")
-    indices = indices.long()
-    outside = indices[(indices < 0) | (indices >= len(names))]
-    if len(outside):
-        most = len(names) - 1
-        raise ValueError(f"class {outside[0].item()} is out of range; expected 0 to {most}")
-    return indices
+    if isinstance(x, Tensor):
+        return x
+    try:
+        values = np.asarray(x)
+        if values.dtype == object:
+            values = np.where(pd.isna(values), np.nan, values).astype(np.float64)
+        # torch takes neither negative strides, nor a foreign byte order, nor read-only memory.
+        tensor = torch.from_numpy(np.array(values, values.dtype.newbyteorder("="), order="C"))
+    except (TypeError, ValueError, RuntimeError):
+        raise TypeError(
+            f"{name} must be a tensor or an array of numbers, got {type(x).__name__}"
+        ) from None
+    written_out = isinstance(x, Sequence) and tensor.dtype == torch.float64
+    return tensor.float() if written_out else tensor
 
 
-def _index(label: object, names: Sequence[object]) -> object:
-    """The index of a name; anything else as it is."""
-    if not isinstance(label, str):
-        return label
-    if label not in names:
-        raise unknown("class", label, names)
-    return names.index(label)
+def labels(y: object, names: Sequence[object], *, missing: bool = False) -> Tensor:
+    """Class indices (n,), int64: the one door for labels.
+
+    A text is looked up among the names; case, spaces and underscores matter only between names
+    that differ in nothing else. A number is looked up by value among names that are numbers;
+    otherwise it is the index.
+
+    Args:
+        y: a label, or a list, array, tensor or table column (n,) or (n, 1) of them. Bytes are
+            decoded.
+        names: the classes in the order of their indices, texts or numbers.
+        missing: accept None, NaN and pd.NA, which become -1.
+
+    Raises:
+        ValueError: an unknown label, an index out of range, a missing label, or another shape.
+        TypeError: fractions.
+
+    >>> labels(["Sea lion", b"cat"], ["cat", "sea_lion"])
+    tensor([1, 0])
+    """
+    column = column_of(y, len(names))
+    codes, distinct = pd.factorize(column)
+    find = _lookup(names)
+    indices = np.array([*map(find, distinct), -1])[codes]
+    if not missing and (codes < 0).any():
+        row = int((codes < 0).argmax())
+        raise ValueError(
+            f"label {row} is missing ({column[row]}); drop such rows, or make the condition with"
+            " unknown=True"
+        )
+    return torch.from_numpy(indices).to(y.device if isinstance(y, Tensor) else "cpu")
+
+
+def column_of(y: object, count: int) -> np.ndarray:
+    """Labels as an array (n,) of numbers or objects."""
+    if isinstance(y, Tensor):
+        y = y.detach().cpu()
+        column = (y.float() if y.dtype in HALF else y).numpy()
+    elif hasattr(y, "__array__"):
+        column = np.asarray(y)
+    elif isinstance(y, Iterable) and not isinstance(y, str | bytes):
+        listed = [label.item() if isinstance(label, Tensor) else label for label in y]
+        column = np.array(listed, dtype=object)
+    else:
+        column = np.array([y], dtype=object)
+    if column.ndim > 1 and column.shape[1:] == (1,):
+        column = column[:, 0]
+    if column.ndim > 1:
+        remedy = "; for one-hot rows pass y.argmax(1)" if column.shape[1] == count else ""
+        raise ValueError(f"labels must have shape (n,), got {column.shape}{remedy}")
+    column = np.atleast_1d(column)
+    return column if column.dtype.kind in "iuf" else column.astype(object)
+
+
+def _lookup(names: Sequence[object]) -> Callable[[object], int]:
+    """Return the function from one label to its index."""
+    texts = {str(name): index for index, name in enumerate(names)}
+    plain = by_plain_name(texts)
+    numbers = {name: index for index, name in enumerate(names) if isinstance(name, Number)}
+    in_order = [*numbers.values()] == [*numbers]  # type: ignore[comparison-overlap]
+
+    def find(label: object) -> int:
+        text = label.decode() if isinstance(label, bytes) else str(label)
+        if not isinstance(label, Number):
+            found = texts.get(text, texts.get(plain.get(plain_name(text), "")))
+            if found is None:
+                raise unknown("class", text, names)
+            return found
+        if label in numbers:
+            return numbers[label]
+        if label != round(label):  # type: ignore[call-overload]
+            raise TypeError(f"labels must be whole numbers or names, got {label}")
+        if numbers and not in_order:
+            raise unknown("class", label, names)
+        if not 0 <= label < len(names):  # type: ignore[operator]
+            raise ValueError(
+                f"class {text.removesuffix('.0')} is out of range; expected 0 to {len(names) - 1}"
+            )
+        return int(label)  # type: ignore[call-overload]
+
+    return find
+
+
+def plain_name(name: str) -> str:
+    """A name without its case, spaces and underscores."""
+    return re.sub(r"[\s_]+", "", name).casefold()
+
+
+def by_plain_name(names: Iterable[str]) -> dict[str, str]:
+    """Names by their plain form, as far as no two share it."""
+    plain: dict[str, list[str]] = {}
+    for name in names:
+        plain.setdefault(plain_name(name), []).append(name)
+    return {key: found[0] for key, found in plain.items() if len(found) == 1}
 
 
 def fitting(name: str, value: object, default: object) -> object:
@@ -131,13 +229,15 @@ def fitting(name: str, value: object, default: object) -> object:
     raise TypeError(f"parameter '{name}' must be {kind} like {default!r}, got {value!r}")
 
 
-def latents(z: object, latent_dim: int | None = None, name: str = "z") -> Tensor:
-    """``z`` as latents (n, latent_dim); None: of any width. Raises as :func:`array` does."""
-    return array(z, ("n", latent_dim or "latent_dim"), name)
+def latents(
+    z: object, latent_dim: int | None = None, name: str = "z", *, keep: bool = False
+) -> Tensor:
+    """``z`` as latents (n, latent_dim); None: of any width. Arguments and errors of ``array``."""
+    return array(z, ("n", latent_dim or "latent_dim"), name, keep=keep)
 
 
 def images(x: object, channels: int, size: int) -> Tensor:
-    """``x`` as images (n, channels, size, size) with values in [0, 1].
+    """``x`` as images (n, channels, size, size) with values in [0, 1]. Keeps its graph and type.
 
     Raises:
         TypeError: integers, which the error tells to divide by 255.
@@ -147,20 +247,20 @@ def images(x: object, channels: int, size: int) -> Tensor:
         raise TypeError(
             f"x must hold floats in [0, 1], got {x.dtype}; for bytes 0…255 pass x.float() / 255"
         )
-    x = array(x, ("n", channels, size, size))
+    x = array(x, ("n", channels, size, size), keep=True)
     if x.numel() and (x.min() < 0 or x.max() > 1):
         raise ValueError(f"x must lie in [0, 1], got values from {x.min():.4g} to {x.max():.4g}")
     return x
 
 
 def clouds(x: object, name: str = "x") -> Tensor:
-    """``x`` as point clouds (n, points, 3), each with more than one place.
+    """``x`` as point clouds (n, points, 3) of several places. Keeps its graph and type.
 
     Raises:
         TypeError: as :func:`array`.
         ValueError: no points, a cloud whose points are all equal, or as :func:`array`.
     """
-    x = array(x, ("n", "points", 3), name)
+    x = array(x, ("n", "points", 3), name, keep=True)
     if not x.shape[1]:
         raise ValueError(f"{name} must have shape (n, points, 3), got {tuple(x.shape)}")
     degenerate = (x == x[:, :1]).all(-1).all(-1)

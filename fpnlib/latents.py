@@ -9,21 +9,20 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-
-FEWEST_TO_SPLIT = 10
+from torch.utils import _contextlib
 
 
 class Posteriors(NamedTuple):
-    """Training data: means (n, D), deviations (n, D) or None for plain latents, contexts (n, C)."""
+    """Training data: means (n, D), deviations (n, D) or None for plain latents, values (n, V)."""
 
     mean: Tensor
     std: Tensor | None
-    context: Tensor
+    values: Tensor
 
     def rows(self, rows: Tensor) -> Posteriors:
         """The posteriors with these indices (m,)."""
         std = None if self.std is None else self.std[rows]
-        return Posteriors(self.mean[rows], std, self.context[rows])
+        return Posteriors(self.mean[rows], std, self.values[rows])
 
     def draw(self, generator: torch.Generator) -> Tensor:
         """One latent (n, D) from each posterior."""
@@ -31,22 +30,30 @@ class Posteriors(NamedTuple):
             return self.mean
         return self.mean + self.std * standard_normal(self.mean, generator)
 
-    def split(self, seed: int) -> tuple[Posteriors, Posteriors]:
-        """Nine tenths to train on and a tenth to validate on, by seed.
+    def split(self, context: Tensor, seed: int) -> tuple[Posteriors, Posteriors]:
+        """A tenth to validate on, by seed, and the rest to train on.
 
-        Training keeps one row of each class. Raises ValueError for fewer than ten rows.
+        Training keeps one row of each class and of each value of an attribute. If that needs all
+        rows, they serve for validation too, and a warning says so.
+
+        Args:
+            context: of each row (n, C).
+            seed: of the split.
         """
         n = len(self.mean)
-        if n < FEWEST_TO_SPLIT:
-            raise ValueError(
-                f"validation is a tenth of z, for which {n} latents are too few;"
-                f" pass validation=(z, y), or {FEWEST_TO_SPLIT} or more"
-            )
         order = torch.randperm(n, generator=torch.Generator().manual_seed(seed))
         order = order.to(self.mean.device)
-        needed = torch.cat([self.context.argmax(0), self.context.argmin(0)])
+        binary = context[:, ((context == 0) | (context == 1)).all(0)]
+        needed = torch.cat([binary.argmax(0), binary.argmin(0)]) if binary.shape[1] else order[:1]
         needed_last = torch.isin(order, needed).to(torch.uint8).argsort(stable=True)
-        held_out, kept = order[needed_last].split([n // 10, n - n // 10])
+        free = n - len(needed.unique())
+        count = min(max(1, n // 10), free)
+        if not count:
+            warn(
+                f"nothing is held out: training needs all {n:,} latents; they also choose the epoch"
+            )
+            return self, self
+        held_out, kept = order[needed_last].split([count, n - count])
         return self.rows(kept), self.rows(held_out)
 
 
@@ -54,7 +61,7 @@ class LatentSpace(nn.Module):
     """Latents (n, D): how they are standardised, and the box in which samples are trusted.
 
     A latent overflows if an entry is not finite, or lies further outside the range of the training
-    latents than that range is wide.
+    latents than that range is wide. A dimension that is constant in training is so in all samples.
 
     Args:
         latent_dim: width D of the latents.
@@ -90,9 +97,9 @@ class LatentSpace(nn.Module):
         z = latents.mean
         std = torch.zeros_like(z) if latents.std is None else latents.std
         scale = (z.var(0, unbiased=False) + std.square().mean(0)).sqrt() / self.spread
-        self.loc_.copy_(z.mean(0))
-        self.scale_.copy_(torch.where(scale > 0, scale, 1.0))
         low, high = (z - 4 * std).amin(0), (z + 4 * std).amax(0)
+        self.loc_.copy_(torch.where(low < high, z.mean(0), low))
+        self.scale_.copy_(torch.where(scale > 0, scale, 1.0))
         self.low_.copy_(low - (high - low))
         self.high_.copy_(high + (high - low))
 
@@ -102,7 +109,7 @@ class LatentSpace(nn.Module):
 
     def restore(self, z: Tensor) -> Tensor:
         """Latents of standardised latents z (n, D)."""
-        return z * self.scale_ + self.loc_
+        return torch.where(self.low_ == self.high_, self.loc_, z * self.scale_ + self.loc_)
 
     def overflowed(self, z: Tensor) -> Tensor:
         """Whether each latent (n, D) overflowed, bool (n,)."""
@@ -128,7 +135,12 @@ class LatentSpace(nn.Module):
         """Count latents that overflowed, and warn at the line that called the library."""
         self.overflows_ += count
         message = f"{count:,} of {total:,} latents overflowed in the flow and were {remedy}"
-        warnings.warn(message, RuntimeWarning, stacklevel=_stacklevel())
+        warn(message, RuntimeWarning)
+
+
+def warn(message: str, category: type[Warning] = UserWarning) -> None:
+    """Warn at the line that called the library."""
+    warnings.warn(message, category, stacklevel=_stacklevel())
 
 
 def standard_normal(like: Tensor, generator: torch.Generator | None) -> Tensor:
@@ -138,9 +150,9 @@ def standard_normal(like: Tensor, generator: torch.Generator | None) -> Tensor:
 
 def _stacklevel() -> int:
     """The ``stacklevel`` of the caller's warning that points at the first line outside fpnlib."""
-    package = str(Path(__file__).parent)
+    inside = str(Path(__file__).parent), _contextlib.__file__  # torch's decorators are no caller
     level = -1  # this function's own frame
     frame = inspect.currentframe()
-    while frame is not None and frame.f_code.co_filename.startswith(package):
+    while frame is not None and frame.f_code.co_filename.startswith(inside):
         level, frame = level + 1, frame.f_back
     return level + 1

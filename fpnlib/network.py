@@ -2,63 +2,108 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
 
+import numpy as np
+import pandas as pd
 import torch
 from torch import Tensor, nn
+from tqdm.auto import tqdm
 
-from fpnlib.base_models import Autoencoder
+from fpnlib import checks
+from fpnlib.base_models.frozen import BATCH, Frozen
+from fpnlib.conditions import Attributes, Classes, Condition
+from fpnlib.latents import warn
 from fpnlib.plugin import FlowPlugin
 
-BATCH = 1024  # objects that go through the base model together: bounds the memory
+FEWEST = 32  # latents from which a reading of their range makes sense
+OUTSIDE = 0.1  # share of them outside the range of the fit that is reported
 
 
 class FlowPluginNetwork(nn.Module):
     """A frozen base model joined to a plugin: a conditional generator, a classifier and an editor.
 
-    The network moves inputs to the device and the floating type of the base model's weights.
+    The network moves inputs to the device and the floating type of the base model's weights, and
+    sets eval mode around every call, so that not one bit of the base model changes.
 
     Args:
-        base: an object with ``encode``, ``decode`` and ``latent_dim``. The network turns its
-            gradients off and keeps it in eval mode, so that not one bit of it changes.
-        plugin: a ``FlowPlugin`` of the same latent_dim.
+        base: an object with ``encode`` and ``decode``; for others see ``adapt``. A base without
+            ``encode``, such as a GAN, takes latents in the place of objects. The network turns the
+            gradients of a module off.
+        plugin: a ``FlowPlugin``, or the condition of the plugin that ``fit`` makes.
+        classes: names of classes, short for ``plugin=Classes(names)``.
+        attributes: names of attributes, short for ``plugin=Attributes(names)``.
+        settings: of the plugin that ``fit`` makes: flow, spread, hidden_features, ….
 
     Raises:
-        TypeError: a base model without one of the three.
-        ValueError: another latent_dim.
+        TypeError: a base model without ``decode``, or no condition.
+        ValueError: a plugin for another latent_dim than the base's.
 
     Examples:
+        >>> from fpnlib import FlowPluginNetwork
         >>> from fpnlib.base_models import ConvAE
-        >>> from fpnlib.conditions import Classes
         >>> _ = torch.manual_seed(0)
-        >>> x, y = torch.rand(40, 1, 28, 28), torch.arange(40) % 2
-        >>> plugin = FlowPlugin(4, Classes(["cat", "dog"]), hidden_features=8, num_layers=2)
-        >>> network = FlowPluginNetwork(ConvAE(latent_dim=4), plugin)
-        >>> _ = network.plugin.fit(network.base.encode(x), y, epochs=2)
-        >>> network.generate("cat", n=3).shape
-        torch.Size([3, 1, 28, 28])
-        >>> network.classify(x).shape
-        torch.Size([40])
-        >>> network.edit(x, y, "dog").shape
+        >>> model, x, y = ConvAE(latent_dim=4), torch.rand(40, 1, 28, 28), ["cat", "dog"] * 20
+        >>> fpn = FlowPluginNetwork(model, classes=["cat", "dog"], hidden_features=8)
+        >>> _ = fpn.fit(x, y, epochs=2, progress=False)
+        >>> fpn.generate("cat", n=16).shape
+        torch.Size([16, 1, 28, 28])
+        >>> len(fpn.classify(x)), set(fpn.classify(x)) <= {"cat", "dog"}
+        (40, True)
+        >>> fpn.edit(x, to="dog").shape
         torch.Size([40, 1, 28, 28])
+        >>> import tempfile
+        >>> folder = tempfile.TemporaryDirectory()
+        >>> fpn.save(folder.name + "/pets.safetensors")
+        >>> fpn = FlowPluginNetwork.load(folder.name + "/pets.safetensors", model)
+        >>> fpn.generate("dog", n=2).shape
+        torch.Size([2, 1, 28, 28])
+        >>> folder.cleanup()
     """
 
-    def __init__(self, base: Autoencoder, plugin: FlowPlugin):
+    plugin: FlowPlugin
+
+    def __init__(
+        self,
+        base: Any,
+        plugin: FlowPlugin | Condition | None = None,
+        *,
+        classes: Iterable[object] | None = None,
+        attributes: Iterable[str] | None = None,
+        **settings: Any,
+    ):
         super().__init__()
-        for name in ("encode", "decode", "latent_dim"):
-            if not hasattr(base, name):
-                raise TypeError(
-                    "a base model needs encode, decode and latent_dim;"
-                    f" {type(base).__name__} has no {name}"
-                )
-        if base.latent_dim != plugin.latent_dim:
-            raise ValueError(
-                "base and plugin must share latent_dim,"
-                f" got {base.latent_dim} and {plugin.latent_dim}"
+        if classes is not None:
+            plugin = Classes(classes)
+        elif attributes is not None:
+            plugin = Attributes(attributes)
+        if not isinstance(plugin, FlowPlugin | Condition):
+            raise TypeError(
+                "a network needs a FlowPlugin, a condition, classes or attributes,"
+                f" got {type(plugin).__name__}"
             )
-        self.base, self.plugin = base, plugin
+        self._frozen, self.base, self._settings = Frozen(base), base, settings
+        self.condition: Any = plugin if isinstance(plugin, Condition) else plugin.condition
+        self._digest, self._version = "", -1
+        if isinstance(plugin, FlowPlugin):
+            self.plugin = plugin
+            latent_dim = getattr(base, "latent_dim", plugin.latent_dim)
+            if latent_dim != plugin.latent_dim:
+                raise ValueError(
+                    "base and plugin must share latent_dim,"
+                    f" got {latent_dim} and {plugin.latent_dim}"
+                )
+        for module in self._frozen.modules:
+            module.requires_grad_(False)
         if isinstance(base, nn.Module):
-            base.requires_grad_(False).eval()
+            base.eval()
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "plugin" and "plugin" not in self._modules:
+            raise AttributeError("the network has no plugin yet; fit it first")
+        return super().__getattr__(name)
 
     def train(self, mode: bool = True) -> FlowPluginNetwork:
         """Set the plugin's mode; the base model stays in eval mode."""
@@ -67,50 +112,188 @@ class FlowPluginNetwork(nn.Module):
             self.base.eval()
         return self
 
+    def fit(
+        self,
+        x: Any,
+        y: object = None,
+        *,
+        validation: tuple[Any, object] | None = None,
+        progress: bool = True,
+        **fitting: Any,
+    ) -> FlowPluginNetwork:
+        """Encode objects and fit the plugin to their latents; returns the network.
+
+        Only the latents are kept in memory. Where the base model gives posteriors, each epoch
+        draws from them anew.
+
+        Args:
+            x: objects (n, …), or an iterable of batches (x, y) such as a DataLoader. For a base
+                without ``encode``, latents.
+            y: their labels; None for batches.
+            validation: objects and labels that choose the best epoch; None: a tenth of x.
+            progress: whether to show progress bars.
+            fitting: further arguments of ``FlowPlugin.fit``.
+
+        Raises:
+            ValueError, TypeError: as ``FlowPlugin.fit``, or batches without labels.
+        """
+        mean, std, y = self._encoded(x, y, progress)
+        if "plugin" not in self._modules:
+            self.plugin = FlowPlugin(mean.shape[1:], self.condition, **self._settings)
+            self.plugin.to(mean.device)
+        if validation is not None:
+            held_out, _, labels = self._encoded(*validation, progress)
+            fitting["validation"] = (held_out, labels)
+        self.plugin.fit(mean, y, std=std, progress=progress, **fitting)
+        self.condition = self.plugin.condition
+        self._digest, self._version = self._frozen.digest(), self._frozen.version()
+        return self
+
     def generate(
-        self, y: object, n: int = 1, *, temperature: float = 1.0, seed: int | None = None
+        self, y: object = None, n: int = 1, *, temperature: float = 1.0, seed: int | None = None
     ) -> Tensor:
         """``n`` new objects for each label (section 3.3); arguments as in ``FlowPlugin.sample``."""
-        z = self.plugin.sample(y, n, temperature=temperature, seed=seed)
-        return self._batched(self.base.decode, z)
+        self._notice_changes()
+        return self._frozen.decode(self.plugin.sample(y, n, temperature=temperature, seed=seed))
 
-    def classify(self, x: Tensor, prior: str | Tensor = "flat") -> Tensor:
-        """The most probable class (n,) of each object x (n, …), an int64 index (eq. 17)."""
-        return self.plugin.predict(self._batched(self.base.encode, x), prior)
+    def classify(self, x: Any, prior: str | Tensor = "flat") -> Any:
+        """The most probable labels of objects x (n, …) (eq. 17), of the kind that ``fit`` had.
 
-    def reconstruct(self, x: Tensor) -> Tensor:
-        """decode(encode(x)), without the plugin."""
-        return self._batched(self.base.decode, self._batched(self.base.encode, x))
+        Args:
+            x: objects (n, …).
+            prior: of classes, as in ``FlowPlugin.log_posterior``.
+        """
+        z = self._latents(x)
+        condition = self.plugin.condition
+        if isinstance(condition, Classes):
+            return condition.labels(self.plugin.predict(z, prior).float()[:, None])
+        return self.plugin.labels(z)
 
-    def edit(self, x: Tensor, y: object, to: object) -> Tensor:
+    def read(self, x: Any, y: object = None) -> pd.DataFrame:
+        """The labels of objects with their probabilities, as in ``FlowPlugin.read``."""
+        return self.plugin.read(self._latents(x), y)
+
+    def reconstruct(self, x: Any) -> Tensor:
+        """decode(encode(x)), without the plugin.
+
+        Raises:
+            TypeError: a base model without ``encode``.
+        """
+        if not self._frozen.encodes:
+            raise TypeError(f"{type(self.base).__name__} has no encode, so nothing to reconstruct")
+        return self._frozen.decode(self._frozen.encode(x))
+
+    def edit(self, x: Any, y: object = None, to: object = None) -> Tensor:
         """Change the labels of objects and keep their noise (section 3.5).
 
         Args:
             x: objects (n, …).
-            y: their labels.
-            to: for classes, a class or one for each object; for attributes, edits by name
-                (``"+Smiling -Eyeglasses"``), by value (``"Smiling=0.5"``, ``{"Smiling": 0.5}``), or
-                values (n, A) or (A,).
+            y: their labels; None: read from x.
+            to: for classes, a class or one for each object; for other conditions edits by name
+                (``"+Smiling -Eyeglasses"``), by value (``"Smiling=0.5"``, ``{"logP": 3.0}``), or
+                values for all.
 
         Returns:
             The edited objects (n, …).
+
+        Raises:
+            TypeError: nothing to edit to.
         """
-        noise = self.plugin.to_noise(self._batched(self.base.encode, x), y)
-        z = self.plugin.from_noise(noise, self.plugin.condition.edited(y, to))
-        return self._batched(self.base.decode, z)
+        if to is None:
+            raise TypeError("say what to edit to: edit(x, to=…)")
+        return self._frozen.decode(self.plugin.edit(self._latents(x), to, y))
 
-    @torch.no_grad()
-    def _batched(self, function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-        if not isinstance(x, Tensor):
-            return function(x)
-        parts = [function(self._placed(part)) for part in x.split(BATCH)]
-        return parts[0] if len(parts) == 1 else torch.cat(parts)
+    def save(self, path: str | Path) -> None:
+        """Write the plugin as one safetensors file, with a digest of the base model's weights.
 
-    def _placed(self, x: Tensor) -> Tensor:
-        """``x`` on the device and in the floating type of the base model's weights."""
-        weights = self.base.parameters() if isinstance(self.base, nn.Module) else ()
-        for weight in weights:
-            if weight.is_floating_point():
-                dtype = weight.dtype if x.is_floating_point() else x.dtype
-                return x.to(weight.device, dtype)
-        return x
+        The base model is not in it. Nothing is pickled.
+        """
+        digest = self._digest or self._frozen.digest()
+        numpy = self._frozen.speaks_numpy
+        notes = {"type": type(self.base).__name__, "digest": digest, "numpy": numpy}
+        self.plugin.save(path, notes)
+
+    @classmethod
+    def load(cls, path: str | Path, base: Any, flow: nn.Module | None = None) -> FlowPluginNetwork:
+        """Join a plugin that :meth:`save` wrote to its base model.
+
+        A warning says if the weights are not those of the fit.
+
+        Args:
+            path: of the file.
+            base: the base model of the fit.
+            flow: as in ``FlowPlugin.load``.
+        """
+        network = cls(base, FlowPlugin.load(path, flow))
+        notes = network.plugin.base_
+        network._digest = notes.get("digest", "")
+        network._frozen.speaks_numpy = notes.get("numpy", False)
+        network._notice_changes()
+        return network
+
+    def _latents(self, x: Any) -> Tensor:
+        """Latents of objects. Warns if they or the weights are not those of the fit."""
+        self._notice_changes()
+        plugin = self.plugin
+        if not self._frozen.encodes:
+            latents = f"latents for {type(self.base).__name__}, which has no encode,"
+            return checks.array(x, ("n", *plugin.latent_shape), latents)
+        z = self._frozen.encode(x)
+        if len(z) >= FEWEST and z.shape[1:].numel() == plugin.latent_dim:
+            outside = plugin.overflowed(z.flatten(1).to(plugin.loc_)).double().mean().item()
+            if outside > OUTSIDE:
+                warn(
+                    f"{outside:.0%} of the latents lie far outside the range of the fit;"
+                    " are base model and preprocessing the same?"
+                )
+        return z
+
+    def _notice_changes(self) -> None:
+        """Warn if the base model's weights changed since the fit."""
+        version = self._frozen.version()
+        if not self._digest or version == self._version:
+            return
+        self._version = version
+        if self._frozen.digest() != self._digest:
+            warn(
+                f"the weights of {type(self.base).__name__} are not those that the plugin was"
+                " fitted to; fit it again"
+            )
+
+    def _encoded(self, x: Any, y: object, progress: bool) -> tuple[Tensor, Tensor | None, object]:
+        """Means, deviations and labels of objects or of batches of them."""
+        if y is None:
+            if isinstance(x, Tensor | np.ndarray):
+                raise TypeError("fit needs labels: fit(x, y), or batches (x, y)")
+            batches = x
+        elif hasattr(x, "__getitem__"):
+            starts = range(0, len(x), BATCH)
+            batches = ((x[start : start + BATCH], None) for start in starts)
+        else:
+            raise TypeError(f"x must be an array, got {type(x).__name__}; of batches pass no y")
+        means: list[Tensor] = []
+        stds: list[Tensor] = []
+        labels: list[Any] = []
+        for batch in tqdm(batches, "encoding", unit="batch", leave=False, disable=not progress):
+            if not isinstance(batch, tuple | list) or len(batch) != 2:
+                raise TypeError(f"batches must be pairs (x, y), got {type(batch).__name__}")
+            mean, std = self._frozen.posterior(batch[0])
+            means.append(mean.detach().float())
+            stds += [] if std is None else [std]
+            labels.append(batch[1])
+        if not means:
+            raise ValueError("fit needs objects, got none")
+        deviations = torch.cat(stds).detach().float() if stds else None
+        return torch.cat(means), deviations, _joined(labels) if y is None else y
+
+
+def _joined(labels: Sequence[Any]) -> Any:
+    """The labels of batches as one: tensors, arrays, lists or mappings of them."""
+    first = labels[0]
+    if isinstance(first, Tensor):
+        return torch.cat([checks.numbers(label) for label in labels])
+    if isinstance(first, dict):
+        return {key: _joined([label[key] for label in labels]) for key in first}
+    if isinstance(first, list | tuple):
+        return [label for batch in labels for label in batch]
+    return np.concatenate([np.asarray(label) for label in labels])

@@ -48,12 +48,14 @@ class History:
         best_epoch: the epoch whose weights were kept, from 1; 0: the initial weights.
         stopped_early: whether ``patience`` ended the fit.
         seconds: wall time of the epochs, over all sessions.
+        gaussian: of a plugin, the validation loss of Gaussians, which the flow should beat.
     """
 
     epochs: list[dict] = field(default_factory=list)
     best_epoch: int = 0
     stopped_early: bool = False
     seconds: float = field(default=0.0, compare=False)
+    gaussian: float | None = field(default=None, compare=False)
 
     @property
     def best_validation(self) -> float:
@@ -81,6 +83,7 @@ def fit(
     seed: int = 0,
     checkpoint: Checkpoint | None = None,
     description: str = "fit",
+    progress: bool = True,
 ) -> History:
     """Minimise the mean of ``loss`` with AdamW; leave the best weights, in eval mode.
 
@@ -104,6 +107,7 @@ def fit(
         seed: of all draws.
         checkpoint: keeps the state after each epoch; the caller clears it.
         description: of the progress bar and the errors.
+        progress: whether to show the bar.
 
     Raises:
         ValueError: no data, ``epochs`` or ``batch_size`` below 1, or another module's checkpoint.
@@ -123,7 +127,7 @@ def fit(
     if checkpoint is not None:
         trainer.resume(checkpoint)
     with _threads(trainer.work, trainer.device):
-        trainer.run(epochs, patience, checkpoint, description)
+        trainer.run(epochs, patience, checkpoint, description, progress)
     return trainer.history
 
 
@@ -200,12 +204,18 @@ class _Trainer:
         self.work = weights * vectors * min(self.batch_size, self.n)
 
     def run(
-        self, epochs: int, patience: int | None, store: Checkpoint | None, description: str
+        self,
+        epochs: int,
+        patience: int | None,
+        store: Checkpoint | None,
+        description: str,
+        progress: bool,
     ) -> None:
         """Train for the epochs that are left, and load the best weights."""
         history, start = self.history, len(self.history.epochs)
-        progress = trange(start, epochs, desc=description, unit="epoch", dynamic_ncols=True)
-        for epoch in progress:
+        look = {"desc": description, "unit": "epoch", "dynamic_ncols": True}
+        bar = trange(start, epochs, disable=not progress, **look)
+        for epoch in bar:
             if history.stopped_early:
                 break
             started = time.perf_counter()
@@ -217,7 +227,7 @@ class _Trainer:
             stale = epoch + 1 - history.best_epoch
             history.stopped_early = patience is not None and stale >= patience
             history.seconds += time.perf_counter() - started
-            progress.set_postfix_str(
+            bar.set_postfix_str(
                 "train={train:.4g}, validation={validation:.4g}".format(**losses)
             )
             if store is not None:

@@ -34,7 +34,7 @@ class _Conv(nn.Module):
         Raises:
             ValueError: latents of another width, or NaN or infinite ones.
         """
-        return torch.sigmoid(self._logits(checks.latents(z, self.latent_dim)))
+        return torch.sigmoid(self._logits(checks.latents(z, self.latent_dim, keep=True)))
 
     def check_input(self, x: Tensor, *labels: Tensor) -> None:
         """Raise as :meth:`encode` does for images that the loss cannot take."""

@@ -103,7 +103,7 @@ class MSP(nn.Module):
         Raises:
             ValueError: latents of another width, or NaN or infinite ones.
         """
-        return (self._decoded(checks.latents(z, self.latent_dim).to(self.M)) + 1) / 2
+        return (self._decoded(checks.latents(z, self.latent_dim, keep=True).to(self.M)) + 1) / 2
 
     def check_input(self, x: Tensor, *labels: Tensor) -> None:
         """Raise as :meth:`encode` does for faces that the loss cannot take."""
@@ -111,7 +111,7 @@ class MSP(nn.Module):
 
     def read(self, z: Tensor) -> Tensor:
         """M z (n, A), about -1 or 1, of latents z (n, D). Raises as :meth:`decode` does."""
-        return checks.latents(z, self.latent_dim) @ self.M.T
+        return checks.latents(z, self.latent_dim, keep=True) @ self.M.T
 
     def set(self, z: Tensor, values: Tensor, chosen: Tensor) -> Tensor:
         """MSP's own editing: move latents along M's rows to set entries of M z.

@@ -155,7 +155,7 @@ class PointFlow(nn.Module):
             ValueError: latents of another width, NaN or infinite ones, or points below 1.
             FloatingPointError: the solver could not hold its tolerance.
         """
-        z = checks.latents(z, self.latent_dim).to(self.mean_)
+        z = checks.latents(z, self.latent_dim, keep=True).to(self.mean_)
         points = self.num_points if points is None else checks.positive("points", points)
         generator = torch.Generator(z.device).manual_seed(NOISE_SEED + seed)
         shape = (len(z), points, DIMENSIONS)
@@ -179,7 +179,7 @@ class PointFlow(nn.Module):
             FloatingPointError: the solver could not hold its tolerance.
         """
         x = checks.clouds(x).to(self.mean_)
-        z = self.encode(x) if z is None else checks.latents(z, self.latent_dim).to(x)
+        z = self.encode(x) if z is None else checks.latents(z, self.latent_dim, keep=True).to(x)
         checks.same_length(x, z, ("x", "z"))
         if not len(x):
             return x[..., 0]

@@ -1,23 +1,29 @@
-"""Conditional normalizing flows p(z | y), built from nflows 0.14 (section 5.1.1 of the paper)."""
+"""Conditional normalizing flows p(z | y): nflows' (section 5.1.1 of the paper) and zuko's."""
 
+from collections.abc import Callable
 from typing import Any
 
 from fpnlib import checks
 from fpnlib.flows.conditional import ConditionalFlow
 from fpnlib.flows.maf import conditional_maf
 from fpnlib.flows.realnvp import conditional_realnvp
+from fpnlib.flows.spline import conditional_spline
 
-FLOWS = {"maf": conditional_maf, "realnvp": conditional_realnvp}
+FLOWS: dict[str, Callable[..., ConditionalFlow]] = {
+    "maf": conditional_maf,
+    "realnvp": conditional_realnvp,
+    "spline": conditional_spline,
+}
 
 
 def build_flow(name: str, features: int, context_features: int, **settings: Any) -> ConditionalFlow:
     """Build the flow called ``name``.
 
     Args:
-        name: "maf" or "realnvp".
+        name: "maf", "realnvp" or "spline".
         features: width D of the data.
         context_features: width C of the contexts.
-        settings: those of ``conditional_maf``.
+        settings: those of ``conditional_maf``, ``conditional_realnvp`` or ``conditional_spline``.
 
     Raises:
         ValueError: an unknown name.
@@ -30,4 +36,11 @@ def build_flow(name: str, features: int, context_features: int, **settings: Any)
     return FLOWS[name](features, context_features, **settings)
 
 
-__all__ = ["FLOWS", "ConditionalFlow", "build_flow", "conditional_maf", "conditional_realnvp"]
+__all__ = [
+    "FLOWS",
+    "ConditionalFlow",
+    "build_flow",
+    "conditional_maf",
+    "conditional_realnvp",
+    "conditional_spline",
+]

@@ -1,4 +1,4 @@
-"""Flows that come from nflows as they are: a user's own ``Flow``, and nflows' state dicts."""
+"""A user's own flows, and nflows' state dicts."""
 
 from __future__ import annotations
 
@@ -11,23 +11,26 @@ from nflows.transforms import BatchNorm
 from torch import Tensor, nn
 
 from fpnlib.flows.conditional import ConditionalFlow
+from fpnlib.flows.spline import adapt_zuko
 
 MASKS = {"mask", "degrees"}
 
 
-def adapt_flow(flow: Flow, features: int, context_features: int) -> ConditionalFlow:
-    """An nflows ``Flow`` as a ``ConditionalFlow`` that shares its weights.
+def adapt_flow(flow: nn.Module, features: int, context_features: int) -> ConditionalFlow:
+    """An nflows or zuko ``Flow`` as a ``ConditionalFlow`` that shares its weights.
 
     Args:
-        flow: on a ``StandardNormal``.
+        flow: with a standard normal base.
         features: width of its vectors.
         context_features: width of its contexts.
 
     Raises:
-        TypeError: a flow on another distribution than ``StandardNormal``.
+        TypeError: another object, or a flow with another base.
     """
     if isinstance(flow, ConditionalFlow):
         return flow
+    if not isinstance(flow, Flow):
+        return adapt_zuko(flow, features, context_features)
     base = flow._distribution
     if not isinstance(base, StandardNormal):
         raise TypeError(f"flow must have a StandardNormal distribution, got {type(base).__name__}")

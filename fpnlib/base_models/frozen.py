@@ -1,0 +1,226 @@
+"""A base model that is used and never changed: eval mode, batches, devices, a digest of weights."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from fpnlib import checks
+
+BATCH = 1024  # objects that go through the base model together: bounds the memory
+DEEPEST = 4  # how deep modules and arrays are looked for in plain objects
+
+
+class Adapted:
+    """A model behind functions of one's own. See :func:`adapt`."""
+
+    def __init__(
+        self,
+        model: object,
+        encode: Callable[[Any], Any] | None,
+        decode: Callable[[Any], Any] | None,
+    ):
+        self.model = model
+        if encode is not None:
+            self.encode = encode
+        if decode is not None:
+            self.decode = decode
+
+
+def adapt(
+    model: object,
+    *,
+    encode: Callable[[Any], Any] | None = None,
+    decode: Callable[[Any], Any] | None = None,
+) -> Adapted:
+    """Give any model the ``encode`` and ``decode`` that a plugin needs.
+
+    Args:
+        model: whatever holds the weights.
+        encode: objects (n, …) → latents (n, …), or a distribution with ``mean`` and ``stddev`` (or
+            ``std``), such as a torch ``Normal``. None: the model has no encoder; latents are then
+            given in the place of objects.
+        decode: latents (n, …) → objects (n, …).
+
+    >>> from sklearn.decomposition import PCA
+    >>> pca = PCA(2).fit(np.random.default_rng(0).normal(size=(20, 5)))
+    >>> base = adapt(pca, encode=pca.transform, decode=pca.inverse_transform)
+    >>> base.encode(np.zeros((3, 5))).shape
+    (3, 2)
+    """
+    return Adapted(model, encode, decode)
+
+
+class Frozen:
+    """The calls of a base model, which leave it exactly as it was.
+
+    Args:
+        base: a model with ``decode`` and, unless it only generates, ``encode``.
+
+    Raises:
+        TypeError: a base without ``decode``.
+    """
+
+    def __init__(self, base: object):
+        if not callable(getattr(base, "decode", None)):
+            raise TypeError(
+                f"a base model needs encode and decode; {type(base).__name__} has no decode;"
+                " pass adapt(model, encode=…, decode=…)"
+            )
+        self.base = base
+        self.modules, self.arrays = _parts(base)
+        self.speaks_numpy = False
+
+    @property
+    def encodes(self) -> bool:
+        """Whether the base has an encoder."""
+        return callable(getattr(self.base, "encode", None))
+
+    def posterior(self, x: Any) -> tuple[Tensor, Tensor | None]:
+        """Latents (n, …) of a batch x, or the means and standard deviations of their posteriors.
+
+        Raises:
+            TypeError: ``encode`` returns neither an array nor a distribution.
+        """
+        base: Any = self.base
+        if not self.encodes:
+            return checks.numbers(x), None
+        with self.unchanged():
+            if hasattr(base, "posterior"):
+                mean, std = base.posterior(self._placed(x))
+            else:
+                found = base.encode(self._placed(x))
+                mean, std = found, None
+                if not isinstance(found, Tensor | np.ndarray):
+                    mean = getattr(found, "mean", found)
+                    std = getattr(found, "stddev", getattr(found, "std", None))
+        self.speaks_numpy = isinstance(mean, np.ndarray) and not self.modules
+        mean = _array_of(mean, "encode", base)
+        return mean, None if std is None else _array_of(std, "encode", base)
+
+    def encode(self, x: Any) -> Tensor:
+        """Latents (n, …), in batches; of a distribution the means."""
+        return _batched(lambda part: self.posterior(part)[0], x)
+
+    def decode(self, z: Tensor) -> Tensor:
+        """Objects (n, …) of latents (n, …), in batches.
+
+        Raises:
+            TypeError: ``decode`` returns no array.
+        """
+        base: Any = self.base
+
+        def decoded(part: Tensor) -> Tensor:
+            given = part.cpu().numpy() if self.speaks_numpy else self._placed(part)
+            with self.unchanged():
+                return _array_of(base.decode(given), "decode", base)
+
+        return _batched(decoded, z)
+
+    @contextmanager
+    def unchanged(self) -> Iterator[None]:
+        """Set eval mode without gradients; then put the modes back."""
+        training = []
+        for module in self.modules:
+            training += [part for part in module.modules() if part.training]
+        for module in training:
+            module.training = False
+        try:
+            with torch.no_grad():
+                yield
+        finally:
+            for module in training:
+                module.training = True
+
+    def version(self) -> int:
+        """A number that changes when torch changes a weight in place."""
+        counted = [tensor for tensor in self._tensors() if not tensor.is_inference()]
+        return sum(tensor._version for tensor in counted)  # noqa: SLF001
+
+    def digest(self) -> str:
+        """A checksum of the weights and arrays, with their number type; empty if there are none."""
+        summed, found = hashlib.sha256(), False
+        for tensor in self._tensors():
+            summed.update(f"{tensor.dtype} {tuple(tensor.shape)}".encode())
+            if not tensor.is_meta:
+                flat = tensor.detach().cpu().contiguous().flatten()
+                summed.update(flat.view(torch.uint8).numpy().tobytes())
+            found = True
+        for array in self.arrays:
+            summed.update(array.tobytes())
+            found = True
+        return summed.hexdigest() if found else ""
+
+    def _tensors(self) -> list[Tensor]:
+        tensors: list[Tensor] = []
+        for module in self.modules:
+            tensors += [*module.parameters(), *module.buffers()]
+        return tensors
+
+    def _placed(self, x: Any) -> Any:
+        """``x`` on the device and in the floating type of the base model's weights."""
+        if not self.modules:
+            return x
+        x = checks.numbers(x) if isinstance(x, np.ndarray) else x
+        for weight in self._tensors():
+            if weight.is_floating_point() and isinstance(x, Tensor):
+                dtype = weight.dtype if x.is_floating_point() else x.dtype
+                return x.to(weight.device, dtype)
+        return x
+
+
+def _batched(function: Callable[[Any], Tensor], x: Any) -> Tensor:
+    starts = range(0, max(1, len(x)), BATCH)
+    parts = [function(x[start : start + BATCH]) for start in starts]
+    return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+
+def _array_of(found: object, name: str, base: object) -> Tensor:
+    """What a base model returned, as a tensor."""
+    if not isinstance(found, Tensor | np.ndarray):
+        raise TypeError(
+            f"{name} of {type(base).__name__} returned {type(found).__name__}, expected an array;"
+            f" pass adapt(model, {name}=lambda x: …) that returns its tensor"
+        )
+    return checks.numbers(found, name)
+
+
+def _parts(base: object) -> tuple[list[nn.Module], list[np.ndarray]]:
+    """Modules and arrays that an object holds, directly or in what it holds."""
+    modules: dict[int, nn.Module] = {}
+    arrays: dict[int, np.ndarray] = {}
+    seen: set[int] = set()
+
+    def visit(item: Any, depth: int) -> None:
+        if id(item) in seen or depth > DEEPEST:
+            return
+        seen.add(id(item))
+        if isinstance(item, nn.Module):
+            modules[id(item)] = item
+        elif isinstance(item, np.ndarray):
+            arrays[id(item)] = item
+        else:
+            for held in _held(item):
+                visit(held, depth + 1)
+
+    visit(base, 0)
+    return [*modules.values()], [*arrays.values()]
+
+
+def _held(item: Any) -> list[Any]:
+    """What an object holds: entries, attributes, a method's owner, a function's free variables."""
+    if isinstance(item, dict):
+        return [*item.values()]
+    if isinstance(item, list | tuple | set):
+        return [*item]
+    held = [*getattr(item, "__dict__", {}).values()] if not isinstance(item, type) else []
+    held.append(getattr(item, "__self__", None))
+    held += [cell.cell_contents for cell in getattr(item, "__closure__", None) or ()]
+    held += [getattr(item, "func", None), *(getattr(item, "args", None) or ())]
+    return held

@@ -1,0 +1,221 @@
+"""What a condition consists of: one class, one attribute, one quantity, or one vector."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import one_hot
+
+from fpnlib import checks
+
+GRID = 65  # values among which a quantity is read
+
+
+class Column(nn.Module):
+    """One thing that is known or unknown, read and edited as a whole.
+
+    Labels, as a user writes them, become values (n, width), in which NaN stands for unknown; values
+    become codes for the flow. If the column may be unknown, a 1 follows the codes of known values.
+
+    Args:
+        name: of the column.
+        unknown: whether it may be unknown in training and unsaid in a request.
+        width: numbers of a value.
+
+    Attributes:
+        score: how sure a reading is: a "probability" or a "deviation".
+        context_width: numbers that the flow takes.
+    """
+
+    score = "probability"
+
+    def __init__(self, name: str, unknown: bool, width: int = 1):
+        super().__init__()
+        self.name, self.unknown, self.width = name, unknown, width
+        self.context_width = width + int(unknown)
+
+    def values(self, labels: Any) -> Tensor:
+        """Values (n, width), float32, of a label or of labels (n,) or (n, width)."""
+        try:
+            numbers = checks.numbers(labels, self.name).float()
+        except TypeError:
+            raise TypeError(
+                f"the value of '{self.name}' must be a number, got {labels!r:.80}"
+            ) from None
+        if numbers.ndim < 2:
+            numbers = numbers.reshape(-1, self.width)
+        return checks.array(numbers, ("n", self.width), f"'{self.name}'", missing=True)
+
+    def context(self, values: Tensor) -> Tensor:
+        """Codes (n, context_width) of values (n, width)."""
+        codes = self.codes(values)
+        if not self.unknown:
+            return codes
+        known = ~values.isnan().any(1, keepdim=True)
+        return torch.cat([codes.masked_fill(~known, 0), known.float()], 1)
+
+    def codes(self, values: Tensor) -> Tensor:
+        """Known values in the units of the flow."""
+        return values
+
+    def learn(self, values: Tensor) -> None:
+        """Check the values (n, width) of a fit and take their scale.
+
+        Raises:
+            ValueError: values from which the column cannot be learned.
+        """
+
+    def candidates(self) -> Tensor | None:
+        """Values (m, width) among which the column is read; None: those that the fit saw."""
+        return None
+
+    def labels(self, values: Tensor) -> np.ndarray:
+        """A user's labels (n,) of values (n, width)."""
+        return values[:, 0].cpu().numpy()
+
+    def edit(self, word: str, sign: str, value: str) -> Any:
+        """The label that one word of an edit gives, e.g. "+Smiling" or "Smiling=0.5"."""
+        if not value:
+            raise ValueError(f"an edit of '{self.name}' gives a value, got '{word}'")
+        try:
+            return float(value)
+        except ValueError:
+            raise TypeError(f"the value of '{self.name}' must be a number, got '{value}'") from None
+
+
+class Choice(Column):
+    """One of K classes: an index, and a one-hot code, which is zero for an unknown class."""
+
+    def __init__(self, name: str, unknown: bool, items: Sequence[Any]):
+        super().__init__(name, unknown)
+        self.items, self.context_width = items, len(items)
+        self.indexed = True  # whether the labels of the fit are indices
+
+    def values(self, labels: Any) -> Tensor:
+        """Indices (n, 1), float32; NaN where a class is unknown."""
+        indices = checks.labels(labels, self.items, missing=self.unknown).float()
+        return torch.where(indices < 0, torch.nan, indices)[:, None]
+
+    def context(self, values: Tensor) -> Tensor:
+        """One-hot codes (n, K) of indices (n, 1)."""
+        indices = values[:, 0].nan_to_num(0).long()
+        return one_hot(indices, len(self.items)).float().masked_fill(values.isnan(), 0)
+
+    def learn(self, values: Tensor) -> None:
+        """Raise ValueError for a class without a sample."""
+        empty = (self.context(values).sum(0) == 0).nonzero()
+        if len(empty):
+            name = self.items[int(empty[0])]
+            raise ValueError(
+                f"class '{name}' has no samples to fit; every class needs at least one"
+            )
+
+    def candidates(self) -> Tensor:
+        """All K classes (K, 1)."""
+        return torch.arange(len(self.items)).float()[:, None]
+
+    def remember(self, labels: Any) -> None:
+        """Note whether the labels of a fit are names or indices."""
+        numbers = all(isinstance(item, int | float) for item in self.items)
+        column = checks.column_of(labels, len(self.items))
+        self.indexed = not numbers and not any(isinstance(label, str | bytes) for label in column)
+
+    def labels(self, values: Tensor) -> np.ndarray:
+        """Names (n,), or indices if the fit was given indices."""
+        indices = values[:, 0].long().cpu().numpy()
+        if self.indexed:
+            return indices
+        alike = len({type(item) for item in self.items}) == 1
+        return np.array(self.items, dtype=None if alike else object)[indices]
+
+    def edit(self, word: str, sign: str, value: str) -> str:
+        """The class that an edit names."""
+        if not value:
+            raise ValueError(f"an edit of '{self.name}' names a class, got '{word}'")
+        return value
+
+
+class Switch(Column):
+    """A property that is there, 1, or not, 0, or to a degree."""
+
+    def learn(self, values: Tensor) -> None:
+        """Raise ValueError for values outside [0, 1], or a property that never varies."""
+        known = values[~values.isnan()]
+        low, high = (known.min().item(), known.max().item()) if len(known) else (0.0, 0.0)
+        if low < 0 or high > 1:
+            raise ValueError(
+                f"attributes to fit must be 0 or 1, got values from {low:g} to {high:g};"
+                " for -1 and 1 pass (y + 1) / 2"
+            )
+        if low == high:
+            raise ValueError(
+                f"attribute '{self.name}' is {low:g} in all {len(values):,} samples;"
+                " its effect cannot be learned"
+            )
+
+    def candidates(self) -> Tensor:
+        """0 and 1."""
+        return torch.tensor([[0.0], [1.0]])
+
+    def edit(self, word: str, sign: str, value: str) -> float:
+        """1 for "+name", 0 for "-name", or the value."""
+        if len(sign) + bool(value) > 1:
+            raise ValueError(
+                f"an edit has one sign or a value, got '{word}';"
+                f" write '+{self.name}', '-{self.name}' or '{self.name}=0.5'"
+            )
+        if not sign and not value:
+            raise ValueError(f"an edit begins with + or -, got '{word}'; did you mean '+{word}'?")
+        return super().edit(word, sign, value) if value else float(sign == "+")
+
+
+class Scaled(Column):
+    """A quantity or a vector, standardised by what the fit saw."""
+
+    loc_: Tensor
+    scale_: Tensor
+    range_: Tensor
+
+    def __init__(self, name: str, unknown: bool, width: int = 1):
+        super().__init__(name, unknown, width)
+        self.register_buffer("loc_", torch.zeros(width))
+        self.register_buffer("scale_", torch.ones(width))
+        self.register_buffer("range_", torch.tensor([[-1.0], [1.0]]).expand(2, width).clone())
+        self.score = "deviation" if width == 1 else "probability"
+
+    def codes(self, values: Tensor) -> Tensor:
+        """Standardised values (n, width)."""
+        return (values - self.loc_.to(values)) / self.scale_.to(values)
+
+    def learn(self, values: Tensor) -> None:
+        """Take mean, deviation and range from the known values.
+
+        Raises:
+            ValueError: values that never vary.
+        """
+        known = values[~values.isnan().any(1)]
+        if not len(known) or (known == known[:1]).all():
+            raise ValueError(f"'{self.name}' never varies; its effect cannot be learned")
+        scale = known.std(0, unbiased=False)
+        self.loc_.copy_(known.mean(0))
+        self.scale_.copy_(torch.where(scale > 0, scale, 1.0))
+        self.range_.copy_(torch.stack([known.amin(0), known.amax(0)]))
+
+    def candidates(self) -> Tensor | None:
+        """65 values (65, 1) over the range of a quantity; None for a vector."""
+        if self.width > 1:
+            return None
+        steps = torch.linspace(0, 1, GRID, device=self.range_.device)[:, None]
+        return self.range_[0] + steps * (self.range_[1] - self.range_[0])
+
+    def labels(self, values: Tensor) -> np.ndarray:
+        """Quantities (n,), or vectors as objects (n,)."""
+        if self.width == 1:
+            return super().labels(values)
+        vectors = np.empty(len(values), dtype=object)
+        vectors[:] = list(values.cpu().numpy())
+        return vectors

@@ -1,0 +1,308 @@
+"""What conditions a flow: columns by name, edits by name, and the flow's context vectors."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor, nn
+
+from fpnlib import checks
+from fpnlib.conditions.columns import Choice, Column
+
+SIGNS = "+-−"
+
+
+class Condition(nn.Module):
+    """Named columns, all of which hold together (section 3.2).
+
+    Labels are a table or a mapping from names to labels, values (n, width), or for a request a text
+    such as ``"digit=7 +Smiling"``. They become values, in which NaN stands for unknown, and values
+    become contexts (n, context_dim), which a flow takes. Names need not have the case, the spaces
+    and the underscores with which they were given first, unless two differ in nothing else.
+
+    Attributes:
+        kind: what errors call a column.
+        names: of the columns.
+        unsaid: the value of a column that a request by name leaves out and that may not be unknown.
+        exclusive: groups of columns of which at most one is above 0.
+        spec: the constructor's arguments, JSON-able.
+    """
+
+    kind = "name"
+    unsaid = torch.nan
+    columns: Any
+
+    def __init__(self, columns: Sequence[Column], spec: dict[str, Any], exclusive: Sequence = ()):
+        super().__init__()
+        self.columns = nn.ModuleList(columns)
+        self.names = tuple(column.name for column in columns)
+        self.spec = {"type": type(self).__name__, **spec}
+        self.widths = [column.width for column in columns]
+        self.width = sum(self.widths)
+        self.context_dim = sum(column.context_width for column in columns)
+        self.unknown = any(column.unknown for column in columns)
+        self._plain = checks.by_plain_name(self.names)
+        self.exclusive = tuple(tuple(map(self.name, group)) for group in exclusive)
+        self.label_kind_: dict[str, str] = {}
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}([{', '.join(self.names)}])"
+
+    def name(self, given: str) -> str:
+        """The name of a column as it was given first. Raises ValueError for an unknown name."""
+        found = given if given in self.names else self._plain.get(checks.plain_name(str(given)))
+        if found is None:
+            raise checks.unknown(self.kind, given, self.names)
+        return found
+
+    def column(self, name: str) -> int:
+        """The number of a column. Raises as :meth:`name` does."""
+        return self.names.index(self.name(name))
+
+    def values(self, y: object) -> Tensor:
+        """Values (n, width), float32, of labels; None says nothing.
+
+        Raises:
+            ValueError: another width, lengths that differ, infinite values, or as :meth:`parse`.
+            TypeError: no labels.
+        """
+        if y is None:
+            return torch.full((1, self.width), torch.nan)
+        if isinstance(y, str):
+            y = self.parse(y)
+        if isinstance(y, Mapping | pd.DataFrame):
+            unsaid = torch.full((1, self.width), self.unsaid)
+            return self._with(unsaid.masked_fill(self.maskable(), torch.nan), y)
+        what = f"{self.kind}s"
+        try:
+            values = checks.numbers(y).float()
+        except TypeError:
+            raise TypeError(
+                f"{what} must be numbers (n, {self.width}) or names, got {y!r:.80}"
+            ) from None
+        if values.ndim < 2:
+            values = values.reshape(-1, 1) if self.width == 1 else values[None]
+        return checks.array(values, ("n", self.width), what, missing=True)
+
+    def context(self, values: Tensor) -> Tensor:
+        """Contexts (n, context_dim), float32, of values (n, width)."""
+        parts = values.split(self.widths, 1)
+        return torch.cat([column.context(own) for column, own in zip(self.columns, parts)], 1)
+
+    def encode(self, y: object) -> Tensor:
+        """Contexts (n, context_dim), float32, of labels.
+
+        Raises:
+            ValueError, TypeError: as :meth:`values`, or an unknown value that may not be unknown.
+        """
+        return self.context(self.known(self.values(y)))
+
+    def known(self, values: Tensor) -> Tensor:
+        """The values (n, width). Raises ValueError for an unknown one that may not be unknown."""
+        missing = values.isnan() & ~self.maskable().to(values.device)
+        if missing.any():
+            row, place = missing.nonzero()[0].tolist()
+            owners = np.repeat([column.name for column in self.columns], self.widths)
+            raise ValueError(
+                f"'{owners[place]}' of row {row} is unknown or unsaid; give it, drop the row, or"
+                " make the condition with unknown=True"
+            )
+        return values
+
+    def edited(self, y: object, to: object) -> Tensor:
+        """The values (n, width) of objects with labels ``y`` after an edit.
+
+        Args:
+            y: what the objects have, as :meth:`values` takes it.
+            to: edits as :meth:`parse` takes them, or labels for all columns.
+
+        Raises:
+            ValueError, TypeError: as :meth:`values` and :meth:`parse`.
+        """
+        if isinstance(to, str | Mapping):
+            return self.set(y, self.parse(to))
+        return self.known(self.values(to))
+
+    def set(self, y: object, labels: Mapping[str, Any]) -> Tensor:
+        """The values (n, width) of objects with labels ``y`` once the named columns have others.
+
+        What excludes a named column gives way in proportion: a value of 0.3 leaves it 0.7 of its
+        own, 1 or more leaves nothing. Named columns have their own values, so two can be half
+        there.
+
+        Raises:
+            ValueError, TypeError: an unknown name or label.
+        """
+        after = self._with(self.values(y), labels)
+        chosen = {self.name(name) for name in labels}
+        for name in chosen:
+            gone = after[:, self.column(name)].nan_to_num(0).clamp(0, 1)
+            for other in set(self.excluded_by(name)) - chosen:
+                left = after[:, self.column(other)] * (1 - gone)
+                after[:, self.column(other)] = torch.where(gone == 1, 0, left)
+        return self.known(after)
+
+    def excluded_by(self, name: str) -> list[str]:
+        """The columns that cannot be there together with ``name``, in their groups' order."""
+        others: dict[str, None] = {}
+        for group in self.exclusive:
+            if name in group:
+                others |= dict.fromkeys(group)
+        return [other for other in others if other != name]
+
+    def parse(self, edits: str | Mapping[str, Any]) -> dict[str, Any]:
+        """The label that edits give to each named column.
+
+        Args:
+            edits: ``"+Smiling -Eyeglasses"`` for 1 and 0, ``"Smiling=0.5"`` for other values; or a
+                mapping from names to labels.
+
+        Raises:
+            ValueError: an unknown name, with the nearest one; an edit without a sign, with two, or
+                with a sign and a value; contradictory edits.
+            TypeError: a value that is no number.
+        """
+        pairs = self._words(edits) if isinstance(edits, str) else list(edits.items())
+        labels: dict[str, Any] = {}
+        for given, value in pairs:
+            name = self.name(given)
+            if name in labels and not np.array_equal(labels[name], value):
+                raise ValueError(
+                    f"contradictory edits: '{name}' is to be both {labels[name]} and {value}"
+                )
+            labels[name] = value
+        for group in self.exclusive:
+            wanted = [name for name in group if _above_zero(labels.get(name))]
+            if len(wanted) > 1:
+                raise ValueError(
+                    f"contradictory edits: '{wanted[0]}' and '{wanted[1]}' exclude each other"
+                )
+        return labels
+
+    def learn(self, values: Tensor) -> None:
+        """Check the values (n, width) of a fit, and take their scale from them.
+
+        Raises:
+            ValueError: values from which a column cannot be learned.
+        """
+        for column, own in zip(self.columns, values.split(self.widths, 1)):
+            column.learn(own)
+
+    def maskable(self) -> Tensor:
+        """Whether each entry of the values may be unknown, bool (width,)."""
+        flags = torch.tensor([column.unknown for column in self.columns])
+        return flags.repeat_interleave(torch.tensor(self.widths))
+
+    def masked(self, values: Tensor, generator: torch.Generator) -> Tensor:
+        """Hide known columns at random, so that the flow learns to do without them.
+
+        Half of the rows stay as they are. Each other row hides its columns with a probability of
+        its own, drawn uniformly, so that all numbers of hidden columns occur.
+        """
+        if not self.unknown:
+            return values
+        n, device = len(values), values.device
+        rate = torch.rand(n, 1, generator=generator, device=device) * 2 - 1
+        hidden = torch.rand(n, len(self), generator=generator, device=device) < rate
+        entries = hidden.repeat_interleave(torch.tensor(self.widths, device=device), 1)
+        return values.masked_fill(entries & self.maskable().to(device), torch.nan)
+
+    def remember(self, y: object) -> None:
+        """Note what the labels of a fit are, so that :meth:`labels` returns the same kind."""
+        dtype = str(getattr(y, "dtype", "")).removeprefix("torch.")
+        self.label_kind_ = {"type": type(y).__name__, "dtype": dtype}
+        for column in self.columns:
+            if isinstance(column, Choice) and isinstance(y, Mapping | pd.DataFrame):
+                named = {self.name(str(key)): y[key] for key in y}
+                column.remember(named[column.name])
+
+    def named(self, values: Tensor) -> dict[str, np.ndarray]:
+        """A user's labels (n,) of values (n, width), by name."""
+        parts = values.split(self.widths, 1)
+        labels = [column.labels(own) for column, own in zip(self.columns, parts)]
+        return dict(zip(self.names, labels))
+
+    def labels(self, values: Tensor) -> Any:
+        """Labels of values (n, width), of the kind that the fit had: tensor, list, table."""
+        kind, columns = self.label_kind_, self.named(values)
+        table = [*columns.values()]
+        array = table[0] if len(table) == 1 else np.stack(table, 1)
+        dtype, numeric = kind.get("dtype", ""), array.dtype.kind in "iufb"
+        if numeric and dtype not in ("", "object", "bfloat16"):
+            array = array.astype(dtype)
+        container = kind.get("type", "Tensor")
+        if container == "Tensor":
+            return torch.from_numpy(array) if numeric else array
+        makers = {"DataFrame": pd.DataFrame, "dict": dict, "Series": lambda _: pd.Series(array)}
+        makers["ndarray"] = lambda _: array
+        return makers.get(container, lambda _: array.tolist())(columns)
+
+    def _with(self, values: Tensor, labels: Mapping[str, Any] | pd.DataFrame) -> Tensor:
+        """A copy of values (m, width) in which the named columns have other labels, 1 or n."""
+        starts = np.cumsum([0, *self.widths])
+        for given in labels:
+            place = self.column(str(given))
+            own = self.columns[place].values(labels[given])
+            if len(own) > 1 and len(values) == 1:
+                values = values.expand(len(own), -1)
+            if len(own) not in (1, len(values)):
+                raise ValueError(
+                    f"'{given}' has {len(own):,} labels, but there are {len(values):,} rows"
+                )
+            values = values.clone()
+            values[:, starts[place] : starts[place + 1]] = own.to(values)
+        return values
+
+    def _words(self, text: str) -> list[tuple[str, Any]]:
+        """Name and label of each edit of a text. Names may have spaces."""
+        pieces = re.sub(r"\s*=\s*", "=", text).split()
+        found, start = [], 0
+        while start < len(pieces):
+            end = stop = start + 1
+            while stop <= len(pieces) and "=" not in "".join(pieces[start : stop - 1]):
+                end = stop if self._known_word(" ".join(pieces[start:stop])) else end
+                stop += 1
+            word = " ".join(pieces[start:end])
+            rest = word.lstrip(SIGNS)
+            name, sign, value = rest.partition("=")[0], word[: -len(rest)], rest.partition("=")[2]
+            column = self.columns[self.column(name)]
+            found.append((column.name, column.edit(word, sign, value)))
+            start = end
+        return found
+
+    def _known_word(self, word: str) -> bool:
+        name = word.lstrip(SIGNS).partition("=")[0]
+        return name in self.names or checks.plain_name(name) in self._plain
+
+
+def _above_zero(label: Any) -> bool:
+    return isinstance(label, int | float) and label > 0
+
+
+def listed(names: object, what: str) -> list[Any]:
+    """Names as a list of texts and numbers, in an order that is the same in every process.
+
+    Raises:
+        TypeError: a single number.
+        ValueError: no names, or one twice.
+    """
+    if not isinstance(names, Iterable):
+        raise TypeError(f"{what} need a list of names, got {names!r}; for numbers write range(n)")
+    items = sorted(names, key=str) if isinstance(names, set | frozenset) else list(names)
+    items = [item.item() if hasattr(item, "item") else item for item in items]
+    items = [item if isinstance(item, int | float) else str(item) for item in items]
+    if not items:
+        raise ValueError(f"{what} need at least one name, got none")
+    texts = sorted(map(str, items))
+    for first, second in zip(texts, texts[1:]):
+        if first == second:
+            raise ValueError(f"names of {what} must differ, got '{first}' twice")
+    return items

@@ -1,0 +1,104 @@
+"""Read labels back from latents: the most probable value of each column of a condition (eq. 17)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from fpnlib.conditions import Condition
+from fpnlib.flows import ConditionalFlow
+
+SWEEPS = 10
+ROWS = 1024  # latents that are read together: bounds the memory
+
+
+def read_values(
+    flow: ConditionalFlow, condition: Condition, z: Tensor, known: Tensor, start: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Find the most probable values of latents under p(z | y), with all values alike a priori.
+
+    A column that may be unknown is read with the other unknown ones left out. Other columns are
+    read one after the other, each given the others, until none changes: a coordinate ascent from
+    the most probable row of ``start``.
+
+    Args:
+        flow: p(z | context), in eval mode.
+        condition: of the flow.
+        z: standardised latents (n, D).
+        known: values (n, V); NaN is to be read.
+        start: values (m, V) to begin from; vectors are read among them.
+
+    Returns:
+        Values (n, V), and for each column the probability of its value, or the deviation of a
+        quantity's posterior (n, columns).
+    """
+    found = []
+    for latents, rows in zip(z.split(ROWS), known.split(ROWS)):
+        found.append(_Reading(flow, condition, latents, rows, start).run())
+    values, scores = zip(*found)
+    return torch.cat(values), torch.cat(scores)
+
+
+class _Reading:
+    """The reading of a batch of latents."""
+
+    def __init__(
+        self, flow: ConditionalFlow, condition: Condition, z: Tensor, known: Tensor, start: Tensor
+    ):
+        self.flow, self.condition, self.z, self.start = flow, condition, z, start.to(z)
+        self.free = known.isnan()
+        self.given = known.clone()  # what the other columns are read with
+        self.maskable = condition.maskable().to(z.device)
+        self.ascending = self.free & ~self.maskable
+        if self.ascending.any() and len(condition) > 1:
+            rows = self.start.masked_fill(self.maskable, torch.nan)
+            best = flow.class_log_prob(z, condition.context(rows)).argmax(1)
+            self.given = torch.where(self.ascending, self.start[best], known)
+
+    def run(self) -> tuple[Tensor, Tensor]:
+        values = self.given.clone()
+        scores = self.z.new_ones(len(self.z), len(self.condition))
+        for _ in range(SWEEPS):
+            before, end = self.given.clone(), 0
+            for number, column in enumerate(self.condition.columns):
+                place, end = slice(end, end + column.width), end + column.width
+                rows = self.free[:, place].any(1)
+                if rows.any():
+                    found = column.candidates()
+                    candidates = (self.start[:, place] if found is None else found).to(self.z)
+                    log_prob = self.log_prob(rows, place, candidates)
+                    best, scores[rows, number] = _summary(log_prob, candidates, column.score)
+                    values[rows, place] = best
+                    self.given = torch.where(self.ascending, values, self.given)
+            if torch.equal(self.given.nan_to_num(), before.nan_to_num()):
+                break
+        return values, scores
+
+    def log_prob(self, rows: Tensor, place: slice, candidates: Tensor) -> Tensor:
+        """log p(z | given, with each candidate in its place) (rows, candidates)."""
+        z, others = self.z[rows], self.given[rows]
+        others[:, place] = 0
+        if torch.equal(others.nan_to_num(), others[:1].nan_to_num().expand_as(others)):
+            contexts = others[:1].repeat(len(candidates), 1)
+            contexts[:, place] = candidates
+            return self.flow.class_log_prob(z, self.condition.context(contexts))
+        found = []
+        for candidate in candidates:
+            others[:, place] = candidate
+            found.append(self.flow.log_prob(z, self.condition.context(others)))
+        return torch.stack(found, 1)
+
+
+def _summary(log_prob: Tensor, candidates: Tensor, score: str) -> tuple[Tensor, Tensor]:
+    """The most probable candidate (n, width), and its probability or the posterior's deviation."""
+    posterior, best = log_prob.softmax(1), log_prob.argmax(1)
+    if score == "probability":
+        return candidates[best], posterior.gather(1, best[:, None])[:, 0]
+    grid = candidates[:, 0]
+    mean = posterior @ grid
+    deviation = (posterior @ grid.square() - mean.square()).clamp(min=0).sqrt()
+    inner = best.clamp(1, len(grid) - 2)[:, None]
+    left, middle, right = (log_prob.gather(1, inner + side)[:, 0] for side in (-1, 0, 1))
+    curvature = (left - 2 * middle + right).clamp(max=-1e-6)
+    step = (0.5 * (left - right) / curvature).clamp(-1, 1)  # to the vertex of a parabola
+    return (grid[inner[:, 0]] + step * (grid[1] - grid[0]))[:, None], deviation
