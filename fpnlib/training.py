@@ -227,9 +227,7 @@ class _Trainer:
             stale = epoch + 1 - history.best_epoch
             history.stopped_early = patience is not None and stale >= patience
             history.seconds += time.perf_counter() - started
-            bar.set_postfix_str(
-                "train={train:.4g}, validation={validation:.4g}".format(**losses)
-            )
+            bar.set_postfix_str("train={train:.4g}, validation={validation:.4g}".format(**losses))
             if store is not None:
                 store.save(*self.state())
         self.load_best()

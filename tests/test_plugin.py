@@ -36,7 +36,7 @@ def true_log_prob(z, y):
     return torch.distributions.MultivariateNormal(MEANS[y], scale_tril=FACTORS[y]).log_prob(z)
 
 
-@pytest.fixture(scope="module", params=["maf", "realnvp"])
+@pytest.fixture(scope="module", params=["maf", "realnvp", "spline"])
 def fitted(request):
     torch.manual_seed(0)
     z, y = gaussians(2000)
