@@ -155,7 +155,10 @@ def column_of(y: object, count: int) -> np.ndarray:
         remedy = "; for one-hot rows pass y.argmax(1)" if column.shape[1] == count else ""
         raise ValueError(f"labels must have shape (n,), got {column.shape}{remedy}")
     column = np.atleast_1d(column)
-    return column if column.dtype.kind in "iuf" else column.astype(object)
+    if column.dtype.kind in "iuf":
+        return column
+    decoded = [label.decode() if isinstance(label, bytes) else label for label in column]
+    return np.array(decoded, dtype=object)
 
 
 def _lookup(names: Sequence[object]) -> Callable[[object], int]:
@@ -166,7 +169,7 @@ def _lookup(names: Sequence[object]) -> Callable[[object], int]:
     in_order = [*numbers.values()] == [*numbers]  # type: ignore[comparison-overlap]
 
     def find(label: object) -> int:
-        text = label.decode() if isinstance(label, bytes) else str(label)
+        text = str(label)
         if not isinstance(label, Number):
             found = texts.get(text, texts.get(plain.get(plain_name(text), "")))
             if found is None:
@@ -276,10 +279,10 @@ def class_indices(y: object) -> Tensor:
     Raises:
         ValueError, TypeError: as :func:`labels` of names 0, 1, ….
     """
-    values = torch.as_tensor(y if isinstance(y, Tensor) else np.array(y))
-    one_hot = values.ndim > 1 and values.shape[-1] > 1
-    most = 0 if not values.numel() else int(values.nan_to_num().max())
-    return labels(values, range(values.shape[-1] if one_hot else most + 1))
+    wide = getattr(y, "ndim", 1) > 1
+    column = column_of(y, y.shape[-1] if wide else 0)  # type: ignore[attr-defined]
+    most = pd.to_numeric(pd.Series(column), errors="coerce").max()
+    return labels(y, range(1 + (int(most) if most > 0 else 0)))
 
 
 def same_length(a: Tensor, b: Tensor, names: tuple[str, str] = ("z", "y")) -> None:

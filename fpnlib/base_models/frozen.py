@@ -106,7 +106,7 @@ class Frozen:
 
     def encode(self, x: Any) -> Tensor:
         """Latents (n, …), in batches; of a distribution the means."""
-        return _batched(lambda part: self.posterior(part)[0], x)
+        return _batched(lambda part: self.posterior(part)[0], _array_or_objects(x))
 
     def decode(self, z: Tensor) -> Tensor:
         """Objects (n, …) of latents (n, …), in batches.
@@ -172,6 +172,16 @@ class Frozen:
             if weight.is_floating_point() and isinstance(x, Tensor):
                 dtype = weight.dtype if x.is_floating_point() else x.dtype
                 return x.to(weight.device, dtype)
+        return x
+
+
+def _array_or_objects(x: Any) -> Any:
+    """Tables and lists of numbers as a tensor; other objects as they are."""
+    if isinstance(x, Tensor | np.ndarray):
+        return x
+    try:
+        return checks.numbers(x)
+    except TypeError:
         return x
 
 

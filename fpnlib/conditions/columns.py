@@ -122,7 +122,7 @@ class Choice(Column):
         """Note whether the labels of a fit are names or indices."""
         numbers = all(isinstance(item, int | float) for item in self.items)
         column = checks.column_of(labels, len(self.items))
-        self.indexed = not numbers and not any(isinstance(label, str | bytes) for label in column)
+        self.indexed = not numbers and not any(isinstance(label, str) for label in column)
 
     def labels(self, values: Tensor) -> np.ndarray:
         """Names (n,), or indices if the fit was given indices."""
