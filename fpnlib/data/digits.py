@@ -16,12 +16,6 @@ from fpnlib.store import alone
 
 CLASSES = tuple("0123456789")
 REMEDY = "set FPN_DATA to the folder that has MNIST/raw/ with the unpacked files"
-MNIST_FILES = (
-    "train-images-idx3-ubyte",
-    "train-labels-idx1-ubyte",
-    "t10k-images-idx3-ubyte",
-    "t10k-labels-idx1-ubyte",
-)
 
 
 def load_digits(root: Root = None, seed: int = 0, download: bool = False) -> Dataset:
@@ -87,8 +81,10 @@ def _read_mnist(root: Path, download: bool) -> list[Split]:
     """MNIST's training and test images, as their files have them."""
     from torchvision.datasets import MNIST  # slow to import, and only MNIST needs it
 
-    raw = root / "MNIST" / "raw"
-    missing = next((name for name in MNIST_FILES if not (raw / name).is_file()), None)
+    raw, missing = root / "MNIST" / "raw", None
+    for packed, _ in reversed(MNIST.resources):
+        name = packed.removesuffix(".gz")
+        missing = missing if (raw / name).is_file() else name
     if missing and not download:
         raise FileNotFoundError(
             f"MNIST: {missing} is not in {raw}; {REMEDY}, or, with a network, pass download=True"

@@ -108,9 +108,11 @@ def prepare_celeba(root: Root = None, size: int = 64) -> Path:
     """
     folder = data_root(root) / "celeba"
     target = folder / f"{IMAGES}_{checks.positive('size', size)}"
-    made = {path.stem for path in entries(target, "*.png")}
-    images = [path for path in _images(folder, IMAGES) if path.stem not in made]
-    jobs = [delayed(_prepare)(path, target / f"{path.stem}.png", size) for path in images]
+    jobs = []
+    for path in _images(folder, IMAGES):
+        copy = target / f"{path.stem}.png"
+        if not copy.is_file():
+            jobs.append(delayed(_prepare)(path, copy, size))
     copies = Parallel(n_jobs=-1, return_as="generator_unordered")(jobs)
     for _ in tqdm(copies, "preparing", total=len(jobs), unit="image", dynamic_ncols=True):
         pass
@@ -143,14 +145,13 @@ def _images(folder: Path, name: str) -> list[Path]:
     chosen = folder / CHOSEN
     if not chosen.is_file():
         return images
-    wanted = {Path(line).stem: line for line in sorted(chosen.read_text().split())}
-    missing = wanted.keys() - {path.stem for path in images}
-    if missing:
-        first = wanted[min(missing)]
-        raise FileNotFoundError(
-            f"CelebA: {first}, which {chosen} names, is not in {images[0].parent}; {REMEDY}"
-        )
-    return [path for path in images if path.stem in wanted]
+    by_name, wanted = {path.stem: path for path in images}, []
+    for name in sorted(set(chosen.read_text().split())):
+        if Path(name).stem not in by_name:
+            fault = f"{name}, which {chosen} names, is not in {images[0].parent}"
+            raise FileNotFoundError(f"CelebA: {fault}; {REMEDY}")
+        wanted.append(by_name[Path(name).stem])
+    return wanted
 
 
 def _has_size(path: Path, size: int) -> bool:
@@ -203,8 +204,7 @@ def _rows_of(images: list[str], table: pd.DataFrame, path: Path) -> pd.DataFrame
 
 def _list(folder: Path, name: str, optional: bool) -> Path | None:
     """The file of one of CelebA's lists; None if it is not there and need not be."""
-    endings = (f"{name}.txt", f"{name}.csv")
-    found = entries(folder, *endings, *(f"*/{ending}" for ending in endings))
+    found = entries(folder, f"{name}.txt", f"{name}.csv", f"*/{name}.txt", f"*/{name}.csv")
     if not found and not optional:
         raise FileNotFoundError(f"CelebA: {name}.txt is not in {folder}; {REMEDY}")
     return found[0] if found else None

@@ -154,16 +154,18 @@ def _read_clouds(name: str, folders: dict[str, Path], points: int, seed: int, up
     checks.positive("points", points)
     if up not in UPRIGHT:
         raise checks.unknown("axis", up, UPRIGHT)
-    files: dict[str, list[tuple[Path, int]]] = {split: [] for split in SPLITS}
+    files: dict[str, list[Path]] = {split: [] for split in SPLITS}
+    labels: dict[str, list[int]] = {split: [] for split in SPLITS}
     for y, (category, folder) in enumerate(folders.items()):
         for split, paths in _split_files(category, folder, seed).items():
-            files[split] += [(path, y) for path in paths]
+            files[split] += paths
+            labels[split] += [y] * len(paths)
     clouds, sizes = {}, []
     total = sum(map(len, files.values()))
     with tqdm(total=total, desc=name, unit="cloud", dynamic_ncols=True) as progress:
         for split in SPLITS:
             clouds[split] = np.empty((len(files[split]), points, 3), np.float32)
-            for row, (path, _) in zip(clouds[split], files[split]):
+            for row, path in zip(clouds[split], files[split]):
                 cloud = _read_cloud(path, points)
                 row[:] = np.resize(cloud, row.shape)  # repeats the points of a smaller cloud
                 sizes.append(len(cloud))
@@ -179,8 +181,7 @@ def _read_clouds(name: str, folders: dict[str, Path], points: int, seed: int, up
         digest.update(x.tobytes())
         upright = x[..., columns]
         upright *= np.array(signs, np.float32)
-        labels = torch.tensor([y for _, y in files[split]])
-        splits[split] = Split(torch.from_numpy(upright), labels)
+        splits[split] = Split(torch.from_numpy(upright), torch.tensor(labels[split]))
     train, validation, test = splits.values()
     return Dataset(name, train, validation, test, tuple(folders), digest.hexdigest())
 
@@ -218,13 +219,14 @@ def _split_files(category: str, folder: Path, seed: int) -> dict[str, list[Path]
             raise FileNotFoundError(f"category '{category}' has no {split}: {place} is missing")
         if not files[split]:
             raise ValueError(f"category '{category}' is empty: no .npy in {place}")
-    missing, pool = [split for split in HELD_OUT if not files[split]], files["train"]
+    missing = [split for split in HELD_OUT if not files[split]]
+    pool = np.array(files["train"], dtype=object)
     if len(pool) <= len(missing):
         few = f"category '{category}' has too few shapes, {len(pool)}, in {pool[0].parent}"
         raise ValueError(f"{few}: none can be held out for {' and '.join(missing)}")
     order = np.random.default_rng([seed, len(pool)]).permutation(len(pool))
     for split in missing:
         count = max(1, round(HELD_OUT[split] * len(pool)))
-        files[split], order = sorted(pool[k] for k in order[:count]), order[count:]
-    files["train"] = sorted(pool[k] for k in order)
+        files[split], order = sorted(pool[order[:count]]), order[count:]
+    files["train"] = sorted(pool[order])
     return files
