@@ -39,7 +39,7 @@ from tqdm.auto import tqdm
 
 from fpnlib.flows import build_flow
 from fpnlib.flows.cost import temper
-from fpnlib.flows.engine.kernels import LANES
+from fpnlib.flows.engine.kernels import MANY
 
 ROOT = Path(__file__).resolve().parents[2]
 CALLS = 5  # calls in a turn, of what takes fewer seconds than QUICK
@@ -356,7 +356,7 @@ def main(arguments: list[str]) -> None:
         if not 1 <= row <= last:
             parser.error(f"rows are numbered from 1 to {last}, got {row}")
     machine = (
-        f"{cpu()}, {LANES} samples abreast, torch {torch.__version__.split('+')[0]}, "
+        f"{cpu()}, {MANY} samples abreast, torch {torch.__version__.split('+')[0]}, "
         f"numba {numba.__version__}, nflows 0.14, zuko {zuko.__version__}"
     )
     options.out.mkdir(parents=True, exist_ok=True)

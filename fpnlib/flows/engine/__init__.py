@@ -16,7 +16,8 @@ Each unit is computed once. Nothing is approximated; only the order of sums diff
 ``accelerate`` is the only entry. The engine knows torch, nflows and numba, and nothing else of this
 library.
 
-- On the CPU in float32, both directions run in a numba kernel, 64 samples abreast (``kernels.py``).
+- On the CPU in float32, both directions run in a numba kernel (``kernels.py``), 64 samples abreast,
+  or 16 in a small batch.
 - On other devices and in float64 the inverse runs in plain torch (``torch_path.py``), and the
   forward direction in nflows' layers.
 - Gradients come from plain torch (``training.py``). Those of the inverse, and of flows with batch

@@ -1,7 +1,12 @@
-"""The numba kernel: a flow in float32 on the CPU, for 64 samples abreast.
+"""The numba kernel: a flow in float32 on the CPU, for several samples abreast.
 
 Every inner loop runs over the samples of one group, and the compiler turns it into vector
-instructions. Buffers have the shape (k, rows, LANES). The names of widths are those of ``Weights``.
+instructions. Buffers have the shape (k, rows, lanes). The names of widths are those of ``Weights``.
+
+Helpers are inlined by LLVM (``forceinline``), which then knows the number of lanes and the buffers'
+shapes. numba's own ``inline="always"`` would count references to each array in the innermost loops,
+which takes as long as the arithmetic. Helpers take arrays and indices, because a slice costs more
+than a short product.
 """
 
 from __future__ import annotations
@@ -12,18 +17,21 @@ from numpy.typing import NDArray
 
 from fpnlib.flows.engine.weights import EPSILON, Weights
 
-LANES = 64  # samples abreast
+MANY = 64  # samples abreast
+FEW = 16  # samples abreast in a small batch
+STEP = 4  # columns in a step of a product: weights and buffers are padded to whole steps
 LOGS = 8  # scales in one product: eight float32 numbers multiply to a float64 without overflow
 
-_options = {"cache": True, "nogil": True, "fastmath": {"contract"}, "error_model": "numpy"}
+_options = {"nogil": True, "fastmath": {"contract"}, "error_model": "numpy"}
+_inlined = {"forceinline": True, **_options}
 
 
-@njit(**_options)
+@njit(**_inlined)
 def _relu(x: float) -> float:
     return float32(0.0) if x < float32(0.0) else x  # noqa: FURB136 (max would lose NaN)
 
 
-@njit(inline="always", **_options)
+@njit(**_inlined)
 def _add_product(
     out: NDArray,
     o: int,
@@ -34,59 +42,119 @@ def _add_product(
     first: int,
     last: int,
     stops: NDArray,
+    lanes: int,
 ) -> None:
     """Add weight[w] @ given[g] to out[o], for the rows first … last.
 
-    Row r of the weights is zero from column stops[r] on, and ``stops`` does not decrease. Two rows
-    and four columns at a time keep the vector units busy. The arguments are whole arrays and
-    indices, because a slice costs more than a short product.
+    Row r of the weights is zero from column stops[r] on, and ``stops`` does not decrease. Several
+    rows and columns at a time keep the vector units busy, and sums of four products round less
+    than one long sum.
     """
     row = first
+    while row + 4 <= last:
+        _add_four_rows(out, o, weight, w, given, g, row, stops[row + 3], lanes)
+        row += 4
     while row + 2 <= last:
-        k = 0
-        while k + 4 <= stops[row + 1]:
-            a0, a1 = weight[w, row, k], weight[w, row, k + 1]
-            a2, a3 = weight[w, row, k + 2], weight[w, row, k + 3]
-            b0, b1 = weight[w, row + 1, k], weight[w, row + 1, k + 1]
-            b2, b3 = weight[w, row + 1, k + 2], weight[w, row + 1, k + 3]
-            for s in range(LANES):
-                x0, x1 = given[g, k, s], given[g, k + 1, s]
-                x2, x3 = given[g, k + 2, s], given[g, k + 3, s]
-                out[o, row, s] += a0 * x0 + a1 * x1 + a2 * x2 + a3 * x3
-                out[o, row + 1, s] += b0 * x0 + b1 * x1 + b2 * x2 + b3 * x3
-            k += 4
-        while k < stops[row + 1]:
-            a0, b0 = weight[w, row, k], weight[w, row + 1, k]
-            for s in range(LANES):
-                out[o, row, s] += a0 * given[g, k, s]
-                out[o, row + 1, s] += b0 * given[g, k, s]
-            k += 1
+        _add_two_rows(out, o, weight, w, given, g, row, stops[row + 1], lanes)
         row += 2
     if row < last:
-        k = 0
-        while k + 4 <= stops[row]:
-            a0, a1 = weight[w, row, k], weight[w, row, k + 1]
-            a2, a3 = weight[w, row, k + 2], weight[w, row, k + 3]
-            for s in range(LANES):
-                x0, x1 = given[g, k, s], given[g, k + 1, s]
-                x2, x3 = given[g, k + 2, s], given[g, k + 3, s]
-                out[o, row, s] += a0 * x0 + a1 * x1 + a2 * x2 + a3 * x3
-            k += 4
-        while k < stops[row]:
-            a0 = weight[w, row, k]
-            for s in range(LANES):
-                out[o, row, s] += a0 * given[g, k, s]
-            k += 1
+        _add_row(out, o, weight, w, given, g, row, stops[row], lanes)
 
 
-@njit(**_options)
-def _softplus(x: NDArray, row: int, out: NDArray, bits: NDArray) -> None:
+@njit(**_inlined)
+def _add_four_rows(
+    out: NDArray,
+    o: int,
+    weight: NDArray,
+    w: int,
+    given: NDArray,
+    g: int,
+    row: int,
+    stop: int,
+    lanes: int,
+) -> None:
+    """Add the products of four rows with the columns before ``stop``."""
+    k = 0
+    while k < stop:
+        a0, a1 = weight[w, row, k], weight[w, row, k + 1]
+        a2, a3 = weight[w, row, k + 2], weight[w, row, k + 3]
+        b0, b1 = weight[w, row + 1, k], weight[w, row + 1, k + 1]
+        b2, b3 = weight[w, row + 1, k + 2], weight[w, row + 1, k + 3]
+        c0, c1 = weight[w, row + 2, k], weight[w, row + 2, k + 1]
+        c2, c3 = weight[w, row + 2, k + 2], weight[w, row + 2, k + 3]
+        d0, d1 = weight[w, row + 3, k], weight[w, row + 3, k + 1]
+        d2, d3 = weight[w, row + 3, k + 2], weight[w, row + 3, k + 3]
+        for s in range(lanes):
+            x0, x1 = given[g, k, s], given[g, k + 1, s]
+            x2, x3 = given[g, k + 2, s], given[g, k + 3, s]
+            out[o, row, s] += a0 * x0 + a1 * x1 + a2 * x2 + a3 * x3
+            out[o, row + 1, s] += b0 * x0 + b1 * x1 + b2 * x2 + b3 * x3
+            out[o, row + 2, s] += c0 * x0 + c1 * x1 + c2 * x2 + c3 * x3
+            out[o, row + 3, s] += d0 * x0 + d1 * x1 + d2 * x2 + d3 * x3
+        k += STEP
+
+
+@njit(**_inlined)
+def _add_two_rows(
+    out: NDArray,
+    o: int,
+    weight: NDArray,
+    w: int,
+    given: NDArray,
+    g: int,
+    row: int,
+    stop: int,
+    lanes: int,
+) -> None:
+    """Add the products of two rows with the columns before ``stop``."""
+    k = 0
+    while k < stop:
+        a0, a1 = weight[w, row, k], weight[w, row, k + 1]
+        a2, a3 = weight[w, row, k + 2], weight[w, row, k + 3]
+        b0, b1 = weight[w, row + 1, k], weight[w, row + 1, k + 1]
+        b2, b3 = weight[w, row + 1, k + 2], weight[w, row + 1, k + 3]
+        for s in range(lanes):
+            x0, x1 = given[g, k, s], given[g, k + 1, s]
+            x2, x3 = given[g, k + 2, s], given[g, k + 3, s]
+            out[o, row, s] += a0 * x0 + a1 * x1 + a2 * x2 + a3 * x3
+            out[o, row + 1, s] += b0 * x0 + b1 * x1 + b2 * x2 + b3 * x3
+        k += STEP
+
+
+@njit(**_inlined)
+def _add_row(
+    out: NDArray,
+    o: int,
+    weight: NDArray,
+    w: int,
+    given: NDArray,
+    g: int,
+    row: int,
+    stop: int,
+    lanes: int,
+) -> None:
+    """Add the product of a row with the columns before ``stop``."""
+    k = 0
+    while k < stop:
+        a0, a1 = weight[w, row, k], weight[w, row, k + 1]
+        a2, a3 = weight[w, row, k + 2], weight[w, row, k + 3]
+        for s in range(lanes):
+            x0, x1 = given[g, k, s], given[g, k + 1, s]
+            x2, x3 = given[g, k + 2, s], given[g, k + 3, s]
+            out[o, row, s] += a0 * x0 + a1 * x1 + a2 * x2 + a3 * x3
+        k += STEP
+
+
+@njit(**_inlined)
+def _softplus(
+    x: NDArray, row: int, out: NDArray, bits: NDArray, power: NDArray, lanes: int
+) -> None:
     """Set out to log(1 + exp(x[0, row])), in arithmetic that vectorises.
 
     With a = -|x|, exp(a) = 2^p exp(r): the power is put together from its bits, and exp(r) is a
     polynomial. Then log(1 + e) = 2 artanh(e / (e + 2)) is a series in odd powers.
     """
-    for s in range(LANES):
+    for s in range(lanes):
         a = max(-abs(x[0, row, s]), float32(-87.0))
         rounded = a * float32(1.44269504) + float32(12582912.0)  # 1.5 · 2^23 cuts the fraction off
         p = rounded - float32(12582912.0)
@@ -99,8 +167,7 @@ def _softplus(x: NDArray, row: int, out: NDArray, bits: NDArray) -> None:
         e = e * r + float32(1.0)
         out[s] = e * r + float32(1.0)
         bits[s] = (np.int32(p) + 127) << 23
-    power = bits.view(np.float32)
-    for s in range(LANES):
+    for s in range(lanes):
         e = out[s] * power[s]
         w = e / (e + float32(2.0))
         q = w * w
@@ -114,29 +181,33 @@ def _softplus(x: NDArray, row: int, out: NDArray, bits: NDArray) -> None:
         out[s] = _relu(x[0, row, s]) + float32(2.0) * w * log
 
 
-@njit(inline="always", **_options)
-def _fill(out: NDArray, o: int, bias: NDArray, k: int, first: int, last: int) -> None:
+@njit(**_inlined)
+def _fill(out: NDArray, o: int, bias: NDArray, k: int, first: int, last: int, lanes: int) -> None:
     """Set the rows first … last of out[o] to bias[k]."""
     for r in range(first, last):
-        for s in range(LANES):
-            out[o, r, s] = bias[k, r]
+        value = bias[k, r]
+        for s in range(lanes):
+            out[o, r, s] = value
 
 
-@njit(inline="always", **_options)
-def _apply_relu(out: NDArray, o: int, first: int, last: int) -> None:
+@njit(**_inlined)
+def _apply_relu(out: NDArray, o: int, first: int, last: int, lanes: int) -> None:
     for r in range(first, last):
-        for s in range(LANES):
+        for s in range(lanes):
             out[o, r, s] = _relu(out[o, r, s])
 
 
-@njit(inline="always", **_options)
-def _add_bias(out: NDArray, o: int, bias: NDArray, k: int, first: int, last: int) -> None:
+@njit(**_inlined)
+def _add_bias(
+    out: NDArray, o: int, bias: NDArray, k: int, first: int, last: int, lanes: int
+) -> None:
     for r in range(first, last):
-        for s in range(LANES):
-            out[o, r, s] += bias[k, r]
+        value = bias[k, r]
+        for s in range(lanes):
+            out[o, r, s] += value
 
 
-@njit(inline="always", **_options)
+@njit(**_inlined)
 def _normalise(
     stream: NDArray,
     before: NDArray,
@@ -146,14 +217,16 @@ def _normalise(
     k: int,
     first: int,
     last: int,
+    lanes: int,
 ) -> None:
     """Set before[b] to the relu of the stream after the batch norm with gain[k] and offset[k]."""
     for r in range(first, last):
-        for s in range(LANES):
-            before[b, r, s] = _relu(stream[0, r, s] * gain[k, r] + offset[k, r])
+        slope, start = gain[k, r], offset[k, r]
+        for s in range(lanes):
+            before[b, r, s] = _relu(stream[0, r, s] * slope + start)
 
 
-@njit(inline="always", **_options)
+@njit(**_inlined)
 def _transform(
     x: NDArray,
     inverse: bool,
@@ -165,14 +238,16 @@ def _transform(
     t: int,
     scale: NDArray,
     bits: NDArray,
+    power: NDArray,
     products: NDArray,
+    lanes: int,
 ) -> None:
     """Transform the features low … high of x; multiply their scales into ``products``."""
     for i in range(low, high):
-        _softplus(outputs, 2 * i, scale, bits)
+        _softplus(outputs, 2 * i, scale, bits, power, lanes)
         gain, offset = gains[t, i], offsets[t, i]
-        row = (t * x.shape[1] + i) // LOGS
-        for s in range(LANES):
+        row = (t * gains.shape[1] + i) // LOGS
+        for s in range(lanes):
             scale[s] += float32(EPSILON)
             products[row, s] *= scale[s]
             value, shift = x[0, i, s], outputs[0, 2 * i + 1, s]
@@ -182,24 +257,152 @@ def _transform(
                 x[0, i, s] = (value * scale[s] + shift) * gain + offset
 
 
-@njit(inline="always", **_options)
+@njit(**_inlined)
 def _load(rows: NDArray, begin: int, count: int, columns: NDArray) -> None:
-    """Set columns (width, LANES) to the rows begin … begin + count (count, width)."""
+    """Set columns (width, lanes) to the rows begin … begin + count (count, width)."""
     for s in range(count):
-        for i in range(len(columns)):
+        for i in range(rows.shape[1]):
             columns[i, s] = rows[begin + s, i]
 
 
-@njit(inline="always", **_options)
+@njit(**_inlined)
 def _store(columns: NDArray, begin: int, count: int, rows: NDArray) -> None:
-    """Set the rows begin … begin + count to columns (width, LANES)."""
+    """Set the rows begin … begin + count to columns (width, lanes)."""
     for s in range(count):
-        for i in range(len(columns)):
+        for i in range(rows.shape[1]):
             rows[begin + s, i] = columns[i, s]
 
 
-@njit(**_options)
-def run(
+@njit(**_inlined)
+def _begin_layer(
+    w: Weights,
+    t: int,
+    context: NDArray,
+    stream: NDArray,
+    inside: NDArray,
+    stops: NDArray,
+    lanes: int,
+) -> None:
+    """Set stream and inside to what does not depend on x: biases and the context's part."""
+    units, blocks = len(stops), len(inside)
+    _fill(stream, 0, w.first_context_bias, t, 0, units, lanes)
+    _add_product(stream, 0, w.first_context, t, context, 0, 0, units, stops, lanes)
+    _apply_relu(stream, 0, 0, units, lanes)
+    _add_bias(stream, 0, w.initial_bias, t, 0, units, lanes)
+    for b in range(blocks):
+        k = t * blocks + b
+        _fill(inside, b, w.inner_bias, k, 0, units, lanes)
+        _add_product(inside, b, w.context, k, context, 0, 0, units, stops, lanes)
+
+
+@njit(**_inlined)
+def _run_blocks(
+    t: int,
+    first: int,
+    last: int,
+    stream: NDArray,
+    before: NDArray,
+    inside: NDArray,
+    inner: NDArray,
+    outer: NDArray,
+    outer_bias: NDArray,
+    gain: NDArray,
+    offset: NDArray,
+    stops: NDArray,
+    lanes: int,
+) -> None:
+    """Add the residual blocks to the units first … last of the stream."""
+    blocks = len(inside)
+    for b in range(blocks):
+        k = t * blocks + b
+        _normalise(stream, before, b, gain, offset, k, first, last, lanes)
+        _add_product(inside, b, inner, k, before, b, first, last, stops, lanes)
+        _apply_relu(inside, b, first, last, lanes)
+        _add_bias(stream, 0, outer_bias, k, first, last, lanes)
+        _add_product(stream, 0, outer, k, inside, b, first, last, stops, lanes)
+
+
+@njit(**_inlined)
+def _copy_in(data: NDArray, x: NDArray, order: NDArray, t: int, inverse: bool, lanes: int) -> None:
+    """Set x to the data, in the layer's order on the way to noise."""
+    for i in range(order.shape[1]):
+        source = i if inverse else order[t, i]
+        for s in range(lanes):
+            x[0, i, s] = data[source, s]
+
+
+@njit(**_inlined)
+def _copy_out(x: NDArray, data: NDArray, order: NDArray, t: int, inverse: bool, lanes: int) -> None:
+    """Set the data to x, out of the layer's order on the way from noise."""
+    for i in range(order.shape[1]):
+        target = order[t, i] if inverse else i
+        for s in range(lanes):
+            data[target, s] = x[0, i, s]
+
+
+@njit(**_inlined)
+def _run(
+    w: Weights,
+    inverse: bool,
+    values: NDArray,
+    contexts: NDArray,
+    results: NDArray,
+    scales: NDArray,
+    start: int,
+    stop: int,
+    lanes: int,
+) -> None:
+    # Fields that the inner loops read are unpacked here, once, because each access counts a
+    # reference.
+    order, known, input_stops, unit_stops, output_stops, initial, _, inner, _, outer = w[:10]
+    outer_bias, final, final_bias, block_gain, block_offset, _, _, _, gain, offset = w[10:]
+    layers, features = order.shape
+    padded, blocks = inner.shape[2], len(inner) // layers
+    data = np.zeros((features, lanes), np.float32)
+    x = np.zeros((1, initial.shape[2], lanes), np.float32)
+    context = np.zeros((1, -(-contexts.shape[1] // STEP) * STEP, lanes), np.float32)
+    context_stops = np.full(inner.shape[1], context.shape[1])
+    stream = np.zeros((1, padded, lanes), np.float32)
+    before = np.zeros((blocks, padded, lanes), np.float32)
+    inside = np.zeros((blocks, padded, lanes), np.float32)
+    outputs = np.empty((1, 2 * features, lanes), np.float32)
+    scale, bits = np.empty(lanes, np.float32), np.empty(lanes, np.int32)
+    power = bits.view(np.float32)
+    products = np.empty((scales.shape[1], lanes), np.float64)
+    for begin in range(start, stop, lanes):
+        count = min(lanes, stop - begin)
+        _load(values, begin, count, data)
+        _load(contexts, begin, count, context[0])
+        products[:] = 1.0
+        before[:] = 0.0  # a product's last step reads rows that are not known yet
+        for step in range(layers):
+            t = layers - 1 - step if inverse else step
+            _copy_in(data, x, order, t, inverse, lanes)
+            _begin_layer(w, t, context, stream, inside, context_stops, lanes)
+            for low in range(features if inverse else 1):
+                high = low + 1 if inverse else features
+                first, last = known[low], known[high]
+                if first < last:
+                    _add_product(stream, 0, initial, t, x, 0, first, last, input_stops, lanes)
+                    _run_blocks(
+                        t, first, last, stream, before, inside, inner, outer, outer_bias,
+                        block_gain, block_offset, unit_stops, lanes,
+                    )  # fmt: skip
+                _fill(outputs, 0, final_bias, t, 2 * low, 2 * high, lanes)
+                _add_product(
+                    outputs, 0, final, t, stream, 0, 2 * low, 2 * high, output_stops, lanes
+                )
+                _transform(
+                    x, inverse, low, high, outputs, gain, offset, t,
+                    scale, bits, power, products, lanes,
+                )  # fmt: skip
+            _copy_out(x, data, order, t, inverse, lanes)
+        _store(data, begin, count, results)
+        _store(products, begin, count, scales)
+
+
+@njit(cache=True, **_options)
+def run_many(
     w: Weights,
     inverse: bool,
     values: NDArray,
@@ -211,70 +414,30 @@ def run(
 ) -> None:
     """Transform the samples start … stop.
 
-    The inverse computes the units of degree i, then feature i, for each i in turn. The forward
-    direction computes all units, then all features. So both are the same stages, D of them or one.
-
     Args:
-        w: the weights as arrays.
+        w: the weights as arrays, their columns padded with zeros to whole steps.
         inverse: from noise to data; otherwise from data to noise.
         values: (n, D).
-        contexts: (n, C).
+        contexts: (n, C); C may be 0 if the biases hold the context's part.
         results: (n, D), written.
         scales: (n, ceil(T·D / LOGS)), written: products of up to LOGS scales of the map from data
             to noise.
         start: the first sample.
         stop: the sample after the last.
     """
-    layers, features = w.order.shape
-    units, blocks = w.initial.shape[1], len(w.inner) // layers
-    data = np.zeros((features, LANES), np.float32)
-    x = np.zeros((1, features, LANES), np.float32)
-    context = np.zeros((1, contexts.shape[1], LANES), np.float32)
-    stream = np.empty((1, units, LANES), np.float32)
-    before = np.empty((blocks, units, LANES), np.float32)
-    inside = np.empty((blocks, units, LANES), np.float32)
-    outputs = np.empty((1, 2 * features, LANES), np.float32)
-    scale, bits = np.empty(LANES, np.float32), np.empty(LANES, np.int32)
-    products = np.empty((scales.shape[1], LANES), np.float64)
-    stages = features if inverse else 1
-    for begin in range(start, stop, LANES):
-        count = min(LANES, stop - begin)
-        _load(values, begin, count, data)
-        _load(contexts, begin, count, context[0])
-        products[:] = 1.0
-        for step in range(layers):
-            t = layers - 1 - step if inverse else step
-            for i in range(features):
-                source = i if inverse else w.order[t, i]
-                for s in range(LANES):
-                    x[0, i, s] = data[source, s]
-            for low in range(stages):
-                high = low + 1 if inverse else features
-                first, last = w.known[low], w.known[high]
-                _fill(stream, 0, w.first_context_bias, t, first, last)
-                _add_product(
-                    stream, 0, w.first_context, t, context, 0, first, last, w.context_stops
-                )
-                _apply_relu(stream, 0, first, last)
-                _add_bias(stream, 0, w.initial_bias, t, first, last)
-                _add_product(stream, 0, w.initial, t, x, 0, first, last, w.input_stops)
-                for b in range(blocks):
-                    k = t * blocks + b
-                    _normalise(stream, before, b, w.block_gain, w.block_offset, k, first, last)
-                    _fill(inside, b, w.inner_bias, k, first, last)
-                    _add_product(inside, b, w.context, k, context, 0, first, last, w.context_stops)
-                    _add_product(inside, b, w.inner, k, before, b, first, last, w.unit_stops)
-                    _apply_relu(inside, b, first, last)
-                    _add_bias(stream, 0, w.outer_bias, k, first, last)
-                    _add_product(stream, 0, w.outer, k, inside, b, first, last, w.unit_stops)
-                _fill(outputs, 0, w.final_bias, t, 2 * low, 2 * high)
-                _add_product(outputs, 0, w.final, t, stream, 0, 2 * low, 2 * high, w.output_stops)
-                _transform(
-                    x, inverse, low, high, outputs, w.gain, w.offset, t, scale, bits, products
-                )
-            for i in range(features):
-                target = w.order[t, i] if inverse else i
-                for s in range(LANES):
-                    data[target, s] = x[0, i, s]
-        _store(data, begin, count, results)
-        _store(products, begin, count, scales)
+    _run(w, inverse, values, contexts, results, scales, start, stop, MANY)
+
+
+@njit(cache=True, **_options)
+def run_few(
+    w: Weights,
+    inverse: bool,
+    values: NDArray,
+    contexts: NDArray,
+    results: NDArray,
+    scales: NDArray,
+    start: int,
+    stop: int,
+) -> None:
+    """Transform a small batch: the same numbers as ``run_many``."""
+    _run(w, inverse, values, contexts, results, scales, start, stop, FEW)

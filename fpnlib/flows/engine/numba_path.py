@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
-from fpnlib.flows.engine.kernels import LANES, LOGS, run
+from fpnlib.flows.engine.kernels import FEW, LOGS, MANY, STEP, run_few, run_many
 from fpnlib.flows.engine.weights import Weights
 
 WORK = 1 << 26  # multiply-adds below which a second thread costs more than it saves
@@ -19,8 +20,7 @@ class NumbaPath:
     """A flow of packed float32 weights on the CPU."""
 
     def __init__(self, weights: Weights):
-        arrays: list[Any] = [tensor.numpy() for tensor in weights]
-        self.weights: Any = Weights(*arrays)
+        self.weights: Any = _arrays(weights)
         self.size = sum(tensor.numel() for tensor in weights)
         self.log_gain = weights.gain.log().sum()
         layers, features = weights.order.shape
@@ -40,17 +40,13 @@ class NumbaPath:
 
         A context that all samples share is added to the biases, once for all of them.
         """
-        w, given = self.weights, contexts.numpy()
+        w, given = self.weights, pad(contexts, (0, -contexts.shape[1] % STEP)).numpy()
         first = np.einsum("thc,kc->kth", w.first_context, given) + w.first_context_bias
         inner = np.einsum("thc,kc->kth", w.context, given) + w.inner_bias
         squares = data.new_empty(len(contexts), len(data))
         log_dets = torch.empty_like(squares)
         for k in range(len(contexts)):
-            weights = w._replace(
-                first_context_bias=first[k],
-                inner_bias=inner[k],
-                context_stops=np.zeros_like(w.context_stops),
-            )
+            weights = w._replace(first_context_bias=first[k], inner_bias=inner[k])
             noise, log_dets[k] = self._run(weights, False, data, data[:, :0])
             squares[k] = noise.square_().sum(1)
         return squares.T, log_dets.T
@@ -64,7 +60,8 @@ class NumbaPath:
         scales = torch.empty(n, self.products, dtype=torch.float64)
         arrays = [t.detach().contiguous().numpy() for t in (values, context, results, scales)]
         threads = torch.get_num_threads() if n * self.size >= WORK else 1
-        size = LANES * -(-n // (LANES * threads))
+        size = MANY * -(-n // (MANY * threads))
+        run = run_few if n <= FEW else run_many
         starts = range(0, n, size)
 
         def run_part(start: int) -> None:
@@ -76,3 +73,13 @@ class NumbaPath:
             with ThreadPoolExecutor(len(starts)) as pool:
                 list(pool.map(run_part, starts))
         return results, scales.log_().sum(1).to(values.dtype) + self.log_gain
+
+
+def _arrays(weights: Weights) -> Weights:
+    """Return NumPy arrays, with the columns and the stops padded to whole steps of a product."""
+    fields = weights._asdict()
+    for name in ("initial", "inner", "outer", "final", "first_context", "context"):
+        fields[name] = pad(fields[name], (0, -fields[name].shape[-1] % STEP)).contiguous()
+    for name in ("input_stops", "unit_stops", "output_stops"):
+        fields[name] = -(-fields[name] // STEP) * STEP
+    return Weights(**{name: tensor.numpy() for name, tensor in fields.items()})

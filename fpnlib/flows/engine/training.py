@@ -35,17 +35,18 @@ def forward_with_gradients(
 def _scale_and_shift(made: Any, data: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:
     initial, final = made.initial_layer, made.final_layer
     hidden = linear(data, initial.weight * initial.mask, initial.bias)
-    hidden = hidden + relu(made.context_layer(context))
+    hidden.add_(relu(made.context_layer(context)))
     for block in made.blocks:
-        hidden = _residual_block(block, hidden, context)
+        _add_block(block, hidden, context)
     weight, bias = final.weight * final.mask, final.bias
     scale = softplus(linear(hidden, weight[::2], bias[::2])) + EPSILON
     return scale, linear(hidden, weight[1::2], bias[1::2])
 
 
-def _residual_block(block: Any, hidden: Tensor, context: Tensor) -> Tensor:
+def _add_block(block: Any, hidden: Tensor, context: Tensor) -> None:
+    """Add a residual block's outputs to its inputs, in place."""
     inner, outer = block.linear_layers
-    added = linear(context, block.context_layer.weight, block.context_layer.bias + inner.bias)
-    inside = torch.addmm(added, relu(hidden), (inner.weight * inner.mask).T).relu_()
+    inside = linear(context, block.context_layer.weight, block.context_layer.bias + inner.bias)
+    inside.addmm_(relu(hidden), (inner.weight * inner.mask).T).relu_()
     inside = block.dropout(inside)
-    return torch.addmm(hidden, inside, (outer.weight * outer.mask).T) + outer.bias
+    hidden.addmm_(inside, (outer.weight * outer.mask).T).add_(outer.bias)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from operator import attrgetter
 from typing import Any
 
 import numba
@@ -156,4 +157,4 @@ class FastMAF(CompositeTransform):  # type: ignore[misc]
 
 def _version(tensors: list[Tensor]) -> int:
     """The number of changes in place so far, as torch counts them."""
-    return sum(tensor._version for tensor in tensors)
+    return sum(map(attrgetter("_version"), tensors))

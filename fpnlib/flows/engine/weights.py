@@ -44,7 +44,6 @@ class Weights(NamedTuple):
     input_stops: Tensor  # (H,): how many inputs each unit sees
     unit_stops: Tensor  # (H,): how many units of the same or a lower degree there are
     output_stops: Tensor  # (2 D,): how many units each output sees
-    context_stops: Tensor  # (H,): C, because every unit sees the whole context
     initial: Tensor  # (T, H, D)
     initial_bias: Tensor  # (T, H)
     inner: Tensor  # (T·B, H, H), block b of layer t at t·B + b
@@ -116,11 +115,8 @@ def pack(layers: list[Layer]) -> Weights:
     """Gather the weights of all layers as they are in eval mode, contiguous, on their device."""
     made = layers[0].transform.autoregressive_net
     degrees, sort = made.initial_layer.degrees.sort(stable=True)
-    outputs, hidden = made.final_layer.weight.shape
-    device = degrees.device
-    features = outputs // 2
-    known = torch.searchsorted(degrees, torch.arange(features + 1, device=device))
-    context_stops = torch.full((hidden,), made.context_layer.in_features, device=device)
+    features = len(made.final_layer.weight) // 2
+    known = torch.searchsorted(degrees, torch.arange(features + 1, device=degrees.device))
     fields: dict[str, list[Tensor]] = {}
     for layer in layers:
         for name, tensor in _layer_fields(layer, sort).items():
@@ -133,7 +129,6 @@ def pack(layers: list[Layer]) -> Weights:
         input_stops=degrees,
         unit_stops=known[degrees + 1],
         output_stops=known[1:].repeat_interleave(2),
-        context_stops=context_stops,
         **{name: torch.stack(tensors).contiguous() for name, tensors in fields.items()},
     )
 
