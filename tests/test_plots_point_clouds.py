@@ -104,6 +104,12 @@ def test_the_background_may_be_dark():
     assert np.median(dark[~empty].max(-1)) > 0.25  # the cloud stands out
 
 
+def test_points_that_repeat_change_nothing():
+    """A cloud of few points beside larger ones repeats its own."""
+    again = np.concatenate([CHAIR, CHAIR, CHAIR[:100]])
+    assert np.array_equal(plots.render(again, size=60), plots.render(CHAIR, size=60))
+
+
 def test_of_many_points_some_of_every_part_are_drawn():
     """The first points of a file may be those of its first part."""
     rng = np.random.default_rng(0)

@@ -127,7 +127,8 @@ def turntable(points: Array, title: str = "point cloud", size: int = 420) -> str
 def _prepared(points: Array) -> tuple[np.ndarray, np.ndarray, np.ndarray, float]:
     """Points in the unit sphere, their normals and colours, each (n, 3), and the discs' radius."""
     given = checked(points, "points", "n", 3).astype(np.float64)
-    given = given[np.linspace(0, len(given) - 1, min(len(given), MOST)).astype(int)]
+    first = np.sort(np.unique(given, axis=0, return_index=True)[1])  # of points that repeat
+    given = given[first[np.linspace(0, len(first) - 1, min(len(first), MOST)).astype(int)]]
     framed = _framed(given)
     low, high = COLORS
     colors = mpl.colormaps[COLORMAP](low + (high - low) * _rank(given[:, 1]))[:, :3]
