@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import numpy as np
 from numba import float32, njit
-from numpy.typing import NDArray
+from numpy.typing import NDArray as Array
 
 from fpnlib.flows.engine.weights import EPSILON, Weights
 
@@ -33,27 +33,24 @@ def _relu(x: float) -> float:
 
 @njit(**_inlined)
 def _add_product(
-    out: NDArray,
+    out: Array,
     o: int,
-    weight: NDArray,
+    weight: Array,
     w: int,
-    given: NDArray,
+    given: Array,
     g: int,
     first: int,
     last: int,
-    stops: NDArray,
+    stops: Array,
     lanes: int,
 ) -> None:
     """Add weight[w] @ given[g] to out[o], for the rows first … last.
 
-    Row r of the weights is zero from column stops[r] on, and ``stops`` does not decrease. Several
-    rows and columns at a time keep the vector units busy, and sums of four products round less
-    than one long sum.
+    Row r of the weights is zero from column stops[r] on, and ``stops`` does not decrease. Two
+    rows and four columns at a time keep the vector units busy, and sums of four products round
+    less than one long sum.
     """
     row = first
-    while row + 4 <= last:
-        _add_four_rows(out, o, weight, w, given, g, row, stops[row + 3], lanes)
-        row += 4
     while row + 2 <= last:
         _add_two_rows(out, o, weight, w, given, g, row, stops[row + 1], lanes)
         row += 2
@@ -62,49 +59,8 @@ def _add_product(
 
 
 @njit(**_inlined)
-def _add_four_rows(
-    out: NDArray,
-    o: int,
-    weight: NDArray,
-    w: int,
-    given: NDArray,
-    g: int,
-    row: int,
-    stop: int,
-    lanes: int,
-) -> None:
-    """Add the products of four rows with the columns before ``stop``."""
-    k = 0
-    while k < stop:
-        a0, a1 = weight[w, row, k], weight[w, row, k + 1]
-        a2, a3 = weight[w, row, k + 2], weight[w, row, k + 3]
-        b0, b1 = weight[w, row + 1, k], weight[w, row + 1, k + 1]
-        b2, b3 = weight[w, row + 1, k + 2], weight[w, row + 1, k + 3]
-        c0, c1 = weight[w, row + 2, k], weight[w, row + 2, k + 1]
-        c2, c3 = weight[w, row + 2, k + 2], weight[w, row + 2, k + 3]
-        d0, d1 = weight[w, row + 3, k], weight[w, row + 3, k + 1]
-        d2, d3 = weight[w, row + 3, k + 2], weight[w, row + 3, k + 3]
-        for s in range(lanes):
-            x0, x1 = given[g, k, s], given[g, k + 1, s]
-            x2, x3 = given[g, k + 2, s], given[g, k + 3, s]
-            out[o, row, s] += a0 * x0 + a1 * x1 + a2 * x2 + a3 * x3
-            out[o, row + 1, s] += b0 * x0 + b1 * x1 + b2 * x2 + b3 * x3
-            out[o, row + 2, s] += c0 * x0 + c1 * x1 + c2 * x2 + c3 * x3
-            out[o, row + 3, s] += d0 * x0 + d1 * x1 + d2 * x2 + d3 * x3
-        k += STEP
-
-
-@njit(**_inlined)
 def _add_two_rows(
-    out: NDArray,
-    o: int,
-    weight: NDArray,
-    w: int,
-    given: NDArray,
-    g: int,
-    row: int,
-    stop: int,
-    lanes: int,
+    out: Array, o: int, weight: Array, w: int, given: Array, g: int, row: int, stop: int, lanes: int
 ) -> None:
     """Add the products of two rows with the columns before ``stop``."""
     k = 0
@@ -123,15 +79,7 @@ def _add_two_rows(
 
 @njit(**_inlined)
 def _add_row(
-    out: NDArray,
-    o: int,
-    weight: NDArray,
-    w: int,
-    given: NDArray,
-    g: int,
-    row: int,
-    stop: int,
-    lanes: int,
+    out: Array, o: int, weight: Array, w: int, given: Array, g: int, row: int, stop: int, lanes: int
 ) -> None:
     """Add the product of a row with the columns before ``stop``."""
     k = 0
@@ -146,9 +94,7 @@ def _add_row(
 
 
 @njit(**_inlined)
-def _softplus(
-    x: NDArray, row: int, out: NDArray, bits: NDArray, power: NDArray, lanes: int
-) -> None:
+def _softplus(x: Array, row: int, out: Array, bits: Array, power: Array, lanes: int) -> None:
     """Set out to log(1 + exp(x[0, row])), in arithmetic that vectorises.
 
     With a = -|x|, exp(a) = 2^p exp(r): the power is put together from its bits, and exp(r) is a
@@ -182,7 +128,7 @@ def _softplus(
 
 
 @njit(**_inlined)
-def _fill(out: NDArray, o: int, bias: NDArray, k: int, first: int, last: int, lanes: int) -> None:
+def _fill(out: Array, o: int, bias: Array, k: int, first: int, last: int, lanes: int) -> None:
     """Set the rows first … last of out[o] to bias[k]."""
     for r in range(first, last):
         value = bias[k, r]
@@ -191,16 +137,14 @@ def _fill(out: NDArray, o: int, bias: NDArray, k: int, first: int, last: int, la
 
 
 @njit(**_inlined)
-def _apply_relu(out: NDArray, o: int, first: int, last: int, lanes: int) -> None:
+def _apply_relu(out: Array, o: int, first: int, last: int, lanes: int) -> None:
     for r in range(first, last):
         for s in range(lanes):
             out[o, r, s] = _relu(out[o, r, s])
 
 
 @njit(**_inlined)
-def _add_bias(
-    out: NDArray, o: int, bias: NDArray, k: int, first: int, last: int, lanes: int
-) -> None:
+def _add_bias(out: Array, o: int, bias: Array, k: int, first: int, last: int, lanes: int) -> None:
     for r in range(first, last):
         value = bias[k, r]
         for s in range(lanes):
@@ -209,11 +153,11 @@ def _add_bias(
 
 @njit(**_inlined)
 def _normalise(
-    stream: NDArray,
-    before: NDArray,
+    stream: Array,
+    before: Array,
     b: int,
-    gain: NDArray,
-    offset: NDArray,
+    gain: Array,
+    offset: Array,
     k: int,
     first: int,
     last: int,
@@ -228,18 +172,18 @@ def _normalise(
 
 @njit(**_inlined)
 def _transform(
-    x: NDArray,
+    x: Array,
     inverse: bool,
     low: int,
     high: int,
-    outputs: NDArray,
-    gains: NDArray,
-    offsets: NDArray,
+    outputs: Array,
+    gains: Array,
+    offsets: Array,
     t: int,
-    scale: NDArray,
-    bits: NDArray,
-    power: NDArray,
-    products: NDArray,
+    scale: Array,
+    bits: Array,
+    power: Array,
+    products: Array,
     lanes: int,
 ) -> None:
     """Transform the features low … high of x; multiply their scales into ``products``."""
@@ -258,7 +202,7 @@ def _transform(
 
 
 @njit(**_inlined)
-def _load(rows: NDArray, begin: int, count: int, columns: NDArray) -> None:
+def _load(rows: Array, begin: int, count: int, columns: Array) -> None:
     """Set columns (width, lanes) to the rows begin … begin + count (count, width)."""
     for s in range(count):
         for i in range(rows.shape[1]):
@@ -266,7 +210,7 @@ def _load(rows: NDArray, begin: int, count: int, columns: NDArray) -> None:
 
 
 @njit(**_inlined)
-def _store(columns: NDArray, begin: int, count: int, rows: NDArray) -> None:
+def _store(columns: Array, begin: int, count: int, rows: Array) -> None:
     """Set the rows begin … begin + count to columns (width, lanes)."""
     for s in range(count):
         for i in range(rows.shape[1]):
@@ -275,13 +219,7 @@ def _store(columns: NDArray, begin: int, count: int, rows: NDArray) -> None:
 
 @njit(**_inlined)
 def _begin_layer(
-    w: Weights,
-    t: int,
-    context: NDArray,
-    stream: NDArray,
-    inside: NDArray,
-    stops: NDArray,
-    lanes: int,
+    w: Weights, t: int, context: Array, stream: Array, inside: Array, stops: Array, lanes: int
 ) -> None:
     """Set stream and inside to what does not depend on x: biases and the context's part."""
     units, blocks = len(stops), len(inside)
@@ -300,15 +238,15 @@ def _run_blocks(
     t: int,
     first: int,
     last: int,
-    stream: NDArray,
-    before: NDArray,
-    inside: NDArray,
-    inner: NDArray,
-    outer: NDArray,
-    outer_bias: NDArray,
-    gain: NDArray,
-    offset: NDArray,
-    stops: NDArray,
+    stream: Array,
+    before: Array,
+    inside: Array,
+    inner: Array,
+    outer: Array,
+    outer_bias: Array,
+    gain: Array,
+    offset: Array,
+    stops: Array,
     lanes: int,
 ) -> None:
     """Add the residual blocks to the units first … last of the stream."""
@@ -323,7 +261,7 @@ def _run_blocks(
 
 
 @njit(**_inlined)
-def _copy_in(data: NDArray, x: NDArray, order: NDArray, t: int, inverse: bool, lanes: int) -> None:
+def _copy_in(data: Array, x: Array, order: Array, t: int, inverse: bool, lanes: int) -> None:
     """Set x to the data, in the layer's order on the way to noise."""
     for i in range(order.shape[1]):
         source = i if inverse else order[t, i]
@@ -332,7 +270,7 @@ def _copy_in(data: NDArray, x: NDArray, order: NDArray, t: int, inverse: bool, l
 
 
 @njit(**_inlined)
-def _copy_out(x: NDArray, data: NDArray, order: NDArray, t: int, inverse: bool, lanes: int) -> None:
+def _copy_out(x: Array, data: Array, order: Array, t: int, inverse: bool, lanes: int) -> None:
     """Set the data to x, out of the layer's order on the way from noise."""
     for i in range(order.shape[1]):
         target = order[t, i] if inverse else i
@@ -344,12 +282,10 @@ def _copy_out(x: NDArray, data: NDArray, order: NDArray, t: int, inverse: bool, 
 def _run(
     w: Weights,
     inverse: bool,
-    values: NDArray,
-    contexts: NDArray,
-    results: NDArray,
-    scales: NDArray,
-    start: int,
-    stop: int,
+    values: Array,
+    contexts: Array,
+    results: Array,
+    scales: Array,
     lanes: int,
 ) -> None:
     # Fields that the inner loops read are unpacked here, once, because each access counts a
@@ -369,8 +305,8 @@ def _run(
     scale, bits = np.empty(lanes, np.float32), np.empty(lanes, np.int32)
     power = bits.view(np.float32)
     products = np.empty((scales.shape[1], lanes), np.float64)
-    for begin in range(start, stop, lanes):
-        count = min(lanes, stop - begin)
+    for begin in range(0, len(values), lanes):
+        count = min(lanes, len(values) - begin)
         _load(values, begin, count, data)
         _load(contexts, begin, count, context[0])
         products[:] = 1.0
@@ -403,16 +339,9 @@ def _run(
 
 @njit(cache=True, **_options)
 def run_many(
-    w: Weights,
-    inverse: bool,
-    values: NDArray,
-    contexts: NDArray,
-    results: NDArray,
-    scales: NDArray,
-    start: int,
-    stop: int,
+    w: Weights, inverse: bool, values: Array, contexts: Array, results: Array, scales: Array
 ) -> None:
-    """Transform the samples start … stop.
+    """Transform n samples.
 
     Args:
         w: the weights as arrays, their columns padded with zeros to whole steps.
@@ -422,22 +351,13 @@ def run_many(
         results: (n, D), written.
         scales: (n, ceil(T·D / LOGS)), written: products of up to LOGS scales of the map from data
             to noise.
-        start: the first sample.
-        stop: the sample after the last.
     """
-    _run(w, inverse, values, contexts, results, scales, start, stop, MANY)
+    _run(w, inverse, values, contexts, results, scales, MANY)
 
 
 @njit(cache=True, **_options)
 def run_few(
-    w: Weights,
-    inverse: bool,
-    values: NDArray,
-    contexts: NDArray,
-    results: NDArray,
-    scales: NDArray,
-    start: int,
-    stop: int,
+    w: Weights, inverse: bool, values: Array, contexts: Array, results: Array, scales: Array
 ) -> None:
     """Transform a small batch: the same numbers as ``run_many``."""
-    _run(w, inverse, values, contexts, results, scales, start, stop, FEW)
+    _run(w, inverse, values, contexts, results, scales, FEW)

@@ -65,7 +65,7 @@ class NumbaPath:
         starts = range(0, n, size)
 
         def run_part(start: int) -> None:
-            run(weights, inverse, *arrays, start, min(start + size, n))
+            run(weights, inverse, *(array[start : start + size] for array in arrays))
 
         if len(starts) == 1:
             run_part(0)
