@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from difflib import get_close_matches
 from numbers import Integral, Number
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -32,6 +33,11 @@ def positive(name: str, value: object) -> int:
     if value < 1:
         raise ValueError(f"{name} must be a positive whole number, got {value}")
     return int(value)
+
+
+def shown(value: object) -> str:
+    """The beginning of a value's text, in one line."""
+    return " ".join(repr(value).split())[:80]
 
 
 def array(
@@ -89,9 +95,9 @@ def numbers(x: object, name: str = "x") -> Tensor:
         TypeError: no numbers.
     """
     if isinstance(x, Tensor):
-        return x
+        return x if x.layout == torch.strided else x.to_dense()
     try:
-        values = np.asarray(x)
+        values = np.asarray(_filled(x))
         if values.dtype == object:
             values = np.where(pd.isna(values), np.nan, values).astype(np.float64)
         # torch takes neither negative strides, nor a foreign byte order, nor read-only memory.
@@ -143,7 +149,7 @@ def column_of(y: object, count: int) -> np.ndarray:
         y = y.detach().cpu()
         column = (y.float() if y.dtype in HALF else y).numpy()
     elif hasattr(y, "__array__"):
-        column = np.asarray(y)
+        column = np.asarray(_filled(y))
     elif isinstance(y, Iterable) and not isinstance(y, str | bytes):
         listed = [label.item() if isinstance(label, Tensor) else label for label in y]
         column = np.array(listed, dtype=object)
@@ -161,12 +167,21 @@ def column_of(y: object, count: int) -> np.ndarray:
     return np.array(decoded, dtype=object)
 
 
+def _filled(x: object) -> object:
+    """A masked array with None in its gaps; other objects as they are."""
+    if isinstance(x, np.ma.MaskedArray):
+        x, masked = x.data.astype(object), np.ma.getmaskarray(x)
+        x[masked] = None
+    return x
+
+
 def _lookup(names: Sequence[object]) -> Callable[[object], int]:
     """Return the function from one label to its index."""
     texts = {str(name): index for index, name in enumerate(names)}
     plain = by_plain_name(texts)
-    numbers = {name: index for index, name in enumerate(names) if isinstance(name, Number)}
-    in_order = [*numbers.values()] == [*numbers]  # type: ignore[comparison-overlap]
+    numbers: dict[Any, int] = {name: k for k, name in enumerate(names) if isinstance(name, Number)}
+    numbers = numbers or dict(zip(whole_numbers(names), range(len(names))))
+    in_order = [*numbers.values()] == [*numbers]
 
     def find(label: object) -> int:
         text = str(label)
@@ -188,6 +203,14 @@ def _lookup(names: Sequence[object]) -> Callable[[object], int]:
         return int(label)  # type: ignore[call-overload]
 
     return find
+
+
+def whole_numbers(names: Sequence[object]) -> list[int]:
+    """The whole numbers that stand for names: those that all names write, or their indices."""
+    texts = [str(name) for name in names]
+    if all(re.fullmatch(r"0|-?[1-9]\d*", text) for text in texts):
+        return [int(text) for text in texts]
+    return list(range(len(texts)))
 
 
 def plain_name(name: str) -> str:

@@ -23,13 +23,13 @@ def gaussian_loss(
         classes: whether contexts are one-hot.
 
     Returns:
-        Mean of -log p(z | y) / D, or None for more than 2,048 dimensions.
+        Mean of -log p(z | y) / D, or None for more than 2,048 dimensions or too few latents.
     """
     from sklearn.covariance import LedoitWolf
 
     z, context = (part.double().cpu().numpy() for part in train)
     z_new, context_new = (part.double().cpu().numpy() for part in held_out)
-    if z.shape[1] > WIDEST:
+    if z.shape[1] > WIDEST or len(z) < 2 or not len(z_new):
         return None
     weights = np.linalg.lstsq(_with_one(context), z, rcond=None)[0]
     residuals = z - _with_one(context) @ weights

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
 
 from fpnlib import checks
@@ -75,6 +76,12 @@ class FlowPluginNetwork(nn.Module):
         **settings: Any,
     ):
         super().__init__()
+        named = [part for part in (plugin, classes, attributes) if part is not None]
+        if len(named) > 1 or (settings and isinstance(plugin, FlowPlugin)):
+            raise TypeError(
+                "a network takes one of plugin, classes and attributes; settings only"
+                " without a plugin"
+            )
         if classes is not None:
             plugin = Classes(classes)
         elif attributes is not None:
@@ -89,14 +96,15 @@ class FlowPluginNetwork(nn.Module):
         self._digest, self._version = "", -1
         if isinstance(plugin, FlowPlugin):
             self.plugin = plugin
-            latent_dim = getattr(base, "latent_dim", plugin.latent_dim)
-            if latent_dim != plugin.latent_dim:
+            latent_dim = getattr(base, "latent_dim", None) or plugin.latent_dim
+            if np.prod(latent_dim) != plugin.latent_dim:
                 raise ValueError(
                     "base and plugin must share latent_dim,"
                     f" got {latent_dim} and {plugin.latent_dim}"
                 )
         for module in self._frozen.modules:
-            module.requires_grad_(False)
+            for weight in module.parameters():  # TorchScript's modules have no requires_grad_
+                weight.requires_grad_(False)
         if isinstance(base, nn.Module):
             base.eval()
 
@@ -112,12 +120,19 @@ class FlowPluginNetwork(nn.Module):
             self.base.eval()
         return self
 
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> FlowPluginNetwork:
+        """Move the network, as ``to()`` and ``half()`` ask for, which is no change of weights."""
+        self._notice_changes()
+        super()._apply(fn, recurse)
+        self._version = self._frozen.version()
+        return self
+
     def fit(
         self,
         x: Any,
         y: object = None,
         *,
-        validation: tuple[Any, object] | None = None,
+        validation: Any = None,
         progress: bool = True,
         **fitting: Any,
     ) -> FlowPluginNetwork:
@@ -127,10 +142,10 @@ class FlowPluginNetwork(nn.Module):
         draws from them anew.
 
         Args:
-            x: objects (n, …), or an iterable of batches (x, y) such as a DataLoader. For a base
+            x: objects (n, …), or a Dataset, or batches (x, y) such as a DataLoader. For a base
                 without ``encode``, latents.
             y: their labels; None for batches.
-            validation: objects and labels that choose the best epoch; None: a tenth of x.
+            validation: (x, y) or batches that choose the best epoch; None: a tenth of x.
             progress: whether to show progress bars.
             fitting: further arguments of ``FlowPlugin.fit``.
 
@@ -142,7 +157,9 @@ class FlowPluginNetwork(nn.Module):
             self.plugin = FlowPlugin(mean.shape[1:], self.condition, **self._settings)
             self.plugin.to(mean.device)
         if validation is not None:
-            held_out, _, labels = self._encoded(*validation, progress)
+            pair = isinstance(validation, tuple | list)
+            objects, labels = validation if pair else (validation, None)
+            held_out, _, labels = self._encoded(objects, labels, progress)
             fitting["validation"] = (held_out, labels)
         self.plugin.fit(mean, y, std=std, progress=progress, **fitting)
         self.condition = self.plugin.condition
@@ -265,7 +282,7 @@ class FlowPluginNetwork(nn.Module):
         if y is None:
             if isinstance(x, Tensor | np.ndarray):
                 raise TypeError("fit needs labels: fit(x, y), or batches (x, y)")
-            batches = x
+            batches = DataLoader(x, BATCH) if isinstance(x, Dataset) else x
         elif hasattr(x, "__getitem__"):
             starts = range(0, len(x), BATCH)
             batches = ((x[start : start + BATCH], None) for start in starts)
@@ -294,6 +311,8 @@ def _joined(labels: Sequence[Any]) -> Any:
         return torch.cat([checks.numbers(label) for label in labels])
     if isinstance(first, dict):
         return {key: _joined([label[key] for label in labels]) for key in first}
+    if isinstance(first, pd.DataFrame | pd.Series):
+        return pd.concat(labels)
     if isinstance(first, list | tuple):
         return [label for batch in labels for label in batch]
     return np.concatenate([np.asarray(label) for label in labels])

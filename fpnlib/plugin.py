@@ -120,7 +120,7 @@ class FlowPlugin(LatentSpace):
         spread = float(SPREAD.get(name, 1.0) if spread is None else spread)
         if not 0 < spread < float("inf"):
             raise ValueError(f"spread must be above 0 and finite, got {spread:g}")
-        shape = (latent_dim,) if isinstance(latent_dim, int) else tuple(latent_dim)
+        shape = tuple(latent_dim) or (0,) if isinstance(latent_dim, Sequence) else (latent_dim,)
         self_shape = tuple(checks.positive("latent_dim", size) for size in shape)
         super().__init__(math.prod(self_shape), spread)
         self.latent_shape = self_shape
@@ -196,11 +196,13 @@ class FlowPlugin(LatentSpace):
             held_out = self._posteriors(*_pair_of(validation), name="validation z")
         self.condition.remember(y)
         self.learn(train)
-        batch_size = batch_size or batch_size_for(len(train.mean))
+        batch_size = batch_size_for(len(train.mean)) if batch_size is None else batch_size
         if epochs is None:
             epochs = max(40, min(200, STEPS * batch_size // len(train.mean)))
             training = {"patience": max(10, epochs // 4)} | training
             noise = self._noise_level(len(train.mean)) if noise is None else noise
+        if noise is not None and not 0 <= noise < float("inf"):
+            raise ValueError(f"noise must be 0 or more and finite, got {noise}")
         if noise and std is None:
             train = train._replace(std=float(noise) * train.mean.std(0).expand_as(train.mean))
 
@@ -358,7 +360,7 @@ class FlowPlugin(LatentSpace):
         plugin.condition.label_kind_ = about["labels"]["kind"]
         for column, indexed in zip(plugin.condition.columns, about["labels"]["indexed"]):
             column.indexed = indexed
-        plugin.load_state_dict(tensors)
+        plugin.to(tensors["loc_"].dtype).load_state_dict(tensors)
         plugin.history_, plugin.base_ = History(**about["history"]), base
         return plugin.eval()
 
@@ -520,7 +522,7 @@ class FlowPlugin(LatentSpace):
             return priors[prior]
         if prior is None:
             raise TypeError(f"prior must be 'flat', 'train' or {len(self.condition)} probabilities")
-        prior = torch.as_tensor(prior).to(self.loc_)
+        prior = checks.numbers(prior, "prior").to(self.loc_)
         right_shape = prior.shape == self.log_prior_.shape
         if not right_shape or (prior < 0).any() or not 0.999 < prior.sum() < 1.001:
             raise ValueError(

@@ -50,14 +50,14 @@ class _Reading:
         self.given = known.clone()  # what the other columns are read with
         self.maskable = condition.maskable().to(z.device)
         self.ascending = self.free & ~self.maskable
-        if self.ascending.any() and len(condition) > 1:
+        if self.ascending.any() and len(condition.columns) > 1:
             rows = self.start.masked_fill(self.maskable, torch.nan)
             best = flow.class_log_prob(z, condition.context(rows)).argmax(1)
             self.given = torch.where(self.ascending, self.start[best], known)
 
     def run(self) -> tuple[Tensor, Tensor]:
         values = self.given.clone()
-        scores = self.z.new_ones(len(self.z), len(self.condition))
+        scores = self.z.new_ones(len(self.z), len(self.condition.columns))
         for _ in range(SWEEPS):
             before, end = self.given.clone(), 0
             for number, column in enumerate(self.condition.columns):

@@ -31,10 +31,10 @@ def save_plugin(
         ValueError: a path with another ending.
         OSError: as ``store.write``.
     """
-    path = Path(path)
+    path = Path(path).expanduser()
     if path.suffix != ".safetensors":
         raise ValueError(f"a plugin is kept as .safetensors, got '{path.name}'")
-    metadata = {"format": FORMAT, "plugin": json.dumps(plugin), "base": json.dumps(base)}
+    metadata = {"format": FORMAT, "plugin": _text(plugin), "base": _text(base)}
     on_cpu = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     store.write(path, safetensors.torch.save(on_cpu, metadata))
 
@@ -46,7 +46,7 @@ def load_plugin(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any], di
         FileNotFoundError: no such file.
         ValueError: a damaged file, or one of another kind or format.
     """
-    path = Path(path)
+    path = Path(path).expanduser()
     if not path.is_file():
         raise FileNotFoundError(f"no plugin at {path}")
     try:
@@ -59,3 +59,14 @@ def load_plugin(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any], di
         found = metadata.get("format", "none")
         raise ValueError(f"{path} holds no plugin of format {FORMAT}; its format is {found}")
     return tensors, json.loads(metadata["plugin"]), json.loads(metadata["base"])
+
+
+def _text(values: Mapping) -> str:
+    return json.dumps(values, default=_plain)
+
+
+def _plain(value: Any) -> Any:
+    """A number of numpy or torch as Python's own."""
+    if not hasattr(value, "item"):
+        raise TypeError(f"a file can't hold {value!r}; pass a flow of your own instead")
+    return value.item()

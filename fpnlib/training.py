@@ -114,8 +114,8 @@ def fit(
         FloatingPointError: the loss is NaN or infinite, or a solver failed. ``module`` has its best
             weights.
     """
-    checks.positive("epochs", epochs)
-    checks.positive("batch_size", batch_size)
+    epochs = checks.positive("epochs", epochs)
+    batch_size = checks.positive("batch_size", batch_size)
     draw = train if callable(train) else lambda generator: _tensors(train)
     parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
     optimizer = _AdamW(parameters, lr=learning_rate, weight_decay=weight_decay, fused=True)

@@ -30,7 +30,7 @@ def test_index_and_name_are_inverse():
         (-1, "class -1 is out of range"),
         ([0, 12], "class 12 is out of range"),
         (2.5, "whole numbers"),
-        (float("nan"), "NaN"),
+        (float("nan"), "label 0 is missing"),
         (torch.zeros(2, 2), r"shape \(n,\)"),
         ("seven", "unknown class 'seven'"),
     ],

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 from fpnlib import checks
 
 BATCH = 1024  # objects that go through the base model together: bounds the memory
+CALLS = ("encode", "decode", "posterior")
 DEEPEST = 4  # how deep modules and arrays are looked for in plain objects
 
 
@@ -139,9 +141,12 @@ class Frozen:
                 module.training = True
 
     def version(self) -> int:
-        """A number that changes when torch changes a weight in place."""
-        counted = [tensor for tensor in self._tensors() if not tensor.is_inference()]
-        return sum(tensor._version for tensor in counted)  # noqa: SLF001
+        """A number that changes when torch changes or replaces a weight."""
+        found = []
+        for tensor in self._tensors():
+            counted = 0 if tensor.is_inference() else tensor._version  # noqa: SLF001
+            found.append((id(tensor), tensor.data_ptr(), counted))
+        return hash(tuple(found))
 
     def digest(self) -> str:
         """A checksum of the weights and arrays, with their number type; empty if there are none."""
@@ -167,6 +172,7 @@ class Frozen:
         """``x`` on the device and in the floating type of the base model's weights."""
         if not self.modules:
             return x
+        x = _array_or_objects(x)
         x = checks.numbers(x) if isinstance(x, np.ndarray) else x
         for weight in self._tensors():
             if weight.is_floating_point() and isinstance(x, Tensor):
@@ -224,12 +230,19 @@ def _parts(base: object) -> tuple[list[nn.Module], list[np.ndarray]]:
 
 
 def _held(item: Any) -> list[Any]:
-    """What an object holds: entries, attributes, a method's owner, a function's free variables."""
+    """What an object holds: entries, attributes, a method's owner, a function's variables."""
     if isinstance(item, dict):
         return [*item.values()]
     if isinstance(item, list | tuple | set):
         return [*item]
-    held = [*getattr(item, "__dict__", {}).values()] if not isinstance(item, type) else []
+    if isinstance(item, type | ModuleType):
+        return []
+    held = [*getattr(item, "__dict__", {}).values()]
+    held += [getattr(item, name, None) for name in getattr(item, "__slots__", ())]
+    held += [getattr(item, name, None) for name in ("__func__", *CALLS)]
+    code, names = getattr(item, "__code__", None), getattr(item, "__globals__", {})
+    named = [names.get(name) for name in getattr(code, "co_names", ())]
+    held += [value for value in named if isinstance(value, nn.Module)]
     held.append(getattr(item, "__self__", None))
     held += [cell.cell_contents for cell in getattr(item, "__closure__", None) or ()]
     held += [getattr(item, "func", None), *(getattr(item, "args", None) or ())]

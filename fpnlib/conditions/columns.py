@@ -44,7 +44,7 @@ class Column(nn.Module):
             numbers = checks.numbers(labels, self.name).float()
         except TypeError:
             raise TypeError(
-                f"the value of '{self.name}' must be a number, got {labels!r:.80}"
+                f"the value of '{self.name}' must be a number, got {checks.shown(labels)}"
             ) from None
         if numbers.ndim < 2:
             numbers = numbers.reshape(-1, self.width)
@@ -103,7 +103,7 @@ class Choice(Column):
     def context(self, values: Tensor) -> Tensor:
         """One-hot codes (n, K) of indices (n, 1)."""
         indices = values[:, 0].nan_to_num(0).long()
-        return one_hot(indices, len(self.items)).float().masked_fill(values.isnan(), 0)
+        return one_hot(indices, len(self.items)).to(values).masked_fill(values.isnan(), 0)
 
     def learn(self, values: Tensor) -> None:
         """Raise ValueError for a class without a sample."""
@@ -128,7 +128,7 @@ class Choice(Column):
         """Names (n,), or indices if the fit was given indices."""
         indices = values[:, 0].long().cpu().numpy()
         if self.indexed:
-            return indices
+            return np.array(checks.whole_numbers(self.items))[indices]
         alike = len({type(item) for item in self.items}) == 1
         return np.array(self.items, dtype=None if alike else object)[indices]
 

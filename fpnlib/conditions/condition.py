@@ -81,12 +81,12 @@ class Condition(nn.Module):
         if isinstance(y, Mapping | pd.DataFrame):
             unsaid = torch.full((1, self.width), self.unsaid)
             return self._with(unsaid.masked_fill(self.maskable(), torch.nan), y)
-        what = f"{self.kind}s"
+        what = f"{self.kind}s".replace("ys", "ies")
         try:
             values = checks.numbers(y).float()
         except TypeError:
             raise TypeError(
-                f"{what} must be numbers (n, {self.width}) or names, got {y!r:.80}"
+                f"{what} must be numbers (n, {self.width}) or names, got {checks.shown(y)}"
             ) from None
         if values.ndim < 2:
             values = values.reshape(-1, 1) if self.width == 1 else values[None]
@@ -211,7 +211,7 @@ class Condition(nn.Module):
             return values
         n, device = len(values), values.device
         rate = torch.rand(n, 1, generator=generator, device=device) * 2 - 1
-        hidden = torch.rand(n, len(self), generator=generator, device=device) < rate
+        hidden = torch.rand(n, len(self.columns), generator=generator, device=device) < rate
         entries = hidden.repeat_interleave(torch.tensor(self.widths, device=device), 1)
         return values.masked_fill(entries & self.maskable().to(device), torch.nan)
 
@@ -219,10 +219,14 @@ class Condition(nn.Module):
         """Note what the labels of a fit are, so that :meth:`labels` returns the same kind."""
         dtype = str(getattr(y, "dtype", "")).removeprefix("torch.")
         self.label_kind_ = {"type": type(y).__name__, "dtype": dtype}
+        if not isinstance(y, Mapping | pd.DataFrame):
+            return
+        named = {self._plain.get(checks.plain_name(str(key)), str(key)): y[key] for key in y}
         for column in self.columns:
-            if isinstance(column, Choice) and isinstance(y, Mapping | pd.DataFrame):
-                named = {self.name(str(key)): y[key] for key in y}
-                column.remember(named[column.name])
+            own = named.get(column.name)
+            self.label_kind_[column.name] = str(getattr(own, "dtype", "")).removeprefix("torch.")
+            if isinstance(column, Choice) and own is not None:
+                column.remember(own)
 
     def named(self, values: Tensor) -> dict[str, np.ndarray]:
         """A user's labels (n,) of values (n, width), by name."""
@@ -235,9 +239,10 @@ class Condition(nn.Module):
         kind, columns = self.label_kind_, self.named(values)
         table = [*columns.values()]
         array = table[0] if len(table) == 1 else np.stack(table, 1)
-        dtype, numeric = kind.get("dtype", ""), array.dtype.kind in "iufb"
-        if numeric and dtype not in ("", "object", "bfloat16"):
-            array = array.astype(dtype)
+        if array.dtype == object and self.width > len(self.columns) == 1:
+            array = values.cpu().numpy()  # a vector
+        array, numeric = _cast(array, kind.get("dtype", "")), array.dtype.kind in "iufb"
+        columns = {name: _cast(own, kind.get(name, "")) for name, own in columns.items()}
         container = kind.get("type", "Tensor")
         if container == "Tensor":
             return torch.from_numpy(array) if numeric else array
@@ -287,6 +292,21 @@ def _above_zero(label: Any) -> bool:
     return isinstance(label, int | float) and label > 0
 
 
+def _cast(array: np.ndarray, dtype: str) -> np.ndarray:
+    """Numbers in the type that the labels of the fit had, if it is numpy's."""
+    if array.dtype.kind not in "iufb" or not re.fullmatch(r"bool|u?int\d+|float\d+", dtype):
+        return array
+    return (array if dtype.startswith("float") else np.rint(array)).astype(dtype)
+
+
+def _by_index(names: Mapping) -> list[Any]:
+    """Names by index, of torchvision's ``class_to_idx`` or transformers' ``id2label``."""
+    for by_index in (names, {index: name for name, index in names.items()}):
+        if set(by_index) == set(range(len(names))):
+            return [by_index[index] for index in range(len(names))]
+    return list(names)
+
+
 def listed(names: object, what: str) -> list[Any]:
     """Names as a list of texts and numbers, in an order that is the same in every process.
 
@@ -296,6 +316,8 @@ def listed(names: object, what: str) -> list[Any]:
     """
     if not isinstance(names, Iterable):
         raise TypeError(f"{what} need a list of names, got {names!r}; for numbers write range(n)")
+    if isinstance(names, Mapping):
+        names = _by_index(names)
     items = sorted(names, key=str) if isinstance(names, set | frozenset) else list(names)
     items = [item.item() if hasattr(item, "item") else item for item in items]
     items = [item if isinstance(item, int | float) else str(item) for item in items]
