@@ -137,7 +137,7 @@ def labels(y: object, names: Sequence[object], *, missing: bool = False) -> Tens
     if not missing and (codes < 0).any():
         row = int((codes < 0).argmax())
         raise ValueError(
-            f"label {row} is missing ({column[row]}); drop such rows, or make the condition with"
+            f"label {row} is missing (NaN or None); drop such rows, or make the condition with"
             " unknown=True"
         )
     return torch.from_numpy(indices).to(y.device if isinstance(y, Tensor) else "cpu")

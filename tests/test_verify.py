@@ -103,13 +103,22 @@ def test_a_model_that_is_not_there_is_said_and_never_made(folder):
     ]
 
 
+def test_numbers_of_other_data_are_not_compared(folder):
+    record(folder, 0.5)
+    used = {"parameters": PARAMETERS, "data": {"digits": "another checksum"}}
+    Manifest(folder).note("notebooks", {"02_base_models": used})
+    said = []
+    assert verify.verify(folder, say=said.append) == []
+    assert f"{QUANTITY}: not computed: digits is not the data of the run" in said[1]
+
+
 def test_data_that_is_not_there_is_said_and_not_fetched(folder, tmp_path, monkeypatch):
     """Nor is it looked for where the manifest says."""
     loaded, load = [], data.load
 
-    def asked(name, root, seed, download):
+    def asked(name, root, seed, download, **options):
         loaded.append((root, download))
-        return load(name, root, seed, download)
+        return load(name, root, seed, download, **options)
 
     monkeypatch.setattr(data, "load", asked)
     monkeypatch.setenv("FPN_DATA", str(tmp_path / "none"))

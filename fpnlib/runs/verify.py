@@ -146,8 +146,9 @@ def _changed_numbers(
                 if known not in studies:
                     parameters = entries[check.notebook]["parameters"]
                     studies[known] = _study(folder, check, parameters, data_dir)
+                _same_data(studies[known], entries[check.notebook])
                 again = check.compute(studies[known])
-        except FileNotFoundError as error:
+        except (FileNotFoundError, _OtherDataError) as error:
             say(f"{check.quantity}: not computed: {error}")
             continue
         except ValueError as error:
@@ -160,6 +161,16 @@ def _changed_numbers(
             wrong.append(f"{check.quantity}: {line}")
     say(f"{computed} number{'' if computed == 1 else 's'} computed again")
     return wrong
+
+
+class _OtherDataError(Exception):
+    """The dataset is not the one that the run used, so its numbers say nothing of the run."""
+
+
+def _same_data(study: Study, entry: Mapping) -> None:
+    data = study.data
+    if entry.get("data", {}).get(data.name, data.checksum) != data.checksum:
+        raise _OtherDataError(f"{data.name} is not the data of the run: its checksum differs")
 
 
 def _recorded(folder: Path, check: _Check) -> float | None:
