@@ -154,7 +154,9 @@ class FlowPluginNetwork(nn.Module):
         """
         mean, std, y = self._encoded(x, y, progress)
         if "plugin" not in self._modules:
-            self.plugin = FlowPlugin(mean.shape[1:], self.condition, **self._settings)
+            with torch.random.fork_rng([]):
+                torch.manual_seed(int(fitting.get("seed", 0)))  # a DataLoader moves torch's seed
+                self.plugin = FlowPlugin(mean.shape[1:], self.condition, **self._settings)
             self.plugin.to(mean.device)
         if validation is not None:
             pair = isinstance(validation, tuple | list)
