@@ -1,0 +1,185 @@
+"""Laws of readings: Bayes' rule on latents whose posterior is known, and of what is left unsaid."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from fpnlib import Attributes, Classes, FlowPlugin, Reals, Several, Vector
+
+pytestmark = pytest.mark.filterwarnings("ignore:the flow describes", "ignore:.*overflowed")
+
+FIT = {"epochs": 25, "batch_size": 200, "learning_rate": 1e-2, "progress": False}
+
+
+def randn(*shape, seed=0):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def fitted(condition, z, y, **more):
+    torch.manual_seed(0)
+    plugin = FlowPlugin(z.shape[1], condition, hidden_features=24, num_layers=3)
+    return plugin.fit(z, y, **(FIT | more))
+
+
+def attributes(n, seed=0):
+    """Two attributes, of which the second is rarer without the first, and latents by them."""
+    draws = torch.rand(n, 2, generator=torch.Generator().manual_seed(seed))
+    red = (draws[:, 0] < 0.5).float()
+    tall = (draws[:, 1] < 0.2 + 0.6 * red).float()
+    y = torch.stack([red, tall], 1)
+    return 3 * y + randn(n, 2, seed=seed + 1), y
+
+
+def quantity(n, seed=0):
+    """A quantity, uniform on [0, 4], and latents around lines through it."""
+    y = 4 * torch.rand(n, generator=torch.Generator().manual_seed(seed))
+    return torch.stack([y, -y], 1) + randn(n, 2, seed=seed + 1), y
+
+
+@pytest.fixture(scope="module")
+def three():
+    y = torch.arange(600) % 3
+    return fitted(Classes("abc"), randn(600, 2) + 2 * y[:, None], y, epochs=5)
+
+
+@pytest.fixture(scope="module")
+def sure():
+    return fitted(Attributes(["red", "tall"]), *attributes(3000))
+
+
+@pytest.fixture(scope="module")
+def unsure():
+    return fitted(Attributes(["red", "tall"], unknown=True), *attributes(4000), epochs=40)
+
+
+@pytest.fixture(scope="module")
+def measure():
+    return fitted(Reals(["size"]), *quantity(3000))
+
+
+def test_classes_are_read_by_bayes_rule(three):
+    z = randn(200, 2, seed=9) * 2 + 2
+    read, posterior = three.read(z), three.log_posterior(z).exp()
+    assert read["class"].tolist() == three.predict(z).tolist()
+    probability = torch.tensor(read["class probability"].to_numpy())
+    torch.testing.assert_close(probability, posterior.amax(1), atol=1e-4, rtol=1e-4)
+
+
+def test_each_attribute_is_read_given_the_others(sure):
+    z, _ = attributes(500, seed=5)
+    read = sure.read(z)
+    other = torch.tensor(read["tall"].to_numpy())
+    columns = [torch.stack([torch.full_like(other, red), other], 1) for red in (0, 1)]
+    joint = torch.stack([sure.log_prob(z, column) for column in columns], 1)
+    assert torch.equal(torch.tensor(read["red"].to_numpy()), joint.argmax(1).float())
+    probability = torch.tensor(read["red probability"].to_numpy())
+    torch.testing.assert_close(probability, joint.softmax(1).amax(1), atol=1e-3, rtol=1e-3)
+    exact = torch.sigmoid(3 * z - 4.5)
+    near = (read[["red", "tall"]].to_numpy() == (exact > 0.5).numpy()).mean()
+    assert near > 0.97
+
+
+def test_an_unknown_attribute_is_read_without_the_other(unsure):
+    z, _ = attributes(1500, seed=5)
+    read = unsure.read(z)
+    log_odds = 3 * z - 4.5  # of each attribute's latent
+    mixed = [(1 - p + p * log_odds[:, 1].exp()).log() for p in (0.2, 0.8)]
+    exact = torch.sigmoid(log_odds[:, 0] + mixed[1] - mixed[0])
+    found = read["red probability"].where(read["red"] == 1, 1 - read["red probability"])
+    assert (torch.tensor(found.to_numpy()) - exact).abs().mean() < 0.05
+
+
+def test_what_is_known_is_kept_and_used(unsure):
+    z, _ = attributes(200, seed=6)
+    read = unsure.read(z, {"tall": 1})
+    assert (read["tall"] == 1).all() and (read["tall probability"] == 1).all()
+    alone = unsure.read(z)
+    assert not np.allclose(read["red probability"], alone["red probability"], atol=1e-3)
+    by_row = unsure.read(z, torch.tensor([[torch.nan, 1.0]]).expand(200, -1))
+    assert by_row.equals(read)
+
+
+def test_a_quantity_has_its_exact_posterior(measure):
+    z, y = quantity(500, seed=5)
+    inner = (y > 1) & (y < 3)
+    read = measure.read(z[inner])
+    exact = (z[inner, 0] - z[inner, 1]) / 2  # the posterior is N(exact, 1/2) on [0, 4]
+    value = torch.tensor(read["size"].to_numpy())
+    inside = (exact > 0.8) & (exact < 3.2)
+    assert (value - exact)[inside].abs().mean() < 0.15
+    central = (exact > 1.5) & (exact < 2.5)
+    deviation = torch.tensor(read["size deviation"].to_numpy())[central]
+    assert (deviation - 0.66).abs().mean() < 0.08  # 0.71, cut off at 0 and 4
+    assert torch.allclose(measure.labels(z[inner]), value)
+
+
+def test_a_reading_of_several_is_that_of_its_parts():
+    z, y = quantity(2000)
+    z[:, 1] += 20 * (torch.arange(2000) % 2)
+    condition = Several(kind=Classes(["low", "high"]), size=Reals(["size"]))
+    labels = {"kind": torch.arange(2000) % 2, "size": y}
+    plugin = fitted(condition, z, labels)
+    read = plugin.read(z)
+    assert (read["kind"] == np.arange(2000) % 2).mean() > 0.98
+    assert np.abs(read["size"] - y.numpy()).mean() < 0.75
+    assert list(read) == ["kind", "size", "kind probability", "size deviation"]
+
+
+def test_a_vector_is_read_among_those_of_the_fit():
+    y = torch.eye(4)[torch.arange(400) % 4]
+    plugin = fitted(Vector(4), 4 * y[:, :3] + 0.3 * randn(400, 3), y, epochs=10)
+    found = plugin.labels(4 * torch.eye(4)[:, :3])
+    assert torch.equal(found, torch.eye(4))
+
+
+def test_masking_hides_every_part_alone_and_together():
+    condition = Several(
+        kind=Classes("abc", unknown=True),
+        face=Attributes(["red", "tall"]),
+        size=Reals(["size"], unknown=True),
+    )
+    values = torch.ones(4000, condition.width)
+    masked = condition.masked(values, torch.Generator().manual_seed(0))
+    hidden = masked.isnan()
+    assert not hidden[:, 1:3].any(), "what may not be unknown stays"
+    pairs = pd.Series([*zip(hidden[:, 0].tolist(), hidden[:, 3].tolist())]).value_counts() / 4000
+    assert len(pairs) == 4 and pairs[(False, False)] > 0.5
+    assert pairs[(True, True)] > 0.1 and abs(pairs[(True, False)] - pairs[(False, True)]) < 0.03
+    whole = Vector(3, unknown=True).masked(torch.ones(4000, 3), torch.Generator().manual_seed(0))
+    assert torch.equal(whole.isnan().any(1), whole.isnan().all(1))
+
+
+def test_what_is_unsaid_follows_the_data(unsure):
+    _, y = attributes(20000, seed=7)
+    read = {red: y[y[:, 0] == red, 1].mean().item() for red in (0, 1)}
+    for red, sign in ((0, "-"), (1, "+")):
+        z = unsure.sample(f"{sign}red", 4000, seed=red)
+        tall = torch.sigmoid(3 * z[:, 1] - 4.5 + np.log(read[red] / (1 - read[red])))
+        assert abs(tall.mean() - read[red]) < 0.05
+    z = unsure.sample(n=4000, seed=2)
+    torch.testing.assert_close(z.mean(0), 3 * y.mean(0), atol=0.2, rtol=0)
+
+
+def test_half_of_the_labels_are_enough():
+    y = torch.arange(1200) % 3
+    z = randn(1200, 2) + 3 * y[:, None]
+    names = np.array(["a", "b", "c"])[y]
+    labels = np.where(randn(1200, seed=1) < 0, None, names)
+    plugin = fitted(Classes("abc", unknown=True), z, labels)
+    assert (plugin.labels(z) == names).mean() > 0.93
+    assert plugin.sample(n=3).shape == (3, 2) and plugin.sample([None, "a"], seed=0).shape == (2, 2)
+
+
+@pytest.mark.parametrize(
+    ("condition", "y"),
+    [
+        (Classes("ab"), None),
+        (Attributes(["red"]), None),
+        (Reals(["size", "age"]), {"size": 1.0}),
+        (Several(kind=Classes("ab"), size=Reals(["size"], True)), {"size": 1.0}),
+    ],
+)
+def test_what_must_be_said_is_asked_for(condition, y):
+    with pytest.raises(ValueError, match="is unknown or unsaid; give it, drop the row, or make"):
+        FlowPlugin(2, condition).sample(y)
