@@ -271,17 +271,30 @@ class Condition(nn.Module):
         pieces = re.sub(r"\s*=\s*", "=", text).split()
         found, start = [], 0
         while start < len(pieces):
-            end = stop = start + 1
-            while stop <= len(pieces) and "=" not in "".join(pieces[start : stop - 1]):
-                end = stop if self._known_word(" ".join(pieces[start:stop])) else end
-                stop += 1
+            end = self._end_of_word(pieces, start) or start + 1
             word = " ".join(pieces[start:end])
             rest = word.lstrip(SIGNS)
             name, sign, value = rest.partition("=")[0], word[: -len(rest)], rest.partition("=")[2]
             column = self.columns[self.column(name)]
+            while value and isinstance(column, Choice) and self._continues(pieces, end):
+                value, end = f"{value} {pieces[end]}", end + 1
             found.append((column.name, column.edit(word, sign, value)))
             start = end
         return found
+
+    def _end_of_word(self, pieces: Sequence[str], start: int) -> int:
+        """The end of the longest name, with or without a value, that begins at ``start``, or 0."""
+        end, stop = 0, start + 1
+        while stop <= len(pieces) and "=" not in "".join(pieces[start : stop - 1]):
+            end = stop if self._known_word(" ".join(pieces[start:stop])) else end
+            stop += 1
+        return end
+
+    def _continues(self, pieces: Sequence[str], end: int) -> bool:
+        """Whether a piece is part of the class before it: no other edit begins there."""
+        if end == len(pieces) or "=" in pieces[end] or pieces[end][0] in SIGNS:
+            return False
+        return not self._end_of_word(pieces, end)
 
     def _known_word(self, word: str) -> bool:
         name = word.lstrip(SIGNS).partition("=")[0]
