@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -285,7 +285,7 @@ class FlowPluginNetwork(nn.Module):
             if isinstance(x, Tensor | np.ndarray):
                 raise TypeError("fit needs labels: fit(x, y), or batches (x, y)")
             batches = DataLoader(x, BATCH) if isinstance(x, Dataset) else x
-        elif hasattr(x, "__getitem__"):
+        elif hasattr(x, "__getitem__") and not isinstance(x, str | Mapping | Dataset):
             starts = range(0, len(x), BATCH)
             batches = ((x[start : start + BATCH], None) for start in starts)
         else:

@@ -189,7 +189,7 @@ class FlowPlugin(LatentSpace):
             FloatingPointError: the loss became NaN or infinite.
         """
         seed, train = int(seed), self._posteriors(z, y, std)
-        self.condition.learn(self.condition.known(train.values))
+        self.condition.learn(train.values)
         if validation is None:
             train, held_out = train.split(self.condition.context(train.values), seed)
         else:
@@ -268,7 +268,8 @@ class FlowPlugin(LatentSpace):
             to: labels, or edits of some: ``"+Smiling"``, ``"logP=3"``, ``{"logP": 3}``.
             y: the labels of z; None: read from z.
         """
-        values = self._read(z, None)[0] if y is None else self.condition.values(y).to(self.loc_)
+        values = self._read(z, None)[0] if y is None else self.condition.values(y)
+        values = self.condition.known(values).to(self.loc_)
         edited = self.condition.edited(values, to).to(self.loc_)
         flat = self._flat(z)
         noise = self._noise(flat, self._rows(self.condition.context(values), flat))
@@ -474,7 +475,7 @@ class FlowPlugin(LatentSpace):
 
     def _posteriors(self, z: object, y: object, std: object = None, name: str = "z") -> Posteriors:
         mean = self._flat(z, name)
-        values = self._rows(self.condition.values(y), mean, name)
+        values = self._rows(self.condition.known(self.condition.values(y)), mean, name)
         if std is None:
             return Posteriors(mean, None, values)
         deviation = self._flat(std, "std")
@@ -553,7 +554,7 @@ class FlowPlugin(LatentSpace):
         context = self.loc_.new_zeros(1, self.condition.context_dim)
         try:
             self.flow.log_prob(self.loc_[None], context)
-        except (RuntimeError, ValueError) as error:
+        except (RuntimeError, ValueError, AttributeError, TypeError, AssertionError) as error:
             reason = str(error).splitlines()[0]
             raise ValueError(f"flow does not take {widths}: {reason}") from None
 

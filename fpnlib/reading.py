@@ -57,7 +57,8 @@ class _Reading:
 
     def run(self) -> tuple[Tensor, Tensor]:
         values = self.given.clone()
-        scores = self.z.new_ones(len(self.z), len(self.condition.columns))
+        sure = [float(column.score == "probability") for column in self.condition.columns]
+        scores = self.z.new_tensor(sure).repeat(len(self.z), 1)
         for _ in range(SWEEPS):
             before, end = self.given.clone(), 0
             for number, column in enumerate(self.condition.columns):

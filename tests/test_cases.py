@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from nflows.flows import MaskedAutoregressiveFlow
 
 from fpnlib import Attributes, Classes, FlowPlugin, Reals, Several
 
@@ -131,6 +132,7 @@ def test_a_fit_sets_the_modes_of_torch_itself(mode):
     assert torch.equal(fitted.sample("a", seed=0), plugin().fit(Z, Y, **QUICK).sample("a", seed=0))
 
 
+UNCONDITIONAL = MaskedAutoregressiveFlow(4, 8, 2, 1)
 BAD = [
     (lambda: plugin().fit(Z, Y, std=torch.full_like(Z, -2.0)), r"\(0.5 \* logvar\).exp\(\)"),
     (lambda: plugin().fit(Z, torch.eye(3)[Y]), r"for one-hot rows pass y.argmax\(1\)"),
@@ -141,6 +143,13 @@ BAD = [
     (lambda: plugin().fit(Z, [None, *Y.tolist()[1:]]), r"label 0 is missing"),
     (lambda: plugin().fit(np.ma.masked_less(Z.numpy(), 0), Y), "NaN or infinite entries"),
     (lambda: plugin().fit(Z, np.ma.masked_equal(Y.numpy(), 0)), "label 0 is missing"),
+    (
+        lambda: plugin(Reals(["size"])).fit(Z, Y, validation=(Z[:2], [1, None])),
+        "of row 1 is unknown",
+    ),
+    (lambda: plugin(Reals(["size"])).edit(Z[:2], 1.0, [1, None]), "of row 1 is unknown or unsaid"),
+    (lambda: Classes(pd.Series(["a", None]).unique()), "name 1 of classes is missing"),
+    (lambda: FlowPlugin(4, Classes("ab"), UNCONDITIONAL), "flow does not take 4 latents and a con"),
     (lambda: plugin().predict(Z, None), "prior must be 'flat', 'train' or 3 probabilities"),
     (lambda: plugin().predict(Z, {"a": 1}), "prior must be a tensor or an array of numbers"),
     (lambda: Classes(10), r"classes need a list of names, got 10; for numbers write range\(n\)"),

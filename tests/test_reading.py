@@ -183,3 +183,11 @@ def test_half_of_the_labels_are_enough():
 def test_what_must_be_said_is_asked_for(condition, y):
     with pytest.raises(ValueError, match="is unknown or unsaid; give it, drop the row, or make"):
         FlowPlugin(2, condition).sample(y)
+
+
+def test_a_known_quantity_has_no_deviation():
+    plugin = FlowPlugin(2, Reals(["size", "age"], unknown=True), hidden_features=8, num_layers=1)
+    plugin.fit(randn(50, 2), randn(50, 2, seed=1), epochs=1, progress=False)
+    read = plugin.read(randn(2, 2), {"size": [0.5, None]})
+    assert read["size"][0] == 0.5 and read["size deviation"][0] == 0
+    assert (read["age deviation"] > 0).all() and read["size deviation"][1] > 0

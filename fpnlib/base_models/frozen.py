@@ -100,8 +100,7 @@ class Frozen:
                 found = base.encode(self._placed(x))
                 mean, std = found, None
                 if not isinstance(found, Tensor | np.ndarray):
-                    mean = getattr(found, "mean", found)
-                    std = getattr(found, "stddev", getattr(found, "std", None))
+                    mean, std = _moments(found)
         self.speaks_numpy = isinstance(mean, np.ndarray) and not self.modules
         mean = _array_of(mean, "encode", base)
         return mean, None if std is None else _array_of(std, "encode", base)
@@ -205,6 +204,15 @@ def _array_of(found: object, name: str, base: object) -> Tensor:
             f" pass adapt(model, {name}=lambda x: …) that returns its tensor"
         )
     return checks.numbers(found, name)
+
+
+def _moments(found: object) -> tuple[Any, Any]:
+    """Mean and deviation of a distribution; of other objects themselves and None."""
+    try:
+        mean = getattr(found, "mean", found)
+        return mean, getattr(found, "stddev", getattr(found, "std", None))
+    except NotImplementedError:  # torch's distributions without a mean in closed form
+        return found, None
 
 
 def _parts(base: object) -> tuple[list[nn.Module], list[np.ndarray]]:

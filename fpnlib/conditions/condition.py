@@ -218,7 +218,9 @@ class Condition(nn.Module):
     def remember(self, y: object) -> None:
         """Note what the labels of a fit are, so that :meth:`labels` returns the same kind."""
         dtype = str(getattr(y, "dtype", "")).removeprefix("torch.")
-        self.label_kind_ = {"type": type(y).__name__, "dtype": dtype}
+        kinds = {"dict": Mapping, "Tensor": Tensor, "ndarray": np.ndarray}
+        alike = [name for name, kind in kinds.items() if isinstance(y, kind)]
+        self.label_kind_ = {"type": [*alike, type(y).__name__][0], "dtype": dtype}
         if not isinstance(y, Mapping | pd.DataFrame):
             return
         named = {self._plain.get(checks.plain_name(str(key)), str(key)): y[key] for key in y}
@@ -333,6 +335,9 @@ def listed(names: object, what: str) -> list[Any]:
         names = _by_index(names)
     items = sorted(names, key=str) if isinstance(names, set | frozenset) else list(names)
     items = [item.item() if hasattr(item, "item") else item for item in items]
+    for place, item in enumerate(items):
+        if pd.api.types.is_scalar(item) and pd.isna(item):
+            raise ValueError(f"name {place} of {what} is missing ({item}); leave it out")
     items = [item if isinstance(item, int | float) else str(item) for item in items]
     if not items:
         raise ValueError(f"{what} need at least one name, got none")
