@@ -240,8 +240,9 @@ class FlowPlugin(LatentSpace):
         elif isinstance(condition, Attributes):
             self.log_prior_.copy_(values.nanmean(0).log())
         else:
-            rows = torch.arange(SEEN, device=values.device) * len(values) // SEEN
-            self.seen_.copy_(values[rows].nan_to_num(0))
+            whole = values[~values.isnan().any(1)]
+            values = whole if len(whole) else values.nan_to_num(0)
+            self.seen_.copy_(values[torch.arange(SEEN, device=values.device) * len(values) // SEEN])
 
     @_inference
     def log_prob(self, z: Tensor, y: object) -> Tensor:
@@ -361,7 +362,11 @@ class FlowPlugin(LatentSpace):
         plugin.condition.label_kind_ = about["labels"]["kind"]
         for column, indexed in zip(plugin.condition.columns, about["labels"]["indexed"]):
             column.indexed = indexed
-        plugin.to(tensors["loc_"].dtype).load_state_dict(tensors)
+        try:
+            plugin.to(tensors["loc_"].dtype).load_state_dict(tensors)
+        except (KeyError, RuntimeError) as error:
+            reason = " ".join(str(error).split())
+            raise ValueError(f"{path} is of another flow or damaged: {reason:.200}") from None
         plugin.history_, plugin.base_ = History(**about["history"]), base
         return plugin.eval()
 
@@ -418,7 +423,7 @@ class FlowPlugin(LatentSpace):
         count = len(self.condition)
         if not isinstance(self.condition, Classes):
             raise TypeError(
-                f"Bayes' rule chooses among Classes; this plugin is for {count} attributes"
+                f"Bayes' rule chooses among Classes; this plugin is for {self.condition}; see read"
             )
         z = self._flat(z)
         contexts = torch.eye(count).to(self.loc_)

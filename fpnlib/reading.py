@@ -66,7 +66,8 @@ class _Reading:
                 rows = self.free[:, place].any(1)
                 if rows.any():
                     found = column.candidates()
-                    candidates = (self.start[:, place] if found is None else found).to(self.z)
+                    seen = self.start[:, place].unique(dim=0)
+                    candidates = (seen if found is None else found).to(self.z)
                     log_prob = self.log_prob(rows, place, candidates)
                     best, scores[rows, number] = _summary(log_prob, candidates, column.score)
                     values[rows, place] = best

@@ -35,7 +35,7 @@ def save_plugin(
     if path.suffix != ".safetensors":
         raise ValueError(f"a plugin is kept as .safetensors, got '{path.name}'")
     metadata = {"format": FORMAT, "plugin": _text(plugin), "base": _text(base)}
-    on_cpu = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    on_cpu = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
     store.write(path, safetensors.torch.save(on_cpu, metadata))
 
 

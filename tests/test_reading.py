@@ -128,9 +128,12 @@ def test_a_reading_of_several_is_that_of_its_parts():
 
 def test_a_vector_is_read_among_those_of_the_fit():
     y = torch.eye(4)[torch.arange(400) % 4]
-    plugin = fitted(Vector(4), 4 * y[:, :3] + 0.3 * randn(400, 3), y, epochs=10)
+    z = 4 * y[:, :3] + 0.3 * randn(400, 3)
+    y[200:] = torch.nan
+    plugin = fitted(Vector(4, unknown=True), z, y, epochs=25)
     found = plugin.labels(4 * torch.eye(4)[:, :3])
-    assert torch.equal(found, torch.eye(4))
+    assert torch.equal(found, torch.eye(4)) and plugin.seen_.sum(1).eq(1).all()
+    assert (plugin.read(z[:200])["vector probability"] > 0.9).mean() > 0.95
 
 
 def test_masking_hides_every_part_alone_and_together():

@@ -147,7 +147,19 @@ def test_a_flow_of_the_users_own_is_given_again(tmp_path):
     with pytest.raises(ValueError, match="made with a flow of your own: pass flow, a NSF") as error:
         FlowPlugin.load(path)
     assert "\n" not in str(error.value)
+    with pytest.raises(ValueError, match="is of another flow or damaged: Error") as error:
+        FlowPlugin.load(path, own_flow(transforms=3))
+    assert "\n" not in str(error.value)
     loaded = FlowPlugin.load(path, own_flow())
+    assert torch.equal(loaded.sample("a", 9, seed=0), plugin.sample("a", 9, seed=0))
+
+
+def test_weights_that_two_layers_share_are_saved(tmp_path):
+    flow = own_flow()
+    flow.transform.transforms[1] = flow.transform.transforms[0]
+    plugin = fitted(Classes("abc"), Y, flow)
+    plugin.save(tmp_path / "plugin.safetensors")
+    loaded = FlowPlugin.load(tmp_path / "plugin.safetensors", own_flow())
     assert torch.equal(loaded.sample("a", 9, seed=0), plugin.sample("a", 9, seed=0))
 
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from fpnlib import checks
 from fpnlib.conditions.columns import Choice, Column
 
-SIGNS = "+-−"
+SIGNS = "+-−–"
 
 
 class Condition(nn.Module):
