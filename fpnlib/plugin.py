@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import copy
-import functools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -15,48 +13,18 @@ import torch
 from torch import Tensor, nn
 
 from fpnlib import checks
-from fpnlib.conditions import Attributes, Classes, Condition, from_spec
-from fpnlib.flows import build_flow
-from fpnlib.flows.adapters import adapt_flow, prepare_flow
-from fpnlib.gaussians import gaussian_loss
-from fpnlib.latents import LatentSpace, Posteriors, standard_normal, warn
+from fpnlib.conditions import Attributes, Classes, from_spec
+from fpnlib.density import LatentDensity, inference
+from fpnlib.latents import standard_normal
 from fpnlib.reading import read_values
 from fpnlib.saving import load_plugin, save_plugin
-from fpnlib.training import History, batch_size_for, fit
+from fpnlib.training import History
 
 MAX_REDRAWS = 10
-# nflows' couplings scale by sigmoid(·) + 1e-3: they only contract, and need a wide input.
-SPREAD = {"maf": 1.0, "realnvp": 4.0}
-MARGIN = 0.01  # nats a dimension by which a flow must be worse than Gaussians to be reported
-SEEN = 64  # rows of training values that a plugin keeps, to begin a reading from
 _ARGUMENTS = {"latent_dim", "condition", "flow", "spread"}
-STEPS = 2_000  # of a fit whose number of epochs the data's size decides
 
 
-def _inference(method: Callable) -> Callable:
-    """Run a method in eval mode, without gradients and autocast; then put the modes back.
-
-    In train mode batch norm would learn from contexts that are only tried out.
-    """
-
-    @functools.wraps(method)
-    def inferred(self: FlowPlugin, *args: Any, **kwargs: Any) -> Any:
-        training = []
-        if self.training or self.flow.training:  # walking a thousand modules takes time
-            training = [module for module in self.modules() if module.training]
-        for module in training:
-            module.training = False
-        try:
-            with torch.no_grad(), torch.autocast(self.loc_.device.type, enabled=False):
-                return method(self, *args, **kwargs)
-        finally:
-            for module in training:
-                module.training = True
-
-    return inferred
-
-
-class FlowPlugin(LatentSpace):
+class FlowPlugin(LatentDensity):
     """p(z | y): a conditional normalizing flow over latents, which it standardises on the way in.
 
     Besides the weights, ``fit`` learns the buffers of ``LatentSpace``, ``log_prior_`` (K,), the log
@@ -101,166 +69,17 @@ class FlowPlugin(LatentSpace):
         True
     """
 
-    log_prior_: Tensor
-    seen_: Tensor
-
-    @torch.inference_mode(False)
-    def __init__(
-        self,
-        latent_dim: int | Sequence[int],
-        condition: Condition,
-        flow: str | nn.Module = "maf",
-        *,
-        spread: float | None = None,
-        **settings: Any,
-    ):
-        if not isinstance(condition, Condition):
-            raise TypeError(f"condition must be Classes, Attributes, …, got {condition!r:.80}")
-        name = flow if isinstance(flow, str) else type(flow).__name__
-        spread = float(SPREAD.get(name, 1.0) if spread is None else spread)
-        if not 0 < spread < float("inf"):
-            raise ValueError(f"spread must be above 0 and finite, got {spread:g}")
-        shape = tuple(latent_dim) or (0,) if isinstance(latent_dim, Sequence) else (latent_dim,)
-        self_shape = tuple(checks.positive("latent_dim", size) for size in shape)
-        super().__init__(math.prod(self_shape), spread)
-        self.latent_shape = self_shape
-        self.condition = copy.deepcopy(condition)
-        self.config = {
-            "latent_dim": self.latent_dim,
-            "condition": repr(condition),
-            "flow": name,
-            "spread": spread,
-            **settings,
-        }
-        flat = torch.full((len(condition),), 1 / len(condition))
-        self.register_buffer("log_prior_", flat.log())
-        kept = not isinstance(condition, Classes | Attributes)  # of those the start is known
-        self.register_buffer("seen_", torch.zeros(SEEN, condition.width), persistent=kept)
-        self.history_ = History()
-        self.base_: Mapping[str, Any] = {}
-        self.own_flow = not isinstance(flow, str)
-        if isinstance(flow, str):
-            self.flow = build_flow(flow, self.latent_dim, condition.context_dim, **settings)
-            prepare_flow(self.flow)
-        else:
-            self.flow = adapt_flow(flow, self.latent_dim, condition.context_dim)
-            self._try_widths()
-        self.register_state_dict_post_hook(_note_condition)
-        self.register_load_state_dict_pre_hook(_check_condition)
-
-    @torch.inference_mode(False)
-    def fit(
-        self,
-        z: Tensor,
-        y: object,
-        *,
-        std: Tensor | None = None,
-        validation: tuple[Tensor, object] | None = None,
-        epochs: int | None = None,
-        batch_size: int | None = None,
-        learning_rate: float = 2e-3,
-        noise: float | None = None,
-        seed: int = 0,
-        **training: Any,
-    ) -> FlowPlugin:
-        """Minimise -Σ log p(zᵢ | yᵢ) (eq. 14); returns the plugin, in eval mode.
-
-        No gradient reaches the base model, even if its encoder left a graph on the latents. A
-        warning says if the flow describes the validation latents worse than Gaussians do
-        (``history_.gaussian``, in the unit of the losses: nats per dimension).
-
-        Args:
-            z: latents (n, *latent_shape); with ``std``, the means of the encoder's posteriors.
-            y: labels. Every class needs at least one; every attribute needs both values.
-            std: standard deviations, shaped as z, of a VAE's posteriors: each epoch draws z anew.
-            validation: held-out (latents, labels) that choose the best epoch; None: a tenth of z.
-            epochs: passes over z; None: 40 or more by the size of z, fewer if the validation loss
-                stops falling.
-            batch_size: None: 512, or less for few latents.
-            learning_rate: the peak of a one-cycle schedule.
-            noise: standard deviation of noise on latents without ``std``, as a share of theirs;
-                None: by the size of z if ``epochs`` is None too, otherwise 0.
-            seed: of the split, the draws and the batches.
-            training: further settings of ``training.fit`` (one_cycle, patience, progress, …).
-
-        Raises:
-            ValueError, TypeError: bad latents, labels of another length, or a class or an attribute
-                that never varies.
-            FloatingPointError: the loss became NaN or infinite.
-        """
-        seed, train = int(seed), self._posteriors(z, y, std)
-        self.condition.learn(train.values)
-        if validation is None:
-            train, held_out = train.split(self.condition.context(train.values), seed)
-        else:
-            held_out = self._posteriors(*_pair_of(validation), name="validation z")
-        self.condition.remember(y)
-        self.learn(train)
-        batch_size = batch_size_for(len(train.mean)) if batch_size is None else batch_size
-        if epochs is None:
-            epochs = max(40, min(200, STEPS * batch_size // len(train.mean)))
-            training = {"patience": max(10, epochs // 4)} | training
-            noise = self._noise_level(len(train.mean)) if noise is None else noise
-        if noise is not None and not 0 <= noise < float("inf"):
-            raise ValueError(f"noise must be 0 or more and finite, got {noise}")
-        if noise and std is None:
-            train = train._replace(std=float(noise) * train.mean.std(0).expand_as(train.mean))
-
-        def draw(latents: Posteriors, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-            drawn = self.standardise(latents.draw(generator))
-            hidden = self.condition.masked(latents.values, generator)
-            return self._without_constants(drawn, generator), self.condition.context(hidden)
-
-        shown = draw(held_out, self._generator(seed))
-        gaussian = gaussian_loss(
-            draw(train, self._generator(seed)), shown, isinstance(self.condition, Classes)
-        )
-        self.history_ = fit(
-            self.flow,
-            self._loss,
-            functools.partial(draw, train),
-            shown,
-            epochs=epochs,
-            batch_size=batch_size,
-            learning_rate=learning_rate,
-            seed=seed,
-            **{"description": f"flow {self.config['flow']}"} | training,
-        )
-        self.history_.gaussian = gaussian
-        self._compare(gaussian)
-        return self.eval()
-
-    def learn(self, latents: Posteriors) -> None:
-        """Take mean, scale, box and frequencies from training latents."""
-        super().learn(latents)
-        condition, values = self.condition, latents.values
-        if isinstance(condition, Classes):
-            values = condition.context(values)
-            self.log_prior_.copy_((values.sum(0) / values.sum()).log())
-        elif isinstance(condition, Attributes):
-            self.log_prior_.copy_(values.nanmean(0).log())
-        else:
-            whole = values[~values.isnan().any(1)]
-            values = whole if len(whole) else values.nan_to_num(0)
-            self.seen_.copy_(values[torch.arange(SEEN, device=values.device) * len(values) // SEEN])
-
-    @_inference
-    def log_prob(self, z: Tensor, y: object) -> Tensor:
-        """log p(z | y) (n,) in nats (eq. 3), for latents z (n, *latent_shape)."""
-        z, context = self._pair(z, y)
-        return self.flow.log_prob(self.standardise(z), context) - self.scale_.log().sum()
-
-    @_inference
+    @inference
     def to_noise(self, z: Tensor, y: object) -> Tensor:
         """u = T⁻¹(z | y), shaped as z: the noise that becomes z under y (section 3.5)."""
         return self._shaped(self._noise(*self._pair(z, y)), z)
 
-    @_inference
+    @inference
     def from_noise(self, u: Tensor, y: object) -> Tensor:
         """z = T(u | y), shaped as u: the latent that noise u becomes under y (section 3.5)."""
         return self._shaped(self._latent(*self._pair(u, y, name="u")), u)
 
-    @_inference
+    @inference
     def edit(self, z: Tensor, to: object, y: object = None) -> Tensor:
         """Change the labels of latents and keep their noise (section 3.5).
 
@@ -278,7 +97,7 @@ class FlowPlugin(LatentSpace):
             self._latent(noise, self._rows(self.condition.context(edited), flat)), z
         )
 
-    @_inference
+    @inference
     def read(self, z: Tensor, y: object = None) -> pd.DataFrame:
         """Read labels back from latents, all values alike a priori (eq. 17).
 
@@ -370,7 +189,7 @@ class FlowPlugin(LatentSpace):
         plugin.history_, plugin.base_ = History(**about["history"]), base
         return plugin.eval()
 
-    @_inference
+    @inference
     def sample(
         self, y: object = None, n: int = 1, *, temperature: float = 1.0, seed: int | None = None
     ) -> Tensor:
@@ -409,7 +228,7 @@ class FlowPlugin(LatentSpace):
             self.report(redrawn, len(z), "drawn again")
         return self._shaped(self.clamp(z, overflowed))
 
-    @_inference
+    @inference
     def log_posterior(self, z: Tensor, prior: str | Tensor = "flat") -> Tensor:
         """log P(y | z) (n, K) by Bayes' rule (eqs. 15, 16).
 
@@ -434,6 +253,14 @@ class FlowPlugin(LatentSpace):
         """The most probable class (n,) of each latent, an int64 index (eq. 17)."""
         return self.log_posterior(z, prior).argmax(-1)
 
+    def _noise(self, z: Tensor, context: Tensor) -> Tensor:
+        return self.flow.transform_to_noise(self.standardise(z), context)
+
+    def _latent(self, noise: Tensor, context: Tensor) -> Tensor:
+        z = self._inverse(noise, context)
+        return self.clamp(z, self.overflowed(z))
+
+    @inference
     def _read(self, z: Tensor, y: object) -> tuple[Tensor, Tensor]:
         """Values (n, V) of latents, and how sure they are (n, parts)."""
         flat = self._flat(z)
@@ -442,83 +269,7 @@ class FlowPlugin(LatentSpace):
         start = self.seen_.to(self.loc_)
         if isinstance(self.condition, Attributes):
             start = (self.log_prior_ > math.log(0.5)).to(self.loc_)[None]
-        return self._reading(flat, known, start)
-
-    @_inference
-    def _reading(self, z: Tensor, known: Tensor, start: Tensor) -> tuple[Tensor, Tensor]:
-        return read_values(self.flow, self.condition, self.standardise(z), known, start)
-
-    def _flat(self, z: object, name: str = "z") -> Tensor:
-        """Latents (n, *latent_shape) as checked rows (n, D) of the plugin's own type."""
-        checked = checks.array(z, ("n", *self.latent_shape), name)
-        return checked.detach().flatten(1).to(self.loc_)
-
-    def _shaped(self, z: Tensor, like: object = None) -> Tensor:
-        """Rows (n, D) in the latents' shape, and in half precision if ``like`` is."""
-        shaped = z.unflatten(1, self.latent_shape)
-        if isinstance(like, Tensor) and like.dtype in checks.HALF:
-            return shaped.to(like.dtype)
-        return shaped
-
-    def _pair(self, z: object, y: object, name: str = "z") -> tuple[Tensor, Tensor]:
-        """Latents or noise as rows (n, D), and the context (n, C) of each."""
-        latents = self._flat(z, name)
-        return latents, self._rows(self.condition.encode(y), latents, name)
-
-    def _rows(self, rows: Tensor, z: Tensor, name: str = "z") -> Tensor:
-        """One row for each latent: a single one serves all."""
-        rows = rows.to(z).expand(len(z), -1) if len(rows) == 1 else rows.to(z)
-        checks.same_length(z, rows, (name, "y"))
-        return rows
-
-    def _noise(self, z: Tensor, context: Tensor) -> Tensor:
-        return self.flow.transform_to_noise(self.standardise(z), context)
-
-    def _latent(self, noise: Tensor, context: Tensor) -> Tensor:
-        z = self._inverse(noise, context)
-        return self.clamp(z, self.overflowed(z))
-
-    def _posteriors(self, z: object, y: object, std: object = None, name: str = "z") -> Posteriors:
-        mean = self._flat(z, name)
-        values = self._rows(self.condition.known(self.condition.values(y)), mean, name)
-        if std is None:
-            return Posteriors(mean, None, values)
-        deviation = self._flat(std, "std")
-        checks.same_length(mean, deviation, ("z", "std"))
-        if (deviation < 0).any():
-            raise ValueError(
-                "std must be 0 or more, got negative entries;"
-                " for log-variances pass std=(0.5 * logvar).exp()"
-            )
-        return Posteriors(mean, deviation, values)
-
-    def _without_constants(self, z: Tensor, generator: torch.Generator) -> Tensor:
-        """Standardised latents with noise in the dimensions that are constant in training."""
-        constant = self.low_ == self.high_
-        if constant.any():
-            z = torch.where(constant, standard_normal(z, generator), z)
-        return z
-
-    def _noise_level(self, n: int) -> float:
-        """Noise for n latents without posteriors: the fewer for each dimension, the more."""
-        return min(0.3, self.latent_dim / n) if n < 50 * self.latent_dim else 0.0
-
-    def _compare(self, gaussian: float | None) -> None:
-        """Warn if the flow is worse than Gaussians on the validation latents."""
-        loss = self.history_.best_validation
-        if gaussian is not None and loss > gaussian + MARGIN:
-            model = "a Gaussian for each class"
-            if not isinstance(self.condition, Classes):
-                model = "a linear-Gaussian model"
-            warn(
-                f"the flow describes the validation latents worse than {model} does"
-                f" ({loss:.3f} against {gaussian:.3f} nats a dimension);"
-                " more latents, more noise or a smaller flow may help"
-            )
-
-    def _loss(self, z: Tensor, context: Tensor) -> Tensor:
-        """Nats per dimension of standardised latents, which compare between base models."""
-        return -self.flow.log_prob(z, context).mean() / self.latent_dim
+        return read_values(self.flow, self.condition, self.standardise(flat), known, start)
 
     def _log_prior(self, prior: str | Tensor) -> Tensor:
         if isinstance(prior, str):
@@ -536,49 +287,3 @@ class FlowPlugin(LatentSpace):
                 f" got {prior.tolist()}"
             )
         return prior.log()
-
-    def _inverse(self, u: Tensor, context: Tensor) -> Tensor:
-        return self.restore(self.flow.transform_from_noise(u, context))
-
-    def _generator(self, seed: int) -> torch.Generator:
-        return torch.Generator(self.loc_.device).manual_seed(int(seed))
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> FlowPlugin:
-        """Move the plugin, as ``to()`` and ``half()`` ask for, but keep single precision."""
-
-        def moved(tensor: Tensor) -> Tensor:
-            result = fn(tensor)
-            return tensor.to(result.device) if result.dtype in checks.HALF else result
-
-        return super()._apply(moved, recurse)
-
-    @_inference
-    def _try_widths(self) -> None:
-        """Refuse a ``Flow`` of other widths now instead of in the middle of a fit."""
-        widths = f"{self.latent_dim} latents and a context of {self.condition.context_dim}"
-        context = self.loc_.new_zeros(1, self.condition.context_dim)
-        try:
-            self.flow.log_prob(self.loc_[None], context)
-        except (RuntimeError, ValueError, AttributeError, TypeError, AssertionError) as error:
-            reason = str(error).splitlines()[0]
-            raise ValueError(f"flow does not take {widths}: {reason}") from None
-
-
-def _pair_of(validation: object) -> tuple[Any, Any]:
-    if not isinstance(validation, tuple | list) or len(validation) != 2:
-        raise TypeError(f"validation must be (z, y), got {type(validation).__name__}")
-    return validation[0], validation[1]
-
-
-def _note_condition(plugin: FlowPlugin, state: dict, prefix: str, metadata: dict) -> None:
-    """Let the names travel with the weights."""
-    metadata["condition"] = plugin.condition.spec
-
-
-def _check_condition(
-    plugin: FlowPlugin, state: dict, prefix: str, metadata: dict, *rest: Any
-) -> None:
-    """Report weights that belong to other names."""
-    theirs, ours = metadata.get("condition"), plugin.condition.spec
-    if theirs is not None and theirs != ours:
-        rest[-1].append(f"the weights are of {theirs}, this plugin is for {ours}")

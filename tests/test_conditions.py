@@ -142,7 +142,7 @@ def test_what_cannot_be_learned_is_refused():
 def test_labels_are_hidden_at_random_where_they_may_be_unknown():
     """A row of a class is one value, however many classes there are."""
     given = torch.arange(1000.0)[:, None] % 3
-    for unknown, share in ((True, 0.25), (False, 0)):
+    for unknown, share in ((True, 1 / 6), (False, 0)):
         hidden = Classes(range(3), unknown).masked(given, torch.Generator().manual_seed(0))
         assert hidden.shape == (1000, 1)
         assert hidden.isnan().float().mean().item() == pytest.approx(share, abs=0.05)

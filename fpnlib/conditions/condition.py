@@ -204,13 +204,13 @@ class Condition(nn.Module):
     def masked(self, values: Tensor, generator: torch.Generator) -> Tensor:
         """Hide known columns at random, so that the flow learns to do without them.
 
-        Half of the rows stay as they are. Each other row hides its columns with a probability of
-        its own, drawn uniformly, so that all numbers of hidden columns occur.
+        Two thirds of the rows stay as they are. Each other row hides its columns with a probability
+        of its own, drawn uniformly, so that all numbers of hidden columns occur.
         """
         if not self.unknown:
             return values
         n, device = len(values), values.device
-        rate = torch.rand(n, 1, generator=generator, device=device) * 2 - 1
+        rate = torch.rand(n, 1, generator=generator, device=device) * 3 - 2
         hidden = torch.rand(n, len(self.columns), generator=generator, device=device) < rate
         entries = hidden.repeat_interleave(torch.tensor(self.widths, device=device), 1)
         return values.masked_fill(entries & self.maskable().to(device), torch.nan)
