@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Iterable, Sequence
 from difflib import get_close_matches
@@ -193,6 +194,9 @@ def _lookup(names: Sequence[object]) -> Callable[[object], int]:
         if label in numbers:
             return numbers[label]
         if label != round(label):  # type: ignore[call-overload]
+            for name, index in numbers.items():
+                if math.isclose(label, name, rel_tol=1e-6):  # type: ignore[arg-type]
+                    return index  # a name in single precision
             raise TypeError(f"labels must be whole numbers or names, got {label}")
         if numbers and not in_order:
             raise unknown("class", label, names)

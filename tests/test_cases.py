@@ -89,6 +89,8 @@ def test_numbers_are_looked_up_by_value(names):
     assert means[0] + 1 < means[1] < means[2] - 1
     assert Classes([3, 5, 7]).index(torch.tensor([7, 3])).tolist() == [2, 0]
     assert Classes(["cat", "dog"]).index([1, 0]).tolist() == [1, 0]
+    assert Classes([0.1, 0.3]).index(torch.tensor([0.3, 0.1])).tolist() == [1, 0]
+    assert Classes(["cat", "dog"]).encode({"class": ["dog"]}).tolist() == [[0, 1]]
     with pytest.raises(ValueError, match="unknown class '4'; known: 3, 5, 7"):
         Classes([3, 5, 7]).index([4])
 

@@ -320,6 +320,7 @@ READY = FlowPlugin(4, Classes("ab"))
         ),
         (lambda: network().fit(X, Y[:9], **QUICK), "must have the same length, got 90 and 9"),
         (lambda: adapted(encode=lambda x: (x, x)).fit(X, Y), "encode of Adapted returned tuple"),
+        (lambda: adapted(encode=lambda x: x[:, 0]).fit(X, Y), r"encode of Adapted returned shape"),
         (lambda: adapted(decode=list).fit(X, Y, **QUICK).generate(0), "decode of Adapted returned"),
     ],
 )

@@ -103,6 +103,11 @@ class Frozen:
                     mean, std = _moments(found)
         self.speaks_numpy = isinstance(mean, np.ndarray) and not self.modules
         mean = _array_of(mean, "encode", base)
+        if mean.ndim < 2:
+            raise ValueError(
+                f"encode of {type(base).__name__} returned shape {tuple(mean.shape)};"
+                " expected latents (n, …)"
+            )
         return mean, None if std is None else _array_of(std, "encode", base)
 
     def encode(self, x: Any) -> Tensor:

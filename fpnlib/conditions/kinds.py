@@ -53,7 +53,9 @@ class Classes(Condition):
         return checks.labels(y, self.items)
 
     def values(self, y: object) -> Tensor:
-        """Class indices (n, 1), float32; NaN where they are unknown."""
+        """Class indices (n, 1), float32; NaN where they are unknown. ``{"class": y}`` is y."""
+        if isinstance(y, Mapping) and set(y) == {"class"}:
+            y = y["class"]
         return super().values(y) if y is None else self.columns[0].values(y)
 
     def edited(self, y: object, to: object) -> Tensor:
