@@ -117,17 +117,15 @@ class LatentDensity(LatentSpace):
     ) -> Self:
         """Minimise -Σ log p(zᵢ | yᵢ) (eq. 14); returns the plugin, in eval mode.
 
-        No gradient reaches the base model, even if its encoder left a graph on the latents. A
-        warning says if the flow describes the validation latents worse than Gaussians do
-        (``history_.gaussian``, in the unit of the losses: nats per dimension).
+        No gradient reaches the base model. A warning says if the flow describes the validation
+        latents worse than Gaussians do (``history_.gaussian``, in nats per dimension).
 
         Args:
             z: latents (n, *latent_shape); with ``std``, the means of the encoder's posteriors.
             y: labels. Every class needs at least one; every attribute needs both values.
             std: standard deviations, shaped as z, of a VAE's posteriors: each epoch draws z anew.
             validation: held-out (latents, labels) that choose the best epoch; None: a tenth of z.
-            epochs: passes over z; None: 40 or more by the size of z, fewer if the validation loss
-                stops falling.
+            epochs: passes over z; None: by the size of z, fewer if the validation loss rises.
             batch_size: None: 512, or less for few latents.
             learning_rate: the peak of a one-cycle schedule.
             noise: standard deviation of noise on latents without ``std``, as a share of theirs;
@@ -136,48 +134,24 @@ class LatentDensity(LatentSpace):
             training: further settings of ``training.fit`` (one_cycle, patience, progress, …).
 
         Raises:
-            ValueError, TypeError: bad latents, labels of another length, or a class or an attribute
-                that never varies.
+            ValueError, TypeError: bad latents or labels, or a class or attribute that never varies.
             FloatingPointError: the loss became NaN or infinite.
         """
-        seed, train = int(seed), self._posteriors(z, y, std)
-        self.condition.learn(train.values)
-        if validation is None:
-            train, held_out = train.split(self.condition.context(train.values), seed)
-        else:
-            held_out = self._posteriors(*_pair_of(validation), name="validation z")
-        self.condition.remember(y)
-        self.learn(train)
-        batch_size = batch_size_for(len(train.mean)) if batch_size is None else batch_size
+        train, held_out = self._sets(z, y, std, validation, int(seed))
+        n = len(train.mean)
+        batch_size = batch_size_for(n) if batch_size is None else batch_size
         if epochs is None:
-            epochs = max(40, min(200, STEPS * batch_size // len(train.mean)))
-            training = {"patience": max(10, epochs // 4)} | training
-            noise = self._noise_level(len(train.mean)) if noise is None else noise
-        if noise is not None and not 0 <= noise < float("inf"):
-            raise ValueError(f"noise must be 0 or more and finite, got {noise}")
-        if noise and std is None:
-            train = train._replace(std=float(noise) * train.mean.std(0).expand_as(train.mean))
-
-        def draw(latents: Posteriors, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-            drawn = self.standardise(latents.draw(generator))
-            hidden = self.condition.masked(latents.values, generator)
-            return self._without_constants(drawn, generator), self.condition.context(hidden)
-
-        shown = draw(held_out, self._generator(seed))
-        gaussian = gaussian_loss(
-            draw(train, self._generator(seed)), shown, isinstance(self.condition, Classes)
-        )
-        self.history_ = fit(
-            self.flow,
-            self._loss,
-            functools.partial(draw, train),
-            shown,
-            epochs=epochs,
-            batch_size=batch_size,
-            learning_rate=learning_rate,
-            seed=seed,
-            **{"description": f"flow {self.config['flow']}"} | training,
-        )
+            epochs = max(40, min(200, STEPS * batch_size // n))
+            training.setdefault("patience", max(10, epochs // 4))
+            noise = self._noise_level(n) if noise is None else noise
+        train = self._noisy(train, noise or 0.0)
+        shown = self._drawn(held_out, self._generator(seed))
+        first = self._drawn(train, self._generator(seed))
+        gaussian = gaussian_loss(first, shown, isinstance(self.condition, Classes))
+        training.setdefault("description", f"flow {self.config['flow']}")
+        shape = {"epochs": epochs, "batch_size": batch_size, "learning_rate": learning_rate}
+        draw = functools.partial(self._drawn, train)
+        self.history_ = fit(self.flow, self._loss, draw, shown, seed=seed, **shape, **training)
         self.history_.gaussian = gaussian
         self._compare(gaussian)
         return self.eval()
@@ -238,6 +212,35 @@ class LatentDensity(LatentSpace):
                 " for log-variances pass std=(0.5 * logvar).exp()"
             )
         return Posteriors(mean, deviation, values)
+
+    def _sets(
+        self, z: object, y: object, std: object, validation: object, seed: int
+    ) -> tuple[Posteriors, Posteriors]:
+        """Training and held-out latents; takes scales and names from the training ones."""
+        train = self._posteriors(z, y, std)
+        self.condition.learn(train.values)
+        if validation is None:
+            train, held_out = train.split(self.condition.context(train.values), seed)
+        else:
+            held_out = self._posteriors(*_pair_of(validation), name="validation z")
+        self.condition.remember(y)
+        self.learn(train)
+        return train, held_out
+
+    def _noisy(self, latents: Posteriors, noise: float) -> Posteriors:
+        """Latents without posteriors with noise, a share of their deviation."""
+        if not 0 <= noise < float("inf"):
+            raise ValueError(f"noise must be 0 or more and finite, got {noise}")
+        if not noise or latents.std is not None:
+            return latents
+        z = latents.mean
+        return latents._replace(std=float(noise) * z.std(0).expand_as(z))
+
+    def _drawn(self, latents: Posteriors, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Standardised latents and contexts of an epoch."""
+        drawn = self.standardise(latents.draw(generator))
+        hidden = self.condition.masked(latents.values, generator)
+        return self._without_constants(drawn, generator), self.condition.context(hidden)
 
     def _without_constants(self, z: Tensor, generator: torch.Generator) -> Tensor:
         """Standardised latents with noise in the dimensions that are constant in training."""
