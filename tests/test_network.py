@@ -1,5 +1,6 @@
 """Laws of the front door: any array, any labels, any base model, which stays exactly as it was."""
 
+import warnings
 from collections import OrderedDict
 
 import numpy as np
@@ -278,6 +279,7 @@ def test_changed_weights_are_noticed_once(change, recwarn):
     recwarn.clear()
     fitted.to("cpu").eval().generate("cat")
     assert not [w for w in recwarn.list if "weights" in str(w.message)]
+    warnings.simplefilter("always")
     with torch.no_grad():
         CHANGES[change](net)
     fitted.generate("cat"), fitted.classify(X)
