@@ -146,13 +146,11 @@ class LatentDensity(LatentSpace):
             noise = self._noise_level(n) if noise is None else noise
         train = self._noisy(train, noise or 0.0)
         shown = self._drawn(held_out, self._generator(seed))
-        first = self._drawn(train, self._generator(seed))
-        gaussian = gaussian_loss(first, shown, isinstance(self.condition, Classes))
+        gaussian = self._gaussian(self._drawn(train, self._generator(seed)), shown)
         training.setdefault("description", f"flow {self.config['flow']}")
-        shape = {"epochs": epochs, "batch_size": batch_size, "learning_rate": learning_rate}
         draw = functools.partial(self._drawn, train)
+        shape = {"epochs": epochs, "batch_size": batch_size, "learning_rate": learning_rate}
         self.history_ = fit(self.flow, self._loss, draw, shown, seed=seed, **shape, **training)
-        self.history_.gaussian = gaussian
         self._compare(gaussian)
         return self.eval()
 
@@ -254,9 +252,12 @@ class LatentDensity(LatentSpace):
         level = math.sqrt(self.latent_dim / n)
         return min(level, MOST_NOISE) if level > LEAST_NOISE else 0.0
 
+    def _gaussian(self, train: tuple[Tensor, Tensor], shown: tuple[Tensor, Tensor]) -> float | None:
+        return gaussian_loss(train, shown, isinstance(self.condition, Classes))
+
     def _compare(self, gaussian: float | None) -> None:
-        """Warn if the flow is worse than Gaussians on the validation latents."""
-        loss = self.history_.best_validation
+        """Note the Gaussians' validation loss, and warn if the flow's is worse."""
+        self.history_.gaussian, loss = gaussian, self.history_.best_validation
         if gaussian is not None and loss > gaussian + MARGIN:
             model = "a Gaussian for each class"
             if not isinstance(self.condition, Classes):

@@ -111,19 +111,17 @@ def fit(
 
     Raises:
         ValueError: no data, ``epochs`` or ``batch_size`` below 1, or another module's checkpoint.
-        FloatingPointError: the loss is NaN or infinite, or a solver failed. ``module`` has its best
-            weights.
+        FloatingPointError: the loss is not finite, or a solver failed; the best weights are kept.
     """
     epochs = checks.positive("epochs", epochs)
     batch_size = checks.positive("batch_size", batch_size)
     draw = train if callable(train) else lambda generator: _tensors(train)
     parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
     optimizer = _AdamW(parameters, lr=learning_rate, weight_decay=weight_decay, fused=True)
-    seed = index(seed)  # numpy's whole numbers, too
-    trainer = _Trainer(module, loss, draw, validation, batch_size, optimizer, clip_norm, seed)
+    settings = batch_size, optimizer, clip_norm, index(seed)
+    trainer = _Trainer(module, loss, draw, validation, *settings)
     if one_cycle:
-        steps = epochs * math.ceil(trainer.n / batch_size)
-        trainer.schedule = OneCycleLR(optimizer, learning_rate, total_steps=steps)
+        trainer.schedule = OneCycleLR(optimizer, learning_rate, epochs * trainer.steps)
     if checkpoint is not None:
         trainer.resume(checkpoint)
     with _threads(trainer.work, trainer.device):
@@ -202,6 +200,7 @@ class _Trainer:
         vectors = max(1, sample.numel() // first[0].shape[-1])  # of a sample: a cloud's points
         weights = sum(parameter.numel() for parameter in self.parameters)
         self.work = weights * vectors * min(self.batch_size, self.n)
+        self.steps = math.ceil(self.n / self.batch_size)  # of an epoch
 
     def run(
         self,
