@@ -5,9 +5,9 @@ import shutil
 import pytest
 from torch import nn
 
-from fpnlib import data, store
+from fpnlib import store
 from fpnlib.__main__ import main
-from fpnlib.families import DIGITS, Run, Study
+from fpnlib.families import DIGITS, Run, Study, study
 from fpnlib.runs import verify
 from fpnlib.store import Manifest
 
@@ -114,13 +114,13 @@ def test_numbers_of_other_data_are_not_compared(folder):
 
 def test_data_that_is_not_there_is_said_and_not_fetched(folder, tmp_path, monkeypatch):
     """Nor is it looked for where the manifest says."""
-    loaded, load = [], data.load
+    loaded, load = [], study.load
 
     def asked(name, root, seed, download, **options):
         loaded.append((root, download))
         return load(name, root, seed, download, **options)
 
-    monkeypatch.setattr(data, "load", asked)
+    monkeypatch.setattr(study, "load", asked)
     monkeypatch.setenv("FPN_DATA", str(tmp_path / "none"))
     elsewhere = PARAMETERS | {"dataset": "mnist", "data_dir": str(tmp_path / "elsewhere")}
     Manifest(folder).note("notebooks", {"02_base_models": {"parameters": elsewhere}})
