@@ -73,9 +73,9 @@ class LatentDensity(LatentSpace):
         if not 0 < spread < float("inf"):
             raise ValueError(f"spread must be above 0 and finite, got {spread:g}")
         shape = tuple(latent_dim) or (0,) if isinstance(latent_dim, Sequence) else (latent_dim,)
-        self_shape = tuple(checks.positive("latent_dim", size) for size in shape)
-        super().__init__(math.prod(self_shape), spread)
-        self.latent_shape = self_shape
+        latent_shape = tuple(checks.positive("latent_dim", size) for size in shape)
+        super().__init__(math.prod(latent_shape), spread)
+        self.latent_shape = latent_shape
         self.condition = copy.deepcopy(condition)
         self.config = {
             "latent_dim": self.latent_dim,

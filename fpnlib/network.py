@@ -16,7 +16,7 @@ from tqdm.auto import tqdm
 from fpnlib import checks
 from fpnlib.base_models.frozen import BATCH, Frozen
 from fpnlib.conditions import Attributes, Classes, Condition
-from fpnlib.latents import warn
+from fpnlib.latents import standard_normal, warn
 from fpnlib.plugin import FlowPlugin
 
 FEWEST = 32  # latents from which a reading of their range makes sense
@@ -161,19 +161,30 @@ class FlowPluginNetwork(nn.Module):
         if validation is not None:
             pair = isinstance(validation, tuple | list)
             objects, labels = validation if pair else (validation, None)
-            held_out, _, labels = self._encoded(objects, labels, progress)
+            held_out, spread, labels = self._encoded(objects, labels, progress)
+            if spread is not None:  # what is held out is drawn, as the training latents are
+                generator = torch.Generator(held_out.device).manual_seed(0)
+                held_out = held_out + spread * standard_normal(held_out, generator)
             fitting["validation"] = (held_out, labels)
         self.plugin.fit(mean, y, std=std, progress=progress, **fitting)
         self.condition = self.plugin.condition
         self._digest, self._version = self._frozen.digest(), self._frozen.version()
         return self
 
+    def encode(self, x: Any) -> Tensor:
+        """Latents (n, …) of objects x (n, …), by the frozen base model, in batches."""
+        return self._frozen.encode(x)
+
+    def decode(self, z: Tensor) -> Tensor:
+        """Objects (n, …) of latents z (n, …), by the frozen base model, in batches."""
+        return self._frozen.decode(z)
+
     def generate(
         self, y: object = None, n: int = 1, *, temperature: float = 1.0, seed: int | None = None
     ) -> Tensor:
         """``n`` new objects for each label (section 3.3); arguments as in ``FlowPlugin.sample``."""
         self._notice_changes()
-        return self._frozen.decode(self.plugin.sample(y, n, temperature=temperature, seed=seed))
+        return self.decode(self.plugin.sample(y, n, temperature=temperature, seed=seed))
 
     def classify(self, x: Any, prior: str | Tensor = "flat") -> Any:
         """The most probable labels of objects x (n, …) (eq. 17), of the kind that ``fit`` had.
@@ -200,7 +211,7 @@ class FlowPluginNetwork(nn.Module):
         """
         if not self._frozen.encodes:
             raise TypeError(f"{type(self.base).__name__} has no encode, so nothing to reconstruct")
-        return self._frozen.decode(self._frozen.encode(x))
+        return self.decode(self.encode(x))
 
     def edit(self, x: Any, y: object = None, to: object = None) -> Tensor:
         """Change the labels of objects and keep their noise (section 3.5).
@@ -220,7 +231,7 @@ class FlowPluginNetwork(nn.Module):
         """
         if to is None:
             raise TypeError("say what to edit to: edit(x, to=…)")
-        return self._frozen.decode(self.plugin.edit(self._latents(x), to, y))
+        return self.decode(self.plugin.edit(self._latents(x), to, y))
 
     def save(self, path: str | Path) -> None:
         """Write the plugin as one safetensors file, with a digest of the base model's weights.
@@ -257,7 +268,7 @@ class FlowPluginNetwork(nn.Module):
         if not self._frozen.encodes:
             latents = f"latents for {type(self.base).__name__}, which has no encode,"
             return checks.array(x, ("n", *plugin.latent_shape), latents)
-        z = self._frozen.encode(x)
+        z = self.encode(x)
         if len(z) >= FEWEST and z.shape[1:].numel() == plugin.latent_dim:
             outside = plugin.overflowed(z.flatten(1).to(plugin.loc_)).double().mean().item()
             if outside > OUTSIDE:

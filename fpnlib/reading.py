@@ -80,7 +80,8 @@ class _Reading:
         """log p(z | given, with each candidate in its place) (rows, candidates)."""
         z, others = self.z[rows], self.given[rows]
         others[:, place] = 0
-        if torch.equal(others.nan_to_num(), others[:1].nan_to_num().expand_as(others)):
+        marked = others.nan_to_num(torch.inf)  # unknown is not 0
+        if torch.equal(marked, marked[:1].expand_as(marked)):
             contexts = others[:1].repeat(len(candidates), 1)
             contexts[:, place] = candidates
             return self.flow.class_log_prob(z, self.condition.context(contexts))
@@ -98,7 +99,7 @@ def _summary(log_prob: Tensor, candidates: Tensor, score: str) -> tuple[Tensor, 
         return candidates[best], posterior.gather(1, best[:, None])[:, 0]
     grid = candidates[:, 0]
     mean = posterior @ grid
-    deviation = (posterior @ grid.square() - mean.square()).clamp(min=0).sqrt()
+    deviation = (posterior * (grid - mean[:, None]).square()).sum(1).sqrt()
     inner = best.clamp(1, len(grid) - 2)[:, None]
     left, middle, right = (log_prob.gather(1, inner + side)[:, 0] for side in (-1, 0, 1))
     curvature = (left - 2 * middle + right).clamp(max=-1e-6)

@@ -55,7 +55,7 @@ class AttributeEditor(widgets.VBox):  # type: ignore[misc]
         self.y = attributes.encode(y)
         checks.same_length(self.x, self.y, ("x", "y"))
         with torch.no_grad():
-            self.noise = plugin.to_noise(network.base.encode(self.x.to(plugin.loc_)), self.y)
+            self.noise = plugin.to_noise(network.encode(self.x.to(plugin.loc_)), self.y)
         self.face = widgets.BoundedIntText(0, min=0, max=len(x) - 1, description="face")
         self.random = widgets.Button(description="another face", icon="random")
         self.reset = widgets.Button(description="reset", icon="undo")
@@ -74,7 +74,7 @@ class AttributeEditor(widgets.VBox):  # type: ignore[misc]
     def picture(self, face: int, values: Mapping[str, float]) -> Tensor:
         """The edited face (3, size, size). Arguments and errors as for :meth:`latent`."""
         with torch.no_grad():
-            return self.network.base.decode(self.latent(face, values))[0]
+            return self.network.decode(self.latent(face, values))[0]
 
     def latent(self, face: int, values: Mapping[str, float]) -> Tensor:
         """The latent (1, latent_dim) of a face with other attributes and its own noise.
@@ -215,7 +215,7 @@ class DigitExplorer(_Explorer):
         plugin, generator = self.network.plugin, torch.Generator().manual_seed(seed)
         noise = temperature * torch.randn(1, plugin.latent_dim, generator=generator)
         start, end = plugin.from_noise(noise, first), plugin.from_noise(noise, second)
-        return self.network.base.decode(torch.lerp(start, end, amount))[0]
+        return self.network.decode(torch.lerp(start, end, amount))[0]
 
     def again(self) -> None:
         """Draw with other noise."""

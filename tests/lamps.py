@@ -31,4 +31,5 @@ class Lamps:
 def lamps(exclusive=()):
     """Network, faces and attributes for ``AttributeEditor``; ``exclusive`` as in ``Attributes``."""
     both, y = Lamps(exclusive), torch.tensor([[0.0, 1.0], [1.0, 1.0], [0.0, 0.0]])
-    return SimpleNamespace(base=both, plugin=both), both.decode(both.from_noise(0, y)), y
+    network = SimpleNamespace(plugin=both, encode=both.encode, decode=both.decode)
+    return network, both.decode(both.from_noise(0, y)), y

@@ -3,7 +3,6 @@
 import copy
 import json
 import pickle
-from contextlib import contextmanager
 from pathlib import Path
 
 import numba
@@ -18,6 +17,7 @@ from nflows.transforms import (
     ReversePermutation,
 )
 from safetensors.torch import load_file
+from threads import threads
 
 from fpnlib.flows import ConditionalFlow, build_flow
 from fpnlib.flows.engine import transform
@@ -42,16 +42,6 @@ VARIANTS = {
     "coupling": ("realnvp", {}),
     "coupling, odd D": ("realnvp", {"features": 7, "batch_norm": True, "embedding_features": 2}),
 }
-
-
-@contextmanager
-def threads(count):
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def build(name, features=9, seed=0, **settings):

@@ -158,6 +158,21 @@ def test_a_distribution_is_the_posterior_of_the_fit():
     assert torch.equal(by_base.sample("cat", 9, seed=0), by_hand.sample("cat", 9, seed=0))
 
 
+def test_held_out_objects_are_drawn_from_their_posteriors_too(monkeypatch):
+    """Means lie closer together than draws, and would choose another epoch."""
+    given = []
+
+    def fit(plugin, z, y, validation, **fitting):
+        given.append(validation[0])
+
+    monkeypatch.setattr(FlowPlugin, "fit", fit)
+    for std in (0.0, 0.3):
+        network(Spatial(std)).fit(X, Y, validation=(X, Y), **QUICK)
+    means, draws = given
+    assert torch.equal(means, X[:, :4].unflatten(1, (1, 2, 2)))
+    assert (draws - means).std().item() == pytest.approx(0.3, rel=0.15)
+
+
 class Arrays:
     """A base model that knows numpy's arrays only."""
 

@@ -194,3 +194,22 @@ def test_a_known_quantity_has_no_deviation():
     read = plugin.read(randn(2, 2), {"size": [0.5, None]})
     assert read["size"][0] == 0.5 and read["size deviation"][0] == 0
     assert (read["age deviation"] > 0).all() and read["size deviation"][1] > 0
+
+
+def test_a_row_is_read_by_itself_whatever_is_known_of_the_others():
+    """A known 0 beside an unknown value is not the same as nothing."""
+    z, y = attributes(600)
+    plugin = fitted(Attributes(["red", "tall"], unknown=True), z, y)
+    known = torch.tensor([[0.0, torch.nan], [torch.nan, torch.nan]]).repeat(5, 1)
+    together = plugin.read(z[:10], known)
+    alone = [plugin.read(z[row : row + 1], known[row : row + 1]) for row in range(10)]
+    alone = pd.concat(alone, ignore_index=True)
+    np.testing.assert_allclose(together.to_numpy(float), alone.to_numpy(float), atol=1e-4)
+
+
+def test_the_deviation_of_a_quantity_far_from_zero_is_that_of_the_same_near_zero():
+    z, y = quantity(600)
+    near = fitted(Reals(["year"]), z, y, epochs=5).read(z[:20])
+    far = fitted(Reals(["year"]), z, y + 2000, epochs=5).read(z[:20])
+    deviations = near["year deviation"], far["year deviation"]
+    np.testing.assert_allclose(*deviations, rtol=0.02)

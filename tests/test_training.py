@@ -2,11 +2,12 @@
 
 import subprocess
 import sys
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
 import torch
+from threads import threads
 from torch import nn
 
 from fpnlib import training
@@ -345,16 +346,6 @@ assert "torch._dynamo" not in sys.modules
     subprocess.run([sys.executable, "-c", script], check=True, cwd=PROJECT)
 
 
-@contextmanager
-def torch_threads(count):
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
 @pytest.mark.parametrize(
     ("bound", "inside"), [(training.ONE_THREAD_WORK, 1), (0, 2)], ids=["small", "large"]
 )
@@ -366,7 +357,7 @@ def test_a_small_training_takes_one_thread_and_puts_the_setting_back(monkeypatch
         seen.add(torch.get_num_threads())
         return net(x).square().mean()
 
-    with torch_threads(2):
+    with threads(2):
         fit_briefly(loss, x, net)
         assert torch.get_num_threads() == 2
     assert seen == {inside}
@@ -374,7 +365,7 @@ def test_a_small_training_takes_one_thread_and_puts_the_setting_back(monkeypatch
 
 def test_a_training_that_fails_puts_the_setting_of_threads_back():
     net, x = nn.Linear(4, 1), torch.randn(40, 4)
-    with torch_threads(2):
+    with threads(2):
         with pytest.raises(FloatingPointError):
             fit_briefly(lambda x: net(x).mean() / 0, x, net)
         assert torch.get_num_threads() == 2
@@ -389,7 +380,7 @@ def test_the_points_of_a_cloud_count_as_work(monkeypatch):
         seen.append(torch.get_num_threads())
         return net(x).square().mean()
 
-    with torch_threads(2):
+    with threads(2):
         for points in (99, 100):
             x = torch.randn(4, points, 3)
             fit_briefly(loss, x, net, epochs=1)
@@ -399,6 +390,6 @@ def test_the_points_of_a_cloud_count_as_work(monkeypatch):
 def test_a_small_training_gives_the_same_bits_whatever_the_number_of_threads():
     weights = []
     for count in (1, 2, 3):
-        with torch_threads(count):
+        with threads(count):
             weights.append(run()[0].state_dict()["0.weight"])
     assert torch.equal(weights[0], weights[1]) and torch.equal(weights[0], weights[2])

@@ -185,6 +185,19 @@ def test_a_drag_draws_only_what_it_ends_at(editor, monkeypatch):
     assert len(drawn) == 1 and drawn[0][1]["left_lit"] == 1.5
 
 
+def test_a_panel_leaves_a_base_in_train_mode_as_it_was():
+    """Fine-tuning code sets train mode behind the network; batch norm must learn nothing."""
+    torch.manual_seed(0)
+    base = Pixels(3)
+    base.norm = nn.BatchNorm2d(3)
+    base.decode = lambda z: base.norm(Pixels.decode(base, z)).sigmoid()
+    plugin = FlowPlugin(4, Attributes(["left_lit", "right_lit"]), num_layers=1, hidden_features=4)
+    network = FlowPluginNetwork(base, plugin)
+    base.train()
+    AttributeEditor(network, torch.rand(3, 3, 8, 8), torch.eye(3)[:, :2]).picture(0, {})
+    assert base.training and base.norm.running_mean.eq(0).all()
+
+
 def test_a_picture_is_a_function_of_its_arguments(editor):
     values = {"left_lit": 0.3, "right_lit": 1.2}
     first = editor.picture(2, values)

@@ -26,14 +26,14 @@ class Condition(nn.Module):
     and the underscores with which they were given first, unless two differ in nothing else.
 
     Attributes:
-        kind: what errors call a column.
+        kind, kinds: what errors call a column, and several.
         names: of the columns.
         unsaid: the value of a column that a request by name leaves out and that may not be unknown.
         exclusive: groups of columns of which at most one is above 0.
         spec: the constructor's arguments, JSON-able.
     """
 
-    kind = "name"
+    kind, kinds = "name", "labels"
     unsaid = torch.nan
     columns: Any
 
@@ -81,16 +81,15 @@ class Condition(nn.Module):
         if isinstance(y, Mapping | pd.DataFrame):
             unsaid = torch.full((1, self.width), self.unsaid)
             return self._with(unsaid.masked_fill(self.maskable(), torch.nan), y)
-        what = f"{self.kind}s".replace("ys", "ies")
         try:
             values = checks.numbers(y).float()
         except TypeError:
             raise TypeError(
-                f"{what} must be numbers (n, {self.width}) or names, got {checks.shown(y)}"
+                f"{self.kinds} must be numbers (n, {self.width}) or names, got {checks.shown(y)}"
             ) from None
         if values.ndim < 2:
             values = values.reshape(-1, 1) if self.width == 1 else values[None]
-        return checks.array(values, ("n", self.width), what, missing=True)
+        return checks.array(values, ("n", self.width), self.kinds, missing=True)
 
     def context(self, values: Tensor) -> Tensor:
         """Contexts (n, context_dim), float32, of values (n, width)."""

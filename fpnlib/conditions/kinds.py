@@ -39,8 +39,8 @@ class Classes(Condition):
 
     def __init__(self, names: Iterable[object], unknown: bool = False):
         items = listed(names, "classes")
-        self_spec = {"names": items, "unknown": unknown}
-        super().__init__([Choice("class", unknown, items)], self_spec)
+        spec = {"names": items, "unknown": unknown}
+        super().__init__([Choice("class", unknown, items)], spec)
         self.items, self.names = items, tuple(map(str, items))
 
     def index(self, y: object) -> Tensor:
@@ -98,7 +98,7 @@ class Attributes(Condition):
         tensor([[1.0000, 0.0000, 0.5000]])
     """
 
-    kind, unsaid = "attribute", 0.0
+    kind, kinds, unsaid = "attribute", "attributes", 0.0
 
     def __init__(
         self,
@@ -106,7 +106,7 @@ class Attributes(Condition):
         exclusive: Iterable[Sequence[str]] = (),
         unknown: bool = False,
     ):
-        texts = _texts(names, "attributes")
+        texts = _texts(names, self.kinds)
         groups = [list(group) for group in exclusive]
         spec = {"names": texts, "exclusive": groups, "unknown": unknown}
         super().__init__([Switch(name, unknown) for name in texts], spec, groups)
@@ -131,10 +131,10 @@ class Reals(Condition):
         tensor([[ 4.5000, 60.0000]])
     """
 
-    kind = "quantity"
+    kind, kinds = "quantity", "quantities"
 
     def __init__(self, names: Iterable[str], unknown: bool = False):
-        texts = _texts(names, "quantities")
+        texts = _texts(names, self.kinds)
         spec = {"names": texts, "unknown": unknown}
         super().__init__([Scaled(name, unknown) for name in texts], spec)
 
@@ -152,7 +152,7 @@ class Vector(Condition):
         torch.Size([3, 512])
     """
 
-    kind = "vector"
+    kind, kinds = "vector", "vectors"
 
     def __init__(self, size: int, unknown: bool = False):
         size = checks.positive("size", size)
