@@ -62,8 +62,8 @@ clean:  ## remove the environment, caches and the demo's outputs
 
 # One stamp for each set of extras, so that a second call installs nothing. What numba compiles, the flows' kernels and
 # UMAP, it compiles here once, a minute that no notebook waits for.
-$(VENV)/.runtime: EXTRAS = [examples]
-$(VENV)/.test: EXTRAS = [test,examples]
+$(VENV)/.runtime: EXTRAS = [examples,molecules]
+$(VENV)/.test: EXTRAS = [test,examples,molecules]
 $(VENV)/.runtime $(VENV)/.test: pyproject.toml constraints.txt
 	@test -n "$(PYTHON)" || { echo "Python 3.11 is missing: no python3.11, python3 or python of that version was found" >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)

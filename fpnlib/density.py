@@ -197,6 +197,15 @@ class LatentDensity(LatentSpace):
         checks.same_length(z, rows, (name, "y"))
         return rows
 
+    def _requested(self, values: Tensor) -> Tensor:
+        """Contexts of values (n, V) that are asked for. Warns if the fit saw none like them."""
+        values = self.condition.known(values)
+        for column, part in zip(self.condition.columns, values.split(self.condition.widths, 1)):
+            remark = column.outside(part)
+            if remark:
+                warn(f"{remark}; the samples may not have it")
+        return self.condition.context(values).to(self.loc_)
+
     def _posteriors(self, z: object, y: object, std: object = None, name: str = "z") -> Posteriors:
         mean = self._flat(z, name)
         values = self._rows(self.condition.known(self.condition.values(y)), mean, name)

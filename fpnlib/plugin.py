@@ -90,12 +90,10 @@ class FlowPlugin(LatentDensity):
         """
         values = self._read(z, None)[0] if y is None else self.condition.values(y)
         values = self.condition.known(values).to(self.loc_)
-        edited = self.condition.edited(values, to).to(self.loc_)
+        edited = self._requested(self.condition.edited(values, to).to(self.loc_))
         flat = self._flat(z)
         noise = self._noise(flat, self._rows(self.condition.context(values), flat))
-        return self._shaped(
-            self._latent(noise, self._rows(self.condition.context(edited), flat)), z
-        )
+        return self._shaped(self._latent(noise, self._rows(edited, flat)), z)
 
     @inference
     def read(self, z: Tensor, y: object = None) -> pd.DataFrame:
@@ -212,7 +210,7 @@ class FlowPlugin(LatentDensity):
         checks.positive("n", n)
         if not 0 <= temperature < float("inf"):
             raise ValueError(f"temperature must be 0 or more and finite, got {temperature}")
-        context = self.condition.encode(y).to(self.loc_).repeat_interleave(n, 0)
+        context = self._requested(self.condition.values(y)).repeat_interleave(n, 0)
         generator = None if seed is None else self._generator(seed)
         noise = standard_normal(self.loc_.expand(len(context), -1), generator)
         z = self._inverse(temperature * noise, context)

@@ -55,14 +55,15 @@ def test_every_dependency_is_pinned_within_its_range():
 
 def test_conda_users_get_the_same_pins():
     pip = next(entry["pip"] for entry in CONDA if isinstance(entry, dict))
-    examples = PROJECT["optional-dependencies"]["examples"]
-    wanted = [Requirement(text) for text in [*PROJECT["dependencies"], *examples]]
+    extras = PROJECT["optional-dependencies"]
+    texts = [*PROJECT["dependencies"], *extras["examples"], *extras["molecules"]]
+    wanted = [Requirement(text) for text in texts]
     given = [Requirement(text) for text in pip if not text.startswith("-")]
     versions = pins()
     assert {(r.name, *r.extras): str(r.specifier) for r in given} == {
         (r.name, *r.extras): f"=={versions[canonicalize_name(r.name)]}" for r in wanted
     }
-    assert pip[-2:] == ["-c constraints.txt", "-e .[examples]"]
+    assert pip[-2:] == ["-c constraints.txt", "-e .[examples,molecules]"]
     assert (
         "python=3.11" in CONDA
         and "3.11" in Requirement(f"python{PROJECT['requires-python']}").specifier
@@ -71,7 +72,7 @@ def test_conda_users_get_the_same_pins():
 
 @pytest.mark.skipif(sys.version_info[:2] != (3, 11), reason="the pins are those of Python 3.11")
 def test_what_the_dependencies_need_is_pinned_too():
-    known, waiting, missing = set(), [Requirement("fpnlib[test,examples]")], set()
+    known, waiting, missing = set(), [Requirement("fpnlib[test,examples,molecules]")], set()
     while waiting:
         wanted = waiting.pop()
         name = canonicalize_name(wanted.name)

@@ -5,5 +5,15 @@ from fpnlib.base_models.conv import ConvAE, ConvVAE
 from fpnlib.base_models.msp import MSP
 from fpnlib.base_models.pointflow import PointFlow
 from fpnlib.base_models.released import load_msp, load_pointflow
+from fpnlib.base_models.selfies_vae import SelfiesVAE
 
-__all__ = ["MSP", "Autoencoder", "ConvAE", "ConvVAE", "PointFlow", "load_msp", "load_pointflow"]
+__all__ = [
+    "MSP",
+    "Autoencoder",
+    "ConvAE",
+    "ConvVAE",
+    "PointFlow",
+    "SelfiesVAE",
+    "load_msp",
+    "load_pointflow",
+]

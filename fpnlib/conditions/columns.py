@@ -69,6 +69,10 @@ class Column(nn.Module):
             ValueError: values from which the column cannot be learned.
         """
 
+    def outside(self, values: Tensor) -> str:
+        """Say which of the values (n, width) the fit has not seen the like of; empty: none."""
+        return ""
+
     def candidates(self) -> Tensor | None:
         """Values (m, width) among which the column is read; None: those that the fit saw."""
         return None
@@ -204,6 +208,16 @@ class Scaled(Column):
         self.loc_.copy_(known.mean(0))
         self.scale_.copy_(torch.where(scale > 0, scale, 1.0))
         self.range_.copy_(torch.stack([known.amin(0), known.amax(0)]))
+
+    def outside(self, values: Tensor) -> str:
+        """Say which quantity is farthest outside the range of the fit; empty: none, or a vector."""
+        low, high = self.range_.to(values)
+        beyond = torch.maximum(low - values, values - high).nan_to_num(0)
+        if self.width > 1 or not (beyond > 0).any():
+            return ""
+        asked = values[beyond[:, 0].argmax()].item()
+        limits = f"{low.item():.3g} to {high.item():.3g}"
+        return f"{self.name}={asked:g} is outside the range of the fit, {limits}"
 
     def candidates(self) -> Tensor | None:
         """65 values (65, 1) over the range of a quantity; None for a vector."""

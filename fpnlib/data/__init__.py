@@ -22,7 +22,7 @@ from fpnlib.data.point_clouds import load_modelnet, load_shapenet
 
 Loader = Callable[..., Dataset]
 
-DATASETS: dict[str, Loader] = {
+DATASETS: dict[str, Loader | str] = {
     "digits": load_digits,  # ships with scikit-learn
     "mnist": load_mnist,
     "drawn_faces": load_drawn_faces,  # drawn by the library
@@ -30,6 +30,8 @@ DATASETS: dict[str, Loader] = {
     "shapes": load_drawn_shapes,  # drawn by the library
     "modelnet": load_modelnet,
     "shapenet": load_shapenet,
+    "nci": "fpnlib.data.molecules:load_nci",  # ships with RDKit, which only molecules need
+    "moses": "fpnlib.data.molecules:load_moses",
 }
 
 
@@ -54,7 +56,9 @@ def load(
     >>> load("digits").train.x.shape
     torch.Size([1257, 1, 28, 28])
     """
-    loader = DATASETS.get(name) or _loader_of(name)
+    loader = DATASETS.get(name, name)
+    if isinstance(loader, str):
+        loader = _loader_of(loader)
     for option in options:
         if option not in signature(loader).parameters:
             raise TypeError(f"dataset '{name}' has no option '{option}'")

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from fpnlib.families.family import Family as Family
     from fpnlib.families.family import Plug as Plug
     from fpnlib.families.family import Trained as Trained
+    from fpnlib.families.molecules import MOLECULES as MOLECULES
     from fpnlib.families.settings import FAMILIES as FAMILIES
     from fpnlib.families.shapes import SHAPES as SHAPES
     from fpnlib.families.study import Study as Study
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
 _MODULES = dict.fromkeys(("FLOW_NAMES", "Base", "Family", "Plug", "Trained"), "families.family")
 _MODULES |= {"DIGITS": "families.digits", "FACES": "families.faces", "SHAPES": "families.shapes"}
+_MODULES["MOLECULES"] = "families.molecules"
 _MODULES |= {"FAMILIES": "families.settings", "Study": "families.study", "Run": "store.run"}
 
 

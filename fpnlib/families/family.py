@@ -13,10 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fpnlib.conditions import Attributes, Classes
+from fpnlib.conditions import Condition
 from fpnlib.data import Dataset, Split
 from fpnlib.metrics.editing import Editor
-from fpnlib.metrics.judge import Judge
 from fpnlib.training import batch_size_for
 
 FLOW_NAMES = {"maf": "C-MAF", "realnvp": "C-RNVP"}
@@ -72,6 +71,7 @@ class Trained:
         view: the objects and labels of one epoch; by default those of the split. For validation
             the generator is None.
         before, after: called with the module and the dataset around the training.
+        pretrained_on: the dataset whose pretrained weights serve all; empty: each has its own.
         version: to be raised when one of its defaults changes.
     """
 
@@ -85,6 +85,7 @@ class Trained:
     view: View = lambda split, settings, generator: (split.x, split.y)
     before: Callable[[Any, Dataset], Any] = lambda module, data: None
     after: Callable[[Any, Dataset], Any] = lambda module, data: None
+    pretrained_on: str = ""
     version: int = 1
 
 
@@ -142,7 +143,7 @@ class Family:
         settings: every setting of its models and trainings with its default, the demo's value.
         condition: what its plugins are conditioned on, from the dataset's name and its classes.
         bases: the base models by name; the first is the default.
-        judge: an independent network that reads the objects.
+        judge: an independent network that reads the objects, or a function that does.
         score: of a judge and a test split a function that scores objects for labels:
             (objects, labels) -> numbers by name.
         kind: what the dataset's classes are called in tables, e.g. "class".
@@ -159,10 +160,10 @@ class Family:
     name: str
     dataset: str
     settings: Settings
-    condition: Callable[[str, Sequence[str]], Classes | Attributes]
+    condition: Callable[[str, Sequence[str]], Condition]
     bases: Mapping[str, Base]
-    judge: Trained
-    score: Callable[[Judge, Split], Callable[[Tensor, Tensor], dict[str, float]]]
+    judge: Trained | Callable[[Tensor], Any]
+    score: Callable[[Any, Split], Callable[[Tensor, Tensor], dict[str, float]]]
     kind: str = "class"
     options: Callable[[Settings], dict] = lambda settings: {}
     prepare: Callable[[Dataset, Settings], Dataset] = lambda data, settings: data

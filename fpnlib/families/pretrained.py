@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from fpnlib import checks, store
-from fpnlib.base_models import MSP, ConvVAE, PointFlow
+from fpnlib.base_models import MSP, ConvVAE, PointFlow, SelfiesVAE
 from fpnlib.conditions import Classes, Condition
 from fpnlib.data.digits import CLASSES
 from fpnlib.data.drawn.faces import ATTRIBUTES
 from fpnlib.data.drawn.shapes import SHAPES
 from fpnlib.families.faces import FACES
+from fpnlib.families.molecules import MOLECULES, QUANTITIES
 from fpnlib.families.study import PRETRAINED
 from fpnlib.network import FlowPluginNetwork
 from fpnlib.plugin import FlowPlugin
@@ -23,6 +24,11 @@ NETWORKS: dict[str, tuple[Path, Callable, Condition]] = {
     "digits": (PAPER / "ConvVAE", ConvVAE, Classes(CLASSES)),
     "shapes": (PRETRAINED / "shapes_PointFlow", PointFlow, Classes(SHAPES)),
     "faces": (PRETRAINED / "drawn_faces_MSP", MSP, FACES.condition("drawn_faces", ATTRIBUTES)),
+    "molecules": (
+        PRETRAINED / "moses_SelfiesVAE",
+        SelfiesVAE,
+        MOLECULES.condition("moses", QUANTITIES),
+    ),
 }
 
 
@@ -30,8 +36,8 @@ def pretrained(name: str, used: Callable[[Path], None] = lambda path: None) -> F
     """Load a base model and its C-MAF from the repository.
 
     Args:
-        name: "digits" (ConvVAE on MNIST), "shapes" (PointFlow on drawn shapes) or "faces" (MSP on
-            drawn faces).
+        name: "digits" (ConvVAE on MNIST), "shapes" (PointFlow on drawn shapes), "faces" (MSP on
+            drawn faces) or "molecules" (SelfiesVAE on MOSES).
         used: told the path of each file that is read, e.g. ``run.used``.
 
     Raises:

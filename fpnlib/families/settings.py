@@ -10,11 +10,12 @@ from fpnlib import checks
 from fpnlib.families.digits import DIGITS
 from fpnlib.families.faces import FACES
 from fpnlib.families.family import Family, Settings
+from fpnlib.families.molecules import MOLECULES
 from fpnlib.families.profiles import read_profile
 from fpnlib.families.shapes import SHAPES
 from fpnlib.store import PROJECT
 
-FAMILIES = {family.name: family for family in (DIGITS, SHAPES, FACES)}
+FAMILIES = {family.name: family for family in (DIGITS, SHAPES, FACES, MOLECULES)}
 """The families of this library by name."""
 PROFILES = PROJECT / "notebooks" / "profiles"
 

@@ -18,14 +18,13 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from fpnlib import checks, plots, store
-from fpnlib.conditions import Attributes, Classes
+from fpnlib.conditions import Condition
 from fpnlib.data import Dataset, load
 from fpnlib.families.encoding import Encoded, Latents, Sampler, encode, join, latent_samplers
 from fpnlib.families.family import FLOW_NAMES, Base, Family, Settings, Trained, changed
 from fpnlib.families.fitting import fit_module, fit_plugin
 from fpnlib.families.parallel import run_in_processes
 from fpnlib.families.settings import resolve
-from fpnlib.metrics.judge import Judge
 from fpnlib.network import FlowPluginNetwork
 from fpnlib.plugin import FlowPlugin
 from fpnlib.store import Key
@@ -65,13 +64,13 @@ class Study:
         return self.family.prepare(loaded, self.settings)
 
     @cached_property
-    def condition(self) -> Classes | Attributes:
+    def condition(self) -> Condition:
         """What the plugins are conditioned on."""
         return self.family.condition(self.data.name, self.data.classes)
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Names of the classes or attributes."""
+        """Names of the classes, attributes or quantities."""
         return self.condition.names
 
     def base(self, name: str = "") -> Any:
@@ -90,10 +89,12 @@ class Study:
 
         return self._once(name, make)
 
-    def judge(self) -> Judge:
-        """Return the independent network that reads objects, trained on the training split."""
-        name = f"{self.family.name}_judge"
-        return self._once(name, lambda: self._trained(name, self.family.judge))
+    def judge(self) -> Any:
+        """Return what reads objects: a network, trained on the training split, or a function."""
+        judge, name = self.family.judge, f"{self.family.name}_judge"
+        if not isinstance(judge, Trained):
+            return judge
+        return self._once(name, lambda: self._trained(name, judge))
 
     def latents(self, base: str = "") -> Encoded:
         """Return the latents of the three splits under a base model."""
@@ -277,7 +278,8 @@ class Study:
             fitting = {"seed": self.run.seed, "checkpoint": checkpoint, "description": name}
             return fit_module(recipe, module, self.data, self.settings, fitting)
 
-        return self._kept(name, self._key(f"{name}/{recipe.version}", settings), module, train)
+        key = self._key(f"{name}/{recipe.version}", settings)
+        return self._kept(name, key, module, train, recipe.pretrained_on)
 
     def _fitted(self, name: str, base: str, flow: str, draws: str, shape: dict) -> FlowPlugin:
         model, plug = self.base(base), self.family.bases[base].flows[flow]
@@ -295,7 +297,7 @@ class Study:
             return fit_plugin(plugin, *sets, plug.noise, draws == "fresh", fitting)
 
         key = self._key(f"{base}/{flow}/{plug.version}", settings, model.key_)
-        return self._kept(name, key, plugin, train)
+        return self._kept(name, key, plugin, train, self.family.bases[base].pretrained_on)
 
     def _kept(
         self,
@@ -303,6 +305,7 @@ class Study:
         key: Key,
         module: nn.Module,
         train: Callable[[store.Checkpoint], History],
+        pretrained_on: str,
     ) -> Any:
         """Return a trained module, from the cache if it is there, with its ``history_``."""
         seconds = {}
@@ -312,7 +315,7 @@ class Study:
             seconds[name] = round(history.pop("seconds"), 1)
             return {"history": history}
 
-        pretrained = PRETRAINED / f"{self.data.name}_{name}.safetensors"
+        pretrained = PRETRAINED / f"{pretrained_on or self.data.name}_{name}.safetensors"
         module, meta = self.run.cache.module(name, key, module, keep, pretrained)
         if seconds:  # they belong to this machine and not to the weights
             self.run.note("seconds", seconds)

@@ -10,6 +10,8 @@ from fpnlib.plots.clouds import render as render
 from fpnlib.plots.clouds import turntable as turntable
 from fpnlib.plots.look import COLORS as COLORS
 from fpnlib.plots.look import style as style
+from fpnlib.plots.molecules import asked_and_got as asked_and_got
+from fpnlib.plots.molecules import molecules as molecules
 from fpnlib.plots.pictures import grid as grid
 from fpnlib.plots.planes import change_of_variables as change_of_variables
 from fpnlib.plots.planes import deformations as deformations

@@ -168,7 +168,8 @@ class _Explorer(widgets.VBox):  # type: ignore[misc]
         self.draw.on_click(lambda button: self.again())
         gathered = _Gathered(self.show)
         for control in controls:
-            control.observe(gathered, "value")
+            for part in getattr(control, "children", None) or [control]:
+                part.observe(gathered, "value")
         super().__init__([widgets.HBox([view, widgets.VBox([*controls, self.draw, self.message])])])
         self.show()
 

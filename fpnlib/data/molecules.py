@@ -1,0 +1,233 @@
+"""Molecules as SELFIES (Krenn et al. 2020): MOSES, and for use offline those of RDKit's wheel."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from joblib import Parallel, cpu_count, delayed
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from fpnlib import checks
+from fpnlib.base_models.selfies_vae import END, LENGTH, TOKENS
+from fpnlib.data.dataset import Dataset, Split
+from fpnlib.data.files import Root, data_root
+from fpnlib.store import PROJECT, alone, load_tensors, read_meta, save_tensors
+
+try:
+    import selfies
+    from rdkit import Chem, RDConfig, RDLogger, rdBase
+    from rdkit.Chem import QED, Crippen, Descriptors, rdMolDescriptors
+    from rdkit.Contrib.SA_Score import sascorer
+except ModuleNotFoundError as error:
+    remedy = "molecules need RDKit and selfies: pip install -e '.[molecules]'"
+    raise ModuleNotFoundError(f"{error}; {remedy}") from None
+
+PROPERTIES = {
+    "logP": Crippen.MolLogP,  # partition between octanol and water
+    "TPSA": rdMolDescriptors.CalcTPSA,  # polar surface in Å²
+    "SA": sascorer.calculateScore,  # synthetic accessibility, from 1, easy, to 10
+    "QED": QED.qed,  # drug-likeness in [0, 1]
+    "weight": Descriptors.MolWt,  # in daltons
+}
+VALIDATION, TEST = 5_000, 30_000  # of MOSES' training and test molecules
+CHUNK = 1_000  # molecules that a worker takes at a time
+NUMBERS = {token: number for number, token in enumerate(TOKENS)}
+REMEDY = "set FPN_DATA to the folder that has moses/train.csv and moses/test.csv, or these gzipped"
+
+RDLogger.DisableLog("rdApp.*")  # errors say which molecule it is
+
+
+def load_moses(
+    root: Root = None, seed: int = 0, download: bool = False, *, molecules: int = 250_000
+) -> Dataset:
+    """Load MOSES (Polykovskiy et al. 2020, arXiv:1811.12823): a draw of its official splits.
+
+    30,000 of the test molecules are drawn, and 5,000 training molecules for validation. Tokens
+    and properties are computed once and kept in ``outputs/prepared``.
+
+    Args:
+        root: folder that has ``moses/``; None: see :func:`data_root`.
+        seed: of the draws.
+        download: not used.
+        molecules: training molecules to draw of 1,584,663. A core takes 2 ms for each.
+
+    Returns:
+        A dataset of token numbers x (n, 52) and labels y (n, 5), named by ``PROPERTIES``.
+
+    Raises:
+        FileNotFoundError: a file is missing.
+    """
+    folder = data_root(root) / "moses"
+    count = checks.positive("molecules", molecules) + VALIDATION
+    drawn = _drawn(folder / "train.csv", count, seed)
+    test = _drawn(folder / "test.csv", TEST, seed)
+    parts = {"train": drawn[VALIDATION:], "validation": drawn[:VALIDATION], "test": test}
+    return _prepared("moses", parts)
+
+
+def load_nci(
+    root: Root = None, seed: int = 0, download: bool = False, *, molecules: int = 250_000
+) -> Dataset:
+    """Load the molecules of the National Cancer Institute in RDKit's wheel, as far as they fit.
+
+    They have at most ``LENGTH`` tokens of ``TOKENS``; a warning says how many do not. A tenth is
+    held out for validation, and a tenth for test.
+
+    Args:
+        root: not used; the molecules ship with RDKit.
+        seed: of the splits.
+        download: not used.
+        molecules: training molecules at most.
+    """
+    path = Path(RDConfig.RDDataDir) / "NCI" / "first_5K.smi"
+    given = path.read_text(encoding="utf-8").splitlines()
+    smiles = sorted({line.split()[0] for line in given})
+    order = np.random.default_rng(seed).permutation(len(smiles))
+    tenth, shuffled = len(order) // 10, [smiles[row] for row in order]
+    train = shuffled[2 * tenth :][: checks.positive("molecules", molecules)]
+    parts = {"validation": shuffled[:tenth], "test": shuffled[tenth : 2 * tenth]}
+    return _prepared("nci", parts | {"train": train})
+
+
+def to_tokens(smiles: Iterable[str]) -> Tensor:
+    """Token numbers (n, 52), int16, of molecules.
+
+    Raises:
+        ValueError: no molecule, one that is too long, or one with an unknown token; which.
+
+    >>> to_tokens(["CCO"])[0, :4].tolist()
+    [16, 16, 22, 0]
+    """
+    given = [smiles] if isinstance(smiles, str) else smiles
+    return torch.stack([_tokens(one) for one in given])
+
+
+def to_smiles(tokens: Tensor) -> list[str]:
+    """Canonical SMILES of token numbers (n, length); empty for a molecule without atoms.
+
+    Every sequence of tokens has one.
+
+    >>> to_smiles(torch.tensor([[16, 16, 22, 0]]))
+    ['CCO']
+    """
+    found = []
+    for row in checks.array(tokens, ("n", "length"), "tokens").int().tolist():
+        end = row.index(END) if END in row else len(row)
+        text = selfies.decoder("".join(TOKENS[number] for number in row[:end]))
+        found.append(Chem.MolToSmiles(molecule(text)))
+    return found
+
+
+def properties(smiles: Sequence[str]) -> Tensor:
+    """The ``PROPERTIES`` (n, 5) of molecules; NaN for one without atoms.
+
+    Raises:
+        ValueError: no molecule; which.
+
+    >>> properties(["CCO", "c1ccccc1"])[:, :2]
+    tensor([[-1.4000e-03,  2.0230e+01],
+            [ 1.6866e+00,  0.0000e+00]])
+    """
+    return torch.tensor([_properties(molecule(one)) for one in smiles])
+
+
+def molecule(smiles: str) -> Chem.Mol:
+    """RDKit's molecule. Raises ValueError for text that is none."""
+    found = Chem.MolFromSmiles(smiles)
+    if found is None:
+        raise ValueError(f"'{smiles}' is no molecule that RDKit can read; expected SMILES like CCO")
+    return found
+
+
+def _properties(of: Chem.Mol) -> list[float]:
+    some = of.GetNumAtoms() > 0
+    return [float(function(of)) if some else np.nan for function in PROPERTIES.values()]
+
+
+def _tokens(smiles: str) -> Tensor:
+    canonical = Chem.MolToSmiles(molecule(smiles))
+    try:
+        words = list(selfies.split_selfies(selfies.encoder(canonical)))
+    except selfies.EncoderError:
+        raise ValueError(f"'{smiles}' has no SELFIES; leave it out") from None
+    unknown = [word for word in words if word not in NUMBERS]
+    if unknown:
+        raise ValueError(f"'{smiles}' has the token {unknown[0]}, which the model does not know")
+    if len(words) >= LENGTH:
+        raise ValueError(f"'{smiles}' has {len(words)} tokens; the model takes {LENGTH - 1}")
+    numbers = torch.full((LENGTH,), END, dtype=torch.int16)  # uint8 would be an image's
+    numbers[: len(words)] = torch.tensor([NUMBERS[word] for word in words])
+    return numbers
+
+
+def _drawn(path: Path, count: int, seed: int) -> list[str]:
+    """Random SMILES of a file of MOSES, which may be gzipped."""
+    packed = path.with_name(f"{path.name}.gz")
+    if not path.is_file() and not packed.is_file():
+        raise FileNotFoundError(f"MOSES: {path.name} is not in {path.parent}; {REMEDY}")
+    data = path.read_bytes() if path.is_file() else gzip.decompress(packed.read_bytes())
+    lines = [line.partition(",")[0] for line in data.decode().split()][1:]
+    order = np.random.default_rng(seed).permutation(len(lines))
+    return [lines[row] for row in order[:count]]
+
+
+def _prepared(name: str, parts: Mapping[str, Sequence[str]]) -> Dataset:
+    """The dataset of molecules (SMILES) by split; from the file that an earlier call kept."""
+    made_with = [rdBase.rdkitVersion, selfies.__version__, LENGTH, TOKENS, [*PROPERTIES]]
+    summed = hashlib.sha256(repr(made_with).encode())
+    for smiles in parts.values():
+        summed.update("\n".join(smiles).encode())
+    path = PROJECT / "outputs" / "prepared" / f"{name}_{summed.hexdigest()[:12]}.safetensors"
+    with alone(path.with_suffix("")):
+        meta = read_meta(path, refused=list)
+        if meta is None:
+            meta = _prepare(name, parts, path)
+    if meta["refused"]:
+        total, count = sum(map(len, parts.values())), len(meta["refused"])
+        warnings.warn(
+            f"{name}: {count:,} of {total:,} molecules are left out, e.g. {meta['refused'][0]};"
+            f" {path.stem}.json names all",
+            stacklevel=3,
+        )
+    tensors, _ = load_tensors(path)
+    splits = {split: Split(tensors[f"{split}.x"], tensors[f"{split}.y"]) for split in parts}
+    return Dataset(name, **splits, classes=tuple(PROPERTIES), checksum=summed.hexdigest())
+
+
+def _prepare(name: str, parts: Mapping[str, Sequence[str]], path: Path) -> dict:
+    """Keep tokens and properties in a file; what is refused, with the reason, in its ``meta``."""
+    tensors: dict[str, Tensor] = {}
+    refused: list[str] = []
+    for split, smiles in parts.items():
+        jobs = [delayed(_read)(smiles[at : at + CHUNK]) for at in range(0, len(smiles), CHUNK)]
+        workers = cpu_count() if len(jobs) > 1 else 1
+        done = Parallel(workers, return_as="generator")(jobs)
+        look = {"unit": f" × {CHUNK}", "dynamic_ncols": True}
+        found = list(tqdm(done, f"{name}, {split}", len(jobs), **look))
+        tensors |= {f"{split}.x": torch.cat([x for x, _, _ in found])}
+        tensors |= {f"{split}.y": torch.cat([y for _, y, _ in found])}
+        for _, _, reasons in found:
+            refused += reasons
+    meta = {"refused": refused}
+    save_tensors(path, tensors, meta)
+    return meta
+
+
+def _read(smiles: Sequence[str]) -> tuple[Tensor, Tensor, list[str]]:
+    """Tokens and properties of the molecules that fit, and why others do not."""
+    x, y, refused = [], [], []
+    for one in smiles:
+        try:
+            x.append(_tokens(one))
+        except ValueError as error:
+            refused.append(str(error))
+            continue
+        y.append(_properties(molecule(one)))
+    return torch.stack(x), torch.tensor(y), refused

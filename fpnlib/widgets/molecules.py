@@ -1,0 +1,90 @@
+"""Molecules on request: a slider and a check box for each quantity, and live drawings."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import ipywidgets as widgets
+from rdkit import Chem
+from rdkit.Chem import Draw
+
+from fpnlib.conditions import Reals
+from fpnlib.conditions.columns import Scaled
+from fpnlib.data.molecules import properties, to_smiles
+from fpnlib.network import FlowPluginNetwork
+from fpnlib.widgets import _condition, _Explorer, _reported
+
+MOLECULES = 6  # drawn at a time
+ACROSS = 3  # of them in a row
+SIZE = (230, 170)  # of a drawing in pixels
+REACH = 2.5  # deviations on each side of the mean that a slider goes
+STEPS = 50  # of a slider
+
+
+class MoleculeExplorer(_Explorer):
+    """Molecules that have the quantities asked for; an unchecked one is left unsaid (section 3.3).
+
+    Args:
+        network: a base model of molecules with a plugin for quantities.
+
+    Raises:
+        TypeError: a plugin for classes or attributes.
+    """
+
+    def __init__(self, network: FlowPluginNetwork):
+        self.network, self.names = network, _condition(network, Reals).names
+        self.asked: dict[str, widgets.Checkbox] = {}
+        self.sliders: dict[str, widgets.FloatSlider] = {}
+        for column in network.plugin.condition.columns:
+            first = not self.asked  # is asked for, so that there is something to see
+            narrow = widgets.Layout(width="24px")
+            self.asked[column.name] = widgets.Checkbox(first, indent=False, layout=narrow)
+            self.sliders[column.name] = _slider(column)
+        pairs = zip(self.asked.values(), self.sliders.values())
+        rows = [widgets.HBox([box, slider]) for box, slider in pairs]
+        self.seed = widgets.BoundedIntText(0, min=0, max=2**31 - 1, description="seed")
+        self.view = widgets.HTML()
+        super().__init__(self.view, [*rows, self.seed], "other molecules")
+
+    def picture(self, request: Mapping[str, float], seed: int) -> str:
+        """Drawings of six molecules with what RDKit computes of them, as SVG.
+
+        Args:
+            request: values of the quantities that are asked for, by name.
+            seed: of the noise.
+
+        Raises:
+            ValueError: an unknown quantity.
+        """
+        smiles = to_smiles(self.network.generate(request or None, n=MOLECULES, seed=seed))
+        shown = list(request) or list(self.names)
+        captions = []
+        for row in properties(smiles).tolist():
+            values = dict(zip(self.names, row))
+            captions.append(", ".join(f"{name} {values[name]:.3g}" for name in shown))
+        molecules = [Chem.MolFromSmiles(one) for one in smiles]
+        look = {"molsPerRow": ACROSS, "subImgSize": SIZE, "useSVG": True}
+        return Draw.MolsToGridImage(molecules, legends=captions, **look)
+
+    def request(self) -> dict[str, float]:
+        """What the checked sliders ask for, by name."""
+        return {name: self.sliders[name].value for name in self.names if self.asked[name].value}
+
+    def again(self) -> None:
+        """Take the next seed."""
+        self.seed.value += 1
+
+    def show(self) -> None:
+        """Draw the molecules that the controls ask for."""
+        with _reported(self.message):
+            self.view.value = self.picture(self.request(), self.seed.value)
+
+
+def _slider(column: Scaled) -> widgets.FloatSlider:
+    """A slider over most of a quantity's values in the data."""
+    middle, reach = float(column.loc_), REACH * float(column.scale_)
+    low, high = float(column.range_[0]), float(column.range_[1])
+    numbers = {"min": max(low, middle - reach), "max": min(high, middle + reach)}
+    look = {"layout": widgets.Layout(width="320px"), "readout_format": ".3g"}
+    step = 2 * reach / STEPS
+    return widgets.FloatSlider(middle, description=column.name, step=step, **numbers, **look)

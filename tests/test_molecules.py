@@ -1,0 +1,211 @@
+"""Laws of the molecules: tokens, properties, the SELFIES VAE, requests, scores and the panel."""
+
+import re
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+from fpnlib import FlowPlugin, FlowPluginNetwork, Reals, data
+from fpnlib.base_models import SelfiesVAE
+from fpnlib.base_models.selfies_vae import LENGTH, TOKENS
+from fpnlib.data import molecules
+from fpnlib.data.molecules import properties, to_smiles, to_tokens
+from fpnlib.families.encoding import Latents
+from fpnlib.families.molecules import QUANTITIES
+from fpnlib.families.requests import LinearGaussian, Neighbours, Rejection, targets
+from fpnlib.metrics.molecules import frechet_chemnet_distance, set_scores, similarity
+from fpnlib.training import fit
+from fpnlib.widgets.molecules import MoleculeExplorer
+
+SMILES = ["CCO", "c1ccccc1", "CC(=O)Oc1ccccc1C(=O)O", "CCN(CC)CC", "O=C1CCCN1", "CC(C)Cc1ccncc1"]
+NAN = torch.nan
+
+
+@pytest.fixture
+def moses(tmp_path, monkeypatch):
+    """A folder with twelve molecules of MOSES' layout; what is prepared goes there as well."""
+    monkeypatch.setattr(molecules, "PROJECT", tmp_path)
+    monkeypatch.setattr(molecules, "VALIDATION", 2)
+    (tmp_path / "moses").mkdir()
+    for part in ("train", "test"):
+        (tmp_path / "moses" / f"{part}.csv").write_text("\n".join(["SMILES", *SMILES]))
+    return tmp_path
+
+
+def tiny_network():
+    torch.manual_seed(0)
+    base = SelfiesVAE(latent_dim=4, hidden=16, encoder_hidden=8).eval()
+    z, y = torch.randn(60, 4), torch.rand(60, len(QUANTITIES))
+    plugin = FlowPlugin(4, Reals(QUANTITIES, unknown=True), hidden_features=8, num_layers=1)
+    return FlowPluginNetwork(base, plugin.fit(z, y, epochs=1, progress=False))
+
+
+def test_tokens_give_back_their_molecule():
+    assert to_smiles(to_tokens(SMILES)) == SMILES
+
+
+def test_every_sequence_of_tokens_is_a_valid_molecule():
+    tokens = torch.randint(len(TOKENS), (200, LENGTH), generator=torch.Generator().manual_seed(0))
+    smiles = to_smiles(tokens)
+    assert [molecules.molecule(one) is not None for one in smiles] == [True] * 200
+
+
+def test_the_family_names_the_properties_of_the_data():
+    assert tuple(molecules.PROPERTIES) == QUANTITIES
+
+
+def test_kept_properties_are_those_computed_again(moses, monkeypatch):
+    first = data.load("moses", moses)
+    monkeypatch.setattr(molecules, "_prepare", None)  # a second call must not compute
+    second = data.load("moses", moses)
+    for one, other in zip((first.train, first.test), (second.train, second.test)):
+        assert torch.equal(one.x, other.x)
+        assert torch.equal(one.y, other.y)
+    assert torch.equal(properties(to_smiles(second.test.x)), second.test.y)
+
+
+def test_train_and_validation_share_no_molecule(moses):
+    dataset = data.load("moses", moses, molecules=3)
+    kept, held_out = to_smiles(dataset.train.x), to_smiles(dataset.validation.x)
+    assert len(kept) == 3 and not set(kept) & set(held_out)
+
+
+def test_molecules_that_do_not_fit_are_counted_and_named(moses):
+    path = moses / "moses" / "test.csv"
+    path.write_text("\n".join(["SMILES", *SMILES, "[Na]", "C" * 60]))
+    with pytest.warns(UserWarning, match=r"2 of 14 molecules are left out, e\.g\. '.*' has"):
+        dataset = data.load("moses", moses)
+    assert len(dataset.test) == len(SMILES)
+
+
+def test_a_missing_file_of_moses_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"train\.csv is not in .*; set FPN_DATA"):
+        data.load("moses", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("smiles", "said"),
+    [
+        ("C1CC", "'C1CC' is no molecule that RDKit can read"),
+        ("[Na]", r"'\[Na\]' has the token \[Na.*\], which the model does not know"),
+        ("C" * 60, "has 60 tokens; the model takes 51"),
+    ],
+)
+def test_a_molecule_that_does_not_fit_is_named_in_one_line(smiles, said):
+    with pytest.raises(ValueError, match=said) as caught:
+        to_tokens(["CCO", smiles])
+    assert "\n" not in str(caught.value)
+
+
+def test_without_the_extra_one_line_says_how_to_get_it(monkeypatch):
+    monkeypatch.setitem(sys.modules, "selfies", None)
+    monkeypatch.delitem(sys.modules, "fpnlib.data.molecules")
+    with pytest.raises(ValueError, match=r"pip install -e '\.\[molecules\]'") as caught:
+        data.load("nci")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_latent_depends_on_its_own_molecule_alone():
+    base = SelfiesVAE(latent_dim=4, hidden=16, encoder_hidden=8).eval()
+    tokens = to_tokens(SMILES)
+    together = base.encode(tokens)
+    for row, latent in zip(tokens, together):
+        short = row[None, : int((row > 0).sum())]
+        assert torch.allclose(base.encode(short)[0], latent, atol=1e-6)
+
+
+@pytest.mark.parametrize("tokens", [torch.full((1, 4), len(TOKENS)), torch.ones(1, 60)])
+def test_the_base_model_refuses_what_is_no_molecule(tokens):
+    with pytest.raises(ValueError, match="tokens"):
+        SelfiesVAE(latent_dim=4, hidden=16, encoder_hidden=8).encode(tokens)
+
+
+def test_the_base_model_learns_to_rebuild_molecules_exactly():
+    torch.manual_seed(0)
+    base, tokens = SelfiesVAE(latent_dim=8, hidden=64, encoder_hidden=32), to_tokens(SMILES)
+    many = tokens.repeat(20, 1)
+    fit(base, base.loss, (many,), (tokens,), epochs=20, batch_size=12, learning_rate=1e-2)
+    assert to_smiles(base.decode(base.encode(tokens))) == SMILES
+
+
+def joint(n=4000):
+    """Latents that are the quantities with noise."""
+    generator = torch.Generator().manual_seed(0)
+    y = torch.randn(n, 2, generator=generator)
+    z = torch.cat([3 * y[:, :1] + 1, y[:, 1:]], 1)
+    z = z + 0.1 * torch.randn(z.shape, generator=generator)
+    return Latents(z, torch.zeros_like(z), z, y)
+
+
+def test_a_linear_gaussian_draws_what_is_asked_for_and_leaves_the_rest():
+    z = LinearGaussian(joint()).sample(torch.tensor([[2.0, NAN]]).repeat(2000, 1))
+    assert z.mean(0).tolist() == pytest.approx([7.0, 0.0], abs=0.1)
+    assert z.std(0).tolist() == pytest.approx([0.1, 1.0], abs=0.06)
+
+
+def test_neighbours_have_about_what_is_asked_for():
+    z = Neighbours(joint(), noise=0.0).sample(torch.tensor([[1.0, NAN], [NAN, -1.0]]))
+    assert z[0, 0].item() == pytest.approx(4.0, abs=0.5)
+    assert z[1, 1].item() == pytest.approx(-1.0, abs=0.5)
+
+
+def test_rejection_keeps_the_latent_that_is_read_nearest_to_the_request():
+    class Prior:
+        def sample(self, n, seed):
+            return joint(n).mean
+
+    z = Rejection(Prior(), joint()).sample(torch.tensor([[1.0, NAN]]).repeat(50, 1))
+    assert (z[:, 0] - 4).abs().mean() < 0.5
+
+
+def test_targets_are_what_real_molecules_have():
+    y = joint().y
+    asked = targets(y, [1], 100)
+    low, high = y[:, 1].quantile(0.05), y[:, 1].quantile(0.95)
+    assert asked[:, 0].isnan().all()
+    assert ((asked[:, 1] >= low) & (asked[:, 1] <= high)).all()
+    assert set(asked[:, 1].tolist()) <= set(y[:, 1].tolist())
+
+
+def test_set_scores_count_what_they_say():
+    scores = set_scores(["CCO", "CCO", "C", ""], ["C"])
+    assert scores == {"valid": 0.75, "unique": pytest.approx(2 / 3), "novel": 0.5, "n": 4}
+
+
+def test_similarity_is_one_to_itself_and_less_to_others():
+    found = similarity(SMILES, np.roll(SMILES, 1).tolist())
+    assert similarity(SMILES, SMILES).tolist() == [1.0] * len(SMILES)
+    assert (found < 1).all()
+
+
+def test_the_chemnet_distance_of_a_set_to_itself_is_zero():
+    assert frechet_chemnet_distance(SMILES, SMILES) == pytest.approx(0, abs=1e-3)
+    assert frechet_chemnet_distance(SMILES, ["CCCC", "CCCCC", "CCCCCC"]) > 1
+
+
+def test_a_request_outside_the_data_is_drawn_with_a_warning():
+    with pytest.warns(UserWarning, match=r"logP=12 is outside the range of the fit, .* to "):
+        tokens = tiny_network().generate({"logP": 12.0}, n=2, seed=0)
+    assert tokens.shape == (2, LENGTH)
+
+
+def test_an_unknown_property_is_named():
+    with pytest.raises(ValueError, match=r"unknown quantity 'logD'; did you mean 'logP'\?"):
+        tiny_network().generate({"logD": 1.0})
+
+
+def test_the_panel_asks_for_what_is_checked_and_draws_it():
+    panel = MoleculeExplorer(tiny_network())
+    before = panel.view.value
+    assert list(panel.request()) == ["logP"]
+    panel.asked["logP"].value = False
+    assert panel.request() == {} and panel.view.value != before
+    assert re.search("<svg", panel.view.value) and panel.message.value == ""
+
+
+def test_the_panels_picture_is_of_the_request_and_the_seed():
+    panel = MoleculeExplorer(tiny_network())
+    assert panel.picture({"QED": 0.5}, 1) == panel.picture({"QED": 0.5}, 1)
+    assert panel.picture({"QED": 0.5}, 1) != panel.picture({"QED": 0.5}, 2)
