@@ -17,7 +17,7 @@ from scipy.ndimage import distance_transform_edt
 from scipy.spatial import cKDTree
 
 from fpnlib import checks
-from fpnlib.plots.look import Array, checked
+from fpnlib.plots.given import Array, checked
 
 MOST = 4096  # points that are drawn
 LIGHT = np.array([-0.45, 0.8, 0.4])  # to the left, up, and towards the viewer
@@ -187,7 +187,7 @@ def _nearest(seen: np.ndarray, radius: float, pixels: int) -> np.ndarray:
     The points (n, 3) come from far to near, and of several at one place the last stays.
     """
     reach = int(np.ceil(radius))
-    dx, dy = (d.ravel() for d in np.meshgrid(*2 * [np.arange(-reach, reach + 1)]))
+    dy, dx = np.mgrid[-reach : reach + 1, -reach : reach + 1].reshape(2, -1)
     inside = dx**2 + dy**2 <= radius**2
     middles = _places(seen, pixels)
     column, row = middles[:, :1] + dx[inside], middles[:, 1:] + dy[inside]

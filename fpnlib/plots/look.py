@@ -1,8 +1,8 @@
-"""The look that the figures share, and what all of them check."""
+"""The look that the figures share."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -10,16 +10,11 @@ import matplotlib as mpl
 import matplotlib.patheffects as effects
 import matplotlib.pyplot as plt
 import numpy as np
-import pandas as pd
 import seaborn as sns
-import torch
 from cycler import cycler
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from fpnlib import checks
-
-Array = Any  # a tensor, a numpy array or nested lists of numbers
 COLORS = sns.color_palette("colorblind")
 INK, MUTED, FAINT = "0.15", "0.45", "0.88"
 MARKERS = "osD^vPX"
@@ -65,9 +60,8 @@ def new_figure(
 
     ``width`` and ``height`` are in inches; ``layout`` is passed to ``pyplot.subplots``.
     """
-    fig, axes = plt.subplots(
-        rows, columns, figsize=(width, height), layout="constrained", squeeze=False, **layout
-    )
+    layout |= {"figsize": (width, height), "layout": "constrained", "squeeze": False}
+    fig, axes = plt.subplots(rows, columns, **layout)
     x, y = EDGE / width, EDGE / height
     engine: Any = fig.get_layout_engine()
     engine.set(rect=(x, y, 1 - 2 * x, 1 - 2 * y))
@@ -78,38 +72,3 @@ def new_figure(
 def key(**look: Any) -> Line2D:
     """An entry of a legend: a line or, without a line's style, a marker."""
     return Line2D([], [], **({"linestyle": ""} | look))
-
-
-def as_array(values: Array) -> np.ndarray:
-    """Numbers as a numpy array, also those of a tensor with a graph or on a GPU."""
-    return values.detach().cpu().numpy() if isinstance(values, torch.Tensor) else np.array(values)
-
-
-def checked(values: Array, name: str, *shape: int | str) -> np.ndarray:
-    """``values`` as an array of ``shape``, in which a string is any length.
-
-    Raises:
-        ValueError: another shape, no numbers, or NaN or infinite numbers.
-        TypeError: no real numbers.
-    """
-    array = as_array(values)
-    checks.array(array, shape, name)
-    if not array.size:
-        raise ValueError(f"{name} must not be empty, got shape {array.shape}")
-    return array
-
-
-def names_of(names: Sequence | None, count: int) -> list[str]:
-    """``count`` names of classes; their indices if ``names`` is None."""
-    if names is None:
-        names = range(count)
-    if len(names) != count:
-        raise ValueError(f"class_names must name {count} classes, got {len(names)}")
-    return [str(name) for name in names]
-
-
-def need_columns(table: pd.DataFrame, *names: str) -> None:
-    """Raise ValueError if a table lacks one of these columns."""
-    for name in names:
-        if name not in table:
-            raise checks.unknown("column", name, table)

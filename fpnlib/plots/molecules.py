@@ -8,7 +8,8 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from fpnlib import checks
-from fpnlib.plots.look import COLORS, DASHED, FAINT, INK, Array, checked, new_figure, style
+from fpnlib.plots.given import Array, checked
+from fpnlib.plots.look import COLORS, DASHED, FAINT, INK, new_figure, style
 
 SIZE = (250, 190)  # of a drawing in dots
 DPI = 130

@@ -16,7 +16,8 @@ from PIL import Image
 
 from fpnlib import checks
 from fpnlib.plots.clouds import render
-from fpnlib.plots.look import COLORS, EDGE, Array, as_array, checked, new_figure, style
+from fpnlib.plots.given import Array, as_array, checked
+from fpnlib.plots.look import COLORS, EDGE, new_figure, style
 
 SIZES = {"gray": 0.48, "color": 0.82, "cloud": 1.0}  # inches of a picture's height
 BESIDE = 0.75  # the share of it for panels side by side
@@ -113,10 +114,8 @@ def _rows(objects: Array, columns: int) -> tuple[list[np.ndarray], str]:
         raise ValueError("pictures must have a picture in some row, got none")
     kind = _kind(filled[0])
     if kind is None:
-        raise ValueError(
-            "pictures must be images (channels, h, w) with 1 or 3 channels or clouds (points, 3) "
-            f"in rows, got rows of shape {filled[0].shape}"
-        )
+        wanted = "rows of images (1 or 3, h, w) or of clouds (points, 3)"
+        raise ValueError(f"pictures must be {wanted}, got rows of shape {filled[0].shape}")
     shape = ("n", "points", 3) if kind == "cloud" else ("n", *filled[0].shape[1:])
     for row in filled:
         checked(row, "pictures", *shape)
@@ -227,6 +226,5 @@ def _place(figure: Figure, axes: list[Axes], panels: list[_Panel]) -> None:
 
 def _wrapped(label: str) -> str:
     """An edit such as "+Wearing_Lipstick -Smiling" on lines that fit a face."""
-    return "\n".join(
-        word.replace("_", " " if len(word) < 14 else "\n") for word in label.split(" ")
-    )
+    words = [word.replace("_", " " if len(word) < 14 else "\n") for word in label.split(" ")]
+    return "\n".join(words)

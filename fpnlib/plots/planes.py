@@ -14,17 +14,8 @@ from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 
 from fpnlib import checks
-from fpnlib.plots.look import (
-    COLORS,
-    HALO,
-    INK,
-    Array,
-    checked,
-    key,
-    names_of,
-    new_figure,
-    style,
-)
+from fpnlib.plots.given import Array, checked, names_of
+from fpnlib.plots.look import COLORS, HALO, INK, key, new_figure, style
 
 SHORT = 2  # characters of a name that hides few of the points that it is written on
 
@@ -49,7 +40,7 @@ def embedding(
         numbered: write each class's name among its points, a longer one above most of them.
         ticks: show the axes' numbers, which have no meaning in UMAP.
     """
-    halves = [_labelled(*panel) for panel in panels.values()]
+    halves = list(itertools.starmap(_labelled, panels.values()))
     all_points, all_labels = map(np.concatenate, zip(*halves))
     present = np.unique(all_labels).tolist()
     names = names_of(class_names, max(1 + present[-1], len(class_names or ())))
@@ -98,22 +89,16 @@ def _place(points: np.ndarray, name: str, inch: np.ndarray) -> np.ndarray:
     return np.array([middle[0], points[away <= np.median(away), 1].max() + 0.12 * inch[1]])
 
 
-def _apart(
-    places: Sequence[np.ndarray], words: Sequence[str], inch: np.ndarray
-) -> list[np.ndarray]:
-    """Places (2,) of words, moved up and down until none covers another."""
-    places = list(np.array(places, dtype=float))
-    for _ in range(100):
-        moved = False
-        for (a, one), (b, other) in itertools.combinations(zip(places, words), 2):
-            low, high = (a, b) if a[1] <= b[1] else (b, a)
-            beside = abs(a[0] - b[0]) >= 0.042 * (len(one) + len(other)) * inch[0]
-            missing = 0.17 * inch[1] - (high[1] - low[1])
-            if not beside and missing > 1e-9 * inch[1]:
-                low[1], high[1], moved = low[1] - missing / 2, high[1] + missing / 2, True
-        if not moved:
-            break
-    return places
+def _apart(places: Sequence[np.ndarray], words: Sequence[str], inch: np.ndarray) -> np.ndarray:
+    """Places (n, 2) of words, moved up until none covers another."""
+    moved = np.array(places, dtype=float)
+    order = np.argsort(moved[:, 1], kind="stable")
+    for count, i in enumerate(order):
+        for j in order[:count]:
+            across = 0.042 * (len(words[i]) + len(words[j])) * inch[0]
+            if abs(moved[i, 0] - moved[j, 0]) < across:
+                moved[i, 1] = max(moved[i, 1], moved[j, 1] + 0.17 * inch[1])
+    return moved
 
 
 @style()
@@ -138,14 +123,12 @@ def densities(
             raise checks.unknown("panel", title, values)
     columns = min(4, len(values))
     bands = math.ceil(len(values) / columns)
-    fig, axes = new_figure(
-        2.3 * columns + 0.9, 2.3 * bands + 0.5, bands, columns, sharex=True, sharey=True
-    )
-    top = max(density.max() for density in values.values())
+    size = 2.3 * columns + 0.9, 2.3 * bands + 0.5
+    fig, axes = new_figure(*size, bands, columns, sharex=True, sharey=True)
+    top = max(map(np.max, values.values()))
+    look: dict[str, Any] = {"cmap": "cividis", "vmin": 0, "vmax": top, "aspect": "equal"}
     for ax, (title, density) in zip(axes.flat, values.items()):
-        shown = ax.imshow(
-            density, extent=extent, origin="lower", cmap="cividis", vmin=0, vmax=top, aspect="equal"
-        )
+        shown = ax.imshow(density, extent=extent, origin="lower", **look)
         if title in points:
             ax.scatter(*points[title].T, s=5, color="white", edgecolors=INK, linewidths=0.3)
         ax.set(title=title, xlim=extent[:2], ylim=extent[2:])
@@ -260,7 +243,7 @@ def jacobians(panels: Mapping[str, Array]) -> Figure:
     bar.outline.set_visible(False)
     bar.minorticks_off()
     steps = linear * np.array([-10, -1, 0, 1, 10])
-    bar.set_ticks(steps.tolist(), labels=[f"{step:g}" for step in steps])
+    bar.set_ticks(steps.tolist(), labels=list(map("{:g}".format, steps)))
     return fig
 
 

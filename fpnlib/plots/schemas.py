@@ -5,10 +5,9 @@ from __future__ import annotations
 import re
 from typing import Any, NamedTuple
 
-import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.patches import FancyArrowPatch, FancyBboxPatch, Patch, Polygon
+from matplotlib.patches import Patch
 
 from fpnlib import checks
 from fpnlib.plots.look import INK, MUTED, new_figure, style
@@ -19,8 +18,15 @@ KINDS: dict[str, dict[str, Any]] = {
     "intermediate": {"facecolor": "#faf3a0", "linewidth": 0.8, "linestyle": (0, (3, 2))},
     "output": {"facecolor": "#f2b391", "linewidth": 2.0},
 }
-NETWORK: dict[str, Any] = {"facecolor": "#dfe6f0", "edgecolor": INK, "linewidth": 0.8}
-ARROW: dict[str, Any] = {"mutation_scale": 9, "shrinkA": 0, "shrinkB": 0, "color": MUTED}
+NETWORK: dict[str, Any] = {"facecolor": "#dfe6f0", "linewidth": 0.8}
+# Outlines: an autoencoder's halves are trapezia.
+OUTLINES = {
+    "E": [(-0.6, -0.8), (0.6, -0.4), (0.6, 0.4), (-0.6, 0.8), (-0.6, -0.8)],
+    "D": [(-0.6, -0.4), (0.6, -0.8), (0.6, 0.8), (-0.6, 0.4), (-0.6, -0.4)],
+    "F": "s",
+}
+SIZE = 1000  # of a node, in square points
+ARROW: dict[str, Any] = {"shrinkA": 21, "shrinkB": 21, "color": MUTED, "mutation_scale": 9}
 SPACING = 1.4  # between the columns of a diagram
 HEIGHTS = (1.5, 0.75, 0.0)  # of its three rows
 
@@ -93,7 +99,7 @@ def schema(name: str) -> Figure:
     panels = SCHEMAS[name]
     spans = []
     for panel in panels:
-        columns = max(len(row.split()) for row in panel.rows)
+        columns = max(map(len, map(str.split, panel.rows)))
         spans.append(SPACING * (columns - 1) + 1.3)
     fig, axes = new_figure(0.72 * sum(spans), 2.4, 1, len(panels), width_ratios=spans)
     present = set()
@@ -101,7 +107,7 @@ def schema(name: str) -> Figure:
         present |= _draw_panel(ax, panel)
         ax.set(title=panel.title, xlim=(-0.65, span - 0.65), ylim=(-0.75, 2.2), aspect="equal")
         ax.axis("off")
-    kinds = [kind for kind in KINDS if kind in present]
+    kinds = filter(present.__contains__, KINDS)
     handles = [Patch(label=kind, edgecolor=INK, **KINDS[kind]) for kind in kinds]
     fig.legend(handles=handles, loc="outside lower center", ncols=3)
     return fig
@@ -109,50 +115,32 @@ def schema(name: str) -> Figure:
 
 def _draw_panel(ax: Axes, panel: _Panel) -> set[str]:
     """Draw a panel and return the kinds of its variables."""
-    places, kinds = {}, set()
+    places = {}
     for height, row in zip(HEIGHTS, panel.rows):
         for column, label in enumerate(row.split()):
-            places[label] = np.array([SPACING * column, height])
-    sources, targets = set(), set()
+            places[label] = SPACING * column, height
+    sources, targets, kinds = set(), set(), set()
     for arrow in panel.arrows.split():
         start, way, end = re.split("([→↔])", arrow)
         sources |= {start, end} if way == "↔" else {start}
         targets |= {start, end} if way == "↔" else {end}
-        step = places[end] - places[start]
-        margin = 0.47 * step / np.linalg.norm(step)
-        ends = places[start] + margin, places[end] - margin
         shape = "-|>" if way == "→" else "<|-|>"
-        ax.add_patch(FancyArrowPatch(*ends, arrowstyle=shape, linewidth=1, **ARROW))
+        ax.annotate("", places[end], places[start], arrowprops={"arrowstyle": shape, **ARROW})
     networks = {"E": "encoder, frozen", "D": "decoder, frozen", "F": panel.flow}
-    for label, place in places.items():
+    for label, (x, y) in places.items():
         if label in networks:
-            _draw_network(ax, label, networks[label], *place)
+            _draw_node(ax, x, y, rf"$\mathcal{{{label}}}$", marker=OUTLINES[label], **NETWORK)
+            about: dict[str, Any] = {"ha": "center", "va": "center", "fontsize": 7, "color": MUTED}
+            ax.text(x, y - 0.66, networks[label], **about)
         elif label != ".":
             kind = "input" if label not in targets else "output"
             kind = "intermediate" if label in sources & targets else kind
             kinds.add(kind)
-            _draw_variable(ax, label, kind, *place)
+            _draw_node(ax, x, y, rf"$\mathbf{{{label}}}$", marker="o", **KINDS[kind])
     return kinds
 
 
-def _draw_variable(ax: Axes, label: str, kind: str, x: float, y: float) -> None:
-    rounded = "round,pad=0.1,rounding_size=0.35"
-    box = FancyBboxPatch((x - 0.3, y - 0.3), 0.6, 0.6, boxstyle=rounded, edgecolor=INK)
-    box.set(**KINDS[kind])
-    ax.add_patch(box)
-    size = 12 if len(label) < 3 or "{" in label else 9
-    ax.text(x, y, rf"$\mathbf{{{label}}}$", fontsize=size, ha="center", va="center")
-
-
-def _draw_network(ax: Axes, label: str, kind: str, x: float, y: float) -> None:
-    """Draw a network with its kind below; an autoencoder's half is a trapezium."""
-    if label == "F":
-        corner = x - 0.33, y - 0.33
-        ax.add_patch(FancyBboxPatch(corner, 0.66, 0.66, boxstyle="round,pad=0.08", **NETWORK))
-    else:
-        wide, narrow = (0.55, 0.3) if label == "E" else (0.3, 0.55)
-        corners = np.array([(-0.4, -wide), (0.4, -narrow), (0.4, narrow), (-0.4, wide)])
-        ax.add_patch(Polygon(corners + (x, y), closed=True, **NETWORK))
-    middle: dict[str, Any] = {"ha": "center", "va": "center"}
-    ax.text(x, y, rf"$\mathcal{{{label}}}$", fontsize=12, **middle)
-    ax.text(x, y - 0.66, kind, fontsize=7, color=MUTED, **middle)
+def _draw_node(ax: Axes, x: float, y: float, text: str, **look: Any) -> None:
+    ax.scatter(x, y, s=SIZE, edgecolor=INK, **look)
+    size = 8 if "|" in text else 12
+    ax.text(x, y, text, fontsize=size, ha="center", va="center")

@@ -14,30 +14,15 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 
 from fpnlib import checks
-from fpnlib.plots.look import (
-    COLORS,
-    DASHED,
-    FAINT,
-    INK,
-    MARKERS,
-    MUTED,
-    Array,
-    as_array,
-    checked,
-    key,
-    names_of,
-    need_columns,
-    new_figure,
-    style,
-)
+from fpnlib.plots.given import Array, as_array, checked, names_of, need_columns
+from fpnlib.plots.look import COLORS, DASHED, FAINT, INK, MARKERS, MUTED, key, new_figure, style
 
 HATCHES = ("", "////", "....", "xxxx")
 
 
 @style()
 def training_curves(
-    histories: Mapping[str, Sequence[Mapping]],
-    ylabel: str | Mapping[str, str],
+    histories: Mapping[str, Sequence[Mapping]], ylabel: str | Mapping[str, str]
 ) -> Figure:
     """Training (dashed) and validation (solid) loss against the epoch, the best epoch marked.
 
@@ -195,11 +180,7 @@ def confusions(
 
 @style()
 def posteriors(
-    images: Array,
-    log_posterior: Array,
-    class_names: Sequence | None = None,
-    *,
-    labels: Array,
+    images: Array, log_posterior: Array, class_names: Sequence | None = None, *, labels: Array
 ) -> Figure:
     """Images with their class posteriors p(y | z) beneath (eq. 15); the most probable is darker.
 

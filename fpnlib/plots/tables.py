@@ -11,19 +11,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, LogLocator
 
-from fpnlib.plots.look import (
-    COLORS,
-    DASHED,
-    FAINT,
-    INK,
-    MARKERS,
-    MUTED,
-    checked,
-    key,
-    need_columns,
-    new_figure,
-    style,
-)
+from fpnlib.plots.given import checked, need_columns
+from fpnlib.plots.look import COLORS, DASHED, FAINT, INK, MARKERS, MUTED, key, new_figure, style
 
 RUN: dict[str, Any] = {"marker": "o", "color": COLORS[0], "alpha": 0.6, "markeredgewidth": 0}
 PAPER: dict[str, Any] = {

@@ -1,0 +1,49 @@
+"""What all figures check of what they are given."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+from fpnlib import checks
+
+Array = Any  # a tensor, a numpy array or nested lists of numbers
+
+
+def as_array(values: Array) -> np.ndarray:
+    """Numbers as a numpy array, also those of a tensor with a graph or on a GPU."""
+    return values.detach().cpu().numpy() if isinstance(values, torch.Tensor) else np.array(values)
+
+
+def checked(values: Array, name: str, *shape: int | str) -> np.ndarray:
+    """``values`` as an array of ``shape``, in which a string is any length.
+
+    Raises:
+        ValueError: another shape, no numbers, or NaN or infinite numbers.
+        TypeError: no real numbers.
+    """
+    array = as_array(values)
+    checks.array(array, shape, name)
+    if not array.size:
+        raise ValueError(f"{name} must not be empty, got shape {array.shape}")
+    return array
+
+
+def names_of(names: Sequence | None, count: int) -> list[str]:
+    """``count`` names of classes; their indices if ``names`` is None."""
+    if names is None:
+        names = range(count)
+    if len(names) != count:
+        raise ValueError(f"class_names must name {count} classes, got {len(names)}")
+    return list(map(str, names))
+
+
+def need_columns(table: pd.DataFrame, *names: str) -> None:
+    """Raise ValueError if a table lacks one of these columns."""
+    for name in names:
+        if name not in table:
+            raise checks.unknown("column", name, table)
