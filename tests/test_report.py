@@ -10,7 +10,7 @@ from nbformat import v4, write
 from fpnlib import store
 from fpnlib.__main__ import main
 from fpnlib.runs import report
-from fpnlib.runs.report import Number
+from fpnlib.runs.report import _Number
 from fpnlib.store import Manifest
 
 PNG = b"\x89PNG\r\n\x1a\n" + bytes(20)
@@ -201,10 +201,10 @@ def test_an_address_among_the_files_is_no_link_out(folder):
 @pytest.mark.parametrize(
     ("number", "standing"),
     [
-        (Number("accuracy", 0.96, 0.96), "better"),
-        (Number("accuracy", 0.95, 0.96), "near"),  # short of it by about 1 %
-        (Number("accuracy", 0.94, 0.96), "short"),
-        (Number("alone", 0.5), ""),
+        (_Number("accuracy", 0.96, 0.96), "better"),
+        (_Number("accuracy", 0.95, 0.96), "near"),  # short of it by about 1 %
+        (_Number("accuracy", 0.94, 0.96), "short"),
+        (_Number("alone", 0.5), ""),
     ],
 )
 def test_green_is_as_good_as_the_paper_or_near(number, standing):

@@ -26,7 +26,7 @@ from nbformat import v4
 from fpnlib.__main__ import main
 from fpnlib.checks import fitting
 from fpnlib.data import load
-from fpnlib.runs import bars, copies, engine, execute, inputs, kernel, places, plan
+from fpnlib.runs import copies, engine, execute, inputs, kernel, places, plan
 from fpnlib.runs.engine import CellError, Limits, TimeUp
 from fpnlib.store import PROJECT, Manifest, Uses, claim, sha256, write, write_json
 
@@ -717,34 +717,30 @@ class Terminal(io.StringIO):
         return True
 
 
-def bar_of_three(number):
-    """The states of the widgets of tqdm's bar, as a kernel tells them."""
-    parts = [f"IPY_MODEL_{name}{number}" for name in ("left", "bar", "right")]
-    layout = {"layout": f"IPY_MODEL_layout{number}"}
-    return {
-        f"box{number}": {"_model_name": "HBoxModel", "children": parts} | layout,
-        f"left{number}": {"_model_name": "HTMLModel", "value": "fit:\u2007 33%"},
-        f"bar{number}": {"_model_name": "FloatProgressModel", "value": 1.0, "max": 3.0},
-        f"right{number}": {"_model_name": "HTMLModel", "value": " 1/3 [{a &lt; b}]"},
-        f"layout{number}": {"_model_name": "LayoutModel"},
+def test_a_kernels_bar_is_told_on_the_notebooks_line(monkeypatch):
+    screen = Terminal()
+    monkeypatch.setattr(engine, "tqdm", partial(engine.tqdm, file=screen, ncols=60, ascii=True))
+    line = engine._Line("[1/2] 00_first")
+    line.show({"_model_name": "FloatSliderModel", "value": 5.0, "max": 7.0})
+    assert "5/7" not in screen.getvalue()
+    line.show({"_model_name": "FloatProgressModel", "value": 1.0, "max": 3.0})
+    assert "1/3" in screen.getvalue()
+
+
+def test_a_copy_does_without_the_models_of_bars():
+    parts = ["IPY_MODEL_left", "IPY_MODEL_bar", "IPY_MODEL_right"]
+    states = {
+        "box": {"_model_name": "HBoxModel", "children": parts, "layout": "IPY_MODEL_layout"},
+        "left": {"_model_name": "HTMLModel"},
+        "bar": {"_model_name": "FloatProgressModel"},
+        "right": {"_model_name": "HTMLModel"},
+        "layout": {"_model_name": "LayoutModel"},
+        "slider": {"_model_name": "FloatSliderModel"},
+        "panel": {"_model_name": "HBoxModel", "children": ["IPY_MODEL_slider"]},
     }
-
-
-def test_a_kernels_bar_is_drawn_on_the_terminal_until_it_ends(monkeypatch):
-    screen, states = Terminal(), bar_of_three(1) | bar_of_three(2)
-    states["slider"] = {"_model_name": "FloatSliderModel"}
-    monkeypatch.setattr(bars, "tqdm", partial(bars.tqdm, file=screen, ncols=60, ascii=True))
-    shown = bars.Bars(states)
-    assert shown.show("box1") and shown.show("box2")
-    assert not shown.show("slider") and not shown.show("unknown")
-    assert "fit:  33%|###3      | 1/3 [{a < b}]" in screen.getvalue()
-    states["bar1"]["bar_style"] = "success"
-    shown.follow("bar1")
-    shown.follow("box2", closed=True)
-    shown.follow("slider")
-    assert shown._lines == {}
-    kept = states.keys() - set(shown.models())
-    assert kept == {"slider"}
+    assert set(engine._models_of_bar(states, "box")) == states.keys() - {"slider", "panel"}
+    for other in ("slider", "panel", "unknown"):
+        assert engine._models_of_bar(states, other) == []
 
 
 GROUPED = """out = "outputs/tiny"  # help the run's folder

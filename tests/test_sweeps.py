@@ -15,7 +15,7 @@ from test_runner import command, write_notebook
 from fpnlib import plots, store
 from fpnlib.__main__ import main
 from fpnlib.runs import cluster, execute, plan, report, sweeps, verify
-from fpnlib.runs.tables import gathered, varied
+from fpnlib.runs.tables import _varied, gathered
 from fpnlib.store import Manifest
 
 PARAMETERS = """out = "outputs/tiny"  # help the run's folder
@@ -208,35 +208,6 @@ def test_a_scheduler_without_workers_is_one_line(notebooks, tmp_path, capsys, mo
     assert said.startswith(f"error: the Dask scheduler at {address} has had no worker for 0.5 s")
 
 
-def test_a_run_that_a_lost_worker_still_holds_is_waited_for(monkeypatch, capsys):
-    tries = []
-
-    def run(*_, **__):
-        tries.append("")
-        if len(tries) < 3:
-            raise store.FolderInUse("in use")
-
-    monkeypatch.setattr(sweeps, "run", run)
-    monkeypatch.setattr(sweeps, "PAUSE", 0)
-    monkeypatch.setenv("TQDM_DISABLE", "1")  # as a worker sets it; here it ends with the test
-    sweeps._run("small", "out", (), {}, None, (None, None))
-    assert len(tries) == 3 and capsys.readouterr().err == "waiting: in use\n"
-
-
-@pytest.mark.parametrize(("held", "limit"), [(0, None), (3600, 1e-9)])
-def test_a_folder_that_is_not_let_go_is_named_in_the_end(monkeypatch, tmp_path, held, limit):
-    def run(*_, **__):
-        with store.claim(tmp_path):
-            pass
-
-    monkeypatch.setattr(sweeps, "run", run)
-    monkeypatch.setattr(sweeps, "HELD", held)
-    monkeypatch.setattr(sweeps, "PAUSE", 0)
-    monkeypatch.setenv("TQDM_DISABLE", "1")
-    with store.claim(tmp_path), pytest.raises(store.FolderInUse, match="is in use by process"):
-        sweeps._run("small", "out", (), {}, None, (None, limit))
-
-
 def test_runs_whose_scheduler_is_lost_have_failed(monkeypatch, tmp_path):
     class Lost:
         key, status = "a", "cancelled"
@@ -312,7 +283,7 @@ def test_lists_fan_out_where_the_parameter_is_none_itself(notebooks):
     points = sweeps._grid(values, fans_out)
     assert list(points) == ["seed=0,scale=1", "seed=0,scale=2", "seed=1,scale=1", "seed=1,scale=2"]
     assert points["seed=1,scale=2"] == {"seed": 1, "scale": 2, "levels": [3, 4]}
-    assert varied(points) == ["scale", "seed"]
+    assert _varied(points) == ["scale", "seed"]
 
 
 def test_folders_of_odd_values_stay_in_the_sweeps_folder():
@@ -388,4 +359,4 @@ def test_lists_of_dotted_names_fan_out_under_the_name_as_given(tmp_path):
     fans_out = plan.fan_out(values, (), tmp_path)
     points = sweeps._grid(values, fans_out)
     assert list(points) == ["digits.flow_width=40", "digits.flow_width=224"]
-    assert varied(points) == ["digits.flow_width"]
+    assert _varied(points) == ["digits.flow_width"]

@@ -11,7 +11,7 @@ import math
 import re
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,12 +25,13 @@ from papermill.engines import Engine, NotebookExecutionManager, papermill_engine
 from papermill.exceptions import PapermillExecutionError
 from tqdm import tqdm
 
-from fpnlib.runs.bars import Bars
 from fpnlib.runs.copies import code_cells
 from fpnlib.runs.kernel import ThisPython
 
 _ANSI = re.compile(r"\x1b\[[0-9;]*m")
 _VIEW = "application/vnd.jupyter.widget-view+json"
+_BAR = ["HTMLModel", "FloatProgressModel", "HTMLModel"]
+"""The widgets in the box that tqdm draws in a kernel: a text, a bar and another text."""
 
 
 class CellError(Exception):
@@ -94,9 +95,9 @@ def execute(
         TimeUp: the whole run's time is up.
         OSError: ``target`` cannot be written.
     """
-    line, kernel = _Line(title), ThisPython()
+    line = _Line(title)
     options = {"engine_name": "fpnlib", "progress_bar": False, "autosave_cell_every": 0}
-    options |= {"start_timeout": 300, "line": line, "limits": limits, "kernel": kernel}
+    options |= {"start_timeout": 300, "line": line, "limits": limits}
     try:
         return papermill.execute_notebook(source, target, parameters, **options)
     except PapermillExecutionError as error:
@@ -105,12 +106,12 @@ def execute(
         kind = TimeUp if limits.over() else CellError
         raise kind(f"{source.stem}, {line.cell}: stopped at {limits}") from None
     except DeadKernelError:
-        died = f"its process died, most often for want of memory{kernel.last_words}"
+        died = "its process died, most often for want of memory"
         raise CellError(f"{source.stem}, {line.cell}: {died}") from None
     except RuntimeError as error:  # nbclient's error for a process that does not come up
         if line.number:
             raise
-        reason = f"({' '.join(str(error).split())}){kernel.last_words}"
+        reason = f"({' '.join(str(error).split())})"
         raise CellError(f"{source.stem}, {line.cell}: its process did not start {reason}") from None
     except OSError as error:  # papermill's error of a full disk names no file
         if error.errno is None or error.filename not in (None, str(target)):
@@ -127,9 +128,8 @@ class _Line:
     def __init__(self, title: str):
         self.number = 0
         shape = "{desc}: cell {n_fmt}/{total_fmt} |{bar:10}| {elapsed}{postfix}"
-        self._bar = tqdm(
-            desc=title, bar_format=shape, leave=False, disable=None, dynamic_ncols=True
-        )
+        look = {"leave": False, "disable": None, "dynamic_ncols": True}
+        self._bar = tqdm(desc=title, bar_format=shape, **look)
 
     @property
     def cell(self) -> str:
@@ -146,6 +146,11 @@ class _Line:
         self._bar.set_postfix_str(cell.source.strip().splitlines()[0][:40], refresh=False)
         self._bar.update()
 
+    def show(self, widget: Mapping[str, Any]) -> None:
+        """Show how far a progress bar of the kernel is, if the widget is one."""
+        if widget.get("_model_name") == _BAR[1]:
+            self._bar.set_postfix_str(f"{widget['value']:g}/{widget['max']:g}")
+
     def close(self) -> None:
         """Remove the line."""
         self._bar.close()
@@ -158,8 +163,8 @@ class _Watched(Engine):  # type: ignore[misc]
     def execute_managed_notebook(
         cls, nb_man: NotebookExecutionManager, kernel_name: str, **options: Any
     ) -> None:
-        """Execute the cells with the ``line``, the ``limits`` and the ``kernel`` of the options."""
-        line, limits, kernel = options["line"], options["limits"], options["kernel"]
+        """Execute the cells with the ``line`` and the ``limits`` of the options."""
+        line, limits, kernel = options["line"], options["limits"], ThisPython()
         line.expect(nb_man.nb.cells)
         limits.kernels.append(kernel)
         client = _Client(
@@ -169,12 +174,12 @@ class _Watched(Engine):  # type: ignore[misc]
             coalesce_streams=True,  # the kernel happens to send text in pieces
             timeout_func=lambda cell: limits.for_a_cell(),
             on_cell_execute=line.begin,
+            line=line,
         )
         client.log.setLevel("CRITICAL")  # CellError says it
         try:
             client.execute(cleanup_kc=True)
         finally:
-            client.bars.close()
             limits.kernels.remove(kernel)
 
 
@@ -191,35 +196,32 @@ class _Output(OutputWidget):
 
 
 class _Client(PapermillNotebookClient):  # type: ignore[misc]
-    """Executes cells. An error inside a widget fails its cell; bars go to the terminal."""
+    """Executes cells. An error inside a widget fails its cell; progress goes to the terminal."""
 
-    def __init__(self, *args: Any, **options: Any):
+    def __init__(self, *args: Any, line: _Line, **options: Any):
         super().__init__(*args, **options)
+        self.line = line
         self.widget_registry = {"@jupyter-widgets/output": {"OutputModel": _Output}}
-
-    def reset_execution_trackers(self) -> None:
-        """As nbclient's, which forgets all widgets."""
-        super().reset_execution_trackers()
-        self.bars = Bars(self.widget_state)
 
     def process_message(
         self, msg: dict, cell: NotebookNode, cell_index: int
     ) -> NotebookNode | None:
-        """As nbclient's, but a progress bar is drawn here instead."""
+        """As nbclient's, but a progress bar is shown on the notebook's line instead."""
         kind, content = msg["msg_type"], msg["content"]
-        if kind == "display_data" and self.bars.show(
-            content["data"].get(_VIEW, {}).get("model_id", "")
-        ):
-            return None
+        if kind == "display_data":
+            view = content["data"].get(_VIEW, {})
+            if _models_of_bar(self.widget_state, view.get("model_id", "")):
+                return None
         output = super().process_message(msg, cell, cell_index)
-        if kind in ("comm_msg", "comm_close"):
-            self.bars.follow(content["comm_id"], closed=kind == "comm_close")
+        if kind == "comm_msg":
+            self.line.show(self.widget_state.get(content["comm_id"], {}))
         return output
 
     def set_widgets_metadata(self) -> None:
-        """As nbclient's, without the bars."""
-        for model in list(self.bars.models()):
-            self.widget_state.pop(model, None)
+        """As nbclient's, without the progress bars."""
+        for box in list(self.widget_state):
+            for model in _models_of_bar(self.widget_state, box):
+                self.widget_state.pop(model, None)
         super().set_widgets_metadata()
 
     def execute_cell(self, cell: NotebookNode, cell_index: int, **options: Any) -> NotebookNode:
@@ -236,6 +238,23 @@ class _Client(PapermillNotebookClient):  # type: ignore[misc]
         for error in shown + hidden:
             raise CellExecutionError("\n".join(error["traceback"]), error["ename"], error["evalue"])
         return cell
+
+
+def _models_of_bar(states: Mapping[str, Mapping], box: str) -> list[str]:
+    """The ids of the models of a progress bar, whose box is given; empty for other widgets."""
+    parts = list(map(_id, states.get(box, {}).get("children", ())))
+    kinds = [states.get(part, {}).get("_model_name") for part in parts]
+    if kinds != _BAR:
+        return []
+    models = [box, *parts]
+    for model in (box, *parts):
+        looks = states[model].get("layout"), states[model].get("style")
+        models += map(_id, filter(None, looks))
+    return models
+
+
+def _id(reference: str) -> str:
+    return reference.removeprefix("IPY_MODEL_")
 
 
 def _errors(outputs: Iterable[NotebookNode]) -> list[NotebookNode]:

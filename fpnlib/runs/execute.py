@@ -58,8 +58,7 @@ def run(
     Raises:
         ValueError, TypeError: an unknown profile, notebook or parameter, or a value of another
             type; one line, before anything runs. A damaged manifest.
-        OSError: a folder that cannot be written to, or is in use by another run
-            (``store.FolderInUse``).
+        OSError: a folder that cannot be written to, or is in use by another run.
         CellError: a cell failed or took too long. The other notebooks are executed nevertheless,
             unless the run's time is up. Of several failures the first is raised, and the others are
             printed.
@@ -176,7 +175,9 @@ class _Session:
 def _content(source: nbformat.NotebookNode, settings: Mapping) -> tuple[list[str], dict]:
     """A notebook's code and parameters, without the folder: a run that is moved stays finished."""
     code = [cell.source for cell in copies.code_cells(source.cells)]
-    return code, {name: value for name, value in settings.items() if name != "out"}
+    given = dict(settings)
+    given.pop("out", None)
+    return code, given
 
 
 def _abreast(width: int, call: Callable, paths: list, stop: Callable) -> None:

@@ -42,7 +42,7 @@ class Inputs:
             if isinstance(value, str) and os.path.isfile(PROJECT / value):
                 outside.add(str(PROJECT / value))
         here = sorted(filter(os.path.isfile, outside))
-        inputs = {_name(Path(path)): sha256(path) for path in here}
+        inputs = dict(zip(map(_name, here), map(sha256, here)))
         return {"data": data, "inputs": inputs, "files": self._manifest.files(inside)}
 
     def are_still(self, entry: Mapping, settings: Mapping) -> bool:
@@ -67,9 +67,9 @@ class Inputs:
         return True
 
 
-def _name(path: Path) -> str:
-    inside = path.is_relative_to(PROJECT)
-    return str(path.relative_to(PROJECT)) if inside else str(places.named(str(path)))
+def _name(path: str) -> str:
+    inside = Path(path).is_relative_to(PROJECT)
+    return str(Path(path).relative_to(PROJECT)) if inside else places.named(path)
 
 
 def _checksum(name: str, root: str | None, seed: int) -> str | None:

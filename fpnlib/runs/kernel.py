@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
+from subprocess import DEVNULL
 from tempfile import TemporaryDirectory
 from typing import Any
 
@@ -24,8 +25,6 @@ LONGEST_SOCKET = 107
 class ThisPython(AsyncKernelManager):  # type: ignore[misc]
     """Starts kernels with the Python that runs this process, whatever kernels are installed."""
 
-    last_words = ""
-    """The last line that the kernel wrote to its own stderr, in parentheses, once it has ended."""
     _folder: TemporaryDirectory | None = None
 
     @property
@@ -35,26 +34,20 @@ class ThisPython(AsyncKernelManager):  # type: ignore[misc]
         return KernelSpec(**get_kernel_dict(extra_arguments=options))
 
     async def start_kernel(self, **options: Any) -> None:
-        """Start a kernel in the project's folder. Its own stdout and stderr go to a file."""
+        """Start a kernel in the project's folder. What low-level code prints is dropped."""
         self._folder = TemporaryDirectory(prefix="fpn-", ignore_cleanup_errors=True)
         # Another process may take a port before the kernel does. A socket is nobody else's.
         socket = str(Path(self._folder.name, "kernel"))
         if os.name == "posix" and len(f"{socket}-10") <= LONGEST_SOCKET:
             self.transport, self.ip = "ipc", socket
-        with open(Path(self._folder.name, "screen"), "wb") as screen:
-            place = {"cwd": str(PROJECT), "stdout": screen, "stderr": screen}
-            await super()._async_start_kernel(env=_environment(), **options | place)
+        options |= {"cwd": str(PROJECT), "stdout": DEVNULL, "stderr": DEVNULL}
+        await super()._async_start_kernel(env=_environment(), **options)
 
     async def cleanup_resources(self, restart: bool = False) -> None:
         """Remove what the kernel leaves, its folder too."""
         await super().cleanup_resources(restart=restart)
-        if self._folder is None or restart:
-            return
-        screen = Path(self._folder.name, "screen")
-        if screen.is_file():
-            last = screen.read_text(errors="replace").strip().split("\n")[-1]
-            self.last_words = f" ({last.strip()})" if last else ""
-        self._folder.cleanup()
+        if self._folder is not None and not restart:
+            self._folder.cleanup()
 
     def kill(self) -> None:
         """End the kernel at once; whoever waits for it learns that it died."""

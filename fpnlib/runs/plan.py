@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import nbformat
 from nbformat import NotebookNode
@@ -91,16 +92,16 @@ def parameters(notebook: Path) -> dict[str, object]:
     return {}
 
 
-def fan_out(values: Mapping[str, object], only: Iterable[str], notebooks: Path) -> dict[str, list]:
+def fan_out(values: Mapping[str, Any], only: Iterable[str], notebooks: Path) -> dict[str, list]:
     """Return the values that fan out in a sweep: lists for parameters that are no lists."""
     defaults: dict[str, object] = {}
     for declared in _select(_declared(notebooks), only).values():
         defaults |= declared
-    lists = {name: value for name, value in values.items() if isinstance(value, list)}
-    for name in lists.keys() & defaults:
-        if isinstance(defaults[name], list):
-            del lists[name]
-    return lists
+
+    def fans_out(name: str) -> bool:
+        return isinstance(values[name], list) and not isinstance(defaults.get(name), list)
+
+    return {name: values[name] for name in filter(fans_out, values)}
 
 
 def _declared(notebooks: Path) -> dict[Path, dict[str, object]]:

@@ -12,7 +12,6 @@ import itertools
 import os
 import re
 import sys
-import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, redirect_stderr, redirect_stdout
 from operator import itemgetter
@@ -28,12 +27,8 @@ from fpnlib.runs.cluster import client_of
 from fpnlib.runs.engine import CellError, Limits
 from fpnlib.runs.execute import run
 from fpnlib.runs.plan import fan_out, plan
-from fpnlib.runs.tables import RUNS, gathered, varied
+from fpnlib.runs.tables import RUNS, gathered
 from fpnlib.store import PROJECT, Manifest
-
-PAUSE, HELD = 5, 3600
-"""Seconds between two tries of a run whose folder another holds, and until the last if there is no
-limit."""
 
 SHOWN_NAME = 60
 """Characters of a run's folder's name, before the rest becomes a digest."""
@@ -80,8 +75,7 @@ def sweep(
     Raises:
         ValueError, TypeError: as a run does, before anything runs; fewer than two combinations;
             seeds given twice; workers of this machine and a scheduler.
-        OSError: no scheduler at that address, or none with workers; a folder that cannot be written
-            to, or is in use.
+        OSError: no scheduler at that address, or no workers; a folder that is in use or read-only.
         CellError: runs failed; one line for each. The numbers of the others are gathered.
     """
     _refuse_contradictions(values or {}, seeds, workers, scheduler)
@@ -95,7 +89,8 @@ def sweep(
         _start_over(stale)
         calls = {}
         for name, point in points.items():
-            calls[name] = (profile, f"{out}/runs/{name}", tuple(only), point, notebooks, limits)
+            call = {"profile": profile, "out": f"{out}/runs/{name}", "only": tuple(only)}
+            calls[name] = call | {"values": point, "notebooks": notebooks}, limits
         failures = _run_all(client, calls, folder)
         if len(failures) < len(points):
             _finish(folder, points, [path.stem for path in todo.tasks], failures)
@@ -154,30 +149,12 @@ def _start_over(manifests: Sequence[Manifest]) -> None:
             manifest.clear()
 
 
-def _run(
-    profile: str,
-    out: str,
-    only: Sequence[str],
-    values: Mapping[str, object],
-    notebooks: Path,
-    limits: tuple[float | None, float | None],
-) -> None:
+def _run(arguments: Mapping[str, Any], limits: tuple[float | None, float | None]) -> None:
     """Do one run, in a worker's process: quiet, with its notebooks one after another."""
     os.environ["TQDM_DISABLE"] = "1"  # noqa: TID251 the kernels inherit it and draw no bars
     tqdm.set_lock(RLock())  # its default, of processes, leaks when a worker is ended
-    end, said = time.monotonic() + (limits[1] or HELD), ""
-    while True:
-        try:
-            with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
-                run(profile, out, only, values, False, notebooks, 1, Limits(*limits))
-            return
-        except store.FolderInUse as error:  # a worker that lost its connection works on
-            if time.monotonic() >= end:
-                raise
-            if not said:
-                said = f"waiting: {error}"
-                print(said, file=sys.stderr)
-            time.sleep(PAUSE)
+    with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
+        run(**arguments, side_by_side=1, limits=Limits(*limits))
 
 
 def _run_all(client: Any, calls: Mapping[str, tuple], folder: Path) -> dict[str, str]:
@@ -232,19 +209,19 @@ def _finish(
     tables = gathered(folder, points, failures, notebooks)
     for name, table in tables.items():
         store.write(folder / name, table.to_csv(index=False))
-    across = [name for name in varied(points) if name != "seed"]
-    figures = _draw(folder, tables[RUNS], across)
+    figures = _draw(folder, tables[RUNS])
     store.write_json(folder / Manifest.GRID, points)
     _note(folder, list(points), notebooks, [Manifest.GRID, *tables, *figures], failures)
 
 
-def _draw(folder: Path, table: pd.DataFrame, across: Sequence[str]) -> list[str]:
+def _draw(folder: Path, table: pd.DataFrame) -> list[str]:
     """Draw the spread of each notebook's numbers; returns the figures' names."""
     import matplotlib.pyplot as plt  # heavy, and the workers draw nothing
 
     from fpnlib import plots
 
-    names = []
+    names, varied = [], table.columns[: table.columns.get_loc("notebook")]
+    across = list(varied.drop("seed", errors="ignore"))
     for notebook, rows in table.groupby("notebook", sort=True):
         figure, png = plots.spread(rows, across=across), io.BytesIO()
         figure.savefig(png, format="png", dpi=110, pil_kwargs={"optimize": True})

@@ -14,13 +14,11 @@ RUNS = "tables/runs.csv"
 SPREAD = ["paper", "mean", "standard deviation", "least", "most", "runs", "mean ± std"]
 
 
-def varied(points: Mapping[str, Mapping[str, object]]) -> list[str]:
+def _varied(points: Mapping[str, Mapping[str, object]]) -> list[str]:
     """Return the parameters that differ between the points, the seed last."""
-    first, *others = points.values()
-    names: set[str] = set()
-    for point in others:
-        names |= {name for name in first if point[name] != first[name]}
-    return sorted(names, key=lambda name: (name == "seed", list(first).index(name)))
+    table = pd.DataFrame(points.values()).map(repr)
+    names = list(table.columns[table.nunique() > 1])
+    return sorted(names, key=lambda name: name == "seed")
 
 
 def gathered(
@@ -41,25 +39,25 @@ def gathered(
         FileNotFoundError: a run without results, as when workers do not share this folder.
         ValueError: damaged results.
     """
-    rows, names = [], varied(points)
+    rows, names = [], _varied(points)
     for name, point in points.items():
         if name not in failed:
             rows += _rows(folder / "runs" / name, {key: point[key] for key in names}, notebooks)
-    table = pd.DataFrame(rows).astype({"value": float, "paper": float, "n": "Int64"})
+    columns = dict.fromkeys([*names, "notebook", "quantity", "value", "paper", "n"])
+    table = pd.DataFrame(rows, columns=list(columns))
+    table = table.astype({"value": float, "paper": float, "n": "Int64"})
     return {RUNS: table, Manifest.SUMMARY: _summary(table)}
 
 
 def _rows(run: Path, varying: Mapping[str, object], notebooks: Sequence[str]) -> list[dict]:
-    """Return a row for each number of a run: what varied, notebook, quantity, value, paper, n."""
+    """Return a row for each number of a run: its record, what varied, and the notebook."""
     rows, found = [], False
     for notebook in notebooks:
         path = run / "results" / f"{notebook}.json"
         if not path.is_file():
             continue
-        found = True
-        for record in Results.read(path):
-            of_it = {key: record.get(key) for key in ("quantity", "value", "paper", "n")}
-            rows.append({**varying, "notebook": notebook, **of_it})
+        found, about = True, {**varying, "notebook": notebook}
+        rows += [record | about for record in Results.read(path)]
     if not found:
         raise FileNotFoundError(f"{run} has no results; the workers need to share this folder")
     return rows

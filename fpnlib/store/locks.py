@@ -6,7 +6,7 @@ import os
 import socket
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
@@ -19,10 +19,6 @@ MOMENT = 1.0
 """Seconds of waiting that need no message."""
 
 
-class FolderInUse(OSError):
-    """Another run works in the folder; the message names it."""
-
-
 @contextmanager
 def claim(folder: PathLike) -> Iterator[dict | None]:
     """Hold a run's folder against other runs, and remove temporary files of killed processes.
@@ -31,9 +27,8 @@ def claim(folder: PathLike) -> Iterator[dict | None]:
         The host, process and time of a holder that was killed; None if there was none.
 
     Raises:
-        FolderInUse: a run that is alive holds the folder; one line with its host, its process and
-            since when.
-        OSError: the folder cannot be written to.
+        OSError: a run that is alive holds the folder; one line with its host, its process and since
+            when. Or the folder cannot be written to.
     """
     folder = Path(folder)
     card, lock = folder / ".run.json", FileLock(folder / ".run.lock")
@@ -42,7 +37,7 @@ def claim(folder: PathLike) -> Iterator[dict | None]:
     except Timeout:
         holder = _holder(card) or "a run that just began"
         remedy = "wait for it, or give another folder with --out"
-        raise FolderInUse(f"{folder} is in use by {holder}; {remedy}") from None
+        raise OSError(f"{folder} is in use by {holder}; {remedy}") from None
     try:
         _sweep_up(folder)
         left = _read(card)
@@ -57,35 +52,23 @@ def claim(folder: PathLike) -> Iterator[dict | None]:
 def alone(path: PathLike) -> Iterator[None]:
     """Be the only process in this block among those that name the same ``path``.
 
-    A process that has to wait shows for whom.
+    A process that has to wait says so.
 
     Raises:
         OSError: the folder cannot be written to.
     """
     folder, name = Path(path).parent, Path(path).name
-    card, lock = folder / f".{name}.holder", FileLock(folder / f".{name}.lock")
+    lock = FileLock(folder / f".{name}.lock")
     try:
         _acquire(lock, MOMENT)
     except Timeout:
-        _wait(lock, name, card)
+        said = f"{name}: waiting for another process"
+        with tqdm(desc=said, bar_format="{desc}", leave=False):
+            _acquire(lock, timeout=-1)
     try:
-        with suppress(OSError):  # a full disk: the card serves only those that wait
-            write_json(card, _card())
         yield
     finally:
-        with suppress(OSError):
-            card.unlink()
         lock.release()
-
-
-def _wait(lock: FileLock, name: str, card: Path) -> None:
-    """Acquire the lock, however long it takes, and show a line meanwhile."""
-    shape = "{desc} ({elapsed})"
-    with tqdm(bar_format=shape, leave=False, dynamic_ncols=True) as line:
-        while True:
-            line.set_description_str(f"{name}: waiting for {_holder(card) or 'another process'}")
-            with suppress(Timeout):
-                return _acquire(lock, MOMENT)
 
 
 def _acquire(lock: FileLock, timeout: float) -> None:

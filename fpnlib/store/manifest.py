@@ -2,48 +2,19 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
+from itertools import starmap
 from pathlib import Path
-from typing import Any
 
 import fastjsonschema
 
 from fpnlib.store.files import PathLike, damaged, read_json, sha256, write_json
 from fpnlib.store.locks import alone
 
-
-def _mapping(of: Mapping | None = None, **fields: dict) -> dict[str, Any]:
-    """JSON schema of a mapping: of some named fields, and of what all others are."""
-    return {"type": "object", "properties": fields, "additionalProperties": dict(of or {})}
-
-
-_TEXT, _NUMBER = {"type": "string"}, {"type": "number"}
-_TEXTS, _NUMBERS = _mapping(_TEXT), _mapping(_NUMBER)
-_ENVIRONMENT = _mapping(versions=_mapping())
-_ENTRY = _mapping(
-    key=_TEXT,
-    commit={"type": ["string", "null"]},
-    seconds=_NUMBER,
-    parameters=_mapping(),
-    environment=_ENVIRONMENT,
-    files=_TEXTS,
-    data=_TEXTS,
-    inputs=_TEXTS,
-)
-_SECTIONS = _mapping(
-    _mapping(),
-    data=_TEXTS,
-    differences=_TEXTS,
-    environment=_ENVIRONMENT,
-    failed=_TEXTS,
-    files=_TEXTS,
-    notebooks=_mapping(_ENTRY | {"required": ["parameters"]}),
-    seconds=_NUMBERS,
-    total=_NUMBERS,
-)
-"""The sections of a manifest. Those that are not named here may hold anything."""
-_RUNS = _mapping(_mapping())
+_SECTIONS = json.loads(Path(__file__).with_name("manifest.schema.json").read_text())
+_RUNS = {"type": "object", "additionalProperties": {"type": "object"}}
 
 
 class Manifest:
@@ -115,10 +86,11 @@ class Manifest:
                 sections["environment"] = dict(environment)
             notebooks[name] = dict(entry)
             files = sections.get("files", {}) | entry["files"]
-            owned: set[str] = set()
+            kept = {}
             for one in notebooks.values():
-                owned.update(one.get("files", {}))
-            sections["files"] = {file: files[file] for file in sorted(files.keys() & owned)}
+                for file in one.get("files", {}).keys() & files:
+                    kept[file] = files[file]
+            sections["files"] = dict(sorted(kept.items()))
             write_json(self.path, sections)
 
     def note_files(self) -> None:
@@ -193,7 +165,7 @@ class Manifest:
         """
         sections = self.read()
         files = sections.get("files", {})
-        faults = [self._difference(*item) for item in files.items()]
+        faults = list(starmap(self._difference, files.items()))
         for notebook, entry in sections.get("notebooks", {}).items():
             for name, checksum in entry.get("files", {}).items():
                 if files.get(name) != checksum:
@@ -220,10 +192,9 @@ class Manifest:
 
     def _belonging(self) -> dict[str, Path]:
         """Return the files that belong in a manifest."""
-        copies = (self.folder / "notebooks").glob("[!.]*.ipynb")
-        finished = (path for path in copies if not path.name.endswith(".failed.ipynb"))
-        grid = self._named([self.folder / self.GRID])
-        return self._named(finished) | grid | self.made()
+        copies = set((self.folder / "notebooks").glob("[!.]*.ipynb"))
+        finished = copies - set((self.folder / "notebooks").glob("*.failed.ipynb"))
+        return self._named([*finished, self.folder / self.GRID]) | self.made()
 
     def _named(self, paths: Iterable[Path]) -> dict[str, Path]:
         files = filter(Path.is_file, sorted(paths))

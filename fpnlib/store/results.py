@@ -21,25 +21,14 @@ class Results:
         self.path = Path(path)
         self.records: dict[str, dict] = {}
 
-    def record(
-        self,
-        quantity: str,
-        value: float,
-        *,
-        paper: float | None = None,
-        n: int | None = None,
-        seed: int | None = None,
-        **more: Any,
-    ) -> float:
+    def record(self, quantity: str, value: float, **about: Any) -> float:
         """Write one number, in place of an earlier one of the same ``quantity``.
 
         Args:
             quantity: what was measured, e.g. ``"test accuracy, ConvVAE + C-MAF"``.
             value: the measurement.
-            paper: the paper's value; None if it has none.
-            n: the number of samples behind the value.
-            seed: the seed that gave it.
-            more: whatever else a reader needs, JSON-able.
+            about: ``paper`` (its value), ``n`` (number of samples behind ours), ``seed``, and
+                whatever else a reader needs, JSON-able.
 
         Returns:
             The value, as a float.
@@ -51,8 +40,8 @@ class Results:
         value = float(value)
         if not math.isfinite(value):
             raise ValueError(f"'{quantity}' must be a finite number, got {value}")
-        row = {"quantity": quantity, "value": value, "paper": paper, "n": n, "seed": seed, **more}
-        self.records[quantity] = row
+        row = {"quantity": quantity, "value": value, "paper": None, "n": None, "seed": None}
+        self.records[quantity] = row | about
         write_json(self.path, list(self.records.values()))
         return value
 

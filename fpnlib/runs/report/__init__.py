@@ -12,7 +12,7 @@ import fnmatch
 import math
 from dataclasses import dataclass
 from itertools import chain
-from operator import itemgetter
+from operator import attrgetter, itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +25,11 @@ NEAR = 0.02
 """A number is green if it is short of the paper's by at most this share of it."""
 WHOLE_TABLE, PART_OF_TABLE = 40, 8
 """Rows of a table that is shown as a whole; rows shown of a longer one."""
-PICTURES = {b"\x89PNG\r\n\x1a\n": "image/png", b"\xff\xd8\xff": "image/jpeg"}
+PNG = b"\x89PNG\r\n\x1a\n"
 
 
 @dataclass(frozen=True)
-class Number:
+class _Number:
     """One result beside the paper's; more is better. A sweep's has a ``deviation`` over ``runs``.
 
     Raises:
@@ -98,7 +98,7 @@ def _page(folder: Path) -> dict:
         manifest.path_of(name)
     sections = _sections(manifest, noted.get("notebooks", {}), files)
     numbers = list(chain.from_iterable(map(itemgetter("numbers"), sections)))
-    compared = [number for number in numbers if number.paper is not None]
+    compared = filter(attrgetter("standing"), numbers)
     weights = fnmatch.filter(files, "*.safetensors")
     parts = ("environment", "differences", "data", "seconds", "total", "failed")
     return {part: noted.get(part, {}) for part in parts} | {
@@ -177,25 +177,25 @@ def _title(copy: Path) -> str | None:
     return None
 
 
-def _results(folder: Path) -> dict[str, list[Number]]:
+def _results(folder: Path) -> dict[str, list[_Number]]:
     """The numbers of a run, by notebook."""
     return {path.stem: _numbers(path) for path in sorted((folder / "results").glob("*.json"))}
 
 
-def _numbers(path: Path) -> list[Number]:
+def _numbers(path: Path) -> list[_Number]:
     numbers = []
     try:
         for row in Results.read(path):
-            names = Number.__dataclass_fields__.keys() & row.keys()
-            numbers.append(Number(**{name: row[name] for name in names}))
+            names = _Number.__dataclass_fields__.keys() & row.keys()
+            numbers.append(_Number(**{name: row[name] for name in names}))
     except TypeError as error:
         raise damaged(path, f"no list of results: {error}") from None
     return numbers
 
 
-def _means(path: Path) -> dict[str, list[Number]]:
+def _means(path: Path) -> dict[str, list[_Number]]:
     """The means of a sweep, by notebook. A quantity's name says what varied beside the seed."""
-    numbers: dict[str, list[Number]] = {}
+    numbers: dict[str, list[_Number]] = {}
     head, rows = _csv(path)
     try:
         varied = head[: head.index("notebook")]
@@ -204,7 +204,7 @@ def _means(path: Path) -> dict[str, list[Number]]:
             name = row["quantity"] + "".join(f", {key} {row[key]}" for key in varied)
             value, paper = float(row["mean"]), _float(row["paper"])
             deviation, runs = _float(row["standard deviation"]), int(row["runs"])
-            number = Number(name, value, paper, deviation=deviation, runs=runs)
+            number = _Number(name, value, paper, deviation=deviation, runs=runs)
             numbers.setdefault(row["notebook"], []).append(number)
     except (KeyError, TypeError, ValueError) as error:
         raise damaged(path, f"no summary: {error}") from None
@@ -225,16 +225,13 @@ def _tables(files: dict[str, Path], start: str) -> list[dict]:
 
 
 def _figures(files: dict[str, Path], start: str) -> list[dict]:
-    """Each picture, whole, as a data URI."""
+    """Each picture, whole, as a data URI. What is no PNG is left out."""
     figures = []
     for name, path in files.items():
-        if not name.startswith(f"figures/{start}"):
-            continue
-        data = path.read_bytes()
-        for magic, kind in PICTURES.items():
-            if data.startswith(magic):
-                source = f"data:{kind};base64,{base64.b64encode(data).decode()}"
-                figures.append({"name": _caption(path, start), "file": name, "source": source})
+        data = path.read_bytes() if name.startswith(f"figures/{start}") else b""
+        if data.startswith(PNG):
+            source = f"data:image/png;base64,{base64.b64encode(data).decode()}"
+            figures.append({"name": _caption(path, start), "file": name, "source": source})
     return figures
 
 
