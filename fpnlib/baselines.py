@@ -122,13 +122,11 @@ def _grid_search(
         sample, _ = train_test_split(sample, train_size=max_search, stratify=y, random_state=seed)
     parameter = "C" if "C" in estimator.get_params() else "estimator__C"
     # Threads suffice, because libsvm and liblinear release Python's lock.
-    with (
-        parallel_config("threading", n_jobs=n_jobs),
-        tqdm(desc=name, total=len(grid) * folds, unit="fit", dynamic_ncols=True) as progress,
-    ):
+    bar = tqdm(desc=name, total=len(grid) * folds, unit="fit", dynamic_ncols=True)
+    with parallel_config("threading", n_jobs=n_jobs), bar:
 
         def accuracy(classifier: ClassifierMixin, z_fold: np.ndarray, y_fold: np.ndarray) -> float:
-            progress.update()
+            bar.update()
             return classifier.score(z_fold, y_fold)
 
         cv = StratifiedKFold(folds, shuffle=True, random_state=seed)
@@ -184,28 +182,23 @@ def automl(
 
     z, y, z_test, y_test = _checked(z, y, z_test, y_test, at_least=AUTOML_NEEDS)
     started = time.perf_counter()
-    with (
-        tqdm(desc="AutoML", total=max_trials, unit="trial", dynamic_ncols=True) as progress,
-        warnings.catch_warnings(),
-    ):
-        warnings.simplefilter("ignore")  # learners' notes on feature names and iterations
+    bar = tqdm(desc="AutoML", total=max_trials, unit="trial", dynamic_ncols=True)
+    # The learners have notes on feature names and iterations.
+    with bar, warnings.catch_warnings(action="ignore"):
 
         def error(z_held_out: Any, y_held_out: Any, learner: Any, *_: Any) -> tuple[float, dict]:
-            progress.update()
+            bar.update()
             return float(np.mean(learner.predict(z_held_out) != y_held_out)), {}
 
         search = AutoML()
         search.add_learner("mlp", _multilayer_perceptron(seed))
         bounds = {"max_iter": checks.positive("max_trials", max_trials), "time_budget": seconds}
         learners = {"estimator_list": list(LEARNERS), "starting_points": dict(LEARNERS)}
-        search.fit(
-            z, y, metric=error, seed=seed, n_jobs=cpu_count(), **learners, **bounds, **SEARCH
-        )
+        options = {"metric": error, "seed": seed, "n_jobs": cpu_count(), **SEARCH}
+        search.fit(z, y, **learners, **bounds, **options)
         train, test = search.predict(z), search.predict(z_test)
-        trials = max(progress.n, 1)  # a single trial is not scored
+        trials = max(bar.n, 1)  # a single trial is not scored
     settings = {"learner": search.best_estimator, **search.best_config, "trials": trials}
-    for key, value in settings.items():
-        settings[key] = value.item() if isinstance(value, np.generic) else value
     settings["bound"] = f"{max_trials} trials" if trials >= max_trials else f"{seconds:g} seconds"
     return _scores("AutoML", (y, train), (y_test, test), started, settings)
 
@@ -248,14 +241,11 @@ class ClassMixtures:
         mixtures = []
         for k, count in enumerate(y.bincount().tolist()):
             if count < max(2, components):
-                raise ValueError(
-                    f"class {k} has {count} samples; "
-                    f"{components} Gaussians a class need {max(2, components)} or more"
-                )
+                needed = f"{components} Gaussians a class need {max(2, components)} or more"
+                raise ValueError(f"class {k} has {count} samples; {needed}")
             mixture = GaussianMixture(components, random_state=seed)
-            with warnings.catch_warnings():
-                # A hundred steps suffice: the likelihood's last digits do not show in samples.
-                warnings.simplefilter("ignore", ConvergenceWarning)
+            # A hundred steps suffice: the likelihood's last digits do not show in samples.
+            with warnings.catch_warnings(action="ignore", category=ConvergenceWarning):
                 mixtures.append(mixture.fit(z[y == k].double().numpy()))
 
         def stacked(name: str) -> Tensor:

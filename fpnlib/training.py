@@ -118,32 +118,20 @@ def fit(
     draw = train if callable(train) else lambda generator: _tensors(train)
     parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
     optimizer = _AdamW(parameters, lr=learning_rate, weight_decay=weight_decay, fused=True)
-    settings = batch_size, optimizer, clip_norm, index(seed)
+    settings = batch_size, optimizer, clip_norm, index(seed), description
     trainer = _Trainer(module, loss, draw, validation, *settings)
     if one_cycle:
         trainer.schedule = OneCycleLR(optimizer, learning_rate, epochs * trainer.steps)
     if checkpoint is not None:
         trainer.resume(checkpoint)
     with _threads(trainer.work, trainer.device):
-        trainer.run(epochs, patience, checkpoint, description, progress)
+        trainer.run(epochs, patience, checkpoint, progress)
     return trainer.history
 
 
 def batch_size_for(n: int, most: int = 512) -> int:
     """A batch size: ``most``, or less for twenty steps an epoch of n samples, but at least 32."""
     return min(most, max(32, n // 20))
-
-
-@torch.no_grad()
-def _evaluate(module: nn.Module, loss: Loss, tensors: Batch, batch_size: int) -> float:
-    """Mean of ``loss`` over ``tensors`` in eval mode; the module's mode is put back."""
-    was_training = module.training
-    module.eval()
-    total = 0.0
-    for batch in zip(*(tensor.split(batch_size) for tensor in tensors)):
-        total += float(loss(*batch)) * len(batch[0])
-    module.train(was_training)
-    return total / len(tensors[0])
 
 
 class _AdamW(torch.optim.AdamW):
@@ -180,6 +168,7 @@ class _Trainer:
     optimizer: torch.optim.Optimizer
     clip_norm: float | None
     seed: int
+    description: str
     schedule: OneCycleLR | None = None
     history: History = field(default_factory=History)
 
@@ -198,27 +187,22 @@ class _Trainer:
         check_input(*self.validation)
         sample = first[0][0]
         vectors = max(1, sample.numel() // first[0].shape[-1])  # of a sample: a cloud's points
-        weights = sum(parameter.numel() for parameter in self.parameters)
+        weights = sum(map(torch.numel, self.parameters))
         self.work = weights * vectors * min(self.batch_size, self.n)
         self.steps = math.ceil(self.n / self.batch_size)  # of an epoch
 
     def run(
-        self,
-        epochs: int,
-        patience: int | None,
-        store: Checkpoint | None,
-        description: str,
-        progress: bool,
+        self, epochs: int, patience: int | None, checkpoint: Checkpoint | None, progress: bool
     ) -> None:
         """Train for the epochs that are left, and load the best weights."""
-        history, start = self.history, len(self.history.epochs)
-        look = {"desc": description, "unit": "epoch", "dynamic_ncols": True}
-        bar = trange(start, epochs, disable=not progress, **look)
+        history = self.history
+        look = {"desc": self.description, "unit": "epoch", "dynamic_ncols": True}
+        bar = trange(len(history.epochs), epochs, disable=not progress, **look)
         for epoch in bar:
             if history.stopped_early:
                 break
             started = time.perf_counter()
-            losses = self.try_epoch(epoch, description)
+            losses = self.try_epoch(epoch)
             if losses["validation"] < history.best_validation:
                 history.best_epoch, self.best = epoch + 1, deepcopy(self.module.state_dict())
             learning_rate = self.optimizer.param_groups[0]["lr"]
@@ -227,11 +211,11 @@ class _Trainer:
             history.stopped_early = patience is not None and stale >= patience
             history.seconds += time.perf_counter() - started
             bar.set_postfix_str("train={train:.4g}, validation={validation:.4g}".format(**losses))
-            if store is not None:
-                store.save(*self.state())
+            if checkpoint is not None:
+                checkpoint.save(*self.state())
         self.load_best()
 
-    def try_epoch(self, epoch: int, description: str) -> dict[str, float]:
+    def try_epoch(self, epoch: int) -> dict[str, float]:
         """Losses of one epoch; FloatingPointError if they are not finite or a solver fails."""
         rate = self.optimizer.defaults["lr"]
         remedy = f"a smaller learning_rate than {rate:g} or clip_norm helps"
@@ -250,7 +234,8 @@ class _Trainer:
             remedy += ", or a larger tolerance, or method='rk4'"
         self.load_best()
         kept = f"the weights of epoch {self.history.best_epoch} are kept"
-        raise FloatingPointError(f"{description}, epoch {epoch + 1}: {reason}; {remedy}; {kept}")
+        where = f"{self.description}, epoch {epoch + 1}"
+        raise FloatingPointError(f"{where}: {reason}; {remedy}; {kept}")
 
     def epoch(self, epoch: int) -> dict[str, float]:
         """Train on every sample once and evaluate; the mean losses ``train`` and ``validation``.
@@ -268,8 +253,16 @@ class _Trainer:
                 batch = [tensor[rows] for tensor in tensors]
                 total = total + self.step(batch) * len(rows)
             torch.manual_seed(_mix(self.seed, -1))  # the same draws in every epoch's validation
-            validation = _evaluate(self.module, self.loss, self.validation, self.batch_size)
-        return {"train": float(total) / self.n, "validation": validation}
+            return {"train": float(total) / self.n, "validation": self.validate()}
+
+    @torch.no_grad()
+    def validate(self) -> float:
+        """Mean loss of the validation samples, in eval mode."""
+        self.module.eval()
+        total = 0.0
+        for batch in zip(*(tensor.split(self.batch_size) for tensor in self.validation)):
+            total += float(self.loss(*batch)) * len(batch[0])
+        return total / len(self.validation[0])
 
     def step(self, batch: list[Tensor]) -> Tensor:
         """Move the weights along one batch's gradient; the loss before, a scalar."""
@@ -317,10 +310,9 @@ class _Trainer:
         self.history = History(**meta["history"])
         self.module.load_state_dict(_under("module.", tensors))
         self.best = _under("best.", tensors)
-        moments: dict[int, dict[str, Tensor]] = {}
-        for key, value in _under("optimizer.", tensors).items():
-            number, name = key.split(".")
-            moments.setdefault(int(number), {})[name] = value
+        moments = {}
+        for number in range(len(self.parameters)):
+            moments[number] = _under(f"optimizer.{number}.", tensors)
         state = {"state": moments, "param_groups": meta["param_groups"]}
         self.optimizer.load_state_dict(state)
         for parameter, kept in self.optimizer.state.items():

@@ -7,7 +7,7 @@ import torch
 
 from fpnlib.families import DIGITS, Run, Study
 from fpnlib.families.classification import (
-    baseline_scores,
+    _baseline_scores,
     classification_table,
     leads,
     plugin_accuracies,
@@ -96,13 +96,13 @@ def test_accuracies_are_shares_of_right_answers(digits, table):
 def test_a_baseline_is_kept_and_named_if_it_is_damaged(digits, table, monkeypatch):
     settings = {"grid": (1.0,)}
     monkeypatch.setitem(SMALL, "automl", {})
-    scores = baseline_scores(digits, "logistic_regression", "ConvVAE", "draw", **settings)
+    scores = _baseline_scores(digits, "logistic_regression", "ConvVAE", "draw", **settings)
     assert scores.test_accuracy == table.loc[("logistic regression", "draw"), "test"]
     path = digits.run.folder / "models" / "ConvVAE_logistic_regression_draw.json"
     whole = path.read_text()
     path.write_text(whole.replace('"C": 1', '"C": 2'))
     with pytest.raises(ValueError, match="_regression_draw.json is damaged") as caught:
-        baseline_scores(digits, "logistic_regression", "ConvVAE", "draw", **settings)
+        _baseline_scores(digits, "logistic_regression", "ConvVAE", "draw", **settings)
     path.write_text(whole)
     assert "\n" not in str(caught.value)
 

@@ -5,9 +5,8 @@ import torch
 from torch.nn.functional import softplus
 from torch.testing import assert_close
 
-from fpnlib.base_models import Autoencoder, load_msp
-from fpnlib.base_models.msp import MSP
-from fpnlib.base_models.patches import SharpenedMSP
+from fpnlib.base_models import load_msp
+from fpnlib.base_models.msp import MSP, SharpenedMSP
 from fpnlib.training import fit
 
 CLOSE = {"atol": 2e-5, "rtol": 0}
@@ -89,7 +88,6 @@ def test_any_power_of_two(size, features, latent_dim):
     model = MSP(3, size, features).eval()
     x = torch.rand(2, 3, size, size)
     z = model.encode(x)
-    assert isinstance(model, Autoencoder)
     assert z.shape == (2, latent_dim) and model.latent_dim == latent_dim
     decoded = model.decode(z)
     assert decoded.shape == x.shape and decoded.min() >= 0 and decoded.max() <= 1
@@ -170,7 +168,7 @@ def test_checkpoints_that_are_none_of_its_are_refused_in_one_line(small, tmp_pat
     incomplete = {k: v for k, v in small.state_dict().items() if k != "fc2.bias"}
     for state, message in (
         ({"weight": torch.zeros(3)}, other),
-        (incomplete, f"{other}: fc2.bias is missing"),
+        (incomplete, f"{other}: Missing key.*fc2.bias"),
         ([1, 2], "holds no state dict"),
     ):
         torch.save(state, path)

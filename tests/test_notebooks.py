@@ -12,7 +12,7 @@ import nbformat
 import pytest
 from small import small
 
-from fpnlib.families import FACES, SHAPES, Run, study
+from fpnlib.families import FACES, SHAPES, Plug, Run, Trained, study
 from fpnlib.runs import execute, kernel
 from fpnlib.runs.copies import code_cells
 from fpnlib.store import PROJECT
@@ -64,11 +64,11 @@ def test_plain_papermill_executes_a_notebook_from_any_folder_and_gives_the_same_
 def test_what_the_repository_keeps_trained_fits_the_familys_defaults(tmp_path, monkeypatch, family):
     """Else the demo would train it anew."""
 
-    def train(*_):
+    def train(*_, **__):
         raise AssertionError("it would be trained anew")
 
-    monkeypatch.setattr(study, "fit_module", train)
-    monkeypatch.setattr(study, "fit_plugin", train)
+    monkeypatch.setattr(Trained, "fit", train)
+    monkeypatch.setattr(Plug, "fit", train)
     kept = study.Study(Run("kept", out=tmp_path), family)
     for base, recipe in family.bases.items():
         for flow in recipe.flows:

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from fpnlib.base_models import PointFlow, load_pointflow
-from fpnlib.base_models.pointflow import paired
-from fpnlib.base_models.pointflow_cnf import MovingBatchNorm, Solver, log_normal
+from fpnlib.base_models.pointflow import _paired
+from fpnlib.base_models.pointflow_cnf import Solver, _log_normal, _MovingBatchNorm
 from fpnlib.store import Checkpoint, load_module, save_module
 from fpnlib.training import fit
 
@@ -65,7 +65,7 @@ def test_the_density_is_that_of_the_change_of_variables():
 
     jacobian = torch.autograd.functional.jacobian(noise, x)[0, :, :, 0]
     log_det = torch.stack([jacobian[k, :, k].slogdet().logabsdet for k in range(4)])
-    expected = log_normal(noise(x))[0] + log_det
+    expected = _log_normal(noise(x))[0] + log_det
     assert model.log_prob(x, z)[0].tolist() == pytest.approx(expected.tolist(), abs=1e-6)
 
 
@@ -163,7 +163,7 @@ def test_a_density_does_not_depend_on_the_chunks(monkeypatch):
 def test_noise_is_paired_for_the_shortest_ways(monkeypatch):
     monkeypatch.setattr("fpnlib.base_models.pointflow.PAIRED", 5)
     x, u = clouds(2, 13), clouds(2, 13, seed=1)
-    matched = paired(u, x)
+    matched = _paired(u, x)
     for cloud, noise, found in zip(x, u, matched):
         for rows in (slice(0, 5), slice(5, 10), slice(10, 13)):
             a, b, c = cloud[rows], noise[rows], found[rows]
@@ -255,19 +255,8 @@ def test_the_adjoint_gives_the_gradients_of_the_solver():
         assert gradient.any() or "points" in name and name.endswith("bias"), name
 
 
-def test_in_eval_mode_a_loss_is_always_the_same():
-    model, x = small(stochastic=True), clouds()
-    for loss in (model.loss, model.matching_loss):
-        before = torch.get_rng_state()
-        assert loss(x) == loss(x)
-        assert torch.equal(before, torch.get_rng_state())
-        model.train()
-        assert loss(x) != loss(x)
-        model.eval()
-
-
 def test_moving_batch_norm_undoes_itself_and_moves_each_coordinate():
-    norm, x = MovingBatchNorm(), torch.randn(6, 50, 3) * torch.tensor([1.0, 2.0, 3.0]) + 1
+    norm, x = _MovingBatchNorm(), torch.randn(6, 50, 3) * torch.tensor([1.0, 2.0, 3.0]) + 1
     norm.weight.data.normal_(), norm.bias.data.normal_()
     for _ in range(100):
         norm(x)
@@ -387,7 +376,7 @@ def flow(model, reference, exact, dtype=torch.float32):
     """Noise, minus the log-determinant, and the log-density of the reference's points."""
     points, z, probe = (reference[f"in.{key}"].to(dtype) for key in ("pts", "z", "fwd_e"))
     u, log_det = model.decoder(points, z, model.solver, None if exact else probe[0])
-    return u, -log_det[..., None], (log_normal(u) + log_det)[..., None]
+    return u, -log_det[..., None], (_log_normal(u) + log_det)[..., None]
 
 
 def test_parity_of_encoder_and_field(original, reference):
@@ -540,9 +529,9 @@ def test_other_checkpoints_are_refused_in_one_line(tmp_path):
     refused("holds 'enc.disc.0.weight'", {"enc.disc.0.weight": torch.zeros(2)})
     refused("holds no state dict", [1, 2])
     incomplete = {name: good[name] for name in good if name != "encoder.conv2.weight"}
-    refused("encoder.points.3.weight is missing", incomplete)
+    refused("Missing key.*encoder.points.3.weight", incomplete)
     narrow = {"point_cnf.chain.1.odefunc.diffeq.layers.1._layer.weight": torch.zeros(16, 15)}
-    line = "other widths: decoder.fields.0.layers.1.linear.weight is .16, 15., expected .16, 16."
+    line = r"size mismatch for decoder.fields.0.layers.1.linear.weight: .*\[16, 15\].*\[16, 16\]"
     refused(line, good | narrow)
     decoder = {name: good[name] for name in good if "encoder" not in name}
     refused("encoder.mean.6.bias is missing", decoder)

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from fpnlib.data.drawn.faces import ATTRIBUTES, load_drawn_faces
-from fpnlib.families import FACES, Run, Study, study
+from fpnlib.families import FACES, Plug, Run, Study, Trained, study
 from fpnlib.families.editing import OURS, edit_scores, editors, redrawn_scores
 from fpnlib.families.pretrained import pretrained
 from fpnlib.metrics.editing_tables import mean_scores
@@ -20,8 +20,8 @@ def faces(tmp_path_factory):
     if not (study.PRETRAINED / "drawn_faces_MSP.json").is_file():
         pytest.skip("needs outputs/pretrained, which comes with the repository")
     with pytest.MonkeyPatch.context() as patch:
-        for name in ("fit_module", "fit_plugin"):
-            patch.setattr(study, name, lambda *_: pytest.fail("it would be trained"))
+        for recipe in (Trained, Plug):
+            patch.setattr(recipe, "fit", lambda *_, **__: pytest.fail("it would be trained"))
         yield Study(Run("07", out=tmp_path_factory.mktemp("run")), FACES)
 
 

@@ -89,7 +89,7 @@ def test_scores_overall_and_by_category(folder):
     test, judge, names = study.data.test, study.judge(), study.names
     rows = first_of_each(test.y, 3, range(10))
     x, y = test.x[rows], test.y[rows]
-    table = score_clouds(judge, x, y, names, test, compared=2, points=20)
+    table = score_clouds(study, x, y, compared=2, points=20)
     assert table["category"].tolist() == ["all", *names]
     assert (table["coverage"] == 1).all() and (table["1-nna"] == 0).all()
     assert (table["mmd"] < 1e-5).all()
@@ -103,7 +103,7 @@ def test_categories_without_shapes_have_no_score(folder):
     study = start(folder)
     x = study.data.test.x[:3]
     seen = study.judge().predict(x)
-    table = score_clouds(study.judge(), x, seen, study.names, study.data.test)
+    table = score_clouds(study, x, seen)
     assert list(table.columns) == ["category", "right class"]
     assert set(table["right class"].dropna()) == {1.0}
     assert table["right class"].isna().sum() == 10 - len(set(seen.tolist()))
@@ -113,7 +113,7 @@ def test_further_distances_carry_their_names(folder):
     study = start(folder)
     test = study.data.test
     rows = first_of_each(test.y, 3, range(10))
-    given = study.judge(), test.x[rows], test.y[rows], study.names, test
+    given = study, test.x[rows], test.y[rows]
     one = score_clouds(*given, compared=2, points=20)
     two = ["chamfer", "earth mover's"]
     both = score_clouds(*given, compared=2, points=20, distances=two)
@@ -242,7 +242,7 @@ def test_55_categories_imbalanced_as_shapenet_from_end_to_end(shapenet, tmp_path
     assert (table["test"].drop(2) > 5 / 55).all()  # by chance one of 55 is right
     for name, (x, y) in judged_objects(study, 1, points=24).items():
         settings = {"compared": 1, "points": 24}
-        scores = score_clouds(study.judge(), x, y, study.names, study.data.test, **settings)
+        scores = score_clouds(study, x, y, **settings)
         assert y.tolist() == [*range(55)] and scores.notna().all(axis=None), name
 
 

@@ -17,7 +17,7 @@ import torch
 from vectors import VECTORS, Linear, load_vectors
 
 from fpnlib import store
-from fpnlib.families import Run, Study, study
+from fpnlib.families import Plug, Run, Study, Trained, study
 from fpnlib.families.classification import classification_table
 from fpnlib.families.encoding import encode
 from fpnlib.families.generation import judged_objects
@@ -73,8 +73,8 @@ def test_a_toy_family_goes_through_every_step(tmp_path):
 
 
 def test_what_fits_is_loaded(folder, capsys, monkeypatch):
-    monkeypatch.setattr(study, "fit_module", untrained)
-    monkeypatch.setattr(study, "fit_plugin", untrained)
+    monkeypatch.setattr(Trained, "fit", untrained)
+    monkeypatch.setattr(Plug, "fit", untrained)
     before = {path: path.stat().st_mtime_ns for path in (folder / "models").iterdir()}
     again = start(folder, notebook="again")
     plugin, base = again.plugin("Linear", "maf"), again.base("Linear")
@@ -108,7 +108,7 @@ def test_a_setting_that_others_depend_on_changes_their_keys_and_no_others(folder
 
 
 def test_a_new_setting_at_its_default_changes_no_key(folder, monkeypatch):
-    monkeypatch.setattr(study, "fit_module", untrained)
+    monkeypatch.setattr(Trained, "fit", untrained)
     base = VECTORS.bases["Linear"]
     wider = dataclasses.replace(base, settings=(*base.settings, "new"))
     family = dataclasses.replace(
@@ -202,8 +202,13 @@ def test_workers_do_not_outlive_a_killed_parent(tmp_path):
 
 
 def test_two_notebooks_that_need_one_model_make_it_once(tmp_path, monkeypatch):
-    both, made, fit = threading.Barrier(2), [], study.fit_module
-    monkeypatch.setattr(study, "fit_module", lambda *given: made.append(1) or fit(*given))
+    both, made, fit = threading.Barrier(2), [], Trained.fit
+
+    def counted(*given, **fitting):
+        made.append(1)
+        return fit(*given, **fitting)
+
+    monkeypatch.setattr(Trained, "fit", counted)
 
     def need(notebook):
         vectors = start(tmp_path, notebook=notebook)

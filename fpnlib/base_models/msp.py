@@ -8,12 +8,16 @@ latent: M z ≈ y with y in {-1, 1}. What M does not see is free of them.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import softplus
 
 from fpnlib import checks
 
 CHANNELS = 3
+PATCH_FEATURES = 16  # channels of the patch discriminator's first layer
 
 
 class MSP(nn.Module):
@@ -30,6 +34,7 @@ class MSP(nn.Module):
 
     Attributes:
         latent_dim: width D of the latents: features · size / 8.
+        config: the constructor's arguments, JSON-able.
 
     Raises:
         ValueError, TypeError: a count that is not a positive whole number, or another size.
@@ -49,31 +54,23 @@ class MSP(nn.Module):
         decoder_features: int | None = None,
     ):
         super().__init__()
-        self.attributes = checks.positive("attributes", attributes)
-        self.size = checks.positive("size", size)
-        self.features = checks.positive("features", features)
-        self.decoder_features = checks.positive("decoder_features", decoder_features or features)
+        self.config = {"attributes": attributes, "size": size, "features": features}
+        self.config["decoder_features"] = decoder_features or features
+        for name, count in self.config.items():
+            checks.positive(name, count)
+        self.attributes, self.size = attributes, size
         if size < 8 or size & (size - 1):
             raise ValueError(f"size must be a power of two from 8 on, got {size}")
         self.latent_dim = features * size // 8
         if attributes > self.latent_dim:
-            raise ValueError(
-                f"{attributes} attributes do not fit a latent of {self.latent_dim};"
-                " take more features"
-            )
-        widths = _widths(size, self.decoder_features)[::-1]
+            raise ValueError(f"{attributes} attributes do not fit a latent of {self.latent_dim}")
+        widths = _widths(size, decoder_features or features)[::-1]
         self.encoder = nn.ModuleDict({"main": _encoder(_widths(size, features))})
         self.decoder = nn.ModuleDict({"main": _decoder(self.latent_dim, widths)})
         self.fc1 = nn.Linear(self.latent_dim, self.latent_dim)  # mean
         self.fc2 = nn.Linear(self.latent_dim, self.latent_dim)  # log variance
         # Orthonormal rows, because the loss drives M there.
         self.M = nn.Parameter(nn.init.orthogonal_(torch.empty(attributes, self.latent_dim)))
-
-    @property
-    def config(self) -> dict[str, int]:
-        """The constructor's arguments, JSON-able."""
-        names = ("attributes", "size", "features", "decoder_features")
-        return {name: getattr(self, name) for name in names}
 
     def posterior(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation of q(z | x), each (n, D).
@@ -130,10 +127,7 @@ class MSP(nn.Module):
             ValueError: as :meth:`decode`, or values of another width.
         """
         read = self.read(z)
-        if values.shape[-1] != self.attributes:
-            raise ValueError(
-                f"values must have shape (n, {self.attributes}), got {tuple(values.shape)}"
-            )
+        checks.array(values, ("n", self.attributes), "values")
         return z + torch.where(chosen, values - read, 0.0) @ self.M
 
     def loss(self, x: Tensor, y: Tensor, fidelity: float = 0.0) -> Tensor:
@@ -200,7 +194,43 @@ class MSP(nn.Module):
         return self.decoder["main"](z[:, :, None, None])
 
 
-def halving(inputs: int, outputs: int) -> list[nn.Module]:
+class SharpenedMSP(nn.Module):
+    """MSP and a patch discriminator (PatchGAN, Isola et al. 2017), trained against each other.
+
+    The discriminator learns to tell images from reconstructions. Its gradient reaches the decoder
+    with the opposite sign (Ganin & Lempitsky 2015, arXiv:1409.7495), so that the decoder learns to
+    pass.
+
+    Args:
+        msp: the model to train.
+        weight: of the adversarial term, a mean over patches, beside MSP's sums over pixels.
+        fidelity: of MSP's loss.
+    """
+
+    def __init__(self, msp: MSP, weight: float = 10.0, fidelity: float = 0.0):
+        super().__init__()
+        self.msp, self.discriminator = msp, _patch_discriminator()
+        self.weight, self.fidelity = weight, fidelity
+
+    def loss(self, x: Tensor, y: Tensor) -> Tensor:
+        """MSP's loss; in train mode with the adversarial terms.
+
+        Those say nothing about the best weights, so that evaluation leaves them out.
+
+        Args:
+            x: images (n, 3, size, size) in [0, 1].
+            y: attributes (n, A), 0 or 1.
+        """
+        terms, decoded = self.msp.terms(x, y, self.fidelity)
+        loss = sum(terms.values(), torch.zeros(())) / len(x)
+        if not self.training:
+            return loss
+        real = self.discriminator(2 * x - 1)
+        fake = self.discriminator(_Reversal.apply(decoded, self.weight))
+        return loss + softplus(-real).mean() + softplus(fake).mean()
+
+
+def _halving(inputs: int, outputs: int) -> list[nn.Module]:
     """A convolution that halves the image, with batch norm and LeakyReLU."""
     convolution = nn.Conv2d(inputs, outputs, 4, 2, 1, bias=False)
     return [convolution, nn.BatchNorm2d(outputs), nn.LeakyReLU(0.2)]
@@ -216,7 +246,7 @@ def _encoder(widths: list[int]) -> nn.Sequential:
     """(n, 3, size, size) → (n, widths[-1], 1, 1)."""
     layers = [nn.Conv2d(CHANNELS, widths[0], 4, 2, 1, bias=False), nn.LeakyReLU(0.2)]
     for inputs, outputs in zip(widths, widths[1:]):
-        layers += halving(inputs, outputs)
+        layers += _halving(inputs, outputs)
     return nn.Sequential(*layers, nn.Conv2d(widths[-1], widths[-1], 4, bias=False))
 
 
@@ -229,3 +259,23 @@ def _decoder(latent_dim: int, widths: list[int]) -> nn.Sequential:
         layers += [convolution, nn.BatchNorm2d(outputs), nn.ReLU()]
     last = nn.ConvTranspose2d(widths[-1], CHANNELS, 4, 2, 1, bias=False)
     return nn.Sequential(*layers, last, nn.Tanh())
+
+
+def _patch_discriminator() -> nn.Sequential:
+    """Images (n, 3, ·, ·) in [-1, 1] → logits (n, 1, ·, ·): how real patches of 22 pixels look."""
+    first = nn.Conv2d(CHANNELS, PATCH_FEATURES, 4, 2, 1)
+    middle = _halving(PATCH_FEATURES, 2 * PATCH_FEATURES)
+    return nn.Sequential(first, nn.LeakyReLU(0.2), *middle, nn.Conv2d(2 * PATCH_FEATURES, 1, 4))
+
+
+class _Reversal(torch.autograd.Function):
+    """The identity, whose gradient is multiplied by -weight."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: float) -> Tensor:
+        ctx.weight = weight
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        return -ctx.weight * gradient, None

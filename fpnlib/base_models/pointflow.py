@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -14,13 +13,13 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 
 from fpnlib import checks
-from fpnlib.base_models.pointflow_cnf import PointCNF, Solver, log_normal
-from fpnlib.base_models.pointflow_networks import DIMENSIONS, PointEncoder
+from fpnlib.base_models.pointflow_cnf import DIMENSIONS, PointCNF, Solver
 
 AT_ONCE = 2**17  # points that go through the networks together: bounds the memory
 NOISE_SEED = 2**31  # added to the seeds of points, so that they differ from a latent's by that seed
 TIMES = 8  # of flow matching, for each cloud and step
 FLOOR = 1e-4  # of the largest variance, added to all, because some directions hardly vary
+HEAD_WIDTHS = (256, 128)  # between a cloud's features and its latent
 PAIRED = 64  # points paired with noise together, because pairing takes the cube of their number
 
 
@@ -75,17 +74,10 @@ class PointFlow(nn.Module):
         self.num_points = checks.positive("points", points)
         self.seen = None if seen is None else checks.positive("seen", seen)
         self.solver = Solver(**solver)
-        self.config = {
-            "latent_dim": latent_dim,
-            "hidden": list(hidden),
-            "encoder_widths": list(encoder_widths),
-            "num_blocks": num_blocks,
-            "stochastic": stochastic,
-            "points": points,
-            "seen": seen,
-            **solver,
-        }
-        self.encoder = PointEncoder(latent_dim, encoder_widths, stochastic)
+        widths = {"hidden": list(hidden), "encoder_widths": list(encoder_widths)}
+        self.config = {"latent_dim": latent_dim, **widths, "num_blocks": num_blocks}
+        self.config |= {"stochastic": stochastic, "points": points, "seen": seen, **solver}
+        self.encoder = _PointEncoder(latent_dim, encoder_widths, stochastic)
         self.decoder = PointCNF(latent_dim, hidden, checks.positive("num_blocks", num_blocks))
         self.register_buffer("mean_", torch.zeros(DIMENSIONS))
         self.register_buffer("std_", torch.ones(1))
@@ -110,9 +102,7 @@ class PointFlow(nn.Module):
             ValueError: a stochastic encoder, whose posteriors would no longer be products.
         """
         if self.config["stochastic"]:
-            raise ValueError(
-                "latents of a stochastic encoder are not whitened: its prior says how they lie"
-            )
+            raise ValueError("latents of a stochastic encoder are not whitened")
         variances, directions = torch.linalg.eigh(torch.cov(self.encode(x).double().T))
         scales = (variances + FLOOR * variances.max()).sqrt()
         for parameter in self.encoder.mean[-1].parameters():
@@ -183,10 +173,9 @@ class PointFlow(nn.Module):
         checks.same_length(x, z, ("x", "z"))
         if not len(x):
             return x[..., 0]
-        solve = partial(self.decoder, solver=self.solver)
-        parts = _in_batches(solve, x.shape[1], (x - self.mean_) / self.std_, z)
-        densities = [log_normal(u) + log_det for u, log_det in parts]
-        return torch.cat(densities) - DIMENSIONS * self.std_.log()
+        density = partial(self.decoder.log_prob, solver=self.solver)
+        parts = _in_batches(density, x.shape[1], (x - self.mean_) / self.std_, z)
+        return torch.cat(parts) - DIMENSIONS * self.std_.log()
 
     def loss(self, x: Tensor, points: int | None = None) -> Tensor:
         """Negative log-likelihood of a point in nats, in standardised units, a scalar.
@@ -199,13 +188,12 @@ class PointFlow(nn.Module):
             points: how many of each cloud, from the first, the decoder is trained on; None: all.
                 The encoder sees all, at little cost.
         """
-        with self._fixed_in_eval(x):
-            x = (x - self.mean_) / self.std_
-            z, divergence = self._latents(x)
-            x = x[:, :points]
-            probe = torch.randint(0, 2, x.shape, device=x.device).to(x) * 2 - 1
-            u, log_det = self.decoder(x, z, self.solver, probe)
-            return -(log_normal(u) + log_det).mean() + divergence / x.shape[1]
+        x = (x - self.mean_) / self.std_
+        z, divergence = self._latents(x)
+        x = x[:, :points]
+        probe = torch.randint(0, 2, x.shape, device=x.device).to(x) * 2 - 1
+        log_prob = self.decoder.log_prob(x, z, self.solver, probe)
+        return divergence / x.shape[1] - log_prob.mean()
 
     def matching_loss(self, x: Tensor, points: int | None = None) -> Tensor:
         """Squared error of the field against straight ways from points to noise, a scalar.
@@ -225,20 +213,19 @@ class PointFlow(nn.Module):
             fields = len(self.decoder.fields)
             raise ValueError(f"flow matching trains one field; this model has {fields}; use loss")
         field, (first, last) = self.decoder.fields[0], self.decoder.norms
-        with self._fixed_in_eval(x):
-            x = (x - self.mean_) / self.std_
-            z, divergence = self._latents(x)
-            x = x[:, :points]
-            with torch.no_grad():  # a norm that learns would shrink the points to shrink the error
-                x = first(x)
-                u = paired(last.inverse(torch.randn_like(x)), x)
-            times = math.gcd(TIMES, x.shape[1])  # a time for each group of points
-            groups = torch.arange(times, device=x.device)
-            s = (groups + torch.rand(len(x), times, device=x.device)) / times
-            s = s[..., None, None].to(x)
-            x, u = x.unflatten(1, (times, -1)), u.unflatten(1, (times, -1))
-            velocity = field.velocity(s, torch.lerp(x, u, s), field.context(z, ndim=4))
-            return (velocity - (u - x)).square().mean() + divergence / (times * x.shape[2])
+        x = (x - self.mean_) / self.std_
+        z, divergence = self._latents(x)
+        x = x[:, :points]
+        with torch.no_grad():  # a norm that learns would shrink the points to shrink the error
+            x = first(x)
+            u = _paired(last.inverse(torch.randn_like(x)), x)
+        times = math.gcd(TIMES, x.shape[1])  # a time for each group of points
+        groups = torch.arange(times, device=x.device)
+        s = (groups + torch.rand(len(x), times, device=x.device)) / times
+        s = s[..., None, None].to(x)
+        x, u = x.unflatten(1, (times, -1)), u.unflatten(1, (times, -1))
+        velocity = field.velocity(s, torch.lerp(x, u, s), field.context(z, ndim=4))
+        return (velocity - (u - x)).square().mean() + divergence / (times * x.shape[2])
 
     def _posterior(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and deviation (n, latent_dim), averaged over parts of x (n, points, 3)."""
@@ -256,17 +243,34 @@ class PointFlow(nn.Module):
         divergence = 0.5 * (mean.square() + std.square() - 1).sum(1) - std.log().sum(1)
         return mean + std * torch.randn_like(mean), divergence.mean()
 
-    @contextmanager
-    def _fixed_in_eval(self, x: Tensor) -> Iterator[None]:
-        """Fix the random numbers of a loss in eval mode, so that epochs compare."""
-        devices = [x.device] if x.device.type == "cuda" else []
-        with torch.random.fork_rng(devices, enabled=not self.training):
-            if not self.training:
-                torch.manual_seed(0)
-            yield
+
+class _PointEncoder(nn.Module):
+    """Clouds (n, points, 3) to latents (n, latent_dim), for any order and number of points.
+
+    It takes the maximum over the features of a cloud's points (Qi et al. 2017, PointNet).
+
+    Args:
+        latent_dim: width of the latents.
+        widths: of a point's features; 128, 128, 256, 512 in PointFlow.
+        stochastic: whether a second head gives the logarithm of the posterior's variance.
+    """
+
+    def __init__(self, latent_dim: int, widths: Sequence[int], stochastic: bool):
+        super().__init__()
+        self.points = nn.Sequential(*_layers((3, *widths))[:-1])  # no ReLU before the maximum
+        self.mean = _head(widths[-1], latent_dim)
+        self.log_variance = _head(widths[-1], latent_dim) if stochastic else None
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean (n, latent_dim) and standard deviation; the latter 0 (1,) without a second head."""
+        features = self.points(x.flatten(0, 1)).unflatten(0, x.shape[:2]).amax(1)
+        mean = self.mean(features)
+        if self.log_variance is None:
+            return mean, mean.new_zeros(1)
+        return mean, torch.exp(0.5 * self.log_variance(features))
 
 
-def paired(u: Tensor, x: Tensor) -> Tensor:
+def _paired(u: Tensor, x: Tensor) -> Tensor:
     """Noise u (n, points, 3), reordered for the shortest ways to the points x (n, points, 3).
 
     The sum of squared lengths is minimal within every ``PAIRED`` points, by scipy's assignment
@@ -284,5 +288,16 @@ def paired(u: Tensor, x: Tensor) -> Tensor:
 def _in_batches(function: Callable[..., Any], points: int, *tensors: Tensor) -> list[Any]:
     """What a function returns for batches of clouds that have so many points each."""
     rows = max(1, AT_ONCE // points)
-    starts = range(0, max(1, len(tensors[0])), rows)
-    return [function(*[tensor[k : k + rows] for tensor in tensors]) for k in starts]
+    return list(map(function, *[tensor.split(rows) for tensor in tensors]))
+
+
+def _head(features: int, latent_dim: int) -> nn.Sequential:
+    widths = (features, *HEAD_WIDTHS)
+    return nn.Sequential(*_layers(widths), nn.Linear(widths[-1], latent_dim))
+
+
+def _layers(widths: Sequence[int]) -> list[nn.Module]:
+    layers: list[nn.Module] = []
+    for inputs, outputs in zip(widths, widths[1:]):
+        layers += [nn.Linear(inputs, outputs), nn.BatchNorm1d(outputs), nn.ReLU()]
+    return layers

@@ -2,6 +2,10 @@
 
 From points to noise: batch norm, field, batch norm, … Sampling goes the other way and solves for
 the points alone, while the original also computes the density and drops it.
+
+The field's divergence (Yang et al. 2019, section 4) is pushed forward beside the points. With J the
+field's Jacobian, one more pass through the layers gives J v, without a graph. A random v gives
+Hutchinson's estimate vᵀ J v; the three unit vectors give the trace.
 """
 
 from __future__ import annotations
@@ -17,11 +21,16 @@ from torch import Tensor, nn
 from torchdiffeq import odeint, odeint_adjoint
 
 from fpnlib import checks
-from fpnlib.base_models.pointflow_networks import DIMENSIONS, Field, LayerContext
 
+DIMENSIONS = 3
+START_TIME = 0.5  # PointFlow's T before training
+GAIN = 3.0  # of the first weights, because the gates halve what passes
 MOST_STEPS = 1000  # of an adaptive solve; a trained field takes tens
 METHODS = ("dopri5", "bosh3", "adaptive_heun", "rk4", "midpoint", "euler")
 ADAPTIVE = METHODS[:3]
+
+# What a layer's gate and bias take from z, and their weights for the time.
+_Context = tuple[Tensor, Tensor, Tensor, Tensor]
 
 
 @dataclass(frozen=True)
@@ -87,14 +96,12 @@ class Solver:
         try:
             return solve(field, state, times, **settings)[-1]
         except AssertionError as error:  # torchdiffeq's kind of error
-            raise FloatingPointError(
-                f"{self.method} can't hold the tolerance {self.tolerance:g}"
-                f" ({str(error) or 'not finite'}): the field is too steep or not finite."
-                " A smaller learning_rate or clip_norm, a larger tolerance, or method='rk4' helps"
-            ) from None
+            reason = f"{self.method} can't hold the tolerance {self.tolerance:g} ({error})"
+            remedy = "a smaller learning_rate, a larger tolerance, or method='rk4' helps"
+            raise FloatingPointError(f"{reason}; {remedy}") from None
 
 
-class MovingBatchNorm(nn.Module):
+class _MovingBatchNorm(nn.Module):
     """Batch norm by running statistics, in training too.
 
     So it has an exact inverse and density. ``weight`` holds logarithms of scales. In training, the
@@ -137,6 +144,97 @@ class MovingBatchNorm(nn.Module):
         return (y - self.bias) * (-self.log_scale).exp() + self.running_mean
 
 
+class _ConcatSquash(nn.Module):
+    """(W x + b) · sigmoid(gate(t, z)) + bias(t, z): time and latent scale and shift each unit."""
+
+    def __init__(self, inputs: int, outputs: int, latent_dim: int):
+        super().__init__()
+        self.linear = nn.Linear(inputs, outputs)
+        self.gate = nn.Linear(1 + latent_dim, outputs)
+        self.bias = nn.Linear(1 + latent_dim, outputs, bias=False)
+
+    def context(self, z: Tensor) -> _Context:
+        """Everything that depends on z (n, latent_dim), computed once for a whole solve."""
+        gate_t, gate_z = self.gate.weight.split([1, z.shape[1]], 1)
+        bias_t, bias_z = self.bias.weight.split([1, z.shape[1]], 1)
+        return z @ gate_z.T + self.gate.bias, gate_t[:, 0], z @ bias_z.T, bias_t[:, 0]
+
+
+class _Field(nn.Module):
+    """dx/ds = T · f(x, sT, z), with s from 0 (the shape) to 1 (the noise) and a learned end time T.
+
+    Args:
+        hidden: widths of the hidden layers.
+        latent_dim: width of z.
+    """
+
+    def __init__(self, hidden: Sequence[int], latent_dim: int):
+        super().__init__()
+        widths = (DIMENSIONS, *hidden, DIMENSIONS)
+        layers = [_ConcatSquash(*pair, latent_dim) for pair in zip(widths, widths[1:])]
+        with torch.no_grad():
+            for layer in layers[:-1]:
+                layer.linear.weight.mul_(GAIN)
+        self.layers: Any = nn.ModuleList(layers)
+        self.sqrt_end_time = nn.Parameter(torch.tensor(START_TIME).sqrt())
+
+    @property
+    def end_time(self) -> Tensor:
+        """T > 0, a scalar."""
+        return self.sqrt_end_time**2
+
+    def context(self, z: Tensor, ndim: int = 3) -> list[_Context]:
+        """The layers' contexts of z (n, latent_dim), for points (n, …, 3) of so many dimensions."""
+        shape = (-1, *(1,) * (ndim - 2))
+        contexts = []
+        for layer in self.layers:
+            gate, gate_t, bias, bias_t = layer.context(z)
+            contexts.append((gate.unflatten(0, shape), gate_t, bias.unflatten(0, shape), bias_t))
+        return contexts
+
+    def velocity(self, s: Tensor, x: Tensor, context: list[_Context]) -> Tensor:
+        """dx/ds, of the shape of x (n, …, 3); s is a scalar or broadcasts against x."""
+        return self._push(s, x, None, context)[0]
+
+    def with_divergence(
+        self, s: Tensor, x: Tensor, probe: Tensor | None, context: list[_Context]
+    ) -> tuple[Tensor, Tensor]:
+        """dx/ds (n, points, 3) and its divergence (n, points, 1).
+
+        Args:
+            s: scalar.
+            x: points (n, points, 3).
+            probe: like x, for Hutchinson's estimate; None: the exact divergence.
+            context: of the latents.
+        """
+        if probe is not None:
+            dx, pushed = self._push(s, x, probe[None], context)
+            return dx, (probe * pushed[0]).sum(-1, keepdim=True)
+        unit = torch.eye(DIMENSIONS, dtype=x.dtype, device=x.device)
+        dx, pushed = self._push(s, x, unit[:, None, None].expand(-1, *x.shape), context)
+        return dx, torch.einsum("i...i->...", pushed).unsqueeze(-1)
+
+    def _push(
+        self, s: Tensor, x: Tensor, tangents: Tensor | None, contexts: list[_Context]
+    ) -> tuple[Tensor, Tensor]:
+        """dx/ds, and the Jacobian's products with ``tangents`` (k, n, points, 3); None: of none."""
+        time, last = s * self.end_time, len(self.layers) - 1
+        graph = torch.is_grad_enabled()
+        pushed = x.new_zeros(0, *x.shape) if tangents is None else tangents
+        for depth, (layer, context) in enumerate(zip(self.layers, contexts)):
+            gate = torch.sigmoid(context[0] + time * context[1])
+            bias = context[2] + time * context[3]
+            linear = layer.linear(x)
+            x = torch.addcmul(bias, linear, gate, out=None if graph else linear)
+            if tangents is not None:
+                pushed = pushed @ layer.linear.weight.T * gate
+            if depth < last:
+                x = torch.tanh(x) if graph else x.tanh_()  # in place: half the memory's traffic
+                if tangents is not None:
+                    pushed = pushed * (1 - x * x)
+        return self.end_time * x, self.end_time * pushed
+
+
 class PointCNF(nn.Module):
     """The flow from a cloud's points to standard normal noise, given the cloud's latent z.
 
@@ -148,8 +246,8 @@ class PointCNF(nn.Module):
 
     def __init__(self, latent_dim: int, hidden: Sequence[int], num_blocks: int = 1):
         super().__init__()
-        self.norms: Any = nn.ModuleList(MovingBatchNorm() for _ in range(num_blocks + 1))
-        self.fields: Any = nn.ModuleList(Field(hidden, latent_dim) for _ in range(num_blocks))
+        self.norms: Any = nn.ModuleList(_MovingBatchNorm() for _ in range(num_blocks + 1))
+        self.fields: Any = nn.ModuleList(_Field(hidden, latent_dim) for _ in range(num_blocks))
 
     def forward(
         self, x: Tensor, z: Tensor, solver: Solver, probe: Tensor | None = None
@@ -175,6 +273,11 @@ class PointCNF(nn.Module):
             x = norm(x)
         return x, log_det.squeeze(-1)
 
+    def log_prob(self, x: Tensor, z: Tensor, solver: Solver, probe: Tensor | None = None) -> Tensor:
+        """log p(x | z) (n, points) in nats; arguments as for :meth:`forward`."""
+        u, log_det = self(x, z, solver, probe)
+        return _log_normal(u) + log_det
+
     def inverse(self, u: Tensor, z: Tensor, solver: Solver) -> Tensor:
         """Points (n, points, 3) of noise u (n, points, 3) under z (n, latent_dim)."""
         for field, norm in zip(reversed(self.fields), reversed(self.norms[1:])):
@@ -183,13 +286,13 @@ class PointCNF(nn.Module):
         return self.norms[0].inverse(u)
 
 
-def log_normal(u: Tensor) -> Tensor:
+def _log_normal(u: Tensor) -> Tensor:
     """log N(u; 0, I) (n, points) of noise u (n, points, 3)."""
     return -0.5 * (u.square() + math.log(2 * math.pi)).sum(-1)
 
 
 def _change(
-    field: Field, probe: Tensor | None, context: list[LayerContext], s: Tensor, state: Tensor
+    field: _Field, probe: Tensor | None, context: list[_Context], s: Tensor, state: Tensor
 ) -> Tensor:
     """The derivative of points and log-density (n, points, 4)."""
     return torch.cat(field.with_divergence(s, state[..., :DIMENSIONS], probe, context), -1)
@@ -200,7 +303,7 @@ def _worst_cloud(error: Tensor) -> Tensor:
     return error.flatten(1).square().mean(1).amax().sqrt()
 
 
-def _differentiable(field: Field, context: list[LayerContext]) -> list[Tensor]:
+def _differentiable(field: _Field, context: list[_Context]) -> list[Tensor]:
     """The tensors that the solution depends on and that need gradients."""
     tensors: list[Tensor] = [field.sqrt_end_time]
     for layer, of_layer in zip(field.layers, context):

@@ -111,16 +111,12 @@ def _read(path: Path) -> State:
 
 
 def _filled(model: nn.Module, state: State, path: Path) -> Any:
-    """The model with a checkpoint's weights. Raises ValueError for a name that does not fit."""
-    kind, expected = type(model).__name__, model.state_dict()
-    for name in sorted(expected.keys() | state.keys()):
-        if name not in state or name not in expected:
-            fault = "missing" if name in expected else "unknown"
-            raise ValueError(f"{path} holds another architecture than {kind}: {name} is {fault}")
-        ours, theirs = tuple(expected[name].shape), tuple(state[name].shape)
-        if ours != theirs:
-            raise ValueError(f"{path} has other widths: {name} is {theirs}, expected {ours}")
-    model.load_state_dict(state)
+    """The model with a checkpoint's weights. Raises ValueError if they do not fit."""
+    try:
+        model.load_state_dict(state)
+    except RuntimeError as error:
+        kind, reason = type(model).__name__, str(error).splitlines()[1].strip()
+        raise ValueError(f"{path} holds another architecture than {kind}: {reason:.300}") from None
     return model.eval()
 
 
@@ -168,10 +164,7 @@ def _statistic(path: Path, value: Any, name: str, size: int) -> Tensor:
     if value is None:
         file = path.parent / name
         if not file.is_file():
-            raise FileNotFoundError(
-                f"{name} is not beside {path}; without it points have no units"
-                " (or pass mean and std)"
-            )
+            raise FileNotFoundError(f"{name} is not beside {path}; copy it, or pass mean and std")
         try:
             value = np.load(file, allow_pickle=False)  # noqa: TID251 (an array)
         except (ValueError, EOFError, OSError):

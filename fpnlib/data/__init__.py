@@ -64,9 +64,8 @@ def load(
             raise TypeError(f"dataset '{name}' has no option '{option}'")
     dataset = loader(root, seed, download, **options)
     if not isinstance(dataset, Dataset):
-        raise TypeError(
-            f"the loader of '{name}' must return a data.Dataset, got {type(dataset).__name__}"
-        )
+        kind = type(dataset).__name__
+        raise TypeError(f"the loader of '{name}' must return a data.Dataset, got {kind}")
     return dataset.check()
 
 
@@ -78,10 +77,8 @@ def _loader_of(name: str) -> Loader:
     try:
         found = import_module(module)
     except ImportError as error:
-        raise ValueError(
-            f"dataset '{name}': cannot import '{module}' ({error}); "
-            "install it, or put its folder on PYTHONPATH"
-        ) from None
+        fault = f"dataset '{name}': cannot import '{module}' ({error})"
+        raise ValueError(f"{fault}; install it, or put its folder on PYTHONPATH") from None
     if not callable(getattr(found, function, None)):
         raise ValueError(f"dataset '{name}': '{module}' has no function '{function}'")
     return getattr(found, function)

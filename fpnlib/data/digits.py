@@ -85,10 +85,9 @@ def _read_mnist(root: Path, download: bool) -> list[Split]:
     for packed, _ in reversed(MNIST.resources):
         name = packed.removesuffix(".gz")
         missing = missing if (raw / name).is_file() else name
+    absent = f"MNIST: {missing} is not in {raw}"
     if missing and not download:
-        raise FileNotFoundError(
-            f"MNIST: {missing} is not in {raw}; {REMEDY}, or, with a network, pass download=True"
-        )
+        raise FileNotFoundError(f"{absent}; {REMEDY}, or, with a network, pass download=True")
     try:
         # torchvision looks for the files again, so a process that waited finds what another
         # fetched.
@@ -98,9 +97,7 @@ def _read_mnist(root: Path, download: bool) -> list[Split]:
         if missing is None:
             raise ValueError(f"MNIST: the files in {raw} are damaged; replace them") from None
         reason = str(error).splitlines()[0]
-        raise FileNotFoundError(
-            f"MNIST: {missing} is not in {raw} and could not be fetched ({reason}); {REMEDY}"
-        ) from None
+        raise FileNotFoundError(f"{absent} and could not be fetched ({reason}); {REMEDY}") from None
     return [Split(part.data.unsqueeze(1), part.targets.long()) for part in parts]
 
 
@@ -109,7 +106,5 @@ def _stratified(split: Split, held_out: int, seed: int) -> tuple[Split, Split]:
     from sklearn.model_selection import train_test_split  # slow to import
 
     rows = np.arange(len(split))
-    kept, other = train_test_split(
-        rows, test_size=held_out, stratify=split.y.numpy(), random_state=seed
-    )
+    kept, other = train_test_split(rows, test_size=held_out, stratify=split.y, random_state=seed)
     return split.take(kept), split.take(other)

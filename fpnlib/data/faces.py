@@ -78,10 +78,8 @@ def load_celeba(
     for number, split in enumerate(("train", "validation", "test")):
         rows = np.flatnonzero(parts == number)
         if not len(rows):
-            raise ValueError(
-                f"CelebA: {images[0].parent} has no {split} image; "
-                f"add some that {PARTITION} marks {number}"
-            )
+            remedy = f"add some that {PARTITION} marks {number}"
+            raise ValueError(f"CelebA: {images[0].parent} has no {split} image; {remedy}")
         pixels = _read_images([images[row] for row in rows], size, digest, f"CelebA, {split}")
         y = attributes.iloc[rows].to_numpy(np.int64, copy=True)
         digest.update(y.tobytes())
@@ -171,9 +169,7 @@ def _read_attributes(folder: Path, images: list[str], own: bool) -> pd.DataFrame
     wrong = ~table.isin([-1, 0, 1]).all(axis=1)
     if wrong.any() or not len(table.columns):
         where = f"the row of {wrong.idxmax()}" if wrong.any() else "its second line"
-        raise ValueError(
-            f"CelebA: {path} is damaged in {where}; expected a -1 or 1 for each attribute"
-        )
+        raise ValueError(f"CelebA: {path} is damaged in {where}; expected only -1 and 1")
     return (_rows_of(images, table, path) > 0).astype(np.int64)
 
 
@@ -188,9 +184,7 @@ def _read_partition(folder: Path, images: list[str], own: bool, seed: int) -> np
         return parts
     table = _read_table(path)
     if table.shape[1] != 1 or not table.isin(["0", "1", "2"]).all(axis=None):
-        raise ValueError(
-            f"CelebA: {path} is damaged; expected lines like '000001.jpg 0', with 0, 1 or 2"
-        )
+        raise ValueError(f"CelebA: {path} is damaged; expected '000001.jpg 0' or 1 or 2 a line")
     return _rows_of(images, table, path).iloc[:, 0].to_numpy(int)
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import warnings
-from collections.abc import Iterable
+from collections import defaultdict
 from pathlib import Path
 
 import numpy as np
@@ -49,13 +49,7 @@ SYNSETS = dict(pair.split() for pair in _SYNSETS.split(","))
 
 
 def load_shapenet(
-    root: Root = None,
-    seed: int = 0,
-    download: bool = False,
-    *,
-    categories: Iterable[str] | None = None,
-    points: int = 2048,
-    up: str = "y",
+    root: Root = None, seed: int = 0, download: bool = False, *, points: int = 2048, up: str = "y"
 ) -> Dataset:
     """Load ShapeNet (Chang et al. 2015, arXiv:1512.03012) as PointFlow sampled it.
 
@@ -63,8 +57,6 @@ def load_shapenet(
         root: folder that has ``ShapeNetCore.v2.PC15k/``; None: see :func:`data_root`.
         seed: of the shapes held out in a category without ``val``, or without any split.
         download: not used; PointFlow's README links to the data.
-        categories: names among the 55 of ``SYNSETS``, in the order of their class indices; None:
-            all.
         points: at most so many points are kept of each cloud. PointFlow draws from all 15,000,
             which takes 9 GB for the 55 categories.
         up: the axis that points up in the files: "x", "y" or "z".
@@ -75,57 +67,30 @@ def load_shapenet(
 
     Raises:
         FileNotFoundError: the folder, a category, its train or its test is missing.
-        TypeError: ``categories`` is a name, not a list of names.
-        ValueError: an unknown category, or one named twice; an empty split; a damaged cloud, or one
-            of another shape, with NaN, or with all points equal; an unknown axis.
+        ValueError: no category; an empty split; a damaged cloud, or one of another shape, with NaN,
+            or with all points equal; an unknown axis.
     """
     folder = _folder(root, SHAPENET, "ShapeNet", "(PointFlow's README links to it)")
     folders = {}
-    for name in chosen(categories, SYNSETS):
-        synset = folder / SYNSETS[name]
-        folders[name] = synset if synset.is_dir() else folder / name
+    for name, synset in SYNSETS.items():
+        folders[name] = folder / (synset if (folder / synset).is_dir() else name)
     return _read_clouds("shapenet", folders, points, seed, up)
 
 
 def load_modelnet(
-    root: Root = None,
-    seed: int = 0,
-    download: bool = False,
-    *,
-    categories: Iterable[str] | None = None,
-    points: int = 2048,
-    up: str = "z",
+    root: Root = None, seed: int = 0, download: bool = False, *, points: int = 2048, up: str = "z"
 ) -> Dataset:
     """Load ModelNet (Wu et al. 2015, arXiv:1406.5670) from ``modelnet/``, with z up on disk.
 
     Clouds of your own serve too: ``modelnet/<category>/<shape>.npy``, with or without folders of
-    splits. If ``categories`` is None, all folders are read, in alphabetical order. The other
-    arguments and the errors are those of :func:`load_shapenet`.
+    splits. The categories are in alphabetical order. Arguments and errors are those of
+    :func:`load_shapenet`.
     """
     folder = _folder(root, MODELNET, "ModelNet", "with <category>/<split>/<shape>.npy in it")
-    found = [path.name for path in entries(folder, "*") if entries(path, *SPLITS, "*.npy")]
-    folders = {name: folder / name for name in chosen(categories, found)}
-    return _read_clouds("modelnet", folders, points, seed, up)
-
-
-def chosen(categories: Iterable[str] | None, known: Iterable[str]) -> tuple[str, ...]:
-    """The categories asked for, in that order; all ``known`` ones if ``categories`` is None.
-
-    Raises:
-        TypeError, ValueError: as :func:`load_shapenet`.
-    """
-    if isinstance(categories, str):
-        raise TypeError(f"categories must be a list of names, got the name '{categories}'")
-    known = tuple(known)
-    names = known if categories is None else tuple(categories)
-    for name in names:
-        if name not in known:
-            raise checks.unknown("category", name, known)
-        if names.count(name) > 1:
-            raise ValueError(f"category '{name}' is named twice")
-    if not names:
-        raise ValueError("categories must name one or more")
-    return names
+    found = [path for path in entries(folder, "*") if entries(path, *SPLITS, "*.npy")]
+    if not found:
+        raise ValueError(f"{folder} has no category: a folder with .npy files or with splits")
+    return _read_clouds("modelnet", {path.name: path for path in found}, points, seed, up)
 
 
 def draw_points(x: Tensor, points: int, generator: torch.Generator) -> Tensor:
@@ -154,8 +119,8 @@ def _read_clouds(name: str, folders: dict[str, Path], points: int, seed: int, up
     checks.positive("points", points)
     if up not in UPRIGHT:
         raise checks.unknown("axis", up, UPRIGHT)
-    files: dict[str, list[Path]] = {split: [] for split in SPLITS}
-    labels: dict[str, list[int]] = {split: [] for split in SPLITS}
+    files: dict[str, list[Path]] = defaultdict(list)
+    labels: dict[str, list[int]] = defaultdict(list)
     for y, (category, folder) in enumerate(folders.items()):
         for split, paths in _split_files(category, folder, seed).items():
             files[split] += paths
@@ -189,9 +154,8 @@ def _read_clouds(name: str, folders: dict[str, Path], points: int, seed: int, up
 def _read_cloud(path: Path, points: int) -> np.ndarray:
     """At most ``points`` points (m, 3) of a file; a ValueError names a bad file."""
     try:
-        cloud: np.ndarray = np.lib.format.open_memmap(
-            path, mode="r"
-        )  # np.load would also open an archive
+        # np.load would also open an archive.
+        cloud: np.ndarray = np.lib.format.open_memmap(path, mode="r")
     except (OSError, ValueError, EOFError):
         raise ValueError(f"{path} is damaged or no array") from None
     if cloud.ndim != 2 or cloud.shape[1] != 3 or cloud.dtype.kind != "f" or not len(cloud):
@@ -210,7 +174,7 @@ def _read_cloud(path: Path, points: int) -> np.ndarray:
 def _split_files(category: str, folder: Path, seed: int) -> dict[str, list[Path]]:
     """The files of each split. What has no folder is held out of train, at least one shape each."""
     files = {split: entries(folder / split, "*.npy") for split in SPLITS}
-    flat = not any((folder / split).is_dir() for split in SPLITS)
+    flat = not any(map(Path.is_dir, map(folder.joinpath, SPLITS)))
     if flat:
         files["train"] = entries(folder, "*.npy")
     for split in ("train",) if flat else ("train", "test"):

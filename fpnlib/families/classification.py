@@ -13,28 +13,13 @@ import torch
 
 from fpnlib import checks
 from fpnlib.baselines import AUTOML_NEEDS, BASELINES, Scores, accuracies
-from fpnlib.families.encoding import Latents, join
+from fpnlib.families.encoding import Latents
 from fpnlib.families.family import FLOW_NAMES
 from fpnlib.families.study import Study
 from fpnlib.plugin import FlowPlugin
 from fpnlib.store import Key
 
 FOLDS = 5
-COLUMNS = (
-    "model",
-    "prior",
-    "features",
-    "learned from",
-    "paper, train",
-    "paper, test",
-    "train",
-    "validation",
-    "test",
-    "train, macro",
-    "test, macro",
-    "seconds",
-    "chosen",
-)
 
 
 def classification_table(
@@ -67,7 +52,7 @@ def classification_table(
         ValueError: an unknown baseline, with the nearest name.
     """
     base, recipe = study.recipe(base)
-    rows: list[list] = []
+    rows: list[dict] = []
     for name, settings in baselines.items():
         if name not in BASELINES:
             raise checks.unknown("baseline", name, BASELINES)
@@ -75,14 +60,14 @@ def classification_table(
         rows += [_baseline_row(study, name, settings, base, kind) for kind in kinds]
     for flow, prior, kind in product(recipe.flows, priors, features):
         row = _plugin_row(study, base, flow, prior, kind)
-        row[0] += f", {prior} prior" if len(priors) > 1 else ""
+        row["model"] += f", {prior} prior" if len(priors) > 1 else ""
         rows.append(row)
-    table = pd.DataFrame(rows, columns=COLUMNS)
+    table = pd.DataFrame(rows)
     table.loc[table["features"] != features[0], ["paper, train", "paper, test"]] = math.nan
     return table
 
 
-def baseline_scores(study: Study, name: str, base: str, features: str, **settings: Any) -> Scores:
+def _baseline_scores(study: Study, name: str, base: str, features: str, **settings: Any) -> Scores:
     """Fit a baseline to the latents of train and validation together, and keep its scores.
 
     Its cross-validation needs no set of its own.
@@ -99,7 +84,7 @@ def baseline_scores(study: Study, name: str, base: str, features: str, **setting
     key = Key(f"baseline/{name}", {"features": features} | settings, (latents.key_,))
 
     def make() -> dict:
-        both, test = join(latents.train, latents.validation), latents.test
+        both, test = latents.train.joined(latents.validation), latents.test
         learned, held_out = (getattr(both, features), both.y), (getattr(test, features), test.y)
         return asdict(BASELINES[name](*learned, *held_out, seed=study.run.seed, **settings))
 
@@ -136,39 +121,47 @@ def leads(scores: pd.Series, n: int) -> pd.DataFrame:
     rival = scores[~plugins].idxmax()
     rows = []
     for model in scores.index[plugins]:
-        variance = sum(p * (1 - p) / n for p in scores[[model, rival]])
-        rows.append([model, rival, scores[model] - scores[rival], 2 * math.sqrt(variance)])
+        both = scores[[model, rival]]
+        error = math.sqrt((both * (1 - both) / n).sum())
+        rows.append([model, rival, scores[model] - scores[rival], 2 * error])
     return pd.DataFrame(rows, columns=["model", "best baseline", "lead", "± two standard errors"])
 
 
-def _baseline_row(study: Study, name: str, settings: Mapping, base: str, features: str) -> list:
+def _baseline_row(study: Study, name: str, settings: Mapping, base: str, features: str) -> dict:
     latents = study.latents(base)
     y = torch.cat([latents.train.y, latents.validation.y])
     rarest = int(y.bincount(minlength=len(study.names)).min())
-    about = ["–", features, len(y), *study.paper(name)]
+    row = {"model": "AutoML", "prior": "–", **_about(study, name, features, len(y))}
     if name == "automl" and rarest < AUTOML_NEEDS:
         needs = f"{AUTOML_NEEDS} objects of each {study.family.kind}"
         print(f"AutoML is left out: it needs {needs}, and one has {rarest}")
-        return ["AutoML", *about, *[math.nan] * 6, "–"]
+        return row | {"chosen": "–"}
     if name != "automl" and rarest < FOLDS:
         settings = {**settings, "folds": max(2, rarest)}
-    scores = baseline_scores(study, name, base, features, **settings)
-    row: list = [scores.train_accuracy, math.nan, scores.test_accuracy]
-    row += [scores.train_macro, scores.test_macro, scores.seconds]
-    return [scores.name, *about, *row, _chosen(scores.settings)]
+    scores = _baseline_scores(study, name, base, features, **settings)
+    row |= {"model": scores.name, "train": scores.train_accuracy, "validation": math.nan}
+    row |= {"test": scores.test_accuracy, "train, macro": scores.train_macro}
+    row |= {"test, macro": scores.test_macro, "seconds": scores.seconds}
+    return row | {"chosen": _chosen(scores.settings)}
 
 
-def _plugin_row(study: Study, base: str, flow: str, prior: str, features: str) -> list:
+def _plugin_row(study: Study, base: str, flow: str, prior: str, features: str) -> dict:
     plugin, latents = study.plugin(base, flow), study.latents(base)
-    train, train_macro = plugin_accuracies(plugin, latents.train, features, prior)
-    validation, _ = plugin_accuracies(plugin, latents.validation, features, prior)
-    test, test_macro = plugin_accuracies(plugin, latents.test, features, prior)
+    about = _about(study, flow, features, len(latents.train.y))
+    row = {"model": f"FPN ({FLOW_NAMES[flow]})", "prior": prior, **about}
+    row["train"], train_macro = plugin_accuracies(plugin, latents.train, features, prior)
+    row["validation"], _ = plugin_accuracies(plugin, latents.validation, features, prior)
+    row["test"], test_macro = plugin_accuracies(plugin, latents.test, features, prior)
+    row |= {"train, macro": train_macro, "test, macro": test_macro}
     history = plugin.history_
     chosen = f"epoch {history.best_epoch} of {len(history.epochs)}"
-    row: list = [f"FPN ({FLOW_NAMES[flow]})", prior, features, len(latents.train.y)]
-    row += study.paper(flow)
-    row += [train, validation, test, train_macro, test_macro]
-    return [*row, study.run.seconds(f"{base}_{flow}"), chosen]
+    return row | {"seconds": study.run.seconds(f"{base}_{flow}"), "chosen": chosen}
+
+
+def _about(study: Study, name: str, features: str, learned_from: int) -> dict:
+    train, test = study.paper(name)
+    about = {"features": features, "learned from": learned_from}
+    return about | {"paper, train": train, "paper, test": test}
 
 
 def _chosen(settings: Mapping) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fpnlib.base_models.frozen import Frozen
 from fpnlib.baselines import ClassMixtures
 from fpnlib.data import Split
 
@@ -31,6 +32,34 @@ class Latents:
     draw: Tensor
     y: Tensor
 
+    def joined(self, other: Latents) -> Latents:
+        """The latents of two splits as those of one."""
+        pairs = zip(vars(self).values(), vars(other).values())
+        return Latents(*map(torch.cat, pairs))
+
+    def samplers(self, kind: str, components: int, seed: int) -> dict[str, Sampler]:
+        """Return the ways to draw others like these that need no plugin, by name.
+
+        If there are posteriors, their prior is among the ways.
+
+        Args:
+            kind: what the classes are called, e.g. "class".
+            components: Gaussians in each class' mixture; 0: no mixtures.
+            seed: of the mixtures' fit.
+        """
+        samplers: dict[str, Sampler] = {}
+        if self.std.any():
+            samplers["unconditional"] = self._prior
+        samplers[f"{kind} Gaussians"] = ClassMixtures(self.draw, self.y, 1).sample
+        if components:
+            mixtures = ClassMixtures(self.draw, self.y, components, seed=seed)
+            samplers[f"{kind} mixtures"] = mixtures.sample
+        return samplers
+
+    def _prior(self, y: Tensor, seed: int) -> Tensor:
+        generator = torch.Generator().manual_seed(seed)
+        return torch.randn(len(y), self.mean.shape[1], generator=generator)
+
 
 class Encoded:
     """The three splits of a dataset as latents, each computed when it is first asked for.
@@ -48,49 +77,10 @@ class Encoded:
     test = cached_property[Latents](lambda self: self._encode("test"))
 
 
-@torch.no_grad()
 def encode(base: Any, split: Split, seed: int, batch_size: int = 1000) -> Latents:
     """Encode a split in batches, and draw once from each posterior by ``seed``."""
-    device = next(base.parameters()).device
-    means, stds = [], []
-    for x in split.x.split(batch_size):
-        if hasattr(base, "posterior"):
-            mean, std = base.posterior(x.to(device))
-        else:
-            mean = base.encode(x.to(device))
-            std = torch.zeros_like(mean)
-        means.append(mean)
-        stds.append(std)
-    mean, std = torch.cat(means), torch.cat(stds)
+    means, stds = zip(*map(Frozen(base).posterior, split.x.split(batch_size)))
+    mean = torch.cat(means)
+    std = torch.zeros_like(mean) if stds[0] is None else torch.cat(stds)
     noise = torch.randn(mean.shape, generator=torch.Generator().manual_seed(seed)).to(mean)
-    return Latents(mean, std, mean + std * noise, split.y.to(device))
-
-
-def join(first: Latents, second: Latents) -> Latents:
-    """Return the latents of two splits as those of one."""
-    pairs = zip(vars(first).values(), vars(second).values())
-    return Latents(*map(torch.cat, pairs))
-
-
-def latent_samplers(train: Latents, kind: str, components: int, seed: int) -> dict[str, Sampler]:
-    """Return the ways to draw latents that need no plugin, by name.
-
-    Args:
-        train: training latents. If they have posteriors, their prior is among the ways.
-        kind: what the classes are called, e.g. "class".
-        components: Gaussians in each class' mixture; 0: no mixtures.
-        seed: of the mixtures' fit.
-    """
-    samplers: dict[str, Sampler] = {}
-
-    def prior(y: Tensor, seed: int) -> Tensor:
-        generator = torch.Generator().manual_seed(seed)
-        return torch.randn(len(y), train.mean.shape[1], generator=generator)
-
-    if train.std.any():
-        samplers["unconditional"] = prior
-    samplers[f"{kind} Gaussians"] = ClassMixtures(train.draw, train.y, 1).sample
-    if components:
-        mixtures = ClassMixtures(train.draw, train.y, components, seed=seed)
-        samplers[f"{kind} mixtures"] = mixtures.sample
-    return samplers
+    return Latents(mean, std, mean + std * noise, split.y.to(mean.device))

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from fpnlib.base_models import MSP
-from fpnlib.base_models.patches import SharpenedMSP
+from fpnlib.base_models.msp import SharpenedMSP
 from fpnlib.conditions import Attributes
 from fpnlib.data import Dataset, Split
 from fpnlib.data.drawn.faces import draw

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -15,8 +16,10 @@ from torch import Tensor, nn
 
 from fpnlib.conditions import Condition
 from fpnlib.data import Dataset, Split
+from fpnlib.families.encoding import Latents
 from fpnlib.metrics.editing import Editor
-from fpnlib.training import batch_size_for
+from fpnlib.plugin import FlowPlugin
+from fpnlib.training import History, batch_size_for, fit
 
 FLOW_NAMES = {"maf": "C-MAF", "realnvp": "C-RNVP"}
 """The paper's names of the flows."""
@@ -39,23 +42,6 @@ def training_of(training: Settings, epochs: str) -> Callable[[Dataset, Settings]
         return {**training, "batch_size": batch_size, "epochs": settings[epochs]}
 
     return arguments
-
-
-def changed(settings: Settings, defaults: Settings, names: tuple[str, ...]) -> dict:
-    """Return those of the named settings that differ from their defaults.
-
-    A name that ends in "_" stands for all settings that begin with it.
-
-    >>> changed({"msp_epochs": 3, "epochs": 3}, {"msp_epochs": 18, "epochs": 1}, ("msp_",))
-    {'msp_epochs': 3}
-    """
-    prefixes = tuple(name for name in names if name.endswith("_"))
-    kept = {}
-    for name, value in settings.items():
-        named = name in names or name.startswith(prefixes)
-        if named and value != defaults[name]:
-            kept[name] = value
-    return kept
 
 
 @dataclass(frozen=True)
@@ -88,6 +74,29 @@ class Trained:
     pretrained_on: str = ""
     version: int = 1
 
+    def fit(self, module: nn.Module, data: Dataset, settings: Settings, **fitting: Any) -> History:
+        """Train a module on the device on which it is.
+
+        Args:
+            module: what ``build`` made.
+            data: the dataset; its validation split chooses the best epoch.
+            settings: the family's.
+            fitting: further arguments of ``training.fit``.
+        """
+        device = next(module.parameters()).device
+
+        def view(split: Split, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
+            x, y = self.view(split, settings, generator)
+            return x.to(device), y.to(device)
+
+        self.before(module, data)
+        trained, loss = self.objective(module, settings)
+        draw, held_out = partial(view, data.train), view(data.validation, None)
+        fitting |= self.training(data, settings)
+        history = fit(trained.to(device), loss, draw, held_out, **fitting)
+        self.after(module.eval(), data)
+        return history
+
 
 @dataclass(frozen=True)
 class Plug:
@@ -107,6 +116,34 @@ class Plug:
     settings: tuple[str, ...] = ()
     noise: float = 0.0
     version: int = 1
+
+    def fit(
+        self,
+        plugin: FlowPlugin,
+        train: Latents,
+        validation: Latents,
+        fresh: bool = True,
+        **fitting: Any,
+    ) -> History:
+        """Fit a plugin to latents (eq. 14).
+
+        Args:
+            plugin: the plugin.
+            train: training latents.
+            validation: held-out latents, which choose the best epoch.
+            fresh: draw the posteriors anew in each epoch; otherwise one draw is used throughout,
+                and training takes half of the epochs, because one draw is memorised sooner.
+            fitting: arguments of ``FlowPlugin.fit``.
+        """
+        z, std = train.mean, None
+        if train.std.any() and fresh:
+            std = train.std
+        elif train.std.any():
+            z, fitting["epochs"] = train.draw, max(1, fitting["epochs"] // 2)
+        elif self.noise:
+            std = self.noise * z.std(0).expand_as(z)
+        held_out = validation.draw, validation.y
+        return plugin.fit(z, train.y, std=std, validation=held_out, **fitting).history_
 
 
 @dataclass(frozen=True)
@@ -172,3 +209,18 @@ class Family:
     paper: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     paper_dataset: str = ""
     private: tuple[str, ...] = ()
+
+    def changed(self, settings: Settings, names: Sequence[str]) -> dict[str, Any]:
+        """Return those of the named settings that differ from their defaults.
+
+        Args:
+            settings: values of the family's settings.
+            names: of settings; one that ends in "_" stands for all that begin with it.
+        """
+        prefixes = tuple(name for name in names if name.endswith("_"))
+        kept = {}
+        for name, default in self.settings.items():
+            named = name in names or name.startswith(prefixes)
+            if named and settings[name] != default:
+                kept[name] = settings[name]
+        return kept

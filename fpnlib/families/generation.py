@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Sequence
 
-import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
 
-from fpnlib.data import Split
 from fpnlib.families.study import Study
-from fpnlib.metrics.images import right_class_rate
-from fpnlib.metrics.judge import Judge
 from fpnlib.metrics.point_clouds import compare
 
 
@@ -47,11 +42,9 @@ def judged_objects(
 
 
 def score_clouds(
-    judge: Judge,
+    study: Study,
     x: Tensor,
     y: Tensor,
-    names: Sequence[str],
-    test: Split,
     *,
     compared: int = 0,
     points: int = 0,
@@ -60,11 +53,9 @@ def score_clouds(
     """Score clouds for categories, over all of them and by category.
 
     Args:
-        judge: reads the categories.
+        study: of clouds; its judge reads the categories.
         x: clouds (n, ·, 3).
         y: the categories (n,) that they were drawn for.
-        names: of the categories.
-        test: the test clouds.
         compared: clouds of each category to compare with as many test clouds, or with as many as
             there are; 0: none.
         points: of each of these clouds.
@@ -78,17 +69,15 @@ def score_clouds(
     Raises:
         ValueError: clouds of fewer than ``points`` points; their distances would not compare.
     """
+    test, names = study.data.test, study.names
     fewest = min(x.shape[1], test.x.shape[1])
     if compared and fewest < points:
-        raise ValueError(
-            f"distances between clouds of {points} points need as many of each, got {fewest}"
-        )
-    right = []
-    for k in range(len(names)):
-        of_k = y == k
-        right.append(right_class_rate(judge, x[of_k], y[of_k]) if of_k.any() else math.nan)
+        raise ValueError(f"clouds of {points} points need as many of each, got {fewest}")
+    labels = y.numpy(force=True)
+    right = pd.Series(study.judge().predict(x).numpy() == labels).groupby(labels).mean()
+    right = right.reindex(range(len(names)))
     table = pd.DataFrame({"category": ["all", *names]})
-    table["right class"] = [np.nanmean(right), *right]
+    table["right class"] = [right.mean(), *right]
     rows = first_of_each(test.y, compared, range(len(names)))
     for distance in distances if compared else ():
         clouds = x[:, :points], y, test.x[rows, :points], test.y[rows]

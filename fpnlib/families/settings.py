@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from copy import deepcopy
 
 import yaml
 
@@ -54,7 +55,7 @@ def merge(
     >>> merge({"digits": {"vae_epochs": 3}}, "digits.flow_epochs=64 faces.msp_epochs=3")
     {'digits': {'vae_epochs': 3, 'flow_epochs': 64}, 'faces': {'msp_epochs': 3}}
     """
-    merged: dict[str, dict] = {name: dict(group) for name, group in groups.items()}
+    merged: dict[str, dict] = deepcopy(dict(groups))  # type: ignore[arg-type]
     for pair in override.split():
         path, equals, value = pair.partition("=")
         family, dot, name = path.partition(".")

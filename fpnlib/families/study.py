@@ -20,9 +20,8 @@ from tqdm.auto import tqdm
 from fpnlib import checks, plots, store
 from fpnlib.conditions import Condition
 from fpnlib.data import Dataset, load
-from fpnlib.families.encoding import Encoded, Latents, Sampler, encode, join, latent_samplers
-from fpnlib.families.family import FLOW_NAMES, Base, Family, Settings, Trained, changed
-from fpnlib.families.fitting import fit_module, fit_plugin
+from fpnlib.families.encoding import Encoded, Latents, Sampler, encode
+from fpnlib.families.family import FLOW_NAMES, Base, Family, Settings, Trained
 from fpnlib.families.parallel import run_in_processes
 from fpnlib.families.settings import resolve
 from fpnlib.network import FlowPluginNetwork
@@ -165,7 +164,7 @@ class Study:
     ) -> dict[str, Callable[[Tensor, int], Tensor]]:
         """Return every way to draw objects for labels: name -> (labels (n,), seed) -> objects.
 
-        The ways are those of ``latent_samplers`` and the plugins.
+        The ways are those of ``Latents.samplers`` and the plugins.
 
         Args:
             base: name of the base model; empty: the first.
@@ -174,7 +173,7 @@ class Study:
         """
         base, recipe = self.recipe(base)
         train = self.latents(base).train
-        samplers = latent_samplers(train, self.family.kind, components, self.run.seed)
+        samplers = train.samplers(self.family.kind, components, self.run.seed)
         for flow in recipe.flows:
             plugin = self.plugin(base, flow)
             samplers[FLOW_NAMES[flow]] = partial(_sample, plugin)
@@ -205,10 +204,8 @@ class Study:
             return True
         inside = self.run.folder.resolve().is_relative_to(store.PROJECT.resolve())
         if self.show_private and inside:
-            raise ValueError(
-                f"pictures of {self.data.name} must stay out of the project, got "
-                f"out='{self.run.folder}'; choose a folder elsewhere"
-            )
+            said = f"pictures of {self.data.name} must stay out of the project"
+            raise ValueError(f"{said}, got out='{self.run.folder}'")
         return self.show_private
 
     def figure(self, figure: Figure, name: str) -> Figure | None:
@@ -270,13 +267,13 @@ class Study:
         return Key(f"{self.family.name}/{kind}", settings, parents, self.data.checksum)
 
     def _trained(self, name: str, recipe: Trained) -> Any:
-        settings = changed(self.settings, self.family.settings, recipe.settings)
+        settings = self.family.changed(self.settings, recipe.settings)
         torch.manual_seed(self.run.seed)
         module = recipe.build(self.data, self.settings)
 
         def train(checkpoint: store.Checkpoint) -> History:
             fitting = {"seed": self.run.seed, "checkpoint": checkpoint, "description": name}
-            return fit_module(recipe, module, self.data, self.settings, fitting)
+            return recipe.fit(module, self.data, self.settings, **fitting)
 
         key = self._key(f"{name}/{recipe.version}", settings)
         return self._kept(name, key, module, train, recipe.pretrained_on)
@@ -286,15 +283,15 @@ class Study:
         torch.manual_seed(self.run.seed)
         arguments = {**plug.shape(self.settings), **shape}
         plugin = FlowPlugin(model.latent_dim, self.condition, flow, **arguments)
-        settings = changed(self.settings, self.family.settings, plug.settings) | shape
+        settings = self.family.changed(self.settings, plug.settings) | shape
         if draws != "fresh":
             settings["draws"] = draws
 
         def train(checkpoint: store.Checkpoint) -> History:
             sets = self._training_latents(base), self.latents(base).validation
-            fitting = {"seed": self.run.seed, "checkpoint": checkpoint}
+            fitting: dict[str, Any] = {"seed": self.run.seed, "checkpoint": checkpoint}
             fitting |= plug.training(self.data, self.settings)
-            return fit_plugin(plugin, *sets, plug.noise, draws == "fresh", fitting)
+            return plug.fit(plugin, *sets, draws == "fresh", **fitting)
 
         key = self._key(f"{base}/{flow}/{plug.version}", settings, model.key_)
         return self._kept(name, key, plugin, train, self.family.bases[base].pretrained_on)
@@ -326,7 +323,7 @@ class Study:
     def _training_latents(self, base: str) -> Latents:
         latents = self.latents(base).train
         for side in self.family.bases[base].further(self.data):
-            latents = join(latents, encode(self.base(base), side, self.run.seed))
+            latents = latents.joined(encode(self.base(base), side, self.run.seed))
         return latents
 
 

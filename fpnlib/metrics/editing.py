@@ -42,9 +42,7 @@ class MeanDifferences:
         same = (counts == 0) | (counts == len(z))
         if same.any():
             column = int(same.nonzero()[0])
-            raise ValueError(
-                f"attribute {column} is the same in all {len(z):,} latents; it has no direction"
-            )
+            raise ValueError(f"attribute {column} is the same in all {len(z):,} latents")
         with_it = (has.T @ z) / counts[:, None]
         without = ((1 - has).T @ z) / (len(z) - counts)[:, None]
         self.directions = with_it - without

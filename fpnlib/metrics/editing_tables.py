@@ -34,19 +34,16 @@ def mean_scores(
         each = scores.groupby([*dict.fromkeys([*by, "attribute"])], sort=False)
         means = each.mean(numeric_only=True).drop(columns=["strength"], errors="ignore")
         return means.groupby(by, sort=False).mean().reset_index()
-    tables, sizes = [], set()
+    tables: dict[int, pd.DataFrame] = {}
     for name, attributes in groups.items():
         part = scores[scores["attribute"].isin(attributes)]
         size = part["attribute"].nunique()
-        if size == 0 or size in sizes:
-            continue
-        sizes.add(size)
-        counts = part.groupby(by, sort=False).size().rename("n").reset_index()
-        table = mean_scores(part, by).merge(counts)
-        table.insert(0, "group", name)
-        table.insert(1, "attributes", size)
-        tables.append(table)
-    return pd.concat(tables, ignore_index=True)
+        if size and size not in tables:
+            counts = part.groupby(by, sort=False).size().rename("n").reset_index()
+            tables[size] = mean_scores(part, by).merge(counts)
+            tables[size].insert(0, "group", name)
+            tables[size].insert(1, "attributes", size)
+    return pd.concat(tables.values(), ignore_index=True)
 
 
 def at_equal_cost(curve: pd.DataFrame, cost: str) -> pd.DataFrame:
@@ -68,9 +65,7 @@ def at_equal_cost(curve: pd.DataFrame, cost: str) -> pd.DataFrame:
     """
     if not (curve["strength"] == 1).any():
         given = sorted(set(curve["strength"]))
-        raise ValueError(
-            f"strengths must have 1, the whole edit, to compare at its cost; got {given}"
-        )
+        raise ValueError(f"strengths must have 1, the whole edit, got {given}")
     parts = curve.groupby("attribute", sort=False) if "attribute" in curve else [("all", curve)]
     rows = []
     for attribute, part in parts:

@@ -67,8 +67,6 @@ def diversity(features: Tensor, y: Tensor) -> float:
     distances = []
     for k, count in enumerate(y.bincount().tolist()):
         if count < 2:
-            raise ValueError(
-                f"diversity needs two images or more of each class, got {count} of class {k}"
-            )
+            raise ValueError(f"diversity needs two images of each class, got {count} of class {k}")
         distances.append(torch.pdist(features[y == k]).mean())
     return torch.stack(distances).mean().item()

@@ -11,13 +11,7 @@ from typing import Any
 import torch
 from sklearn.metrics import roc_curve
 from torch import Tensor, nn
-from torch.nn.functional import (
-    affine_grid,
-    avg_pool2d,
-    binary_cross_entropy_with_logits,
-    cross_entropy,
-    grid_sample,
-)
+from torch.nn import functional
 
 from fpnlib import checks
 
@@ -94,8 +88,8 @@ class Judge(nn.Module):
             x = self.augment(x)
         logits = self.head(self.body(x))
         if self.exclusive:
-            return cross_entropy(logits, y)
-        return binary_cross_entropy_with_logits(logits, y.to(logits))
+            return functional.cross_entropy(logits, y)
+        return functional.binary_cross_entropy_with_logits(logits, y.to(logits))
 
     @torch.no_grad()
     def read(self, x: Tensor) -> Reading:
@@ -281,8 +275,9 @@ def _distorted(x: Tensor) -> Tensor:
     right, down = _uniform(0.1, n, like=x), _uniform(0.1, n, like=x)  # shares of half the size
     first = torch.stack([angle.cos() * wide, shear - angle.sin() * high, right], 1)
     second = torch.stack([angle.sin() * wide, angle.cos() * high, down], 1)
-    places = affine_grid(torch.stack([first, second], 1), list(x.shape), align_corners=False)
-    moved = grid_sample(x, places, align_corners=False)
+    maps = torch.stack([first, second], 1)
+    places = functional.affine_grid(maps, list(x.shape), align_corners=False)
+    moved = functional.grid_sample(x, places, align_corners=False)
     softness = torch.rand(n, 1, 1, 1, device=x.device, dtype=x.dtype)
     return moved.lerp(gaussian_blur(moved, [5, 5], [1.2, 1.2]), softness).clamp(0, 1)
 
@@ -290,7 +285,7 @@ def _distorted(x: Tensor) -> Tensor:
 def _shifted_or_blurred(x: Tensor) -> Tensor:
     """Images (n, c, h, w), shifted by up to two pixels; half of them blurred."""
     x = x.roll(torch.randint(-2, 3, (2,)).tolist(), dims=(2, 3))
-    blurred = avg_pool2d(x, 3, stride=1, padding=1, count_include_pad=False)
+    blurred = functional.avg_pool2d(x, 3, stride=1, padding=1, count_include_pad=False)
     return torch.where(torch.rand(len(x), 1, 1, 1, device=x.device) < 0.5, blurred, x)
 
 

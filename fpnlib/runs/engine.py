@@ -192,7 +192,7 @@ class _Output(OutputWidget):
     def send(self, *args: Any, **options: Any) -> None:
         """As nbclient's. Sending consumes the signal of a reply that has come, so ask again."""
         super().send(*args, **options)
-        self.kernel_client.shell_channel.socket.get(zmq.EVENTS)  # type: ignore[attr-defined]
+        self.kernel_client.shell_channel.socket.get(zmq.EVENTS)
 
 
 class _Client(PapermillNotebookClient):  # type: ignore[misc]

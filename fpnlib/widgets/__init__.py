@@ -61,8 +61,9 @@ class AttributeEditor(widgets.VBox):  # type: ignore[misc]
         self.reset = widgets.Button(description="reset", icon="undo")
         self.edits = widgets.Text(placeholder="+Smiling -Eyeglasses", continuous_update=False)
         self.edits.description = "edits"
-        labels = {name: name.replace("_", " ") for name in attributes.names}
-        self.sliders = {name: _slider(label, *RANGE, 0.0) for name, label in labels.items()}
+        self.sliders: dict[str, widgets.FloatSlider] = {}
+        for name in attributes.names:
+            self.sliders[name] = _slider(name.replace("_", " "), *RANGE, 0.0)
         self.original, self.edited, self.message = _image(), _image(), widgets.HTML()
         self._show = _Gathered(self.show)
         self._held = False  # whether the sliders move by themselves
@@ -112,7 +113,7 @@ class AttributeEditor(widgets.VBox):  # type: ignore[misc]
     def show(self) -> None:
         """Draw the edited picture that the sliders ask for."""
         with _reported(self.message):
-            values = {name: slider.value for name, slider in self.sliders.items()}
+            values = dict(zip(self.sliders, self._values()))
             self.edited.value = _png(self.picture(self.face.value, values))
 
     def _connect(self) -> None:

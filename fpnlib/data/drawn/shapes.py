@@ -7,7 +7,6 @@ sofa), so that a classifier makes mistakes.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
 
 import numpy as np
 import torch
@@ -18,7 +17,6 @@ from fpnlib.data.drawn.furniture import FURNITURE
 from fpnlib.data.drawn.surfaces import sample
 from fpnlib.data.drawn.vehicles import VEHICLES
 from fpnlib.data.files import Root
-from fpnlib.data.point_clouds import chosen
 
 POOL = 2048  # points of each cloud
 DRAWING = 2  # part of the checksum; raise it when a shape is drawn differently
@@ -59,7 +57,6 @@ def load_drawn_shapes(
     *,
     n: int = 3000,
     points: int = POOL,
-    categories: Iterable[str] | None = None,
 ) -> Dataset:
     """Load drawn shapes: x (n, points, 3), float32, with y up, imbalanced as ShapeNet is.
 
@@ -71,25 +68,21 @@ def load_drawn_shapes(
         download: not used.
         n: about how many shapes in all.
         points: points of each cloud.
-        categories: some of ``SHAPES``; None: all ten.
 
     Raises:
-        TypeError: ``categories`` is a name, not a list of names.
-        ValueError: an unknown category, or one named twice; n or points below 1.
+        ValueError: n or points below 1.
 
-    >>> load_drawn_shapes(n=100, points=16, categories=["chair", "lamp"]).test.x.shape
-    torch.Size([5, 16, 3])
+    >>> load_drawn_shapes(n=100, points=16).test.x.shape
+    torch.Size([23, 16, 3])
     """
     checks.positive("n", n)
     checks.positive("points", points)
-    names = chosen(categories, SHAPES)
-    total = sum(SHAPES.values())
-    numbers = {name: k for k, name in enumerate(SHAPES)}
+    names, total = tuple(SHAPES), sum(SHAPES.values())
     shapes, labels, parts = [], [], []
     for y, name in enumerate(names):
         count = max(10, round(n * SHAPES[name] / total))
         for k in range(count):
-            rng = np.random.default_rng([seed, numbers[name], k])
+            rng = np.random.default_rng([seed, y, k])
             shapes.append(draw_shape(name, rng, points))
             labels.append(y)
             parts.append(0 if k < 0.7 * count else 1 if k < 0.8 * count else 2)
