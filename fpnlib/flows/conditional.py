@@ -76,9 +76,7 @@ class ConditionalFlow(Flow):  # type: ignore[misc]
         self._check(inputs, contexts, paired=False)
         if not len(contexts):
             raise ValueError("class_log_prob needs one context or more, got none")
-        return self._in_batches(
-            lambda part: self._class_log_prob(part, contexts), inputs, share=len(contexts)
-        )
+        return self._in_batches(lambda part: self._class_log_prob(part, contexts), inputs)
 
     def sample(self, num_samples: int, context: Tensor, batch_size: int | None = None) -> Tensor:
         """Return samples (K, num_samples, D) for contexts (K, C).
@@ -115,6 +113,10 @@ class ConditionalFlow(Flow):  # type: ignore[misc]
             if terms is not None:
                 squares, log_det = terms
                 return log_det - squares / 2 - self._distribution._log_z.to(squares.dtype)
+        share = len(contexts)
+        return self._in_batches(lambda part: self._pair_log_prob(part, contexts), inputs, share=share)
+
+    def _pair_log_prob(self, inputs: Tensor, contexts: Tensor) -> Tensor:
         repeated = inputs.repeat_interleave(len(contexts), 0)
         log_prob = super()._log_prob(repeated, contexts.repeat(len(inputs), 1))
         return log_prob.view(len(inputs), len(contexts))
