@@ -114,7 +114,9 @@ class ConditionalFlow(Flow):  # type: ignore[misc]
                 squares, log_det = terms
                 return log_det - squares / 2 - self._distribution._log_z.to(squares.dtype)
         share = len(contexts)
-        return self._in_batches(lambda part: self._pair_log_prob(part, contexts), inputs, share=share)
+        return self._in_batches(
+            lambda part: self._pair_log_prob(part, contexts), inputs, share=share
+        )
 
     def _pair_log_prob(self, inputs: Tensor, contexts: Tensor) -> Tensor:
         repeated = inputs.repeat_interleave(len(contexts), 0)

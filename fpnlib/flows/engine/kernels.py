@@ -5,8 +5,7 @@ instructions. Buffers have the shape (k, rows, lanes). The names of widths are t
 
 Helpers are inlined by LLVM (``forceinline``), which then knows the number of lanes and the buffers'
 shapes. numba's own ``inline="always"`` would count references to each array in the innermost loops,
-which takes as long as the arithmetic. Helpers take arrays and indices, because a slice costs more
-than a short product.
+which takes as long as the arithmetic. A slice costs more than a short product, hence the indices.
 """
 
 from __future__ import annotations
@@ -137,18 +136,15 @@ def _fill(out: Array, o: int, bias: Array, k: int, first: int, last: int, lanes:
 
 
 @njit(**_inlined)
-def _apply_relu(out: Array, o: int, first: int, last: int, lanes: int) -> None:
-    for r in range(first, last):
-        for s in range(lanes):
-            out[o, r, s] = _relu(out[o, r, s])
-
-
-@njit(**_inlined)
-def _add_bias(out: Array, o: int, bias: Array, k: int, first: int, last: int, lanes: int) -> None:
+def _relu_and_add_bias(
+    inner: Array, b: int, stream: Array, bias: Array, k: int, first: int, last: int, lanes: int
+) -> None:
+    """Apply a relu to the rows first … last of inner[b], and add bias[k] to those of the stream."""
     for r in range(first, last):
         value = bias[k, r]
         for s in range(lanes):
-            out[o, r, s] += value
+            inner[b, r, s] = _relu(inner[b, r, s])
+            stream[0, r, s] += value
 
 
 @njit(**_inlined)
@@ -225,8 +221,7 @@ def _begin_layer(
     units, blocks = len(stops), len(inside)
     _fill(stream, 0, w.first_context_bias, t, 0, units, lanes)
     _add_product(stream, 0, w.first_context, t, context, 0, 0, units, stops, lanes)
-    _apply_relu(stream, 0, 0, units, lanes)
-    _add_bias(stream, 0, w.initial_bias, t, 0, units, lanes)
+    _relu_and_add_bias(stream, 0, stream, w.initial_bias, t, 0, units, lanes)
     for b in range(blocks):
         k = t * blocks + b
         _fill(inside, b, w.inner_bias, k, 0, units, lanes)
@@ -255,27 +250,18 @@ def _run_blocks(
         k = t * blocks + b
         _normalise(stream, before, b, gain, offset, k, first, last, lanes)
         _add_product(inside, b, inner, k, before, b, first, last, stops, lanes)
-        _apply_relu(inside, b, first, last, lanes)
-        _add_bias(stream, 0, outer_bias, k, first, last, lanes)
+        _relu_and_add_bias(inside, b, stream, outer_bias, k, first, last, lanes)
         _add_product(stream, 0, outer, k, inside, b, first, last, stops, lanes)
 
 
 @njit(**_inlined)
-def _copy_in(data: Array, x: Array, order: Array, t: int, inverse: bool, lanes: int) -> None:
-    """Set x to the data, in the layer's order on the way to noise."""
+def _permute(x: Array, spare: Array, order: Array, t: int, inverse: bool, lanes: int) -> None:
+    """Put x into the layer's order, or out of it on the way from noise."""
+    spare[:] = x[0, : order.shape[1]]
     for i in range(order.shape[1]):
-        source = i if inverse else order[t, i]
+        source, target = (i, order[t, i]) if inverse else (order[t, i], i)
         for s in range(lanes):
-            x[0, i, s] = data[source, s]
-
-
-@njit(**_inlined)
-def _copy_out(x: Array, data: Array, order: Array, t: int, inverse: bool, lanes: int) -> None:
-    """Set the data to x, out of the layer's order on the way from noise."""
-    for i in range(order.shape[1]):
-        target = order[t, i] if inverse else i
-        for s in range(lanes):
-            data[target, s] = x[0, i, s]
+            x[0, target, s] = spare[source, s]
 
 
 @njit(**_inlined)
@@ -288,13 +274,12 @@ def _run(
     scales: Array,
     lanes: int,
 ) -> None:
-    # Fields that the inner loops read are unpacked here, once, because each access counts a
-    # reference.
+    # Fields are unpacked here, once, because each access counts a reference.
     order, known, input_stops, unit_stops, output_stops, initial, _, inner, _, outer = w[:10]
     outer_bias, final, final_bias, block_gain, block_offset, _, _, _, gain, offset = w[10:]
     layers, features = order.shape
     padded, blocks = inner.shape[2], len(inner) // layers
-    data = np.zeros((features, lanes), np.float32)
+    spare = np.empty((features, lanes), np.float32)
     x = np.zeros((1, initial.shape[2], lanes), np.float32)
     context = np.zeros((1, -(-contexts.shape[1] // STEP) * STEP, lanes), np.float32)
     context_stops = np.full(inner.shape[1], context.shape[1])
@@ -307,13 +292,14 @@ def _run(
     products = np.empty((scales.shape[1], lanes), np.float64)
     for begin in range(0, len(values), lanes):
         count = min(lanes, len(values) - begin)
-        _load(values, begin, count, data)
+        _load(values, begin, count, x[0])
         _load(contexts, begin, count, context[0])
         products[:] = 1.0
         before[:] = 0.0  # a product's last step reads rows that are not known yet
         for step in range(layers):
             t = layers - 1 - step if inverse else step
-            _copy_in(data, x, order, t, inverse, lanes)
+            if not inverse:
+                _permute(x, spare, order, t, inverse, lanes)
             _begin_layer(w, t, context, stream, inside, context_stops, lanes)
             for low in range(features if inverse else 1):
                 high = low + 1 if inverse else features
@@ -332,8 +318,9 @@ def _run(
                     x, inverse, low, high, outputs, gain, offset, t,
                     scale, bits, power, products, lanes,
                 )  # fmt: skip
-            _copy_out(x, data, order, t, inverse, lanes)
-        _store(data, begin, count, results)
+            if inverse:
+                _permute(x, spare, order, t, inverse, lanes)
+        _store(x[0], begin, count, results)
         _store(products, begin, count, scales)
 
 

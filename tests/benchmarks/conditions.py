@@ -1,0 +1,279 @@
+"""How well plugins keep to what was asked of them, for each kind of condition.
+
+On MNIST, with the kept ConvVAE and its judge: a quantity, a class with a quantity, labels of which
+half are unknown, and a pair of colour and digit that was never seen. On drawn faces, with the kept
+MSP and its judge: attributes of which half are unknown. Each part trains its plugin on one thread
+and replaces its rows in conditions.csv. MNIST lies in FPN_DATA.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pandas as pd
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import binary_cross_entropy_with_logits
+
+from fpnlib import Attributes, Classes, FlowPlugin, FlowPluginNetwork, Reals, Several, store
+from fpnlib.base_models import ConvVAE
+from fpnlib.data import load_drawn_faces, load_mnist
+from fpnlib.families.pretrained import pretrained
+from fpnlib.metrics.judge import Judge, digit_judge, face_judge
+from fpnlib.store.tensors import load_module
+from fpnlib.training import fit
+
+MODELS = store.PROJECT / "outputs" / "paper" / "models"
+FACES_JUDGE = store.PROJECT / "outputs" / "pretrained" / "drawn_faces_faces_judge.safetensors"
+DIGITS = range(10)
+LEVELS = torch.tensor([0.1, 0.5, 0.9])
+TINTS = torch.eye(3) * 0.85 + 0.15  # red, green and blue, which show a little in the other channels
+COLOURS = ["red", "green", "blue"]
+UNSEEN = (0, 7)  # no base model and no plugin sees a red 7
+TRAINING = {"batch_size": 1024, "learning_rate": 3e-3, "progress": False}
+
+Row = tuple[str, float, str]  # what is measured, its value, and what is to be reached
+
+
+class Digits:
+    """MNIST, its latents under the kept ConvVAE, and the kept judge."""
+
+    def __init__(self) -> None:
+        self.base, self.judge = ConvVAE(), digit_judge(10)
+        load_module(MODELS / "ConvVAE.safetensors", self.base.eval())
+        load_module(MODELS / "digits_judge.safetensors", self.judge.eval())
+        data = load_mnist()
+        self.train, self.validation, self.test = data.train, data.validation, data.test
+
+    @torch.no_grad()
+    def fitted(self, condition, labels: Callable, epochs: int, width: int) -> FlowPlugin:
+        """A plugin on the posteriors of all training digits. ``labels`` are those of a split."""
+        posteriors = [_posterior(self.base, part.x) for part in (self.train, self.validation)]
+        (mean, std), (held_out, deviation) = posteriors
+        held_out = held_out + deviation * torch.randn(held_out.shape, generator=_seeded(0))
+        plugin = FlowPlugin(self.base.latent_dim, condition, hidden_features=width)
+        validation = (held_out, labels(self.validation))
+        with torch.enable_grad():
+            plugin.fit(
+                mean, labels(self.train), std=std, validation=validation, epochs=epochs, **TRAINING
+            )
+        return plugin
+
+    def drawn(self, plugin: FlowPlugin, request: object) -> Tensor:
+        """A thousand digits of one request."""
+        return FlowPluginNetwork(self.base, plugin).generate(request, n=1_000, seed=0)
+
+
+def quantity() -> Iterator[Row]:
+    """Digits with the ink that was asked for: the mean of their pixels."""
+    digits = Digits()
+    plugin = digits.fitted(Reals(["ink"]), _ink, epochs=20, width=128)
+    for level, asked in zip(LEVELS, _ink(digits.test).quantile(LEVELS).tolist()):
+        got = digits.drawn(plugin, {"ink": asked}).mean().item()
+        yield f"ink, asked for percentile {100 * level:.0f}: mean got - asked", got - asked, "±.01"
+
+
+def class_and_quantity() -> Iterator[Row]:
+    """A digit and its ink, at percentiles of the ink of that digit."""
+    digits = Digits()
+    condition = Several(digit=Classes(DIGITS), ink=Reals(["ink"], unknown=True))
+    plugin = digits.fitted(
+        condition, lambda part: {"digit": part.y, "ink": _ink(part)}, epochs=40, width=224
+    )
+    right, errors = [], []
+    for digit in DIGITS:
+        own = _ink(digits.test)[digits.test.y == digit]
+        for asked in own.quantile(LEVELS).tolist():
+            images = digits.drawn(plugin, {"digit": digit, "ink": asked})
+            right.append(_share(digits.judge.predict(images) == digit))
+            errors.append(abs(images.mean().item() - asked))
+    yield "digit and ink: right digit", sum(right) / len(right), "≥ .95"
+    yield "digit and ink: largest error of the mean ink", max(errors), "≤ .01"
+
+
+def half_unknown() -> Iterator[Row]:
+    """Half of the labels unknown at random, beside all labels known."""
+    digits = Digits()
+    hidden = torch.rand(len(digits.train), generator=_seeded(0)) < 0.5
+    mean, std = _posterior(digits.base, digits.test.x)
+    draw = mean + std * torch.randn(mean.shape, generator=_seeded(0))
+
+    def partly(part) -> Tensor:
+        return part.y.float().masked_fill(hidden, torch.nan) if part is digits.train else part.y
+
+    for name, labels, unknown in (("all", lambda part: part.y, False), ("half", partly, True)):
+        plugin = digits.fitted(Classes(DIGITS, unknown=unknown), labels, epochs=40, width=160)
+        goal = "" if name == "all" else "within .01 of all"
+        for kind, z in (("means", mean), ("draws", draw)):
+            accuracy = _share(plugin.predict(z) == digits.test.y)
+            yield f"digits, {name} of the labels known: accuracy on {kind}", accuracy, goal
+
+
+def tinted_digits() -> Iterator[Row]:
+    """Colour and digit asked together, one pair of which neither base nor plugin has seen."""
+    digits = Digits()
+    (x, tints, y), (held_out, *_) = map(_seen, (digits.train, digits.validation))
+    base, training = TintedVAE(), {"epochs": 8, "batch_size": 128, "learning_rate": 2e-3}
+    fit(base, base.loss, (x,), (held_out,), seed=1, **training)
+    condition = Several(colour=Classes(COLOURS, unknown=True), digit=Classes(DIGITS, unknown=True))
+    network = FlowPluginNetwork(base, condition, hidden_features=128)
+    network.fit(x, {"colour": tints, "digit": y}, epochs=40, progress=False)
+    right = {}
+    for tint, colour in enumerate(COLOURS):
+        for digit in DIGITS:
+            images = network.generate({"colour": colour, "digit": digit}, n=1_000, seed=0)
+            found = digits.judge.predict(images.amax(1, keepdim=True)) == digit
+            right[tint, digit] = _share(found & (images.mean((2, 3)).argmax(1) == tint))
+    yield "tinted digits, the pair never seen: right pair", right.pop(UNSEEN), "≥ .9"
+    yield "tinted digits, other pairs: right pair", sum(right.values()) / len(right), "≥ .95"
+    x, tints = _tinted(digits.test.x[:2_000])
+    read = network.read(x)
+    right_digit = _share(torch.from_numpy(read["digit"].to_numpy()) == digits.test.y[:2_000])
+    right_colour = _share(torch.from_numpy(read["colour"].to_numpy()) == tints)
+    yield "tinted digits, the colour unknown: digits read right", right_digit, "≥ .95"
+    yield "tinted digits, the digit unknown: colours read right", right_colour, "≥ .95"
+
+
+def faces() -> Iterator[Row]:
+    """Attributes of drawn faces: half of them unknown, and one asked with the others unsaid."""
+    data, network = load_drawn_faces(), pretrained("faces")
+    names, exclusive = network.condition.names, network.condition.exclusive
+    judge = face_judge(len(names))
+    load_module(FACES_JUDGE, judge.eval())
+    mean, std = _posterior(network.base, data.train.x)
+    y, z_test, y_test = data.train.y.float(), network.encode(data.test.x[:80]), data.test.y[:80]
+    hidden = torch.rand(y.shape, generator=_seeded(0)) < 0.5
+    for name, labels, unknown in (
+        ("all", y, False),
+        ("half", y.masked_fill(hidden, torch.nan), True),
+    ):
+        plugin = FlowPlugin(z_test.shape[1], Attributes(names, exclusive, unknown=unknown))
+        plugin.fit(mean, labels, std=std, epochs=40, progress=False)
+        edited = FlowPluginNetwork(network.base, plugin)
+        achieved = [
+            _achieved(edited, judge, z_test, y_test.float(), place) for place in range(len(names))
+        ]
+        goal = "" if name == "all" else "within .02 of all"
+        share = sum(achieved) / len(achieved)
+        yield f"drawn faces, {name} of the labels known: edits achieved", share, goal
+    worst = []
+    for place, name in enumerate(names):
+        shown = judge.predict(edited.generate({name: 1.0}, n=10_000, seed=0)).float().mean(0)
+        gaps = (shown - y[y[:, place] == 1].mean(0)).abs()
+        worst.append(max(*gaps[:place], *gaps[place + 1 :], torch.tensor(0.0)).item())
+    label = "drawn faces, one attribute asked: frequencies of the others, largest gap to the data"
+    yield f"{label}, mean of {len(names)}", sum(worst) / len(worst), "≤ .03"
+    yield f"{label}, worst of {len(names)}", max(worst), "≤ .03"
+
+
+class TintedVAE(nn.Module):
+    """A small convolutional VAE of tinted digits (n, 3, 28, 28) in [0, 1]."""
+
+    def __init__(self, latent_dim: int = 24, weight: float = 0.3):
+        super().__init__()
+        self.latent_dim, self.weight = latent_dim, weight  # weight: of the divergence
+        self.enc = nn.Sequential(
+            *(nn.Conv2d(3, 32, 4, 2, 1), nn.BatchNorm2d(32), nn.LeakyReLU(0.2)),
+            *(nn.Conv2d(32, 64, 4, 2, 1), nn.BatchNorm2d(64), nn.LeakyReLU(0.2)),
+            *(nn.Flatten(), nn.Linear(64 * 49, 128), nn.LeakyReLU(0.2)),
+            nn.Linear(128, 2 * latent_dim),
+        )
+        self.dec = nn.Sequential(
+            *(nn.Linear(latent_dim, 128), nn.ReLU(), nn.Linear(128, 64 * 49), nn.ReLU()),
+            *(nn.Unflatten(1, (64, 7, 7)), nn.ConvTranspose2d(64, 32, 4, 2, 1)),
+            *(nn.BatchNorm2d(32), nn.ReLU(), nn.ConvTranspose2d(32, 3, 4, 2, 1)),
+        )
+
+    def posterior(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        mean, log_variance = self.enc(x).chunk(2, 1)
+        return mean, (0.5 * log_variance).exp()
+
+    def encode(self, x: Tensor) -> Tensor:
+        return self.posterior(x)[0]
+
+    def decode(self, z: Tensor) -> Tensor:
+        return self.dec(z).sigmoid()
+
+    def loss(self, x: Tensor) -> Tensor:
+        mean, std = self.posterior(x)
+        logits = self.dec(mean + std * torch.randn_like(mean))
+        reconstruction = binary_cross_entropy_with_logits(logits, x, reduction="sum")
+        divergence = 0.5 * (mean.square() + std.square() - 1 - 2 * std.log()).sum()
+        return (reconstruction + self.weight * divergence) / len(x)
+
+
+def _tinted(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Grey images (n, 1, 28, 28) in tints drawn at random, and the tints (n,)."""
+    tints = torch.randint(0, 3, (len(x),), generator=_seeded(0))
+    return x * TINTS[tints][:, :, None, None], tints
+
+
+def _seen(split) -> tuple[Tensor, Tensor, Tensor]:
+    """Tinted digits, their tints and classes, without the pair that is never seen."""
+    x, tints = _tinted(split.x)
+    seen = (tints != UNSEEN[0]) | (split.y != UNSEEN[1])
+    return x[seen], tints[seen], split.y[seen]
+
+
+@torch.no_grad()
+def _posterior(base: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
+    means, stds = zip(*(base.posterior(part) for part in x.split(500)))
+    return torch.cat(means), torch.cat(stds)
+
+
+def _achieved(network: FlowPluginNetwork, judge: Judge, z: Tensor, y: Tensor, place: int) -> float:
+    """The share of latents that show the opposite of an attribute after it was edited."""
+    wanted, name = 1 - y[:, place], network.condition.names[place]
+    edited = z.clone()
+    for value in (0.0, 1.0):
+        rows = wanted == value
+        if rows.any():
+            edited[rows] = network.plugin.edit(z[rows], {name: value}, y[rows])
+    return _share(judge.predict(network.decode(edited))[:, place] == wanted.bool())
+
+
+def _ink(split) -> Tensor:
+    return split.x.mean((1, 2, 3))
+
+
+def _share(right: Tensor) -> float:
+    return right.float().mean().item()
+
+
+def _seeded(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+PARTS = {
+    "quantity": quantity,
+    "class_and_quantity": class_and_quantity,
+    "half_unknown": half_unknown,
+    "tinted_digits": tinted_digits,
+    "faces": faces,
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("parts", nargs="*", default=list(PARTS), choices=[*PARTS], metavar="PART")
+    parser.add_argument("--out", type=Path, default=store.PROJECT / "outputs" / "benchmarks")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    path = options.out / "conditions.csv"
+    table = pd.read_csv(path) if path.exists() else pd.DataFrame()
+    for part in options.parts:
+        torch.manual_seed(0)
+        started = time.process_time()
+        rows = pd.DataFrame(PARTS[part](), columns=["measured", "value", "to reach"])
+        rows = rows.assign(part=part, cpu_seconds=round(time.process_time() - started))
+        others = table[table["part"] != part] if len(table) else table
+        table = pd.concat([others, rows])
+        print(rows.to_string(index=False, float_format="%.4f"))
+        store.write(path, table.to_csv(index=False, float_format="%.4f"))
+
+
+if __name__ == "__main__":
+    main()
