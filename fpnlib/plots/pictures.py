@@ -105,11 +105,11 @@ class _Panel:
 
 def _rows(objects: Array, columns: int) -> tuple[list[np.ndarray], str]:
     """Rows of images (n, channels, h, w) or of clouds (n, points, 3), and their kind."""
-    rows = [as_array(row) for row in objects]
+    rows = list(map(as_array, objects))
     if not isinstance(objects, list | tuple) and _kind(as_array(objects)):
         whole, step = as_array(objects), checks.positive("columns", columns)
         rows = [whole[start : start + step] for start in range(0, len(whole), step)]
-    filled = [row for row in rows if len(row)]
+    filled = list(filter(len, rows))
     if not filled:
         raise ValueError("pictures must have a picture in some row, got none")
     kind = _kind(filled[0])
@@ -136,7 +136,7 @@ def _kind(pictures: np.ndarray) -> str | None:
 
 def _drawn(rows: list[np.ndarray], kind: str, inches: float, azimuth: float) -> _Panel:
     """All pictures on one canvas."""
-    first = next(row[0] for row in rows if len(row))
+    first = next(filter(len, rows))[0]
     dpi, dots, paper = float(DPI), round(DPI * inches), 1.0
     draw: Callable[[np.ndarray], np.ndarray]
     if kind == "gray":

@@ -174,8 +174,7 @@ class Manifest:
 
     def unlisted(self) -> list[str]:
         """Return the files that belong in the manifest, see :meth:`files`, and are not there."""
-        listed = self.read().get("files", {})
-        return [name for name in self._belonging() if name not in listed]
+        return sorted(self._belonging().keys() - self.read().get("files", {}))
 
     def _difference(self, name: str, checksum: str) -> str:
         try:

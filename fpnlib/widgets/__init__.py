@@ -161,18 +161,32 @@ class AttributeEditor(widgets.VBox):  # type: ignore[misc]
 
 
 class _Explorer(widgets.VBox):  # type: ignore[misc]
-    """A view beside controls, whose changes call ``show``, and a button that calls ``again``."""
+    """A view of what its controls and a seed ask for, and a button that takes the next seed."""
 
     def __init__(self, view: widgets.Widget, controls: list[widgets.Widget], again: str):
-        self.message = widgets.HTML()
+        self.view, self.message = view, widgets.HTML()
+        self.seed = widgets.BoundedIntText(0, min=0, max=2**31 - 1, description="seed")
         self.draw = widgets.Button(description=again, icon="random")
         self.draw.on_click(lambda button: self.again())
-        gathered = _Gathered(self.show)
+        gathered, controls = _Gathered(self.show), [*controls, self.seed]
         for control in controls:
             for part in getattr(control, "children", None) or [control]:
                 part.observe(gathered, "value")
         super().__init__([widgets.HBox([view, widgets.VBox([*controls, self.draw, self.message])])])
         self.show()
+
+    def drawn(self) -> Any:
+        """What the controls ask for, as the view takes it."""
+        raise NotImplementedError
+
+    def show(self) -> None:
+        """Draw what the controls ask for."""
+        with _reported(self.message):
+            self.view.value = self.drawn()
+
+    def again(self) -> None:
+        """Draw by the next seed."""
+        self.seed.value += 1
 
 
 class DigitExplorer(_Explorer):
@@ -191,7 +205,7 @@ class DigitExplorer(_Explorer):
         self.second = widgets.Dropdown(options=names, value=names[-1], description="morphs to")
         self.amount = _slider("morph", 0.0, 1.0, 0.0)
         self.temperature = _slider("temperature", 0.0, 1.5, 0.8)
-        self.image, self.seed = _image(), 0
+        self.image = _image()
         _png(self.picture(names[0], names[0], 0.0, 1.0, 0))  # raises if it cannot be drawn
         controls = [self.first, self.second, self.amount, self.temperature]
         super().__init__(self.image, controls, "new draw")
@@ -219,17 +233,10 @@ class DigitExplorer(_Explorer):
         start, end = plugin.from_noise(noise, first), plugin.from_noise(noise, second)
         return self.network.decode(torch.lerp(start, end, amount))[0]
 
-    def again(self) -> None:
-        """Draw with other noise."""
-        self.seed += 1
-        self.show()
-
-    def show(self) -> None:
-        """Draw the picture that the controls ask for."""
-        classes = self.first.value, self.second.value
-        with _reported(self.message):
-            image = self.picture(*classes, self.amount.value, self.temperature.value, self.seed)
-            self.image.value = _png(image)
+    def drawn(self) -> bytes:
+        """The picture that the controls ask for, as a PNG."""
+        amounts = self.amount.value, self.temperature.value
+        return _png(self.picture(self.first.value, self.second.value, *amounts, self.seed.value))
 
 
 class ShapeExplorer(_Explorer):
@@ -245,11 +252,8 @@ class ShapeExplorer(_Explorer):
     def __init__(self, network: FlowPluginNetwork):
         self.network, names = network, _condition(network, Classes).names
         self.category = widgets.Dropdown(options=names, description="category")
-        self.seed = widgets.BoundedIntText(0, min=0, max=2**31 - 1, description="seed")
         self.temperature = _slider("temperature", 0.0, 1.5, 1.0)
-        self.view = widgets.HTML()
-        controls = [self.category, self.seed, self.temperature]
-        super().__init__(self.view, controls, "another shape")
+        super().__init__(widgets.HTML(), [self.category, self.temperature], "another shape")
 
     def picture(self, category: str, seed: int, temperature: float = 1.0) -> str:
         """HTML of the shape on a turntable (see :func:`fpnlib.plots.turntable`).
@@ -265,15 +269,9 @@ class ShapeExplorer(_Explorer):
         cloud = self.network.generate(category, temperature=temperature, seed=seed)[0]
         return turntable(cloud, title=category)
 
-    def again(self) -> None:
-        """Take the next seed."""
-        self.seed.value += 1
-
-    def show(self) -> None:
-        """Draw the shape that the controls ask for."""
-        with _reported(self.message):
-            values = self.category.value, self.seed.value, self.temperature.value
-            self.view.value = self.picture(*values)
+    def drawn(self) -> str:
+        """The shape that the controls ask for, as HTML."""
+        return self.picture(self.category.value, self.seed.value, self.temperature.value)
 
 
 def _png(image: Tensor) -> bytes:

@@ -12,7 +12,7 @@ from fpnlib.conditions import Reals
 from fpnlib.conditions.columns import Scaled
 from fpnlib.data.molecules import properties, to_smiles
 from fpnlib.network import FlowPluginNetwork
-from fpnlib.widgets import _condition, _Explorer, _reported
+from fpnlib.widgets import _condition, _Explorer
 
 MOLECULES = 6  # drawn at a time
 ACROSS = 3  # of them in a row
@@ -42,9 +42,7 @@ class MoleculeExplorer(_Explorer):
             self.sliders[column.name] = _slider(column)
         pairs = zip(self.asked.values(), self.sliders.values())
         rows = [widgets.HBox([box, slider]) for box, slider in pairs]
-        self.seed = widgets.BoundedIntText(0, min=0, max=2**31 - 1, description="seed")
-        self.view = widgets.HTML()
-        super().__init__(self.view, [*rows, self.seed], "other molecules")
+        super().__init__(widgets.HTML(), rows, "other molecules")
 
     def picture(self, request: Mapping[str, float], seed: int) -> str:
         """Drawings of six molecules with what RDKit computes of them, as SVG.
@@ -70,14 +68,9 @@ class MoleculeExplorer(_Explorer):
         """What the checked sliders ask for, by name."""
         return {name: self.sliders[name].value for name in self.names if self.asked[name].value}
 
-    def again(self) -> None:
-        """Take the next seed."""
-        self.seed.value += 1
-
-    def show(self) -> None:
-        """Draw the molecules that the controls ask for."""
-        with _reported(self.message):
-            self.view.value = self.picture(self.request(), self.seed.value)
+    def drawn(self) -> str:
+        """The molecules that the controls ask for, as SVG."""
+        return self.picture(self.request(), self.seed.value)
 
 
 def _slider(column: Scaled) -> widgets.FloatSlider:
