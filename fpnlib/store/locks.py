@@ -35,13 +35,16 @@ def claim(folder: PathLike) -> Iterator[dict | None]:
     try:
         _acquire(lock, timeout=0)
     except Timeout:
-        holder = _holder(card) or "a run that just began"
+        held, holder = _read(card), "a run that just began"
+        if held is not None:
+            holder = "process {process} on {host}, since {since}".format(**held)
         remedy = "wait for it, or give another folder with --out"
         raise OSError(f"{folder} is in use by {holder}; {remedy}") from None
     try:
         _sweep_up(folder)
         left = _read(card)
-        write_json(card, _card())
+        since = time.strftime("%Y-%m-%d %H:%M:%S %z")
+        write_json(card, {"host": socket.gethostname(), "process": os.getpid(), "since": since})
         yield left
     finally:
         card.unlink(missing_ok=True)
@@ -76,18 +79,6 @@ def _acquire(lock: FileLock, timeout: float) -> None:
     _make_folder(path.parent)
     with _in_one_line(path):
         lock.acquire(timeout=timeout)
-
-
-def _card() -> dict:
-    """Return who this process is, and since when it holds the lock."""
-    since = time.strftime("%Y-%m-%d %H:%M:%S %z")
-    return {"host": socket.gethostname(), "process": os.getpid(), "since": since}
-
-
-def _holder(card: Path) -> str:
-    """Return the holder in words; empty if the card does not say."""
-    holder = _read(card)
-    return "process {process} on {host}, since {since}".format(**holder) if holder else ""
 
 
 def _read(card: Path) -> dict | None:
