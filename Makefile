@@ -1,10 +1,11 @@
-# Flow Plugin Networks: needs Python 3.11 and make; everything else goes into $(VENV).
+# Flow Plugin Networks: needs Python 3.11 or newer, and make; everything else goes into $(VENV).
 VENV ?= .venv
 FPN_DATA ?= $(CURDIR)/data
 ARGS ?=
 export FPN_DATA
 
-PY := $(VENV)/bin/python
+BIN := $(VENV)/$(if $(filter Windows_NT,$(OS)),Scripts,bin)
+PY := $(BIN)/python
 PYTHON ?= $(shell for python in python3.11 python3 python; do \
 	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$python && break; done)
 
@@ -28,7 +29,7 @@ verify: $(VENV)/.runtime  ## the runs' files against their manifests, and some n
 check: $(VENV)/.test  ## layout, lint rules, import layers, type hints, clean notebooks: in seconds
 	$(PY) -m ruff format --check --quiet
 	$(PY) -m ruff check --quiet
-	$(VENV)/bin/lint-imports --no-logo
+	$(BIN)/lint-imports --no-logo
 	$(PY) -m mypy
 	$(PY) -m nbstripout --verify --keep-id notebooks/*.ipynb notebooks/app/*.ipynb
 

@@ -1,4 +1,4 @@
-"""``python -m fpnlib run | report | verify``: see :mod:`fpnlib.runs.cli`."""
+"""``python -m fpnlib demo | run | report | verify | data``: see :mod:`fpnlib.runs.cli`."""
 
 import signal
 import sys

@@ -1,4 +1,4 @@
-"""The command line: ``python -m fpnlib run | report | verify | data``."""
+"""The command line: ``python -m fpnlib demo | run | report | verify | data``."""
 
 from __future__ import annotations
 
@@ -24,6 +24,8 @@ def main(arguments: list[str] | None = None) -> int:
         understood or a folder is not usable; 130 if it was interrupted.
     """
     arguments = sys.argv[1:] if arguments is None else arguments
+    if arguments[:1] == ["demo"]:
+        arguments = ["run", "--profile", "demo", *arguments[1:]]
     given = _parser().parse_args(arguments)
     try:
         return given.do(given)
@@ -37,7 +39,8 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     about = "Flow Plugin Networks: the experiments as notebooks."
-    parser = argparse.ArgumentParser(prog="fpnlib", description=about)
+    short = "demo is short for run --profile demo"
+    parser = argparse.ArgumentParser(prog="fpnlib", description=about, epilog=short)
     commands = parser.add_subparsers(required=True, metavar="command")
     _add_run(commands)
     page = commands.add_parser("report", help="write a run's page, report.html, into its folder")
