@@ -106,7 +106,7 @@ def to_tokens(smiles: Iterable[str]) -> Tensor:
     [16, 16, 22, 0]
     """
     given = [smiles] if isinstance(smiles, str) else smiles
-    return torch.stack([_tokens(one) for one in given])
+    return torch.tensor([_tokens(one) for one in given], dtype=torch.int16)
 
 
 def to_smiles(tokens: Tensor) -> list[str]:
@@ -151,7 +151,7 @@ def _properties(of: Chem.Mol) -> list[float]:
     return [float(function(of)) if some else np.nan for function in PROPERTIES.values()]
 
 
-def _tokens(smiles: str) -> Tensor:
+def _tokens(smiles: str) -> list[int]:
     canonical = Chem.MolToSmiles(molecule(smiles))
     try:
         words = list(selfies.split_selfies(selfies.encoder(canonical)))
@@ -162,9 +162,7 @@ def _tokens(smiles: str) -> Tensor:
         raise ValueError(f"'{smiles}' has the token {unknown[0]}, which the model does not know")
     if len(words) >= LENGTH:
         raise ValueError(f"'{smiles}' has {len(words)} tokens; the model takes {LENGTH - 1}")
-    numbers = torch.full((LENGTH,), END, dtype=torch.int16)  # uint8 would be an image's
-    numbers[: len(words)] = torch.tensor([NUMBERS[word] for word in words])
-    return numbers
+    return [NUMBERS[word] for word in words] + [END] * (LENGTH - len(words))
 
 
 def _drawn(path: Path, count: int, seed: int) -> list[str]:
@@ -189,13 +187,10 @@ def _prepared(name: str, parts: Mapping[str, Sequence[str]]) -> Dataset:
         meta = read_meta(path, refused=list)
         if meta is None:
             meta = _prepare(name, parts, path)
-    if meta["refused"]:
-        total, count = sum(map(len, parts.values())), len(meta["refused"])
-        warnings.warn(
-            f"{name}: {count:,} of {total:,} molecules are left out, e.g. {meta['refused'][0]};"
-            f" {path.stem}.json names all",
-            stacklevel=3,
-        )
+    refused, total = meta["refused"], sum(map(len, parts.values()))
+    if refused:
+        left_out = f"{len(refused):,} of {total:,} molecules are left out, e.g. {refused[0]}"
+        warnings.warn(f"{name}: {left_out}; {path.stem}.json names all", stacklevel=3)
     tensors, _ = load_tensors(path)
     splits = {split: Split(tensors[f"{split}.x"], tensors[f"{split}.y"]) for split in parts}
     return Dataset(name, **splits, classes=tuple(PROPERTIES), checksum=summed.hexdigest())
@@ -210,24 +205,26 @@ def _prepare(name: str, parts: Mapping[str, Sequence[str]], path: Path) -> dict:
         workers = cpu_count() if len(jobs) > 1 else 1
         done = Parallel(workers, return_as="generator")(jobs)
         look = {"unit": f" × {CHUNK}", "dynamic_ncols": True}
-        found = list(tqdm(done, f"{name}, {split}", len(jobs), **look))
-        tensors |= {f"{split}.x": torch.cat([x for x, _, _ in found])}
-        tensors |= {f"{split}.y": torch.cat([y for _, y, _ in found])}
-        for _, _, reasons in found:
+        rows = []
+        for part, reasons in tqdm(done, f"{name}, {split}", len(jobs), **look):
+            rows += part
             refused += reasons
+        if not rows:
+            raise ValueError(f"{name}: no molecule for {split} fits; {refused[-1]}")
+        x, y = zip(*rows)
+        tensors[f"{split}.x"] = torch.tensor(x, dtype=torch.int16)  # uint8 would be an image
+        tensors[f"{split}.y"] = torch.tensor(y)
     meta = {"refused": refused}
     save_tensors(path, tensors, meta)
     return meta
 
 
-def _read(smiles: Sequence[str]) -> tuple[Tensor, Tensor, list[str]]:
+def _read(smiles: Sequence[str]) -> tuple[list[tuple], list[str]]:
     """Tokens and properties of the molecules that fit, and why others do not."""
-    x, y, refused = [], [], []
+    rows, refused = [], []
     for one in smiles:
         try:
-            x.append(_tokens(one))
+            rows.append((_tokens(one), _properties(molecule(one))))
         except ValueError as error:
             refused.append(str(error))
-            continue
-        y.append(_properties(molecule(one)))
-    return torch.stack(x), torch.tensor(y), refused
+    return rows, refused

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -34,6 +35,7 @@ def molecules(smiles: Sequence[str], captions: Sequence[str] = (), *, columns: i
     False
     """
     from rdkit.Chem import Draw, MolFromSmiles  # only molecules need it
+    from rdkit.Chem.Draw import MolDrawOptions
 
     captions = list(captions) or [""] * len(smiles)
     if len(captions) != len(smiles):
@@ -42,8 +44,15 @@ def molecules(smiles: Sequence[str], captions: Sequence[str] = (), *, columns: i
     for one, molecule in zip(smiles, drawn):
         if molecule is None:
             raise ValueError(f"'{one}' is no molecule that RDKit can read")
-    look = {"molsPerRow": min(columns, len(drawn)), "subImgSize": SIZE, "useSVG": False}
-    image = Draw.MolsToGridImage(drawn, legends=captions, returnPNG=False, **look)
+    look: dict[str, Any] = {
+        "molsPerRow": min(columns, len(drawn)),
+        "subImgSize": SIZE,
+        "useSVG": False,
+    }
+    options = MolDrawOptions()
+    options.drawMolsSameScale = False  # one long chain would make the others tiny
+    look |= {"drawOptions": options, "returnPNG": False}
+    image = Draw.MolsToGridImage(drawn, legends=captions, **look)
     fig, axes = new_figure(image.width / DPI, image.height / DPI, dpi=DPI)
     axes[0, 0].imshow(image)
     axes[0, 0].axis("off")

@@ -61,7 +61,9 @@ class MoleculeExplorer(_Explorer):
             values = dict(zip(self.names, row))
             captions.append(", ".join(f"{name} {values[name]:.3g}" for name in shown))
         molecules = [Chem.MolFromSmiles(one) for one in smiles]
-        look = {"molsPerRow": ACROSS, "subImgSize": SIZE, "useSVG": True}
+        options = Draw.MolDrawOptions()
+        options.drawMolsSameScale = False
+        look = {"molsPerRow": ACROSS, "subImgSize": SIZE, "useSVG": True, "drawOptions": options}
         return Draw.MolsToGridImage(molecules, legends=captions, **look)
 
     def request(self) -> dict[str, float]:
