@@ -45,7 +45,7 @@ _SYNSETS = """
     telephone 04401088, tin_can 02946921, tower 04460130, train 04468005, vessel 04530566, washer
     04554684
 """
-SYNSETS = dict(pair.split() for pair in _SYNSETS.split(","))
+SYNSETS = dict(map(str.split, _SYNSETS.split(",")))
 
 
 def load_shapenet(

@@ -156,8 +156,8 @@ def confusions(
     classes = len(next(iter(rates.values())))
     names = names_of(class_names, classes)
     total = np.sum(list(rates.values()), axis=0) * (1 - np.eye(classes))
-    order = [divmod(int(flat), classes) for flat in np.argsort(-total, axis=None, kind="stable")]
-    others = [(i, j) for i, j in order if i != j and (i, j) not in first]
+    order = np.unravel_index(np.argsort(-total, axis=None, kind="stable"), total.shape)
+    others = [(i, j) for i, j in zip(*order) if i != j and (i, j) not in first]
     pairs = [*first, *others][: checks.positive("top", top)]
     rows = []
     for i, j in pairs:
