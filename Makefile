@@ -69,6 +69,8 @@ $(VENV)/.runtime $(VENV)/.test: pyproject.toml constraints.txt
 	@test -n "$(PYTHON)" || { echo "Python 3.11 is missing: no python3.11, python3 or python of that version was found" >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	$(PY) -m pip install --disable-pip-version-check -c constraints.txt -e ".$(EXTRAS)"
-	$(PY) -c "from fpnlib.flows import build_flow; from torch import eye; build_flow('maf', 2, 2).eval().sample(1, eye(2))"
+	$(PY) -c "from fpnlib.flows import build_flow; from torch import eye; \
+		flow = build_flow('maf', 2, 2).eval().requires_grad_(False); \
+		[flow.sample(n, eye(2)) for n in (1, 99)]"
 	$(PY) -c "import torch; from fpnlib.metrics.latents import embed; embed(torch.randn(60, 4), torch.randn(40, 4))"
 	@touch $@ $(VENV)/.runtime

@@ -1,11 +1,14 @@
-"""One thread, so that no number depends on the machine's cores, and the folder of shared data."""
+"""One thread and one core, so that no number depends on the machine; the folder of shared data."""
 
+import os
 from pathlib import Path
 
 import pytest
 import torch
 
 torch.set_num_threads(1)
+# Models are made in the test's own process: workers take longer to start than to train them.
+os.environ["LOKY_MAX_CPU_COUNT"] = "1"
 
 
 @pytest.fixture(scope="session")

@@ -21,12 +21,9 @@ from fpnlib.families.pretrained import pretrained
 from fpnlib.store import PROJECT
 from fpnlib.widgets import AttributeEditor
 
-webdriver = pytest.importorskip(
-    "selenium.webdriver", reason="needs selenium: pip install fpnlib[test]"
-)
-CHROME = next(
-    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
-)
+webdriver = pytest.importorskip("selenium.webdriver", reason="needs the extra 'test'")
+CHROMES = map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))
+CHROME = next(filter(None, CHROMES), None)
 DRIVER = shutil.which("chromedriver")
 pytestmark = pytest.mark.skipif(
     not (CHROME and DRIVER), reason="needs a browser: chromium and chromedriver"
@@ -57,15 +54,10 @@ if (!ready()) { done(false); } else {
 def browser():
     options = webdriver.ChromeOptions()
     options.binary_location = CHROME
-    for argument in (
-        "headless=new",
-        "no-sandbox",
-        "disable-gpu",
-        "disable-dev-shm-usage",
-        "disable-background-networking",
-    ):
+    off = ["gpu", "dev-shm-usage", "background-networking"]
+    shape = ["headless=new", "no-sandbox", "window-size=1400,1000"]
+    for argument in [*shape, *(f"disable-{part}" for part in off)]:
         options.add_argument(f"--{argument}")
-    options.add_argument("--window-size=1400,1000")
     driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(DRIVER))
     driver.set_page_load_timeout(PATIENCE)
     driver.set_script_timeout(PATIENCE)
@@ -82,19 +74,14 @@ def serve(tmp_path):
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
-        folders = {
-            f"JUPYTER{name}_DIR": str(tmp_path / name)
-            for name in ("_CONFIG", "LAB_WORKSPACES", "LAB_SETTINGS", "_RUNTIME")
-        }
+        names = ("_CONFIG", "LAB_WORKSPACES", "LAB_SETTINGS", "_RUNTIME")
+        environment = {f"JUPYTER{name}_DIR": str(tmp_path / name) for name in names}
         path = os.pathsep.join([str(Path(__file__).parent), str(PROJECT)])
+        environment |= {"PYTHONPATH": path, "IPYTHONDIR": str(tmp_path / "ipython")}
         command = [sys.executable, "-m", module, *arguments, "--no-browser", f"--port={port}"]
-        environment = (
-            os.environ | folders | {"PYTHONPATH": path, "IPYTHONDIR": str(tmp_path / "ipython")}
-        )
         with open(tmp_path / "server.log", "w") as log:
-            started.append(
-                subprocess.Popen(command, env=environment, cwd=tmp_path, stdout=log, stderr=log)
-            )
+            where = {"env": os.environ | environment, "cwd": tmp_path, "stdout": log, "stderr": log}
+            started.append(subprocess.Popen(command, **where))
         return f"http://127.0.0.1:{port}"
 
     yield start
@@ -108,12 +95,10 @@ def page(tmp_path):
     """Writes a notebook of one cell."""
 
     def write(code: str) -> Path:
-        kernel = {
-            "kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}
-        }
-        nbformat.write(
-            new_notebook(cells=[new_code_cell(code)], metadata=kernel), tmp_path / "page.ipynb"
-        )
+        python = {"name": "python3", "display_name": "Python 3", "language": "python"}
+        kernel = {"kernelspec": python}
+        notebook = new_notebook(cells=[new_code_cell(code)], metadata=kernel)
+        nbformat.write(notebook, tmp_path / "page.ipynb")
         return tmp_path / "page.ipynb"
 
     return write
@@ -132,9 +117,8 @@ def wait(browser, condition):
     from selenium.common.exceptions import StaleElementReferenceException, WebDriverException
     from selenium.webdriver.support.ui import WebDriverWait
 
-    return WebDriverWait(
-        browser, PATIENCE, ignored_exceptions=(StaleElementReferenceException, WebDriverException)
-    ).until(condition)
+    passing = StaleElementReferenceException, WebDriverException
+    return WebDriverWait(browser, PATIENCE, ignored_exceptions=passing).until(condition)
 
 
 def picture(browser, number):
@@ -153,9 +137,8 @@ def drag_and_look(browser, editor, name):
 
     def dragged(driver):
         """Drag, and say whether the slider moved; late panels may have pushed it off the mouse."""
-        moves = webdriver.ActionChains(driver).click_and_hold(
-            slider.find_element("css selector", ".noUi-handle")
-        )
+        handle = slider.find_element("css selector", ".noUi-handle")
+        moves = webdriver.ActionChains(driver).click_and_hold(handle)
         for _ in range(8):
             moves = moves.move_by_offset(6, 0)
         moves.release().perform()
@@ -164,31 +147,25 @@ def drag_and_look(browser, editor, name):
     def settled(driver):
         """The slider's value in a list, once the picture belongs to it; None before."""
         value = float(slider.find_element("css selector", ".widget-readout").text)
-        return (
-            [value]
-            if np.allclose(picture(driver, 1), shown(editor, {name: value}), atol=0.01)
-            else None
-        )
+        there = np.allclose(picture(driver, 1), shown(editor, {name: value}), atol=0.01)
+        return [value] if there else None
 
     wait(browser, dragged)
     value = wait(browser, settled)[0]
     values = editor.attributes.set(editor.y[0], {name: value})[0]
-    assert value > float(start) and abs(shown(editor, {name: value}) - before).max() > 0.1, (
-        "the drag asks for another picture"
-    )
+    assert value > float(start)
+    assert abs(shown(editor, {name: value}) - before).max() > 0.1, "another picture is asked for"
     np.testing.assert_allclose(picture(browser, 0), before_of(editor), atol=0.01)
     for other in editor.attributes.excluded_by(name):
         says = float(slider_of(browser, other).find_element("css selector", ".widget-readout").text)
-        assert says == pytest.approx(values[editor.attributes.column(other)].item(), abs=0.006), (
-            other
-        )
+        expected = values[editor.attributes.column(other)].item()
+        assert says == pytest.approx(expected, abs=0.006), other
 
 
 def slider_of(browser, name):
     label = name.replace("_", " ")
-    return browser.find_element(
-        "xpath", f"//div[contains(@class,'widget-slider')][label[normalize-space()='{label}']]"
-    )
+    named = f"[label[normalize-space()='{label}']]"
+    return browser.find_element("xpath", f"//div[contains(@class,'widget-slider')]{named}")
 
 
 def shown(editor, values):
@@ -212,9 +189,8 @@ def test_a_drag_in_jupyterlab_changes_the_face(browser, serve, page, faces):
 
 
 def test_a_drag_in_the_app_changes_the_face_and_the_sliders_that_it_excludes(browser, serve, faces):
-    address = serve(
-        "voila", str(PROJECT / "notebooks" / "app" / "sliders.ipynb"), "--Voila.ip=127.0.0.1"
-    )
+    app = PROJECT / "notebooks" / "app" / "sliders.ipynb"
+    address = serve("voila", str(app), "--Voila.ip=127.0.0.1")
     wait(browser, lambda b: b.get(address) or True)
     drag_and_look(browser, faces, "Bald")
 

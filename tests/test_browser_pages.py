@@ -4,26 +4,15 @@ Nothing sticks out, every picture is there, and nothing is asked of a network.
 """
 
 import io
-import shutil
 
 import pytest
 from nbformat import v4, write
 from PIL import Image
+from test_browser import browser, pytestmark  # noqa: F401 (fixtures)
 
 from fpnlib import store
 from fpnlib.runs import report
 from fpnlib.store import Manifest
-
-webdriver = pytest.importorskip(
-    "selenium.webdriver", reason="needs selenium: pip install fpnlib[test]"
-)
-CHROME = next(
-    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
-)
-DRIVER = shutil.which("chromedriver")
-pytestmark = pytest.mark.skipif(
-    not (CHROME and DRIVER), reason="needs a browser: chromium and chromedriver"
-)
 
 SEEN = """
 document.querySelectorAll("details").forEach(details => details.open = true);
@@ -52,22 +41,15 @@ def page(tmp_path):
     store.write(tmp_path / "tables" / "04_conditional_generation_scores.csv", f"{row}\n" * 5)
     results = store.Results(tmp_path / "results" / "04_conditional_generation.json")
     for k in range(20):
-        results.record(
-            f"right class at temperature {k / 10}, ConvVAE + C-MAF, test images",
-            0.9,
-            paper=0.8,
-            n=10_000,
-        )
-    (tmp_path / "notebooks").mkdir()
+        quantity = f"right class at temperature {k / 10}, ConvVAE + C-MAF, test images"
+        results.record(quantity, 0.9, paper=0.8, n=10_000)
+    copy = tmp_path / "notebooks" / "04_conditional_generation.ipynb"
+    copy.parent.mkdir()
     heading = v4.new_markdown_cell("# 04 · Conditional generation: digits on request")
-    write(
-        v4.new_notebook(cells=[heading]), tmp_path / "notebooks" / "04_conditional_generation.ipynb"
-    )
+    write(v4.new_notebook(cells=[heading]), copy)
     manifest = Manifest(tmp_path)
-    made = {
-        "parameters": {"temperatures": list(range(60)), "data_dir": "/a/very/long" * 20},
-        "seconds": 81.3,
-    }
+    long = {"temperatures": list(range(60)), "data_dir": "/a/very/long" * 20}
+    made = {"parameters": long, "seconds": 81.3}
     manifest.note("notebooks", {"04_conditional_generation": made})
     manifest.note("environment", {"device": "cpu", "processor": "of a long name " * 5, "cores": 2})
     manifest.note_files()
@@ -76,18 +58,10 @@ def page(tmp_path):
 
 
 @pytest.mark.parametrize("width", [1280, 380])
-def test_a_runs_page_fits_the_screen_and_needs_no_network(page, width):
-    options = webdriver.ChromeOptions()
-    options.binary_location = CHROME
-    for argument in ("headless=new", "no-sandbox", "disable-gpu", "disable-dev-shm-usage"):
-        options.add_argument(f"--{argument}")
-    browser = webdriver.Chrome(options=options, service=webdriver.ChromeService(DRIVER))
-    try:
-        screen = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 500}
-        browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", screen)
-        browser.get(page.as_uri())
-        seen = browser.execute_script(SEEN)
-    finally:
-        browser.quit()
+def test_a_runs_page_fits_the_screen_and_needs_no_network(page, width, browser):  # noqa: F811
+    screen = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 500}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", screen)
+    browser.get(page.as_uri())
+    seen = browser.execute_script(SEEN)
     assert sorted(seen.pop("pictures")) == [300, 2400]
     assert seen == {"page": 0, "outside": [], "asked": []}

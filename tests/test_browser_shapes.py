@@ -26,9 +26,7 @@ for (const [kind, x] of arguments[0])
 def board():
     """A thin board: seen from the side it is a line, and a quarter turn shows its whole breadth."""
     rng = np.random.default_rng(0)
-    return np.stack(
-        [rng.uniform(-1, 1, 500), rng.uniform(-0.2, 0.2, 500), rng.uniform(-0.01, 0.01, 500)], 1
-    )
+    return rng.uniform(-1, 1, (500, 3)) * [1, 0.2, 0.01]
 
 
 @pytest.fixture
@@ -46,9 +44,8 @@ def frame(browser):  # noqa: F811
 def drag(driver, pixels):
     from selenium.webdriver import ActionChains
 
-    ActionChains(driver).drag_and_drop_by_offset(
-        driver.find_element("tag name", "canvas"), pixels, 0
-    ).perform()
+    canvas = driver.find_element("tag name", "canvas")
+    ActionChains(driver).drag_and_drop_by_offset(canvas, pixels, 0).perform()
 
 
 def view(driver):
@@ -64,18 +61,16 @@ def test_a_drag_turns_the_shape(frame):
         drag(frame, 20)  # 0.2 radians
         turns.append(frame.execute_script(INK))
     assert max(turns) > 0.85 and min(turns) < 0.4  # 3.2 radians go past its edge and its face
-    width, shown, dots = frame.execute_script(
-        "return [canvas.width, canvas.clientWidth, devicePixelRatio];"
-    )
+    sizes = "return [canvas.width, canvas.clientWidth, devicePixelRatio];"
+    width, shown, dots = frame.execute_script(sizes)
     assert shown == 300 and width == shown * dots
     assert not [line for line in frame.get_log("browser") if line["level"] == "SEVERE"]
 
 
 @pytest.mark.parametrize("end", ["up", "cancel"])
 def test_a_pointer_that_is_gone_turns_nothing(frame, end):
-    frame.execute_script(
-        "canvas.setPointerCapture = () => {};"
-    )  # there is no real pointer to capture
+    # There is no real pointer to capture.
+    frame.execute_script("canvas.setPointerCapture = () => {};")
     frame.execute_script(POINTER, [["down", 0], ["move", 30]])
     turned = view(frame)
     frame.execute_script(POINTER, [[end, 30], ["move", 90]])

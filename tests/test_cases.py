@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from laws import one_line
 from nflows.flows import MaskedAutoregressiveFlow
 
 from fpnlib import Attributes, Classes, FlowPlugin, Reals, Several
@@ -127,13 +128,6 @@ def test_whole_numbers_of_any_kind_are_seeds(seed):
     assert torch.equal(plugin().fit(Z, Y, seed=seed, **QUICK).sample("a", 9, seed=seed), expected)
 
 
-@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
-def test_a_fit_sets_the_modes_of_torch_itself(mode):
-    with mode():
-        fitted = plugin().fit(Z, Y, **QUICK)
-    assert torch.equal(fitted.sample("a", seed=0), plugin().fit(Z, Y, **QUICK).sample("a", seed=0))
-
-
 UNCONDITIONAL = MaskedAutoregressiveFlow(4, 8, 2, 1)
 BAD = [
     (lambda: plugin().fit(Z, Y, std=torch.full_like(Z, -2.0)), r"\(0.5 \* logvar\).exp\(\)"),
@@ -141,7 +135,11 @@ BAD = [
     (lambda: plugin().fit(Z, Y, validation=[(Z, Y)]), r"validation must be \(z, y\), got list"),
     (lambda: plugin().fit(Z, Y, validation=(Z[:0], Y[:0]), epochs=1), "0 validation samples"),
     (lambda: plugin().fit(Z, Y, noise=-1.0), "noise must be 0 or more and finite, got -1"),
-    (lambda: plugin().fit(Z, Y, batch_size=0), "batch_size must be a positive whole number"),
+    (
+        lambda: plugin().fit(Z, Y, epochs=1, batch_size=2.5),
+        "batch_size must be a positive whole number",
+    ),
+    (lambda: plugin().fit(Z, Y, epochs=0), "epochs must be a positive whole number, got 0"),
     (lambda: plugin().fit(Z, [None, *Y.tolist()[1:]]), r"label 0 is missing"),
     (lambda: plugin().fit(np.ma.masked_less(Z.numpy(), 0), Y), "NaN or infinite entries"),
     (lambda: plugin().fit(Z, np.ma.masked_equal(Y.numpy(), 0)), "label 0 is missing"),
@@ -165,6 +163,5 @@ BAD = [
 
 @pytest.mark.parametrize(("call", "line"), BAD)
 def test_what_makes_no_sense_gets_one_line(call, line):
-    with pytest.raises((TypeError, ValueError), match=line) as error:
+    with one_line((TypeError, ValueError), line):
         call()
-    assert "\n" not in str(error.value)

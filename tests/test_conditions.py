@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from laws import one_line
 
 from fpnlib.conditions import Attributes, Classes
 
@@ -36,9 +37,8 @@ def test_index_and_name_are_inverse():
     ],
 )
 def test_labels_that_are_none(y, line):
-    with pytest.raises((ValueError, TypeError), match=line) as error:
+    with one_line((ValueError, TypeError), line):
         Classes(range(10)).encode(y)
-    assert "\n" not in str(error.value)
 
 
 def test_a_misspelt_name_gets_the_nearest():
@@ -113,9 +113,8 @@ def test_what_excludes_it_goes_as_it_comes():
     ],
 )
 def test_an_edit_that_makes_no_sense_gets_one_line(edits, kind, message):
-    with pytest.raises(kind, match=message) as error:
+    with one_line(kind, message):
         FACE.edited(torch.zeros(5), edits)
-    assert "\n" not in str(error.value)
 
 
 def test_values_that_are_no_attributes_are_refused():

@@ -1,14 +1,13 @@
 """Splits and loaders: what they return, and what they say when something is missing."""
 
-import doctest
 import sys
 from contextlib import contextmanager
-from importlib import import_module
 from itertools import combinations
 from types import ModuleType
 
 import pytest
 import torch
+from laws import one_line
 from torchvision.datasets import MNIST
 
 from fpnlib import data
@@ -31,22 +30,13 @@ def write_mnist(root, train=60, test=20):
         labels = bytes(i % 10 for i in range(n))
         sizes = b"".join(size.to_bytes(4, "big") for size in (n, 28, 28))
         (raw / f"{name}-images-idx3-ubyte").write_bytes(b"\x00\x00\x08\x03" + sizes + pixels)
-        (raw / f"{name}-labels-idx1-ubyte").write_bytes(
-            b"\x00\x00\x08\x01" + n.to_bytes(4, "big") + labels
-        )
+        labels = b"\x00\x00\x08\x01" + n.to_bytes(4, "big") + labels
+        (raw / f"{name}-labels-idx1-ubyte").write_bytes(labels)
     return raw
 
 
 def rows(split):
     return {x.numpy().tobytes() for x in split.x}
-
-
-@pytest.mark.parametrize(
-    "module", ["", ".dataset", ".digits", ".files", ".drawn.faces", ".drawn.shapes"]
-)
-def test_examples(module):
-    result = doctest.testmod(import_module(f"fpnlib.data{module}"))
-    assert result.attempted and not result.failed
 
 
 def test_bytes_are_seen_as_floats_between_0_and_1_and_floats_as_they_are():
@@ -128,9 +118,8 @@ def test_a_users_dataset_is_loaded_by_its_name_or_by_its_loader(own_module, monk
 )  # fmt: skip
 def test_a_users_dataset_that_does_not_fit_gets_one_line(own_module, made, said):
     own_module.made = made()
-    with pytest.raises((ValueError, TypeError), match=said) as raised:
+    with one_line((ValueError, TypeError), said):
         data.load("pets_of_mine:load")
-    assert "\n" not in str(raised.value)
 
 
 @pytest.mark.parametrize(
@@ -142,16 +131,15 @@ def test_a_users_dataset_that_does_not_fit_gets_one_line(own_module, made, said)
     ],
 )
 def test_a_dataset_that_is_not_there_gets_one_line(own_module, name, said):
-    with pytest.raises(ValueError, match=said) as raised:
+    with one_line(ValueError, said):
         data.load(name)
-    assert "\n" not in str(raised.value)
 
 
 def test_the_root_is_the_argument_else_the_environments_else_the_projects(monkeypatch, tmp_path):
     monkeypatch.delenv("FPN_DATA", raising=False)
     assert data.data_root() == PROJECT / "data"
     monkeypatch.setenv("FPN_DATA", str(tmp_path))
-    assert data.data_root() == tmp_path and data.data_root("") == tmp_path
+    assert data.data_root() == data.data_root("") == data.data_root(None) == tmp_path
     assert data.data_root("mine") == PROJECT / "mine"
     monkeypatch.setenv("HOME", str(tmp_path))
     assert data.data_root("~/mine") == tmp_path / "mine"
@@ -205,12 +193,6 @@ def test_mnist_checksum_follows_the_bytes(tmp_path):
     assert data.load("mnist", tmp_path, validation=20).checksum != before
 
 
-def test_mnist_is_found_through_the_environment(tmp_path, monkeypatch):
-    write_mnist(tmp_path)
-    monkeypatch.setenv("FPN_DATA", str(tmp_path))
-    assert len(data.load("mnist", validation=20).test) == 20
-
-
 def test_missing_mnist_names_file_folder_and_remedy(tmp_path):
     raw = write_mnist(tmp_path)
     (raw / "t10k-images-idx3-ubyte").unlink()
@@ -248,9 +230,8 @@ def test_of_several_processes_one_fetches(tmp_path, monkeypatch):
 def test_damaged_mnist_is_refused_in_one_line(tmp_path, name, left):
     raw = write_mnist(tmp_path)
     (raw / name).write_bytes((raw / name).read_bytes()[:left])
-    with pytest.raises(ValueError, match="damaged") as raised:
+    with one_line(ValueError, "damaged"):
         data.load("mnist", root=tmp_path)
-    assert "\n" not in str(raised.value)
 
 
 def test_real_mnist(shared):

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from laws import one_line
 from scipy.spatial import cKDTree
 from sklearn.ensemble import RandomForestClassifier
 
@@ -144,9 +145,9 @@ def broken(cloud):
 def test_a_bad_cloud_is_named(tmp_path, damage, line):
     write(tmp_path / "modelnet" / "bed", {"train": 3, "test": 1})
     damage(tmp_path / "modelnet/bed/test/000.npy")
-    with pytest.raises(ValueError, match=line) as raised:
+    with one_line(ValueError, line) as raised:
         load_modelnet(tmp_path, points=20)
-    assert "bed/test/000.npy" in str(raised.value) and "\n" not in str(raised.value)
+    assert "bed/test/000.npy" in str(raised.value)
 
 
 def test_what_is_missing_is_named(shapenet, tmp_path):
@@ -220,18 +221,9 @@ def test_shapes_are_imbalanced_as_shapenet_and_split():
     assert load_drawn_shapes(seed=1, n=400, points=32).checksum != clouds.checksum
 
 
-DRAWN = {
-    "table": 10.64920,
-    "chair": -0.05703,
-    "airplane": 7.43804,
-    "car": 6.76906,
-    "sofa": 10.34410,
-    "rifle": 4.00533,
-    "lamp": 15.05585,
-    "vessel": -12.09589,
-    "bench": -4.42780,
-    "speaker": -5.11270,
-}
+DRAWN = {"table": 10.64920, "chair": -0.05703, "airplane": 7.43804, "car": 6.76906}
+DRAWN |= {"sofa": 10.34410, "rifle": 4.00533, "lamp": 15.05585, "vessel": -12.09589}
+DRAWN |= {"bench": -4.42780, "speaker": -5.11270}
 
 
 def test_shapes_are_drawn_as_the_kept_weights_know_them():

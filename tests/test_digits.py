@@ -7,7 +7,6 @@ import torch
 
 from fpnlib.families import DIGITS, Run, Study
 from fpnlib.families.classification import (
-    _baseline_scores,
     classification_table,
     leads,
     plugin_accuracies,
@@ -16,10 +15,7 @@ from fpnlib.families.scores import image_scores
 from fpnlib.metrics import images
 
 SIZES = "digits.vae_epochs=1 digits.ae_epochs=1 digits.flow_epochs=2 digits.flow_width=8"
-SMALL = {
-    "logistic_regression": {"grid": (1.0,)},
-    "automl": {"seconds": 600, "max_trials": 2},
-}
+SMALL = {"logistic_regression": {"grid": (1.0,)}, "automl": {"seconds": 600, "max_trials": 2}}
 
 
 @pytest.fixture(scope="module")
@@ -31,9 +27,8 @@ def digits(tmp_path_factory):
 @pytest.fixture(scope="module")
 def table(digits):
     features = ["draw", "mean"]
-    return classification_table(
-        digits, SMALL, features=features, on_means=["logistic_regression"]
-    ).set_index(["model", "features"])
+    shown = {"features": features, "on_means": ["logistic_regression"]}
+    return classification_table(digits, SMALL, **shown).set_index(["model", "features"])
 
 
 def test_every_source_draws_images(digits):
@@ -91,20 +86,6 @@ def test_accuracies_are_shares_of_right_answers(digits, table):
         assert accuracy == table.loc[("FPN (C-MAF)", "draw"), split]
     by_frequency = plugin_accuracies(plugin, z.test, "mean", "train")
     assert by_frequency == plugin_accuracies(plugin, z.test, "mean", plugin.log_prior_.exp())
-
-
-def test_a_baseline_is_kept_and_named_if_it_is_damaged(digits, table, monkeypatch):
-    settings = {"grid": (1.0,)}
-    monkeypatch.setitem(SMALL, "automl", {})
-    scores = _baseline_scores(digits, "logistic_regression", "ConvVAE", "draw", **settings)
-    assert scores.test_accuracy == table.loc[("logistic regression", "draw"), "test"]
-    path = digits.run.folder / "models" / "ConvVAE_logistic_regression_draw.json"
-    whole = path.read_text()
-    path.write_text(whole.replace('"C": 1', '"C": 2'))
-    with pytest.raises(ValueError, match="_regression_draw.json is damaged") as caught:
-        _baseline_scores(digits, "logistic_regression", "ConvVAE", "draw", **settings)
-    path.write_text(whole)
-    assert "\n" not in str(caught.value)
 
 
 def test_images_are_scored_beside_the_test_images_whose_features_are_read_once(digits, monkeypatch):

@@ -17,11 +17,10 @@ from fpnlib.metrics.editing import (
 )
 from fpnlib.metrics.editing_tables import OURS, ahead, at_equal_cost, mean_scores
 from fpnlib.metrics.judge import Judge, face_judge
+from fpnlib.training import fit
 
-FOUR = Attributes(
-    ["Bald", "Black_Hair", "Blond_Hair", "Smiling"],
-    exclusive=[("Bald", "Black_Hair", "Blond_Hair")],
-)
+HAIR = ("Bald", "Black_Hair", "Blond_Hair")
+FOUR = Attributes([*HAIR, "Smiling"], exclusive=[HAIR])
 
 
 class Pixels(nn.Module):
@@ -177,14 +176,10 @@ def test_success_at_equal_cost(cost, success, level, expected):
 
 
 def test_equal_cost_compares_at_ours():
-    curve = pd.DataFrame(
-        {
-            "editor": ["C-MAF (ours)"] * 3 + ["means"] * 3,
-            "strength": [0.5, 1, 1.5] * 2,
-            "others": [0.01, 0.02, 0.04, 0.01, 0.03, 0.05],
-            "achieved": [0.5, 0.9, 1.0, 0.2, 0.6, 0.8],
-        }
-    )
+    curve = pd.DataFrame({"editor": ["C-MAF (ours)"] * 3 + ["means"] * 3})
+    curve["strength"] = [0.5, 1, 1.5] * 2
+    curve["others"] = [0.01, 0.02, 0.04, 0.01, 0.03, 0.05]
+    curve["achieved"] = [0.5, 0.9, 1.0, 0.2, 0.6, 0.8]
     assert at_equal_cost(curve, "others")["achieved"].tolist() == pytest.approx([0.9, 0.4])
     easy = curve.assign(achieved=1.0)
     both = pd.concat([curve.assign(attribute="Smiling"), easy.assign(attribute="Bald")])
@@ -194,13 +189,9 @@ def test_equal_cost_compares_at_ours():
 
 
 def test_averages_are_over_groups_of_attributes():
-    scores = pd.DataFrame(
-        {
-            "editor": ["ours"] * 3 + ["theirs"] * 3,
-            "attribute": ["Bald", "Bald", "Young"] * 2,
-            "achieved": [1.0, 0.0, 1.0, 1.0, 1.0, 0.0],
-        }
-    )
+    scores = pd.DataFrame({"editor": ["ours"] * 3 + ["theirs"] * 3})
+    scores["attribute"] = ["Bald", "Bald", "Young"] * 2
+    scores["achieved"] = [1.0, 0.0, 1.0, 1.0, 1.0, 0.0]
     groups = {"all": ["Bald", "Young"], "told well": ["Young"], "these too": ["Bald"]}
     table = mean_scores(scores, ["editor"], groups)
     assert table["group"].tolist() == ["all", "all", "told well", "told well"]
@@ -209,13 +200,9 @@ def test_averages_are_over_groups_of_attributes():
 
 
 def test_attributes_on_which_another_is_ahead_are_named():
-    each = pd.DataFrame(
-        {
-            "attribute": ["Bald", "Bald", "Young", "Young"],
-            "editor": ["C-MAF (ours)", "means"] * 2,
-            "achieved": [0.90, 0.915, 0.8, 0.9],
-        }
-    )
+    each = pd.DataFrame({"attribute": ["Bald", "Bald", "Young", "Young"]})
+    each["editor"] = ["C-MAF (ours)", "means"] * 2
+    each["achieved"] = [0.90, 0.915, 0.8, 0.9]
     assert ahead(each, n=200) == {"means": ["Young"]} and ahead(each, n=10) == {"means": []}
 
 
@@ -227,17 +214,12 @@ def test_equal_cost_needs_the_whole_edit():
 
 def test_a_judge_learns_and_refuses_what_is_no_face_of_its_size():
     torch.manual_seed(0)
-    judge = face_judge(2, size=16, width=4).train()
+    judge = face_judge(2, size=16, width=4)
     y = torch.randint(0, 2, (128, 2))
     x = 0.3 * torch.rand(128, 3, 16, 16)
     x[:, 0, :8] += 0.6 * y[:, :1, None]
     x[:, 1, 8:] += 0.6 * y[:, 1:, None]
-    optimizer = torch.optim.Adam(judge.parameters(), 1e-2)
-    for _ in range(30):
-        loss = judge.loss(x, y)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
+    fit(judge, judge.loss, (x, y), (x, y), epochs=30, batch_size=128, learning_rate=2e-2)
     assert (accuracy_per_attribute(judge, x, y) > 0.95).all()
     assert judge.features(x).shape == (128, judge.num_features)
     with pytest.raises(ValueError, match=r"must have shape \(n, 3, 16, 16\), got \(2, 3, 64, 64\)"):

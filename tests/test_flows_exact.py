@@ -8,6 +8,7 @@ from pathlib import Path
 import numba
 import pytest
 import torch
+from laws import shake
 from nflows.flows import Flow
 from nflows.transforms import (
     BatchNorm,
@@ -47,14 +48,7 @@ VARIANTS = {
 def build(name, features=9, seed=0, **settings):
     torch.manual_seed(seed)
     flow = build_flow(name, features, 4, **{"hidden_features": 22, "num_layers": 3} | settings)
-    with torch.no_grad():
-        for parameter in flow.parameters():
-            size = min(0.05, 0.25 * parameter.shape[-1] ** -0.5)
-            parameter.add_(torch.randn_like(parameter), alpha=size)
-        for key, buffer in flow.named_buffers():
-            if key.endswith(("running_mean", "running_var")):
-                buffer.copy_(torch.rand_like(buffer) + 0.5 * key.endswith("var"))
-    return flow.eval()
+    return shake(flow, 0.05)
 
 
 def as_nflows(flow):
@@ -169,20 +163,14 @@ def test_trained_weights_give_the_numbers_of_nflows(path):
 
 
 @torch.no_grad()
-def test_the_public_methods_agree_with_nflows(flow):
+def test_densities_and_samples_of_a_seed_are_those_of_nflows(flow):
     theirs, (z, context) = as_nflows(flow), batch(flow)
-    close, density = {"atol": 1e-4, "rtol": 1e-5}, theirs.log_prob(z, context)
-    torch.testing.assert_close(flow.log_prob(z, context), density, **close)
-    noise = theirs.transform_to_noise(z, context)
-    torch.testing.assert_close(flow.transform_to_noise(z, context), noise, **close)
-    torch.testing.assert_close(flow.transform_from_noise(noise, context), z, **NEAR)
+    density = theirs.log_prob(z, context)
+    torch.testing.assert_close(flow.log_prob(z, context), density, atol=1e-4, rtol=1e-5)
     torch.manual_seed(5)
     mine = flow.sample(3, context[:2])
     torch.manual_seed(5)
-    torch.testing.assert_close(mine, theirs.sample(3, context[:2]), atol=1e-4, rtol=1e-4)
-    every = torch.eye(flow.context_features)[:4]
-    loop = class_by_class(theirs, z, every)
-    torch.testing.assert_close(flow.class_log_prob(z, every), loop, **close)
+    torch.testing.assert_close(mine, theirs.sample(3, context[:2]), **NEAR)
 
 
 @pytest.mark.parametrize("training", [True, False])
@@ -214,26 +202,6 @@ def test_gradients_are_those_of_nflows(variant, training):
         assert ours[key].shape == right.shape
         masked = right == 0
         assert (ours[key][masked].abs() <= 1e-5).all(), key
-
-
-@pytest.mark.parametrize("features", [1, 700])
-def test_wide_layers_with_one_feature_and_with_more_than_units_agree_in_float64(features):
-    flow = build("maf", features=features, hidden_features=650, num_layers=1, num_blocks=1).double()
-    theirs, (z, context) = as_nflows(flow), (tensor.double() for tensor in batch(flow, n=3))
-    ours, right = (module.log_prob(z, context) for module in (flow, theirs))
-    torch.testing.assert_close(ours, right, atol=1e-9, rtol=1e-12)
-    found = (
-        torch.autograd.grad(value.sum(), module.parameters())
-        for value, module in ((ours, flow), (right, theirs))
-    )
-    for mine, other in zip(*found, strict=True):
-        torch.testing.assert_close(mine, other, atol=1e-10, rtol=1e-9)
-    with torch.no_grad():
-        for precise in (flow, flow.float()):
-            weight = next(precise.parameters())
-            values, given = z.to(weight), context.to(weight)
-            noise = precise.transform_to_noise(values, given)
-            torch.testing.assert_close(precise.transform_from_noise(noise, given), values, **NEAR)
 
 
 @pytest.mark.parametrize("variant", ["plain", "batch norm", "coupling", "coupling, odd D"])
@@ -314,18 +282,14 @@ def test_training_changes_nothing_of_the_callers_and_gives_the_same_twice(n):
     z, context = batch(flow, n)
     z_before, upstream = z.clone(), (torch.ones(n, 1), torch.linspace(-1, 1, n))
     upstream_before = [tensor.clone() for tensor in upstream]
-    outputs = flow._transform(z, context)
-    one, two = (
-        torch.autograd.grad(outputs, list(flow.parameters()), upstream, retain_graph=True)
-        for _ in range(2)
-    )
+    given = flow._transform(z, context), list(flow.parameters()), upstream
+    one, two = (torch.autograd.grad(*given, retain_graph=True) for _ in range(2))
     assert torch.equal(z, z_before) and all(map(torch.equal, upstream, upstream_before))
     assert all(map(torch.equal, one, two))
 
 
-@pytest.mark.parametrize("settings", [{}, {"hidden_features": 650, "num_layers": 1}])
-def test_threads_change_gradients_by_rounding_only(settings):
-    flow = build("maf", **settings).train()
+def test_threads_change_gradients_by_rounding_only():
+    flow = build("maf").train()
     (z, context), found = batch(flow, 100), []
     for count in (1, 3):
         with threads(count):
@@ -334,20 +298,6 @@ def test_threads_change_gradients_by_rounding_only(settings):
             assert torch.get_num_threads() == count
     for one, several in zip(*found, strict=True):
         torch.testing.assert_close(one, several, atol=1e-3, rtol=1e-4)
-
-
-@torch.no_grad()
-def test_threads_change_wide_layers_by_rounding_only():
-    flow = build("maf", features=5, hidden_features=700, num_layers=2)
-    z, context = batch(flow, n=700)
-    data, density = flow.transform_from_noise(z, context), flow.log_prob(z, context)
-    every = flow.class_log_prob(z, torch.eye(4))
-    torch.testing.assert_close((every * context).sum(1), density, atol=1e-4, rtol=1e-5)
-    with threads(3):
-        again = flow.transform_from_noise(z, context)
-        torch.testing.assert_close(again, data, atol=1e-5, rtol=1e-5)
-        torch.testing.assert_close(flow.log_prob(z, context), density)
-        torch.testing.assert_close(flow.class_log_prob(z, torch.eye(4)), every)
 
 
 @torch.no_grad()
@@ -408,6 +358,11 @@ def _assign_state(flow):
     flow.load_state_dict(build("maf", seed=5).state_dict(), assign=True)
 
 
+def _data_between_train_and_eval(flow):
+    _made(flow.train()).final_layer.bias.data.add_(0.1)
+    flow.eval()
+
+
 CHANGES = {
     "a step of a fused optimizer": _fused_step_in_training,
     "a fused step in eval mode": _fused_step_in_eval_mode,
@@ -416,11 +371,7 @@ CHANGES = {
     "two columns": _swap_two_columns,
     "load_state_dict": lambda flow: flow.load_state_dict(build("maf", seed=4).state_dict()),
     "load_state_dict that assigns": _assign_state,
-    ".data between train and eval": lambda flow: (
-        flow.train(),
-        _made(flow).final_layer.bias.data.add_(0.1),
-        flow.eval(),
-    ),
+    ".data between train and eval": _data_between_train_and_eval,
 }
 
 
@@ -508,21 +459,6 @@ def test_a_scale_that_is_infinite_or_nan_has_such_a_logarithm(name):
         ours, right = flow._transform(z, context)[1], theirs._transform(z, context)[1]
         torch.testing.assert_close(ours, right, atol=1e-4, rtol=1e-4, equal_nan=True)
         assert not right.isfinite().any() or name == "realnvp"  # whose scales are sigmoids
-
-
-def test_learning_recovers_conditional_means():
-    torch.manual_seed(0)
-    means, kind = torch.tensor([[-2.0, 1.0], [2.0, 3.0]]), torch.arange(600) % 2
-    z, context = means[kind] + 0.5 * torch.randn(600, 2), torch.eye(2)[kind]
-    flow = build_flow("maf", 2, 2, hidden_features=8, num_layers=2)
-    optimizer = torch.optim.Adam(flow.parameters(), lr=0.02, fused=True)
-    for _ in range(150):
-        optimizer.zero_grad()
-        (-flow.log_prob(z, context).mean()).backward()
-        optimizer.step()
-    with torch.no_grad():
-        found = flow.sample(2000, torch.eye(2)).mean(1)
-    torch.testing.assert_close(found, means, atol=0.15, rtol=0)
 
 
 @torch.no_grad()

@@ -33,13 +33,12 @@ each_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path
 def pins() -> dict[str, str]:
     """Versions by name in constraints.txt, which names no hosts, paths or ranges."""
     lines = (ROOT / "constraints.txt").read_text().splitlines()
-    matches = [
-        re.fullmatch(r"([A-Za-z0-9._-]+)==([A-Za-z0-9.!+]+)", line)
-        for line in lines
-        if not line.startswith("#")
-    ]
-    assert all(matches)
-    return {canonicalize_name(match[1]): match[2] for match in matches}
+    found = {}
+    for line in lines:
+        if not line.startswith("#"):
+            name, version = re.fullmatch(r"([A-Za-z0-9._-]+)==([A-Za-z0-9.!+]+)", line).groups()
+            found[canonicalize_name(name)] = version
+    return found
 
 
 def code(path: Path) -> list:
@@ -64,10 +63,13 @@ def test_conda_users_get_the_same_pins():
         (r.name, *r.extras): f"=={versions[canonicalize_name(r.name)]}" for r in wanted
     }
     assert pip[-2:] == ["-c constraints.txt", "-e .[examples,molecules]"]
-    assert (
-        "python=3.11" in CONDA
-        and "3.11" in Requirement(f"python{PROJECT['requires-python']}").specifier
-    )
+    python = Requirement(f"python{PROJECT['requires-python']}")
+    assert "python=3.11" in CONDA and "3.11" in python.specifier
+
+
+def applies(marker, extras) -> bool:
+    """Whether a requirement with a marker holds for one of the extras."""
+    return not marker or any(marker.evaluate({"extra": extra}) for extra in extras)
 
 
 @pytest.mark.skipif(sys.version_info[:2] != (3, 11), reason="the pins are those of Python 3.11")
@@ -84,12 +86,7 @@ def test_what_the_dependencies_need_is_pinned_too():
         except metadata.PackageNotFoundError:
             pytest.skip(f"{name} is not installed here")
         missing |= {name} - {"fpnlib", *pins()}
-        environments = [{"extra": extra} for extra in ("", *wanted.extras)]
-        waiting += [
-            need
-            for need in needs
-            if not need.marker or any(map(need.marker.evaluate, environments))
-        ]
+        waiting += [need for need in needs if applies(need.marker, ("", *wanted.extras))]
     assert not missing
 
 
@@ -123,9 +120,7 @@ def test_a_notebook_begins_with_its_parameters(path):
     assert {"out", "seed"} <= defaults.keys()
     described = papermill.inspect_notebook(str(path))
     assert described.keys() == defaults.keys()
-    assert not [name for name, one in described.items() if not one["help"].strip()], (
-        "a parameter without '# help'"
-    )
+    assert all(one["help"].strip() for one in described.values()), "one without '# help'"
 
 
 @each_notebook
@@ -133,11 +128,9 @@ def test_a_notebook_runs_anywhere(path):
     notebook = nbformat.read(path, as_version=4)
     nbformat.validate(notebook)
     assert notebook.metadata.kernelspec.name == "python3"
+    absolute = r"(?<![\w.:/~$)}])/(home|root|Users|tmp|opt|mnt|work|usr|var)/|\b[A-Z]:\\"
     for cell in notebook.cells:
-        absolute = re.search(
-            r"(?<![\w.:/~$)}])/(home|root|Users|tmp|opt|mnt|work|usr|var)/|\b[A-Z]:\\", cell.source
-        )
-        assert not absolute, cell.source
+        assert not re.search(absolute, cell.source), cell.source
 
 
 @each_notebook
@@ -155,11 +148,8 @@ def test_a_notebook_has_at_most_a_dozen_parameters(path):
 
 @each_notebook
 def test_a_notebook_says_what_it_costs_what_was_seen_and_where_to_go_next(path):
-    texts = [
-        cell.source
-        for cell in nbformat.read(path, as_version=4).cells
-        if cell.cell_type == "markdown"
-    ]
+    cells = nbformat.read(path, as_version=4).cells
+    texts = [cell.source for cell in cells if cell.cell_type == "markdown"]
     assert texts[0].startswith(f"# {path.stem[:2]} · ") and "**Cost:**" in texts[0]
     assert texts[-1].startswith("## What was seen") and "**Next:**" in texts[-1]
 
@@ -191,9 +181,8 @@ def test_parameters_of_one_name_have_one_default():
     for path in NOTEBOOKS:
         for name, default in plan.parameters(path).items():
             first, value = seen.setdefault(name, (path.stem, default))
-            assert (value, type(value)) == (default, type(default)), (
-                f"{name} differs in {first} and {path.stem}"
-            )
+            same = (value, type(value)) == (default, type(default))
+            assert same, f"{name} differs in {first} and {path.stem}"
     demo, _ = read_profile(ROOT / "notebooks" / "profiles" / "demo.yaml")
     for name, value in demo.items():
         if name in seen and name != "out":

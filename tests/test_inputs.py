@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 import torch
 from lamps import lamps
+from laws import one_line
 from torch import nn
 
 from fpnlib import adapt, checks
@@ -141,32 +142,43 @@ def refusal(door):
     return None
 
 
-def agrees(function, given, plain, refused):
+@cache
+def expected(function, whole=False, labels=False):
+    """What a function gives for plain arrays or labels."""
+    return torch.as_tensor(function(Y if labels else 4 * Z if whole else Z)).float()
+
+
+def agrees(function, given, refused, **plain):
     """Hold a function to what the door says of its input."""
     if refused is not None:
-        with pytest.raises(type(refused)) as caught:
+        with one_line(type(refused)):
             function(given)
-        assert "\n" not in str(caught.value)
         return
-    expected = torch.as_tensor(function(plain)).float()
     found = torch.as_tensor(function(given))
     near = 0.02 if found.dtype in checks.HALF else 1e-4
-    torch.testing.assert_close(found.float(), expected, atol=near, rtol=near)
+    torch.testing.assert_close(found.float(), expected(function, **plain), atol=near, rtol=near)
 
 
 @pytest.mark.parametrize("kind", ARRAYS)
 @pytest.mark.parametrize("name", OF_ARRAYS)
 def test_arrays(name, kind):
     given = ARRAYS[kind](Z)
-    plain = 4 * Z if kind == "whole numbers" else Z
-    agrees(OF_ARRAYS[name], given, plain, refusal(lambda: checks.latents(given)))
+    refused = refusal(lambda: checks.latents(given))
+    agrees(OF_ARRAYS[name], given, refused, whole=kind == "whole numbers")
 
 
 @pytest.mark.parametrize("kind", LABELS)
 @pytest.mark.parametrize("name", OF_LABELS)
 def test_labels(name, kind):
     given = LABELS[kind](Y)
-    agrees(OF_LABELS[name], given, Y, refusal(lambda: checks.labels(given, range(3))))
+    refused = refusal(lambda: checks.labels(given, range(3)))
+    agrees(OF_LABELS[name], given, refused, labels=True)
+
+
+def test_a_fit_to_latents_with_a_graph_reaches_no_base_model():
+    z = Z.clone().requires_grad_()
+    fit_plugin(z * 1, Y, std=z.exp(), validation=(z * 1, Y))
+    assert z.grad is None
 
 
 @pytest.mark.parametrize("kind", ["numpy", "with a graph"])
@@ -181,21 +193,12 @@ def test_a_fit_takes_arrays_and_no_gradient_leaves_it(kind):
     assert torch.equal(weights(ARRAYS[kind](Z)), weights(Z))
 
 
-@pytest.mark.parametrize(
-    ("change", "error", "said"),
-    [
-        (lambda x: 2 * x - 1, ValueError, r"must lie in \[0, 1\], got values from -"),
-        (lambda x: 255 * x, ValueError, r"must lie in \[0, 1\]"),
-        (lambda x: (255 * x).byte(), TypeError, "x.float.. / 255"),
-        (lambda x: x[..., :20], ValueError, r"must have shape \(n, 1, 28, 28\)"),
-    ],
-)
 @pytest.mark.parametrize("part", ["train", "validation"])
-def test_images_of_another_range_are_refused_before_the_first_epoch(change, error, said, part):
+def test_images_of_another_range_are_refused_before_the_first_epoch(part):
     x, model = torch.rand(8, 1, 28, 28), ConvVAE(latent_dim=2)
     before = model.fc_mu.weight.clone()
-    train, held_out = (change(x), x) if part == "train" else (x, change(x))
-    with pytest.raises(error, match=said):
+    train, held_out = (255 * x, x) if part == "train" else (x, 255 * x)
+    with one_line(ValueError, r"must lie in \[0, 1\]"):
         fit(model, model.loss, (train,), (held_out,), epochs=1, batch_size=8, learning_rate=0.1)
     assert torch.equal(model.fc_mu.weight, before)
 
@@ -239,6 +242,6 @@ def test_the_explorer_refuses_what_is_no_picture_and_names_the_remedy(picture, r
     y = torch.arange(60) % 2
     plugin = FlowPlugin(2, Classes("ab"), num_layers=1, hidden_features=4)
     plugin.fit(Z[:, :2], y, epochs=1)
-    with pytest.raises(ValueError, match="a picture must") as caught:
+    with one_line(ValueError, "a picture must") as caught:
         DigitExplorer(FlowPluginNetwork(Decoder(picture), plugin))
-    assert remedy in str(caught.value) and "\n" not in str(caught.value)
+    assert remedy in str(caught.value)

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from laws import one_line
 from torch.testing import assert_close
 
 from fpnlib import data
@@ -111,23 +112,16 @@ def test_diversity_is_the_mean_distance_within_classes(labelled):
         (lambda x, y: right_class_rate(digit_judge(), x * 255, y), r"\[0, 1\]"),
         (lambda x, y: right_class_rate(digit_judge(), x[..., :20], y), r"\(n, 1, 28, 28\)"),
         (lambda x, y: digit_judge().read(x * torch.nan), "NaN"),
-        (
-            lambda x, y: frechet_distance(x[:, 0, 0], x[:1, 0, 0]),
-            "two objects or more of each, got 1",
-        ),
-        (
-            lambda x, y: frechet_distance(x[:, 0, 0], x[:, 0, 0, :4]),
-            r"shape \(n, 28\), got \(20, 4\)",
-        ),
+        (lambda x, y: frechet_distance(x[:, 0, 0], x[:1, 0, 0]), "two objects or more of each"),
+        (lambda x, y: frechet_distance(x[:, 0, 0], x[:, 0, 0, :4]), r"\(n, 28\), got \(20, 4\)"),
         (lambda x, y: diversity(x[:, 0, 0], 2 * y), "got 0 of class 1"),
         (lambda x, y: diversity(x[:, 0, 0], y[1:]), "same length"),
         (lambda x, y: digit_judge(0), "num_classes"),
     ],
 )
 def test_bad_input_gets_one_line(labelled, score, said):
-    with pytest.raises(ValueError, match=said) as raised:
+    with one_line(ValueError, said):
         score(*labelled)
-    assert "\n" not in str(raised.value)
 
 
 def test_distortion_is_seeded_and_stays_readable(trained):

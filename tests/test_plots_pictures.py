@@ -30,10 +30,8 @@ def test_every_image_stands_in_its_place_by_its_label():
     assert labels(ax.yaxis) == list("abcd") and labels(ax.xaxis) == list("xyz")
     times = round(ax.get_yticks()[1] - ax.get_yticks()[0]) // 29  # a line of one pixel between
     for i, j in np.ndindex(4, 3):
-        top, left = (
-            round(ticks[k] + 0.5) - 14 * times
-            for ticks, k in zip((ax.get_yticks(), ax.get_xticks()), (i, j))
-        )
+        center = ax.get_yticks()[i], ax.get_xticks()[j]
+        top, left = (round(place + 0.5) - 14 * times for place in center)
         shown = canvas(figure)[top : top + 28 * times, left : left + 28 * times, 0]
         np.testing.assert_allclose(shown[::times, ::times], 1 - IMAGES[i, j, 0], atol=1e-6)
 
@@ -88,9 +86,8 @@ def test_a_row_with_fewer_clouds_is_filled_up_with_paper():
 
 
 def test_panels_stand_side_by_side_with_labels_of_their_own():
-    figure = plots.grid(
-        {"base": IMAGES[:2], "plugin": IMAGES}, {"plugin": "abcd"}, row_title="requested class"
-    )
+    pair = {"base": IMAGES[:2], "plugin": IMAGES}
+    figure = plots.grid(pair, {"plugin": "abcd"}, row_title="requested class")
     left, right = figure.axes
     assert [ax.get_title() for ax in (left, right)] == ["base", "plugin"]
     assert labels(left.yaxis) == [] and labels(right.yaxis) == list("abcd")
@@ -105,15 +102,12 @@ def test_panels_stand_side_by_side_with_labels_of_their_own():
     "names", [["car"], ["night_stand"] * 10, ["a_category_of_many_letters"] * 3]
 )
 def test_texts_have_room_and_do_not_meet(names):
-    figure = plots.grid(
-        [[CHAIR] * 2] * len(names), names, ["test", "reconstructed"], row_title="category"
-    )
+    clouds, columns = [[CHAIR] * 2] * len(names), ["test", "reconstructed"]
+    figure = plots.grid(clouds, names, columns, row_title="category")
     figure.draw_without_rendering()
     (ax,) = figure.axes
-    title, *boxes = (
-        text.get_window_extent()
-        for text in [ax.yaxis.label, *ax.get_yticklabels(), *ax.get_xticklabels()]
-    )
+    texts = [ax.yaxis.label, *ax.get_yticklabels(), *ax.get_xticklabels()]
+    title, *boxes = (text.get_window_extent() for text in texts)
     assert title.x1 < min(box.x0 for box in boxes)
     for box in [title, *boxes]:
         assert box.x0 >= 0 and box.y0 >= 0

@@ -51,15 +51,14 @@ def test_a_surface_is_shaded_by_how_it_lies():
 
 def test_up_is_up_right_is_right_and_it_turns():
     height = np.concatenate([[[0.0, 1, 0]] * 3 + [[0, -1, 0]] * 30, 0.01 * CHAIR[:30]])
-    rows, _ = inked(
-        plots.render(height + 1e-3 * np.random.default_rng(0).normal(size=height.shape), size=60)
-    )
+    height += 1e-3 * np.random.default_rng(0).normal(size=height.shape)
+    rows, _ = inked(plots.render(height, size=60))
     assert rows.min() < 15 and rows.max() > 45
     line = np.stack([np.linspace(-1, 1, 200), np.zeros(200), np.zeros(200)], 1)
-    across = {
-        azimuth: np.ptp(inked(plots.render(line, azimuth=azimuth, elevation=0, size=60))[1])
-        for azimuth in (0, 60, 90)
-    }
+    across = {}
+    for azimuth in (0, 60, 90):
+        _, columns = inked(plots.render(line, azimuth=azimuth, elevation=0, size=60))
+        across[azimuth] = np.ptp(columns)
     assert across[0] > 50 and across[0] > across[60] > across[90]
 
 
@@ -74,13 +73,12 @@ def test_what_is_in_front_hides_what_is_behind():
     frames = [wall(z, 0.9, 1, 100) for z in (0.9, -0.9)]
     walls = [wall(z, 0, 0.85, 1500) for z in (0.9, -0.9)]
     for azimuth, (near, far) in ((0, walls), (180, walls[::-1])):
-        parts = ([near, far], [near], [far])
-        both, nearer, farther = (
-            plots.render(np.concatenate([*frames, *part]), azimuth=azimuth, elevation=0, size=60)[
-                25:35, 25:35
-            ]
-            for part in parts
-        )
+        pictures = []
+        for part in ([near, far], [near], [far]):
+            cloud = np.concatenate([*frames, *part])
+            picture = plots.render(cloud, azimuth=azimuth, elevation=0, size=60)
+            pictures.append(picture[25:35, 25:35])
+        both, nearer, farther = pictures
         assert 3 * np.abs(both - nearer).mean() < np.abs(both - farther).mean()
 
 

@@ -6,11 +6,11 @@ import math
 import numpy as np
 import pytest
 import torch
+from laws import one_line
 
 from fpnlib.base_models import PointFlow, load_pointflow
 from fpnlib.base_models.pointflow import _paired
 from fpnlib.base_models.pointflow_cnf import Solver, _log_normal, _MovingBatchNorm
-from fpnlib.store import Checkpoint, load_module, save_module
 from fpnlib.training import fit
 
 SMALL = dict(latent_dim=5, hidden=(16, 16), encoder_widths=(8, 8, 16, 24), points=30)
@@ -289,42 +289,8 @@ def test_a_field_too_stiff_ends_after_so_many_steps(monkeypatch):
     model, x, z = small(), clouds(), torch.zeros(1, 5)
     line = r"dopri5 .*max_num_steps exceeded \(1>=1\).*larger tolerance"
     for call, given in ((model.decode, z), (model.log_prob, x), (model.loss, x)):
-        with pytest.raises(FloatingPointError, match=line) as said:
+        with one_line(FloatingPointError, line):
             call(given)
-        assert "\n" not in str(said.value)
-
-
-def test_a_fit_that_was_killed_gives_the_same_weights(tmp_path):
-    x = clouds(24)
-
-    def train(model, epochs_until_killed=None):
-        store, epochs = Checkpoint(tmp_path / f"{epochs_until_killed}.safetensors"), []
-
-        def loss(batch):
-            epochs.append(1)
-            if epochs_until_killed and len(epochs) > epochs_until_killed:
-                raise KeyboardInterrupt
-            return model.matching_loss(batch)
-
-        settings = dict(epochs=3, batch_size=8, learning_rate=1e-3, checkpoint=store)
-        try:
-            fit(model, loss, (x[:16],), (x[16:],), **settings)
-        except KeyboardInterrupt:
-            fit(model := small(), model.matching_loss, (x[:16],), (x[16:],), **settings)
-        return model.state_dict()
-
-    whole, resumed = train(small()), train(small(), 5)
-    assert all(torch.equal(value, resumed[name]) for name, value in whole.items())
-
-
-def test_weights_are_kept_and_other_widths_refused(tmp_path):
-    model = small().standardise(clouds())
-    save_module(tmp_path / "base.safetensors", model, {})
-    again = PointFlow(**SMALL).eval()
-    load_module(tmp_path / "base.safetensors", again)
-    assert torch.equal(again.decode(torch.ones(1, 5)), model.decode(torch.ones(1, 5)))
-    with pytest.raises(ValueError, match="decoder.fields.0"):
-        load_module(tmp_path / "base.safetensors", PointFlow(**SMALL | dict(hidden=(16, 17))))
 
 
 SHAPE = r"x must have shape \(n, points, 3\), got "
@@ -348,9 +314,8 @@ BAD = [
 
 @pytest.mark.parametrize(("call", "error", "line"), BAD)
 def test_bad_input_gets_one_clear_line(call, error, line):
-    with pytest.raises(error, match=line) as raised:
+    with one_line(error, line):
         call(small())
-    assert "\n" not in str(raised.value)
 
 
 # The originals' numbers and files.
@@ -522,9 +487,8 @@ def test_other_checkpoints_are_refused_in_one_line(tmp_path):
 
     def refused(line, state=None, error=ValueError, **statistics):
         path = released(tmp_path, good if state is None else state, **statistics)
-        with pytest.raises(error, match=line) as raised:
+        with one_line(error, line):
             load_pointflow(path)
-        assert "\n" not in str(raised.value)
 
     refused("holds 'enc.disc.0.weight'", {"enc.disc.0.weight": torch.zeros(2)})
     refused("holds no state dict", [1, 2])

@@ -51,17 +51,14 @@ def test_edits_are_achieved_and_leave_the_rest(faces, network):
 def test_the_committed_run_shows_what_was_promised():
     """On all faces that it edited, and with the weights that are kept."""
     folder = PROJECT / "outputs" / "drawn_faces"
-    table = pd.read_csv(folder / "tables" / "07_attribute_editing_editors.csv").set_index(
-        ["editor", "faces"]
-    )
+    path = folder / "tables" / "07_attribute_editing_editors.csv"
+    table = pd.read_csv(path, index_col=["editor", "faces"])
     for faces in ("validation", "test"):
         ours = table.loc[("C-MAF (ours)", faces)]
         assert ours["attributes"] == len(ATTRIBUTES) and ours["n"] >= 1_000
         assert ours["achieved"] >= 0.95 and ours["others"] <= 0.03, faces
-    results = {
-        row["quantity"]: row["value"]
-        for row in read_json(folder / "results" / "07_attribute_editing.json")
-    }
+    rows = read_json(folder / "results" / "07_attribute_editing.json")
+    results = {row["quantity"]: row["value"] for row in rows}
     for quantity in ("edit to one's own attributes", "edit there and back"):
         assert results[f"{quantity}, largest difference"] <= 1e-3
     manifest = read_json(folder / "manifest.json")
@@ -79,6 +76,5 @@ def test_the_app_has_the_notebooks_network(faces, network):
     used, (x, y) = [], (faces.data.test.x[:5], faces.data.test.y[:5])
     taken = pretrained("faces", used.append)
     assert [path.stem for path in used] == ["drawn_faces_MSP_maf", "drawn_faces_MSP"]
-    torch.testing.assert_close(
-        taken.edit(x, y, "+Smiling"), network.edit(x, y, "+Smiling"), atol=1e-4, rtol=0
-    )
+    expected = network.edit(x, y, "+Smiling")
+    torch.testing.assert_close(taken.edit(x, y, "+Smiling"), expected, atol=1e-4, rtol=0)

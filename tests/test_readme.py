@@ -9,7 +9,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
-from torch import nn
+from test_network import Base
 
 from fpnlib.families import DIGITS, SHAPES
 from fpnlib.families.settings import resolve
@@ -281,25 +281,6 @@ def test_every_command_is_understood(monkeypatch):
     assert set(re.findall(r"(?:`|^)make ([a-z-]+)", TEXT, re.MULTILINE)) <= set(rules)
 
 
-class Model(nn.Module):
-    """An autoencoder of a reader, in train mode, with layers that a call in train mode changes."""
-
-    latent_dim = 3
-
-    def __init__(self):
-        super().__init__()
-        self.encoder = nn.Sequential(
-            nn.Linear(6, 8), nn.BatchNorm1d(8), nn.Tanh(), nn.Dropout(0.1), nn.Linear(8, 3)
-        )
-        self.decoder = nn.Sequential(nn.Linear(3, 8), nn.BatchNorm1d(8), nn.Tanh(), nn.Linear(8, 6))
-
-    def encode(self, x):
-        return self.encoder(x)
-
-    def decode(self, z):
-        return self.decoder(z)
-
-
 def block(of: str) -> str:
     """The one block of code in the pages that has ``of`` in it."""
     blocks = re.findall(r"```python\n(.*?)```", TEXT, flags=re.DOTALL)
@@ -311,13 +292,13 @@ def block(of: str) -> str:
 def test_the_lines_that_plug_in_a_model_of_ones_own(labels, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     torch.manual_seed(0)
-    model = Model()
+    model = Base()
     before = {name: value.clone() for name, value in model.state_dict().items()}
     code = block("FlowPluginNetwork(")
-    exec(code, here := {"model": model, "x": torch.randn(80, 6), "y": labels})
-    assert here["cats"].shape == (16, 6) and here["dogs"].shape == (80, 6)
+    exec(code, here := {"model": model, "x": torch.randn(80, 5), "y": labels})
+    assert here["cats"].shape == (16, 5) and here["dogs"].shape == (80, 5)
     assert set(here["labels"]) <= set(labels)
-    assert here["fpn"].generate("cat", n=2).shape == (2, 6)
+    assert here["fpn"].generate("cat", n=2).shape == (2, 5)
     assert len(re.findall(r"^\S", code, re.MULTILINE)) == 8
     assert all(parameter.grad is None for parameter in model.parameters())
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())

@@ -170,28 +170,6 @@ def test_what_is_not_as_the_manifest_has_it_is_said(folder):
     assert "Not in the manifest: tables/stray.csv." in text
 
 
-@pytest.mark.parametrize(
-    "name", ["../../outside/s", "..", ".hidden", "a/b", "//evil.example/x", "/etc"]
-)
-def test_a_notebook_whose_name_leads_elsewhere_is_refused(folder, capsys, name):
-    text = json.loads((folder / "manifest.json").read_text())
-    text["notebooks"] = {name: {"parameters": {}}}
-    (folder / "manifest.json").write_text(json.dumps(text))
-    assert main(["report", str(folder)]) == 2
-    assert f"'{name}' names no notebook" in capsys.readouterr().err
-    assert not (folder / "report.html").exists()
-
-
-@pytest.mark.parametrize(
-    "name", ["../outside.csv", "//evil.example/x", "/etc/hostname", "figures/../../x"]
-)
-def test_a_file_whose_name_leads_elsewhere_is_refused(folder, capsys, name):
-    Manifest(folder).note("files", {name: "ab"})
-    assert main(["report", str(folder)]) == 2
-    assert f"'{name}' leads out of" in capsys.readouterr().err
-    assert not (folder / "report.html").exists()
-
-
 def test_an_address_among_the_files_is_no_link_out(folder):
     Manifest(folder).note("files", {"javascript:alert(1)": "ab", "https:evil.example": "ab"})
     links = [attributes["href"] for tag, attributes in page(folder).tags if tag == "a"]
@@ -229,13 +207,15 @@ def result(**fields):
         (COPY, [], "04_some.ipynb is damaged (no notebook)"),
         (COPY, {"cells": [{"cell_type": "markdown"}]}, "04_some.ipynb is damaged (no notebook)"),
         (MANIFEST, [1], "must be object, got [1]"),
+        (MANIFEST, {"notebooks": {"a/b": {"parameters": {}}}}, "'a/b' names no notebook"),
+        (MANIFEST, {"files": {"../outside.csv": "ab"}}, "'../outside.csv' leads out of"),
     ],
 )
 def test_what_is_damaged_is_named_in_one_line(folder, capsys, file, content, said):
     (folder / file).write_text("[{" if content is None else json.dumps(content))
     assert main(["report", str(folder)]) == 2
     (error,) = capsys.readouterr().err.splitlines()
-    assert said in error
+    assert said in error and not (folder / "report.html").exists()
 
 
 def test_a_folder_without_a_page_keeps_no_other_from_its_own(folder, tmp_path_factory, capsys):

@@ -10,6 +10,7 @@ import pytest
 import safetensors.torch
 import torch
 import zuko
+from laws import one_line
 from torch import nn
 
 from fpnlib import Attributes, Classes, FlowPlugin, FlowPluginNetwork, Reals, Several, Vector, adapt
@@ -144,12 +145,10 @@ def test_a_flow_of_the_users_own_is_given_again(tmp_path):
     path = tmp_path / "plugin.safetensors"
     plugin = fitted(Classes("abc"), Y, own_flow())
     plugin.save(path)
-    with pytest.raises(ValueError, match="made with a flow of your own: pass flow, a NSF") as error:
+    with one_line(ValueError, "made with a flow of your own: pass flow, a NSF"):
         FlowPlugin.load(path)
-    assert "\n" not in str(error.value)
-    with pytest.raises(ValueError, match="is of another flow or damaged: Error") as error:
+    with one_line(ValueError, "is of another flow or damaged: Error"):
         FlowPlugin.load(path, own_flow(transforms=3))
-    assert "\n" not in str(error.value)
     loaded = FlowPlugin.load(path, own_flow())
     assert torch.equal(loaded.sample("a", 9, seed=0), plugin.sample("a", 9, seed=0))
 
@@ -175,9 +174,8 @@ def test_a_file_that_is_no_plugin_gets_one_line(tmp_path, plugin, damage):
         "another format": safetensors.torch.save(weights, {"format": "2", "plugin": "{}"}),
     }
     path.write_bytes(contents[damage])
-    with pytest.raises(ValueError, match="truncated or damaged|no plugin of format 1") as error:
+    with one_line(ValueError, "truncated or damaged|no plugin of format 1"):
         FlowPlugin.load(path)
-    assert "\n" not in str(error.value)
 
 
 def test_paths_that_cannot_be_get_one_line(tmp_path, plugin):

@@ -14,6 +14,7 @@ import pandas as pd
 import psutil
 import pytest
 import torch
+from laws import one_line
 from vectors import VECTORS, Linear, load_vectors
 
 from fpnlib import store
@@ -111,9 +112,8 @@ def test_a_new_setting_at_its_default_changes_no_key(folder, monkeypatch):
     monkeypatch.setattr(Trained, "fit", untrained)
     base = VECTORS.bases["Linear"]
     wider = dataclasses.replace(base, settings=(*base.settings, "new"))
-    family = dataclasses.replace(
-        VECTORS, settings=VECTORS.settings | {"new": 0}, bases={"Linear": wider}
-    )
+    settings = VECTORS.settings | {"new": 0}
+    family = dataclasses.replace(VECTORS, settings=settings, bases={"Linear": wider})
     assert start(folder, family=family).base().key_ == start(folder).base().key_
 
 
@@ -143,9 +143,8 @@ def test_pretrained_weights_serve_any_data_and_what_is_made_of_them_is_the_runs(
     assert not (tmp_path / "run" / "models").exists()
     assert same(base, start(folder).base()) and same(plugin, start(folder).plugin())
     other.plugin("Linear", "realnvp")
-    assert [path.name for path in (tmp_path / "run" / "models").glob("*.json")] == [
-        "Linear_realnvp.json"
-    ]
+    made = list((tmp_path / "run" / "models").glob("*.json"))
+    assert [path.name for path in made] == ["Linear_realnvp.json"]
     capsys.readouterr()
     start(tmp_path / "run", "vectors.epochs=1").base()
     assert "loaded, pretrained" not in capsys.readouterr().out, "other settings, another model"
@@ -189,9 +188,8 @@ def test_workers_do_not_outlive_a_killed_parent(tmp_path):
     script = store.write(tmp_path / "lonely.py", LONELY)
     env = os.environ | {"PYTHONPATH": str(store.PROJECT), "TQDM_DISABLE": "1"}
     command = [sys.executable, script, str(tmp_path)]
-    with subprocess.Popen(
-        command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=env
-    ) as parent:
+    pipes = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE}
+    with subprocess.Popen(command, text=True, env=env, **pipes) as parent:
         begun = {parent.stderr.readline(), parent.stderr.readline()}
         workers = psutil.Process(parent.pid).children(recursive=True)
         parent.kill()
@@ -271,9 +269,8 @@ def test_the_seconds_of_a_model_count_all_sessions(tmp_path):
     assert "seconds" not in (tmp_path / "models" / "Linear.json").read_text()
 
 
-KEPT = dataclasses.replace(
-    VECTORS, bases={"Linear": dataclasses.replace(VECTORS.bases["Linear"], keep_latents=True)}
-)
+KEEPING = dataclasses.replace(VECTORS.bases["Linear"], keep_latents=True)
+KEPT = dataclasses.replace(VECTORS, bases={"Linear": KEEPING})
 
 
 def test_latents_that_are_kept_are_encoded_once(tmp_path, monkeypatch):
@@ -288,10 +285,6 @@ def flipped(path):
     data = bytearray(path.read_bytes())
     data[-3] ^= 1
     path.write_bytes(data)
-
-
-def cut(path):
-    path.write_bytes(path.read_bytes()[:-9])
 
 
 def without(*fields):
@@ -311,13 +304,11 @@ def without(*fields):
     ("file", "damage", "said"),
     [
         ("Linear.safetensors", flipped, "Linear.safetensors is truncated or damaged"),
-        ("Linear.safetensors", cut, "is truncated or damaged"),
         ("Linear.json", flipped, "Linear.json is damaged"),
         ("Linear.json", lambda path: path.write_text("[]"), "Linear.json is damaged .expected a"),
         ("Linear.json", without("key"), "Linear.json is damaged .'key' is missing"),
         ("Linear.json", without("history"), "Linear.json is damaged .'history' is missing"),
         ("Linear_latents.safetensors", flipped, "is truncated or damaged"),
-        ("Linear_latents.safetensors", cut, "is truncated or damaged"),
         ("Linear_latents.json", lambda path: path.write_text("{}"), "'meta' is missing"),
         ("Linear_latents.json", without("key"), "'key' is missing"),
     ],
@@ -329,9 +320,8 @@ def test_what_is_damaged_is_named_and_made_again_once_deleted(tmp_path, file, da
     make()
     files = {path: path.read_bytes() for path in (tmp_path / "models").glob("*.*")}
     damage(tmp_path / "models" / file)
-    with pytest.raises(ValueError, match=said) as caught:
+    with one_line(ValueError, said) as caught:
         make()
-    assert "\n" not in str(caught.value)
     assert str(caught.value).endswith("delete it and run again")
     (tmp_path / "models" / file).unlink()
     if file.endswith(".safetensors"):
@@ -424,9 +414,8 @@ def test_the_papers_numbers_stand_beside_its_own_dataset_only(folder):
     ],
 )
 def test_bad_input_gets_one_clear_line(folder, call, line):
-    with pytest.raises(ValueError, match=line) as caught:
+    with one_line(ValueError, line):
         call(start(folder))
-    assert "\n" not in str(caught.value)
 
 
 def test_a_value_of_another_type_is_refused(folder):

@@ -276,7 +276,7 @@ def test_mistakes_are_refused_in_one_line_before_anything_runs(
     assert not (tmp_path / "out" / "runs").exists()
 
 
-def test_lists_fan_out_where_the_parameter_is_none_itself(notebooks):
+def test_lists_fan_out_where_the_parameter_is_none_itself(notebooks, tmp_path):
     values = {"seed": [0, 1], "scale": [1, 2], "levels": [3, 4]}
     fans_out = plan.fan_out(values, (), notebooks)
     assert fans_out == {"seed": [0, 1], "scale": [1, 2]}
@@ -284,6 +284,12 @@ def test_lists_fan_out_where_the_parameter_is_none_itself(notebooks):
     assert list(points) == ["seed=0,scale=1", "seed=0,scale=2", "seed=1,scale=1", "seed=1,scale=2"]
     assert points["seed=1,scale=2"] == {"seed": 1, "scale": 2, "levels": [3, 4]}
     assert _varied(points) == ["scale", "seed"]
+    parameters = 'out = "x"  # help\nprofile = "demo"  # help\noverride = ""  # help'
+    write_notebook(tmp_path / "00_a.ipynb", parameters)
+    values = {"digits.flow_width": [40, 224]}
+    points = sweeps._grid(values, plan.fan_out(values, (), tmp_path))
+    assert list(points) == ["digits.flow_width=40", "digits.flow_width=224"]
+    assert _varied(points) == ["digits.flow_width"]
 
 
 def test_folders_of_odd_values_stay_in_the_sweeps_folder():
@@ -350,13 +356,3 @@ def test_the_spread_shows_every_run_and_refuses_what_it_cannot_show():
         plots.spread(table.drop(columns="paper"))
     with pytest.raises(ValueError, match="NaN"):
         plots.spread(table.assign(value=np.nan))
-
-
-def test_lists_of_dotted_names_fan_out_under_the_name_as_given(tmp_path):
-    parameters = 'out = "x"  # help\nprofile = "demo"  # help\noverride = ""  # help'
-    write_notebook(tmp_path / "00_a.ipynb", parameters)
-    values = {"digits.flow_width": [40, 224]}
-    fans_out = plan.fan_out(values, (), tmp_path)
-    points = sweeps._grid(values, fans_out)
-    assert list(points) == ["digits.flow_width=40", "digits.flow_width=224"]
-    assert _varied(points) == ["digits.flow_width"]

@@ -4,7 +4,6 @@ import subprocess
 import sys
 from contextlib import nullcontext
 
-import numpy as np
 import pytest
 import torch
 from threads import threads
@@ -75,11 +74,8 @@ def test_it_learns_and_keeps_the_best_weights():
 def test_a_stopped_fit_taken_up_again_ends_at_the_same_bits(draws, one_cycle, stop_after):
     _, (x, y), _ = problem()
     fresh = lambda generator: (x + 0.1 * torch.randn(x.shape, generator=generator), y)  # noqa: E731
-    settings = dict(
-        one_cycle=one_cycle,
-        train=fresh if draws == "the data" else (x, y),
-        noise=draws == "the loss",
-    )
+    settings = dict(one_cycle=one_cycle, noise=draws == "the loss")
+    settings["train"] = fresh if draws == "the data" else (x, y)
     whole, history, _ = run(**settings)
     memory = Memory(stop_after)
     with pytest.raises(KeyboardInterrupt):
@@ -97,9 +93,8 @@ def test_a_stopped_fit_of_weights_that_lie_otherwise_in_memory_ends_at_the_same_
 
     def history(checkpoint):
         torch.manual_seed(0)
-        net = nn.Sequential(
-            nn.Conv2d(2, 3, 3, padding=1), nn.ReLU(), nn.ConvTranspose2d(3, 2, 3, padding=1)
-        )
+        layers = nn.Conv2d(2, 3, 3, padding=1), nn.ReLU(), nn.ConvTranspose2d(3, 2, 3, padding=1)
+        net = nn.Sequential(*layers)
         net.to(memory_format=torch.channels_last)
         loss = lambda a: nn.functional.mse_loss(net(a), a)  # noqa: E731
         settings = dict(epochs=4, batch_size=12, learning_rate=1e-2, checkpoint=checkpoint)
@@ -129,15 +124,6 @@ def test_the_state_of_another_module_is_refused_in_one_line():
         memory.state = state
         with pytest.raises(ValueError, match=said):
             run(memory)
-
-
-def test_the_seconds_of_all_sessions_add_up():
-    memory = Memory(stop_after=3)
-    with pytest.raises(KeyboardInterrupt):
-        run(memory)
-    before, memory.stop_after = memory.state[1]["history"]["seconds"], None
-    resumed = run(memory)[1]
-    assert 0 < before < resumed.seconds == memory.state[1]["history"]["seconds"]
 
 
 def test_validation_draws_the_same_in_every_epoch():
@@ -181,11 +167,6 @@ def test_the_modes_of_the_caller_change_nothing(mode):
     assert torch.equal(*weights)
 
 
-def test_a_seed_is_any_whole_number():
-    one, other = (run(seed=seed)[0].state_dict()["0.weight"] for seed in (3, np.int64(3)))
-    assert torch.equal(one, other)
-
-
 def test_a_module_may_check_all_data_once():
     net, train, validation = problem()
     seen = []
@@ -222,15 +203,6 @@ def test_a_loss_of_nan_keeps_the_last_good_weights_and_says_what_to_change():
     with pytest.raises(FloatingPointError, match=said):
         fit(net, loss, draw, validation, epochs=5, batch_size=64, learning_rate=1e-3)
     assert all(torch.isfinite(value).all() for value in net.state_dict().values())
-
-
-@pytest.mark.parametrize(
-    ("bad", "line"),
-    [({"epochs": 0}, "epochs must be a positive"), ({"batch_size": 2.5}, "batch_size must be")],
-)
-def test_bad_settings(bad, line):
-    with pytest.raises((ValueError, TypeError), match=line):
-        run(**bad)
 
 
 def test_no_data():

@@ -13,9 +13,8 @@ from fpnlib.widgets import ShapeExplorer
 @pytest.fixture(scope="module")
 def panel():
     torch.manual_seed(0)
-    base = PointFlow(
-        4, hidden=(8,), encoder_widths=(4, 4, 4, 8), points=20, method="euler", steps=2
-    )
+    small = {"hidden": (8,), "encoder_widths": (4, 4, 4, 8), "points": 20}
+    base = PointFlow(4, method="euler", steps=2, **small)
     plugin = FlowPlugin(4, Classes(["chair", "table"]), hidden_features=8, num_layers=2)
     plugin.fit(torch.randn(60, 4), torch.arange(60) % 2, epochs=2)
     return ShapeExplorer(FlowPluginNetwork(base, plugin))

@@ -1,0 +1,31 @@
+"""How a mistake is answered, when two models are the same, and weights away from their start."""
+
+from contextlib import contextmanager
+
+import pytest
+import torch
+
+
+@contextmanager
+def one_line(error, said=""):
+    """Expect an error whose message is a single line in which the pattern ``said`` is found."""
+    with pytest.raises(error, match=said) as caught:
+        yield caught
+    assert "\n" not in str(caught.value)
+
+
+def same_state(one, other):
+    """Whether two state dicts hold the same numbers to the bit."""
+    return one.keys() == other.keys() and all(torch.equal(one[key], other[key]) for key in one)
+
+
+@torch.no_grad()
+def shake(flow, size):
+    """Move a flow's weights by noise of at most this size, and its statistics; in eval mode."""
+    for parameter in flow.parameters():
+        bound = min(size, 5 * size * parameter.shape[-1] ** -0.5)
+        parameter.add_(torch.randn_like(parameter), alpha=bound)
+    for key, buffer in flow.named_buffers():
+        if key.endswith(("running_mean", "running_var")):
+            buffer.copy_(torch.rand_like(buffer) + 0.5 * key.endswith("var"))
+    return flow.eval()
