@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy, one_hot, pad
+from torch.nn.functional import cross_entropy, pad
 
 from fpnlib import checks
 
@@ -22,16 +22,14 @@ END = 0
 START = len(TOKENS)  # what the decoder is given before the first token
 LENGTH = 52  # tokens that a molecule has at most, with at least one END
 EMBEDDING = 64
-KL_WEIGHT = 0.03  # of a nat of the KL divergence; a smaller one rebuilds more molecules exactly
-COUNT_WEIGHT = 0.1  # of the squared errors of the tokens' counts
+KL_WEIGHT = 0.05  # of a nat of the KL divergence; a smaller one rebuilds more molecules exactly
 
 
 class SelfiesVAE(nn.Module):
     """VAE (Kingma & Welling 2014) of token numbers (n, length), 0 … 26, which END fills up.
 
     Two GRUs read a molecule from its ends. A third writes it token by token, and sees the latent at
-    each step. A linear map reads the counts of the tokens from the latent, so that the latent is
-    ordered by composition (the bag-of-words loss of Zhao et al. 2017, arXiv:1703.10960).
+    each step.
 
     Args:
         latent_dim: width of the latents.
@@ -56,7 +54,6 @@ class SelfiesVAE(nn.Module):
         self.forwards = nn.GRU(EMBEDDING, encoder_hidden)
         self.backwards = nn.GRU(EMBEDDING, encoder_hidden)
         self.moments = nn.Linear(4 * encoder_hidden, 2 * latent_dim)
-        self.counts = nn.Linear(latent_dim, len(TOKENS))
         self.start = nn.Linear(latent_dim, hidden)
         self.decoder = nn.GRU(EMBEDDING + latent_dim, hidden)
         self.logits = nn.Linear(hidden, len(TOKENS))
@@ -97,7 +94,7 @@ class SelfiesVAE(nn.Module):
         return tokens.T
 
     def loss(self, x: Tensor, y: Tensor | None = None) -> Tensor:
-        """The negative ELBO with a light KL divergence, in nats per token, and the counts' errors.
+        """The negative ELBO with a light KL divergence, in nats per token, a scalar.
 
         Args:
             x: token numbers (n, length).
@@ -111,9 +108,7 @@ class SelfiesVAE(nn.Module):
         written = _places(tokens) <= lengths  # the tokens and the first END
         error = cross_entropy(logits[written], tokens[written], reduction="sum")
         divergence = 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).sum()
-        counts = one_hot(tokens, len(TOKENS)).sum(0)[:, 1:]
-        misses = (self.counts(z)[:, 1:] - counts).square().sum()
-        return (error + KL_WEIGHT * divergence + COUNT_WEIGHT * misses) / written.sum()
+        return (error + KL_WEIGHT * divergence) / written.sum()
 
     def check_input(self, x: Tensor, *labels: Tensor) -> None:
         """Raise as :meth:`posterior` does for tokens that the loss cannot take."""
