@@ -17,6 +17,7 @@ from fpnlib.flows import build_flow
 from fpnlib.flows.adapters import adapt_flow, prepare_flow
 from fpnlib.gaussians import gaussian_loss
 from fpnlib.latents import LatentSpace, Posteriors, standard_normal, warn
+from fpnlib.reading import complete_values
 from fpnlib.training import History, batch_size_for, fit
 
 # nflows' couplings scale by sigmoid(·) + 1e-3: they only contract, and need a wide input.
@@ -117,8 +118,10 @@ class LatentDensity(LatentSpace):
     ) -> Self:
         """Minimise -Σ log p(zᵢ | yᵢ) (eq. 14); returns the plugin, in eval mode.
 
-        No gradient reaches the base model. A warning says if the flow describes the validation
-        latents worse than Gaussians do (``history_.gaussian``, in nats per dimension).
+        If classes or attributes are unknown, the flow reads them after the fit, and is fitted again
+        with those that it is sure of. No gradient reaches the base model. A warning says if the
+        flow describes the validation latents worse than Gaussians do (``history_.gaussian``, in
+        nats per dimension).
 
         Args:
             z: latents (n, *latent_shape); with ``std``, the means of the encoder's posteriors.
@@ -151,6 +154,11 @@ class LatentDensity(LatentSpace):
         draw = functools.partial(self._drawn, train)
         shape = {"epochs": epochs, "batch_size": batch_size, "learning_rate": learning_rate}
         self.history_ = fit(self.flow, self._loss, draw, shown, seed=seed, **shape, **training)
+        completed = self._completed(train)
+        if completed is not train.values:
+            draw = functools.partial(self._drawn, train._replace(values=completed))
+            again = shape | training | {"checkpoint": None}
+            self.history_ = fit(self.flow, self._loss, draw, shown, seed=seed, **again)
         self._compare(gaussian)
         return self.eval()
 
@@ -255,6 +263,17 @@ class LatentDensity(LatentSpace):
         if constant.any():
             z = torch.where(constant, standard_normal(z, generator), z)
         return z
+
+    @inference
+    def _completed(self, latents: Posteriors) -> Tensor:
+        z = self.standardise(latents.mean)
+        return complete_values(self.flow, self.condition, z, latents.values, self._start())
+
+    def _start(self) -> Tensor:
+        """Values (m, V) to begin a reading from."""
+        if isinstance(self.condition, Attributes):
+            return (self.log_prior_ > math.log(0.5)).to(self.loc_)[None]
+        return self.seen_.to(self.loc_)
 
     def _noise_level(self, n: int) -> float:
         """Noise for n latents without posteriors: the fewer for each dimension, the more."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -13,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from fpnlib import checks
-from fpnlib.conditions import Attributes, Classes, from_spec
+from fpnlib.conditions import Classes, from_spec
 from fpnlib.density import LatentDensity, inference
 from fpnlib.latents import standard_normal
 from fpnlib.reading import read_values
@@ -264,10 +263,8 @@ class FlowPlugin(LatentDensity):
         flat = self._flat(z)
         nothing = torch.full((1, self.condition.width), torch.nan)
         known = self._rows(nothing if y is None else self.condition.values(y), flat)
-        start = self.seen_.to(self.loc_)
-        if isinstance(self.condition, Attributes):
-            start = (self.log_prior_ > math.log(0.5)).to(self.loc_)[None]
-        return read_values(self.flow, self.condition, self.standardise(flat), known, start)
+        z = self.standardise(flat)
+        return read_values(self.flow, self.condition, z, known, self._start())
 
     def _log_prior(self, prior: str | Tensor) -> Tensor:
         if isinstance(prior, str):

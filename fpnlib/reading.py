@@ -9,6 +9,7 @@ from fpnlib.conditions import Condition
 from fpnlib.flows import ConditionalFlow
 
 SWEEPS = 10
+SURE = 0.95  # probability from which an unknown label that was read counts as known
 ROWS = 1024  # latents that are read together: bounds the memory
 
 
@@ -37,6 +38,37 @@ def read_values(
         found.append(_Reading(flow, condition, latents, rows, start).run())
     values, scores = zip(*found)
     return torch.cat(values), torch.cat(scores)
+
+
+def complete_values(
+    flow: ConditionalFlow, condition: Condition, z: Tensor, known: Tensor, start: Tensor
+) -> Tensor:
+    """Fill in the unknown classes and attributes that the flow reads with certainty.
+
+    A flow that never sees all labels of a latent learns what each means while others are unknown,
+    which is less than it means while they are known.
+
+    Args:
+        flow: p(z | context), in eval mode.
+        condition: of the flow.
+        z: standardised latents (n, D).
+        known: values (n, V); NaN is unknown.
+        start: as in :func:`read_values`.
+
+    Returns:
+        Values (n, V), or ``known`` itself if no class and no attribute is unknown.
+    """
+    widths = torch.tensor(condition.widths, device=known.device)
+    chosen = [column.width == 1 and column.score == "probability" for column in condition.columns]
+    entries = torch.tensor(chosen, device=known.device).repeat_interleave(widths)
+    rows = (known.isnan() & entries).any(1)
+    if not rows.any():
+        return known
+    values, scores = read_values(flow, condition, z[rows], known[rows], start)
+    certain = (scores > SURE).repeat_interleave(widths, 1) & entries
+    completed = known.clone()
+    completed[rows] = torch.where(certain, values, known[rows])
+    return completed
 
 
 class _Reading:

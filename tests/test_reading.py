@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from fpnlib import Attributes, Classes, FlowPlugin, Reals, Several, Vector
+from fpnlib.reading import complete_values
 
 pytestmark = pytest.mark.filterwarnings("ignore:the flow describes", "ignore:.*overflowed")
 
@@ -213,3 +214,29 @@ def test_the_deviation_of_a_quantity_far_from_zero_is_that_of_the_same_near_zero
     far = fitted(Reals(["year"]), z, y + 2000, epochs=5).read(z[:20])
     deviations = near["year deviation"], far["year deviation"]
     np.testing.assert_allclose(*deviations, rtol=0.02)
+
+
+class _Unit:
+    """log p(z | a, b) of Gaussians around 4 a and 4 b, as far as a and b are known."""
+
+    def log_prob(self, z, context):
+        values, known = context[:, ::2], context[:, 1::2]
+        return -(0.5 * (z - 4 * values).square() * known).sum(1)
+
+    def class_log_prob(self, z, contexts):
+        return torch.stack([self.log_prob(z, row.expand(len(z), -1)) for row in contexts], 1)
+
+
+def test_unknown_attributes_that_latents_tell_are_filled_in_and_doubtful_ones_stay_unknown():
+    condition = Attributes(["red", "tall"], unknown=True)
+    z = torch.tensor([[4.0, 0.0], [2.0, 0.0], [0.0, 4.0]])
+    known = torch.tensor([[torch.nan, 0.0], [torch.nan, 1.0], [torch.nan, torch.nan]])
+    filled = complete_values(_Unit(), condition, z, known, torch.zeros(1, 2))
+    expected = torch.tensor([[1.0, 0.0], [torch.nan, 1.0], [0.0, 1.0]])
+    torch.testing.assert_close(filled, expected, equal_nan=True)
+
+
+def test_quantities_stay_unknown():
+    known = torch.tensor([[torch.nan], [2.0]])
+    filled = complete_values(_Unit(), Reals(["size"], unknown=True), known, known, known)
+    assert filled is known
