@@ -45,9 +45,8 @@ def _add_product(
 ) -> None:
     """Add weight[w] @ given[g] to out[o], for the rows first … last.
 
-    Row r of the weights is zero from column stops[r] on, and ``stops`` does not decrease. Two
-    rows and four columns at a time keep the vector units busy, and sums of four products round
-    less than one long sum.
+    Row r of the weights is zero from column stops[r] on, and ``stops`` does not decrease. Two rows
+    and four columns at a time keep vector units busy, and sums of four round less than a long one.
     """
     row = first
     while row + 2 <= last:
@@ -257,7 +256,9 @@ def _run_blocks(
 @njit(**_inlined)
 def _permute(x: Array, spare: Array, order: Array, t: int, inverse: bool, lanes: int) -> None:
     """Put x into the layer's order, or out of it on the way from noise."""
-    spare[:] = x[0, : order.shape[1]]
+    for i in range(order.shape[1]):
+        for s in range(lanes):
+            spare[i, s] = x[0, i, s]
     for i in range(order.shape[1]):
         source, target = (i, order[t, i]) if inverse else (order[t, i], i)
         for s in range(lanes):
@@ -336,8 +337,7 @@ def run_many(
         values: (n, D).
         contexts: (n, C); C may be 0 if the biases hold the context's part.
         results: (n, D), written.
-        scales: (n, ceil(T·D / LOGS)), written: products of up to LOGS scales of the map from data
-            to noise.
+        scales: (n, ceil(T·D / LOGS)), written: products of LOGS scales of the map to noise.
     """
     _run(w, inverse, values, contexts, results, scales, MANY)
 
