@@ -151,14 +151,15 @@ class LatentDensity(LatentSpace):
         shown = self._drawn(held_out, self._generator(seed))
         gaussian = self._gaussian(self._drawn(train, self._generator(seed)), shown)
         training.setdefault("description", f"flow {self.config['flow']}")
-        draw = functools.partial(self._drawn, train)
         shape = {"epochs": epochs, "batch_size": batch_size, "learning_rate": learning_rate}
-        self.history_ = fit(self.flow, self._loss, draw, shown, seed=seed, **shape, **training)
+        run = functools.partial(fit, self.flow, self._loss, validation=shown, seed=seed, **shape)
+        self.history_ = run(functools.partial(self._drawn, train), **training)
         completed = self._completed(train)
         if completed is not train.values:
-            draw = functools.partial(self._drawn, train._replace(values=completed))
-            again = shape | training | {"checkpoint": None}
-            self.history_ = fit(self.flow, self._loss, draw, shown, seed=seed, **again)
+            seconds, training["checkpoint"] = self.history_.seconds, None  # the first fit used it
+            train = train._replace(values=completed)
+            self.history_ = run(functools.partial(self._drawn, train), **training)
+            self.history_.seconds += seconds
         self._compare(gaussian)
         return self.eval()
 

@@ -45,7 +45,7 @@ _SYNSETS = """
     telephone 04401088, tin_can 02946921, tower 04460130, train 04468005, vessel 04530566, washer
     04554684
 """
-SYNSETS = dict(map(str.split, _SYNSETS.split(",")))
+SYNSETS = dict(pair.split() for pair in _SYNSETS.split(","))
 
 
 def load_shapenet(
@@ -174,7 +174,7 @@ def _read_cloud(path: Path, points: int) -> np.ndarray:
 def _split_files(category: str, folder: Path, seed: int) -> dict[str, list[Path]]:
     """The files of each split. What has no folder is held out of train, at least one shape each."""
     files = {split: entries(folder / split, "*.npy") for split in SPLITS}
-    flat = not any(map(Path.is_dir, map(folder.joinpath, SPLITS)))
+    flat = not any((folder / split).is_dir() for split in SPLITS)
     if flat:
         files["train"] = entries(folder, "*.npy")
     for split in ("train",) if flat else ("train", "test"):

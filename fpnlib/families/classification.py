@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from functools import partial
 from itertools import product
 from typing import Any
 
@@ -58,7 +57,7 @@ def classification_table(
         if name not in BASELINES:
             raise checks.unknown("baseline", name, BASELINES)
         kinds = features if name in on_means else features[:1]
-        rows += map(partial(_baseline_row, study, name, settings, base), kinds)
+        rows += [_baseline_row(study, name, settings, base, kind) for kind in kinds]
     for flow, prior, kind in product(recipe.flows, priors, features):
         row = _plugin_row(study, base, flow, prior, kind)
         row["model"] += f", {prior} prior" if len(priors) > 1 else ""

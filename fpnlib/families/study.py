@@ -205,7 +205,7 @@ class Study:
         inside = self.run.folder.resolve().is_relative_to(store.PROJECT.resolve())
         if self.show_private and inside:
             said = f"pictures of {self.data.name} must stay out of the project"
-            raise ValueError(f"{said}, got out='{self.run.folder}'")
+            raise ValueError(f"{said}, got out='{self.run.folder}'; choose a folder elsewhere")
         return self.show_private
 
     def figure(self, figure: Figure, name: str) -> Figure | None:

@@ -99,7 +99,7 @@ def schema(name: str) -> Figure:
     panels = SCHEMAS[name]
     spans = []
     for panel in panels:
-        columns = max(map(len, map(str.split, panel.rows)))
+        columns = max(len(row.split()) for row in panel.rows)
         spans.append(SPACING * (columns - 1) + 1.3)
     fig, axes = new_figure(0.72 * sum(spans), 2.4, 1, len(panels), width_ratios=spans)
     present = set()
@@ -107,7 +107,7 @@ def schema(name: str) -> Figure:
         present |= _draw_panel(ax, panel)
         ax.set(title=panel.title, xlim=(-0.65, span - 0.65), ylim=(-0.75, 2.2), aspect="equal")
         ax.axis("off")
-    kinds = filter(present.__contains__, KINDS)
+    kinds = [kind for kind in KINDS if kind in present]
     handles = [Patch(label=kind, edgecolor=INK, **KINDS[kind]) for kind in kinds]
     fig.legend(handles=handles, loc="outside lower center", ncols=3)
     return fig

@@ -42,7 +42,7 @@ class Inputs:
             if isinstance(value, str) and os.path.isfile(PROJECT / value):
                 outside.add(str(PROJECT / value))
         here = sorted(filter(os.path.isfile, outside))
-        inputs = dict(zip(map(_name, here), map(sha256, here)))
+        inputs = {_name(path): sha256(path) for path in here}
         return {"data": data, "inputs": inputs, "files": self._manifest.files(inside)}
 
     def are_still(self, entry: Mapping, settings: Mapping) -> bool:

@@ -101,7 +101,7 @@ def fan_out(values: Mapping[str, Any], only: Iterable[str], notebooks: Path) -> 
     def fans_out(name: str) -> bool:
         return isinstance(values[name], list) and not isinstance(defaults.get(name), list)
 
-    return {name: values[name] for name in filter(fans_out, values)}
+    return {name: value for name, value in values.items() if fans_out(name)}
 
 
 def _declared(notebooks: Path) -> dict[Path, dict[str, object]]:

@@ -220,7 +220,10 @@ def _begin_layer(
     units, blocks = len(stops), len(inside)
     _fill(stream, 0, w.first_context_bias, t, 0, units, lanes)
     _add_product(stream, 0, w.first_context, t, context, 0, 0, units, stops, lanes)
-    _relu_and_add_bias(stream, 0, stream, w.initial_bias, t, 0, units, lanes)
+    for r in range(units):
+        value = w.initial_bias[t, r]
+        for s in range(lanes):
+            stream[0, r, s] = _relu(stream[0, r, s]) + value
     for b in range(blocks):
         k = t * blocks + b
         _fill(inside, b, w.inner_bias, k, 0, units, lanes)
@@ -267,13 +270,7 @@ def _permute(x: Array, spare: Array, order: Array, t: int, inverse: bool, lanes:
 
 @njit(**_inlined)
 def _run(
-    w: Weights,
-    inverse: bool,
-    values: Array,
-    contexts: Array,
-    results: Array,
-    scales: Array,
-    lanes: int,
+    w: Weights, inverse: bool, values: Array, contexts: Array, out: Array, scales: Array, lanes: int
 ) -> None:
     # Fields are unpacked here, once, because each access counts a reference.
     order, known, input_stops, unit_stops, output_stops, initial, _, inner, _, outer = w[:10]
@@ -321,7 +318,7 @@ def _run(
                 )  # fmt: skip
             if inverse:
                 _permute(x, spare, order, t, inverse, lanes)
-        _store(x[0], begin, count, results)
+        _store(x[0], begin, count, out)
         _store(products, begin, count, scales)
 
 

@@ -12,7 +12,7 @@ import fnmatch
 import math
 from dataclasses import dataclass
 from itertools import chain
-from operator import attrgetter, itemgetter
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -98,7 +98,7 @@ def _page(folder: Path) -> dict:
         manifest.path_of(name)
     sections = _sections(manifest, noted.get("notebooks", {}), files)
     numbers = list(chain.from_iterable(map(itemgetter("numbers"), sections)))
-    compared = filter(attrgetter("standing"), numbers)
+    compared = [number for number in numbers if number.standing]
     weights = fnmatch.filter(files, "*.safetensors")
     parts = ("environment", "differences", "data", "seconds", "total", "failed")
     return {part: noted.get(part, {}) for part in parts} | {
