@@ -21,6 +21,7 @@ import zmq
 from joblib import cpu_count
 from jupyter_client.connect import LocalPortCache
 from laws import one_line
+from nbclient.exceptions import CellTimeoutError, DeadKernelError
 from nbclient.output_widget import OutputWidget
 from nbformat import v4
 
@@ -706,6 +707,19 @@ def test_an_interrupted_notebook_leaves_no_failed_copy_and_no_kernel(busy, monke
         execute.run("small", str(busy / "out"), notebooks=busy, limits=limits)
     assert not list((busy / "out" / "notebooks").iterdir()) and limits.kernels == []
     assert "failed" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("error", [CellTimeoutError, DeadKernelError, RuntimeError])
+def test_whatever_an_interrupted_kernel_raises_it_is_an_interrupt(busy, monkeypatch, error):
+    limits = Limits()
+
+    def interrupted(*_, **__):
+        limits.stop()
+        raise error("Kernel died")
+
+    monkeypatch.setattr(papermill, "execute_notebook", interrupted)
+    with pytest.raises(TimeUp, match="stopped at an interrupt$"):
+        execute.run("small", str(busy / "out"), notebooks=busy, limits=limits)
 
 
 class Terminal(io.StringIO):

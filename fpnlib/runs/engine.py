@@ -105,10 +105,12 @@ def execute(
     except CellTimeoutError:
         kind = TimeUp if limits.over() else CellError
         raise kind(f"{source.stem}, {line.cell}: stopped at {limits}") from None
-    except DeadKernelError:
-        died = "its process died, most often for want of memory"
-        raise CellError(f"{source.stem}, {line.cell}: {died}") from None
-    except RuntimeError as error:  # nbclient's error for a process that does not come up
+    except RuntimeError as error:  # nbclient's, for a process that died or did not come up
+        if limits.interrupted:
+            raise TimeUp(f"{source.stem}, {line.cell}: stopped at {limits}") from None
+        if isinstance(error, DeadKernelError):
+            died = "its process died, most often for want of memory"
+            raise CellError(f"{source.stem}, {line.cell}: {died}") from None
         if line.number:
             raise
         reason = f"({' '.join(str(error).split())})"
