@@ -135,15 +135,11 @@ def _fill(out: Array, o: int, bias: Array, k: int, first: int, last: int, lanes:
 
 
 @njit(**_inlined)
-def _relu_and_add_bias(
-    inner: Array, b: int, stream: Array, bias: Array, k: int, first: int, last: int, lanes: int
-) -> None:
-    """Apply a relu to the rows first … last of inner[b], and add bias[k] to those of the stream."""
+def _apply_relu(x: Array, b: int, first: int, last: int, lanes: int) -> None:
+    """Apply a relu to the rows first … last of x[b]."""
     for r in range(first, last):
-        value = bias[k, r]
         for s in range(lanes):
-            inner[b, r, s] = _relu(inner[b, r, s])
-            stream[0, r, s] += value
+            x[b, r, s] = _relu(x[b, r, s])
 
 
 @njit(**_inlined)
@@ -216,14 +212,11 @@ def _store(columns: Array, begin: int, count: int, rows: Array) -> None:
 def _begin_layer(
     w: Weights, t: int, context: Array, stream: Array, inside: Array, stops: Array, lanes: int
 ) -> None:
-    """Set stream and inside to what does not depend on x: biases and the context's part."""
+    """Set stream and inside to what does not depend on x: the context's part and its biases."""
     units, blocks = len(stops), len(inside)
     _fill(stream, 0, w.first_context_bias, t, 0, units, lanes)
     _add_product(stream, 0, w.first_context, t, context, 0, 0, units, stops, lanes)
-    for r in range(units):
-        value = w.initial_bias[t, r]
-        for s in range(lanes):
-            stream[0, r, s] = _relu(stream[0, r, s]) + value
+    _apply_relu(stream, 0, 0, units, lanes)
     for b in range(blocks):
         k = t * blocks + b
         _fill(inside, b, w.inner_bias, k, 0, units, lanes)
@@ -240,7 +233,6 @@ def _run_blocks(
     inside: Array,
     inner: Array,
     outer: Array,
-    outer_bias: Array,
     gain: Array,
     offset: Array,
     stops: Array,
@@ -252,7 +244,7 @@ def _run_blocks(
         k = t * blocks + b
         _normalise(stream, before, b, gain, offset, k, first, last, lanes)
         _add_product(inside, b, inner, k, before, b, first, last, stops, lanes)
-        _relu_and_add_bias(inside, b, stream, outer_bias, k, first, last, lanes)
+        _apply_relu(inside, b, first, last, lanes)
         _add_product(stream, 0, outer, k, inside, b, first, last, stops, lanes)
 
 
@@ -273,8 +265,8 @@ def _run(
     w: Weights, inverse: bool, values: Array, contexts: Array, out: Array, scales: Array, lanes: int
 ) -> None:
     # Fields are unpacked here, once, because each access counts a reference.
-    order, known, input_stops, unit_stops, output_stops, initial, _, inner, _, outer = w[:10]
-    outer_bias, final, final_bias, block_gain, block_offset, _, _, _, gain, offset = w[10:]
+    order, known, input_stops, unit_stops, output_stops, initial, inner, _, outer = w[:9]
+    final, final_bias, block_gain, block_offset, _, _, _, gain, offset = w[9:]
     layers, features = order.shape
     padded, blocks = inner.shape[2], len(inner) // layers
     spare = np.empty((features, lanes), np.float32)
@@ -305,7 +297,7 @@ def _run(
                 if first < last:
                     _add_product(stream, 0, initial, t, x, 0, first, last, input_stops, lanes)
                     _run_blocks(
-                        t, first, last, stream, before, inside, inner, outer, outer_bias,
+                        t, first, last, stream, before, inside, inner, outer,
                         block_gain, block_offset, unit_stops, lanes,
                     )  # fmt: skip
                 _fill(outputs, 0, final_bias, t, 2 * low, 2 * high, lanes)

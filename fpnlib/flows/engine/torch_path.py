@@ -61,10 +61,9 @@ class TorchPath:
         """Return data (D, n) of noise (D, n) under contexts (C, n); add to the logs of scales."""
         w = self.weights
         first = torch.addmm(w.first_context_bias[t, :, None], w.first_context[t], context).relu_()
-        first += w.initial_bias[t, :, None]
         added = self._of_layer(t, w.context) @ context
         added += self._of_layer(t, w.inner_bias)[..., None]
-        after = self._of_layer(t, w.outer_bias)[..., None].repeat(1, 1, noise.shape[1])
+        after = torch.zeros_like(added)
         empty = (torch.empty_like(tensor) for tensor in (first, added, added))
         buffers = _Buffers(noise.clone(), first, added, after, *empty)
         for begin in range(0, self.features, self.block):

@@ -112,9 +112,9 @@ class FastMAF(CompositeTransform):  # type: ignore[misc]
             return self._path
         path = kind(pack(self._layers()))
         if not self.training:
-            tensors = [*self.parameters(), *self.buffers()]
+            statistics = [t for name, t in self.named_buffers() if "running" in name]
             self._path = path
-            self._watched = [t for t in tensors if t.is_floating_point() and not t.is_inference()]
+            self._watched = [t for t in (*self.parameters(), *statistics) if not t.is_inference()]
             self._version = _version(self._watched)
         return path
 

@@ -3,12 +3,13 @@
 A hidden unit of degree d sees the inputs 0 … d-1, directly or through other units. nflows enforces
 this by masks. After sorting by degree every mask is a prefix: row r of a weight matrix is zero from
 some column ``stops[r]`` on. In eval mode, batch norms are affine maps. Those inside the network
-fold into their neighbours; one after a layer becomes its ``gain`` and ``offset``.
+fold into their neighbours; one after a layer becomes its ``gain`` and ``offset``. The biases that a
+network adds to its residual stream fold into what reads the stream.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 import torch
@@ -45,15 +46,13 @@ class Weights(NamedTuple):
     unit_stops: Tensor  # (H,): how many units of the same or a lower degree there are
     output_stops: Tensor  # (2 D,): how many units each output sees
     initial: Tensor  # (T, H, D)
-    initial_bias: Tensor  # (T, H)
     inner: Tensor  # (T·B, H, H), block b of layer t at t·B + b
     inner_bias: Tensor  # (T·B, H)
     outer: Tensor  # (T·B, H, H), the second
-    outer_bias: Tensor  # (T·B, H)
     final: Tensor  # (T, 2 D, H), rows: scale 0, shift 0, scale 1, …
-    final_bias: Tensor  # (T, 2 D)
+    final_bias: Tensor  # (T, 2 D), with the stream's bias
     block_gain: Tensor  # (T·B, H), the batch norm at the head of each block
-    block_offset: Tensor  # (T·B, H)
+    block_offset: Tensor  # (T·B, H), with the stream's bias
     first_context: Tensor  # (T, H, C), the context's part of the initial layer, for a relu
     first_context_bias: Tensor  # (T, H)
     context: Tensor  # (T·B, H, C), the context's part of each block's inner layer
@@ -119,10 +118,8 @@ def pack(layers: list[Layer]) -> Weights:
     known = torch.searchsorted(degrees, torch.arange(features + 1, device=degrees.device))
     fields: dict[str, list[Tensor]] = {}
     for layer in layers:
-        for name, tensor in _layer_fields(layer, sort).items():
-            fields.setdefault(name, []).append(tensor)
-        for block in layer.transform.autoregressive_net.blocks:
-            for name, tensor in _block_fields(block, sort).items():
+        for part in _fields_of(layer, sort):
+            for name, tensor in part.items():
                 fields.setdefault(name, []).append(tensor)
     return Weights(
         known=known,
@@ -133,17 +130,21 @@ def pack(layers: list[Layer]) -> Weights:
     )
 
 
-def _layer_fields(layer: Layer, sort: Tensor) -> dict[str, Tensor]:
-    """What one layer adds to the fields of ``Weights``, its blocks aside."""
+def _fields_of(layer: Layer, sort: Tensor) -> Iterator[dict[str, Tensor]]:
+    """Yield the fields of ``Weights`` of each residual block, then those of the layer itself."""
     made = layer.transform.autoregressive_net
     initial, final = made.initial_layer, made.final_layer
+    bias = initial.bias  # of the stream, as far as it has come
+    for block in made.blocks:
+        yield _block_fields(block, sort, bias)
+        bias = bias + block.linear_layers[1].bias
+    final_weight = final.weight * final.mask
     gain, offset = _affine(layer.norm, final.bias[::2])
-    return {
+    yield {
         "order": layer.order.to(sort.device),
         "initial": (initial.weight * initial.mask)[sort],
-        "initial_bias": initial.bias[sort],
-        "final": (final.weight * final.mask)[:, sort],
-        "final_bias": final.bias,
+        "final": final_weight[:, sort],
+        "final_bias": final.bias + final_weight @ bias,
         "first_context": made.context_layer.weight[sort],
         "first_context_bias": made.context_layer.bias[sort],
         "gain": gain,
@@ -151,8 +152,8 @@ def _layer_fields(layer: Layer, sort: Tensor) -> dict[str, Tensor]:
     }
 
 
-def _block_fields(block: Any, sort: Tensor) -> dict[str, Tensor]:
-    """What one residual block adds to the fields of ``Weights``."""
+def _block_fields(block: Any, sort: Tensor, bias: Tensor) -> dict[str, Tensor]:
+    """What a residual block adds to the fields of ``Weights``, if the stream lacks its ``bias``."""
     inner, outer = block.linear_layers
     first_norm, second_norm = block.batch_norm_layers if block.use_batch_norm else (None, None)
     block_gain, block_offset = _affine(first_norm, inner.bias)
@@ -164,9 +165,8 @@ def _block_fields(block: Any, sort: Tensor) -> dict[str, Tensor]:
         "inner": inner_weight[sort][:, sort],
         "inner_bias": inner_bias[sort],
         "outer": (outer.weight * outer.mask)[sort][:, sort],
-        "outer_bias": outer.bias[sort],
         "block_gain": block_gain[sort],
-        "block_offset": block_offset[sort],
+        "block_offset": (block_offset + block_gain * bias)[sort],
         "context": context[sort],
     }
 
