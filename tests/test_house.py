@@ -147,11 +147,11 @@ def test_a_notebook_has_at_most_a_dozen_parameters(path):
 
 
 @each_notebook
-def test_a_notebook_says_what_it_costs_what_was_seen_and_where_to_go_next(path):
+def test_a_notebook_says_what_it_costs_sums_up_and_names_the_next(path):
     cells = nbformat.read(path, as_version=4).cells
     texts = [cell.source for cell in cells if cell.cell_type == "markdown"]
     assert texts[0].startswith(f"# {path.stem[:2]} · ") and "**Cost:**" in texts[0]
-    assert texts[-1].startswith("## What was seen") and "**Next:**" in texts[-1]
+    assert texts[-1].startswith(("## Summary", "## What was seen")) and "**Next:**" in texts[-1]
 
 
 @pytest.mark.parametrize(
