@@ -4,11 +4,19 @@ import os
 from pathlib import Path
 
 import pytest
-import torch
 
-torch.set_num_threads(1)
 # Models are made in the test's own process: workers take longer to start than to train them.
 os.environ["LOKY_MAX_CPU_COUNT"] = "1"
+# UMAP starts numba's threads, and numba would then give torch as many.
+os.environ["NUMBA_NUM_THREADS"] = "1"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread() -> None:
+    """One thread for torch, which the process that distributes the tests need not import."""
+    import torch
+
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")

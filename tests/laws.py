@@ -7,7 +7,7 @@ import torch
 
 
 @contextmanager
-def one_line(error, said=""):
+def one_line(error, said):
     """Expect an error whose message is a single line in which the pattern ``said`` is found."""
     with pytest.raises(error, match=said) as caught:
         yield caught

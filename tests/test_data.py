@@ -8,7 +8,6 @@ from types import ModuleType
 import pytest
 import torch
 from laws import one_line
-from torchvision.datasets import MNIST
 
 from fpnlib import data
 from fpnlib.data import Dataset, Split
@@ -203,7 +202,8 @@ def test_missing_mnist_names_file_folder_and_remedy(tmp_path):
 
 
 def test_failed_download_names_file_reason_and_remedy(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(MNIST, "mirrors", ["http://127.0.0.1:9/"])  # where nobody answers
+    nobody = ["http://127.0.0.1:9/"]  # where nobody answers
+    monkeypatch.setattr("torchvision.datasets.MNIST.mirrors", nobody)
     with pytest.raises(FileNotFoundError, match="could not be fetched") as raised:
         data.load("mnist", root=tmp_path, download=True)
     said = str(raised.value)
@@ -218,7 +218,7 @@ def test_of_several_processes_one_fetches(tmp_path, monkeypatch):
         yield
 
     monkeypatch.setattr(digits_module, "alone", waiting)
-    monkeypatch.setattr(MNIST, "mirrors", [])
+    monkeypatch.setattr("torchvision.datasets.MNIST.mirrors", [])
     assert len(data.load("mnist", tmp_path, download=True, validation=20).test) == 20
     # Files that are there need no lock, for which the folder must be writable.
     monkeypatch.setattr(digits_module, "alone", None)

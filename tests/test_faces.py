@@ -98,7 +98,7 @@ def test_attributes_hang_together_as_celebas_do():
 
 @pytest.mark.parametrize("name", ATTRIBUTES)
 def test_every_attribute_shows_and_only_where_it_should(drawn, name):
-    faces, kinds = drawn.test, Attributes(ATTRIBUTES, EXCLUSIVE["drawn_faces"])
+    faces, kinds = drawn.test.first(30), Attributes(ATTRIBUTES, EXCLUSIVE["drawn_faces"])
     with_it = kinds.edited(faces.y, {name: 1})
     without = with_it.clone()
     without[:, column(name)] = 0
@@ -112,7 +112,7 @@ def test_every_attribute_shows_and_only_where_it_should(drawn, name):
 @pytest.mark.parametrize("name", VARIATION)
 def test_every_variation_shows_in_every_face(drawn, name):
     """Else an edit could not know it: the colour of a cap shows before the face wears it."""
-    faces = drawn.test
+    faces = drawn.test.first(30)
     ends = [faces.extra["variation"].clone() for _ in range(2)]
     # Hues go round in a circle, so -1 and 1 are the same.
     for variation, value in zip(ends, (-0.6, 0.6)):
@@ -433,11 +433,11 @@ def test_real_celeba_is_read(shared, tmp_path, folder, size):
     celeba, part = shared / "data" / "celeba", tmp_path / "celeba"
     if not (celeba / folder).is_dir():
         pytest.skip(f"needs images of CelebA under shared/data/celeba/{folder}")
-    part.mkdir()
-    for name in (folder, "list_attr_celeba.txt", "list_eval_partition.txt"):
-        (part / name).symlink_to(celeba / name)
+    (part / folder).mkdir(parents=True)
     names = sorted(path.name for path in (celeba / folder).glob("*.jpg"))
-    (part / "list_chosen.txt").write_text("\n".join(names[:: len(names) // 100]))
+    images = [f"{folder}/{name}" for name in [*names[:: len(names) // 100], "prepared.json"]]
+    for path in ["list_attr_celeba.txt", "list_eval_partition.txt", *images]:
+        (part / path).symlink_to(celeba / path)
     faces = load_celeba(tmp_path, size=size)
     assert len(faces.classes) == 40
     assert faces.classes[0] == "5_o_Clock_Shadow" and faces.classes[-1] == "Young"

@@ -140,6 +140,7 @@ def trained(path):
 def test_trained_weights_give_the_numbers_of_nflows(path):
     if not path.with_suffix(".json").is_file():
         pytest.skip(f"needs {path.stem}.json beside the weights")
+    torch.manual_seed(0)
     flow = trained(path)
     theirs, double, exact = as_nflows(flow), copy.deepcopy(flow).double(), as_nflows(flow).double()
     noise, context = batch(flow, n=12)
@@ -152,7 +153,7 @@ def test_trained_weights_give_the_numbers_of_nflows(path):
     expected = noise.double(), -logabsdet
     for mine, right in zip(exact._transform(data, given64), expected, strict=True):
         torch.testing.assert_close(mine, right, atol=1e-9, rtol=1e-9)
-    near = [rounding(double)._transform.inverse(noise.double(), given64) for _ in range(4)]
+    near = [rounding(double)._transform.inverse(noise.double(), given64) for _ in range(2)]
     assert_no_worse(flow._transform.inverse(noise, given), inverse, *near)
 
     rows, rows64 = data.float(), data.float().double()

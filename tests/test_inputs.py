@@ -1,5 +1,6 @@
 """Arrays and labels of every kind: a function takes what the door takes, and gives the same."""
 
+import re
 from functools import cache
 
 import numpy as np
@@ -151,7 +152,8 @@ def expected(function, whole=False, labels=False):
 def agrees(function, given, refused, **plain):
     """Hold a function to what the door says of its input."""
     if refused is not None:
-        with one_line(type(refused)):
+        _, said = str(refused).split(" ", 1)  # after the name of what is refused
+        with one_line(type(refused), re.escape(said)):
             function(given)
         return
     found = torch.as_tensor(function(given))

@@ -79,9 +79,14 @@ def _redraw(split: Split, rows: Tensor, y: Tensor) -> Tensor | None:
     return draw(y, split.extra["variation"][rows]) if _is_drawn(split) else None
 
 
+def _size(data: Dataset) -> int:
+    """Pixels a side; one face tells, so that no others are drawn for it."""
+    return data.test.first(1).x.shape[-1]
+
+
 def _build(data: Dataset, settings: Settings) -> MSP:
     widths = settings["msp_features"], settings["msp_decoder_features"]
-    model = MSP(len(data.classes), data.test.x.shape[-1], *widths)
+    model = MSP(len(data.classes), _size(data), *widths)
     return model.to(memory_format=torch.channels_last)  # faster on CPUs
 
 
@@ -142,7 +147,7 @@ FACES = Family(
         )
     },
     judge=Trained(
-        build=lambda data, settings: face_judge(len(data.classes), data.test.x.shape[-1]),
+        build=lambda data, settings: face_judge(len(data.classes), _size(data)),
         training=training_of(JUDGE_TRAINING, "judge_epochs"),
         settings=("train_faces", "judge_epochs"),
         view=_view,
