@@ -9,7 +9,7 @@ PY := $(BIN)/python
 PYTHON ?= $(shell for python in python3.11 python3 python; do \
 	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$python && break; done)
 
-.PHONY: help demo paper report verify check test test-faults test-browser lab app bench clean
+.PHONY: help demo paper report verify book check test test-faults test-browser lab app bench clean
 
 help:  ## list these targets
 	@sed -n 's/^\([a-z-]*\):[^#]*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -25,6 +25,9 @@ report: $(VENV)/.runtime  ## a page for each run in outputs/: report.html, self-
 
 verify: $(VENV)/.runtime  ## the runs' files against their manifests, and some numbers computed again
 	$(PY) -m fpnlib verify $(ARGS)
+
+book: $(VENV)/.book  ## executed notebooks, how-to pages and the API reference as a site, with links checked
+	$(PY) notebooks/book/build.py $(ARGS)
 
 check: $(VENV)/.test  ## layout, lint rules, import layers, type hints, clean notebooks: in seconds
 	$(PY) -m ruff format --check --quiet
@@ -58,14 +61,15 @@ bench: $(VENV)/.test  ## the flows beside nflows and zuko, decoding a cloud, edi
 	$(PY) tests/benchmarks/threads.py
 
 clean:  ## remove the environment, caches and the demo's outputs
-	rm -rf $(VENV) outputs/demo .pytest_cache .ruff_cache .mypy_cache .import_linter_cache *.egg-info
+	rm -rf $(VENV) outputs/demo notebooks/book/_build .pytest_cache .ruff_cache .mypy_cache .import_linter_cache *.egg-info
 	find fpnlib tests -name __pycache__ -type d -exec rm -rf {} +
 
 # One stamp for each set of extras, so that a second call installs nothing. What numba compiles, the flows' kernels and
 # UMAP, it compiles here once, a minute that no notebook waits for.
 $(VENV)/.runtime: EXTRAS = [examples,molecules]
 $(VENV)/.test: EXTRAS = [test,examples,molecules]
-$(VENV)/.runtime $(VENV)/.test: pyproject.toml constraints.txt
+$(VENV)/.book: EXTRAS = [book,examples,molecules]
+$(VENV)/.runtime $(VENV)/.test $(VENV)/.book: pyproject.toml constraints.txt
 	@test -n "$(PYTHON)" || { echo "Python 3.11 is missing: no python3.11, python3 or python of that version was found" >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	$(PY) -m pip install --disable-pip-version-check -c constraints.txt -e ".$(EXTRAS)"

@@ -132,7 +132,7 @@ class FlowPlugin(LatentDensity):
 
         Args:
             path: of the file.
-            base: JSON-able notes on the base model, which :attr:`base_` has after loading.
+            base: JSON-able notes on the base model, which ``base_`` has after loading.
 
         Raises:
             ValueError: a path that does not end in ".safetensors".

@@ -73,8 +73,9 @@ def applies(marker, extras) -> bool:
 
 
 @pytest.mark.skipif(sys.version_info[:2] != (3, 11), reason="the pins are those of Python 3.11")
-def test_what_the_dependencies_need_is_pinned_too():
-    known, waiting, missing = set(), [Requirement("fpnlib[test,examples,molecules]")], set()
+@pytest.mark.parametrize("extras", ["test,examples,molecules", "book"])
+def test_what_the_dependencies_need_is_pinned_too(extras):
+    known, waiting, missing = set(), [Requirement(f"fpnlib[{extras}]")], set()
     while waiting:
         wanted = waiting.pop()
         name = canonicalize_name(wanted.name)

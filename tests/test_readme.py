@@ -20,6 +20,8 @@ PAPER, PAPER_2 = DIGITS.paper, SHAPES.paper
 ROOT = Path(__file__).resolve().parents[1]
 NAMES = ("README", "notebooks/README", "outputs/README", "CONTRIBUTING", "CHANGELOG")
 PAGES = {ROOT / f"{name}.md": (ROOT / f"{name}.md").read_text(encoding="utf-8") for name in NAMES}
+HOW_TO = (ROOT / "notebooks" / "book" / "how_to").glob("*.md")
+ALL_PAGES = PAGES | {path: path.read_text(encoding="utf-8") for path in sorted(HOW_TO)}
 TEXT = "\n".join(PAGES.values())
 FLAT = " ".join(TEXT.split())
 FLOWS = {"maf": "C-MAF", "realnvp": "C-RNVP"}
@@ -255,19 +257,20 @@ def test_an_edit_is_live_and_decoding_without_the_trace_pays():
 
 def test_every_table_is_whole():
     """No blank line separates a row from the head of its table."""
-    for (before, line), (_, after) in pairwise(pairwise(["", *TEXT.splitlines(), ""])):
+    lines = "\n".join(ALL_PAGES.values()).splitlines()
+    for (before, line), (_, after) in pairwise(pairwise(["", *lines, ""])):
         if line.startswith("|") and not before.startswith("|"):
             assert re.fullmatch(r"\|(-+\|)+", after), line
 
 
-@pytest.mark.parametrize("page", PAGES, ids=NAMES)
+@pytest.mark.parametrize("page", ALL_PAGES, ids=lambda page: f"{page.parent.name}/{page.stem}")
 def test_every_link_leads_somewhere(page):
-    for link in re.findall(r"\]\(([^)]+)\)", PAGES[page]):
+    for link in re.findall(r"\]\(([^)]+)\)", ALL_PAGES[page]):
         if "://" not in link:
             place, _, heading = link.partition("#")
             target = page.parent / place if place else page
             assert target.exists(), link
-            titles = re.findall(r"^#+ (.*)$", PAGES.get(target.resolve(), ""), re.MULTILINE)
+            titles = re.findall(r"^#+ (.*)$", ALL_PAGES.get(target.resolve(), ""), re.MULTILINE)
             assert not heading or heading in [title.lower().replace(" ", "-") for title in titles]
 
 
@@ -280,10 +283,11 @@ def test_the_readme_is_short_and_comes_to_the_readers_own_model():
 def test_every_command_is_understood(monkeypatch):
     for command in ("_run", "_report", "_verify", "_prepare"):
         monkeypatch.setattr(cli, command, lambda given: 0)
-    commands = re.findall(r"(?:^|`)(?:\S*/)?python -m fpnlib ([^`\n]+)", TEXT, re.MULTILINE)
+    text = "\n".join(ALL_PAGES.values())
+    commands = re.findall(r"(?:^|`)(?:\S*/)?python -m fpnlib ([^`\n]+)", text, re.MULTILINE)
     assert commands and {cli.main(shlex.split(words)) for words in commands} == {0}
     rules = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
-    assert set(re.findall(r"(?:`|^)make ([a-z-]+)", TEXT, re.MULTILINE)) <= set(rules)
+    assert set(re.findall(r"(?:`|^)make ([a-z-]+)", text, re.MULTILINE)) <= set(rules)
 
 
 def block(of: str) -> str:

@@ -143,7 +143,7 @@ class Vector(Condition):
     """Any embedding of d numbers, standardised by what the fit saw. It is known as a whole or not.
 
     Args:
-        size: d.
+        size: width d of the embedding.
         unknown: accept rows with NaN, and requests without a vector.
 
     Examples:

@@ -185,7 +185,7 @@ class Study:
 
     @cached_property
     def score(self) -> Callable[[Tensor, Tensor], dict[str, float]]:
-        """A function that scores objects for labels beside the test split: (x, y) -> numbers."""
+        """A function ``(x, y) -> numbers`` that scores objects beside the test split."""
         return self.family.score(self.judge(), self.data.test)
 
     def grid(self, objects: Any, **labels: Any) -> Figure:

@@ -85,7 +85,7 @@ class AttributeEditor(widgets.VBox):  # type: ignore[misc]
             values: attributes to change, by name.
 
         Raises:
-            ValueError, TypeError: a face out of range, or what :meth:`Attributes.set` refuses.
+            ValueError, TypeError: a face out of range, or what ``Attributes.set`` refuses.
         """
         if not 0 <= face < len(self.x):
             raise ValueError(f"face {face} is out of range; expected 0 to {len(self.x) - 1}")
