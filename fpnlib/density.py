@@ -16,7 +16,7 @@ from fpnlib.conditions import Attributes, Classes, Condition
 from fpnlib.flows import build_flow
 from fpnlib.flows.adapters import adapt_flow, prepare_flow
 from fpnlib.gaussians import gaussian_loss
-from fpnlib.latents import LatentSpace, Posteriors, standard_normal, warn
+from fpnlib.latents import LatentSpace, Posteriors, inference, standard_normal, warn
 from fpnlib.reading import complete_values
 from fpnlib.training import History, batch_size_for, fit
 
@@ -24,38 +24,19 @@ from fpnlib.training import History, batch_size_for, fit
 SPREAD = {"maf": 1.0, "realnvp": 4.0}
 MARGIN = 0.01  # nats a dimension by which a flow must be worse than Gaussians to be reported
 SEEN = 64  # rows of training values that a plugin keeps, to begin a reading from
+KEPT = 2**19  # numbers, 2 MB, of training values that a plugin keeps to fill in unsaid ones
+FITS = 3  # at most, if labels are unknown: each reads more of them with certainty
 LEAST_NOISE, MOST_NOISE = 0.05, 0.6  # shares of the latents' deviation
 STEPS = 2_000  # of a fit whose number of epochs the data's size decides
-
-
-def inference(method: Callable) -> Callable:
-    """Run a method in eval mode, without gradients and autocast; then put the modes back.
-
-    In train mode batch norm would learn from contexts that are only tried out.
-    """
-
-    @functools.wraps(method)
-    def inferred(self: LatentDensity, *args: Any, **kwargs: Any) -> Any:
-        training = []
-        if self.training or self.flow.training:  # walking a thousand modules takes time
-            training = [module for module in self.modules() if module.training]
-        for module in training:
-            module.training = False
-        try:
-            with torch.no_grad(), torch.autocast(self.loc_.device.type, enabled=False):
-                return method(self, *args, **kwargs)
-        finally:
-            for module in training:
-                module.training = True
-
-    return inferred
 
 
 class LatentDensity(LatentSpace):
     """p(z | y) of latents. ``FlowPlugin``, which describes the arguments, puts it to use."""
 
+    free_shapes = ("training_values_",)  # as many rows as there are, or none in older files
     log_prior_: Tensor
     seen_: Tensor
+    training_values_: Tensor
 
     @torch.inference_mode(False)
     def __init__(
@@ -89,6 +70,8 @@ class LatentDensity(LatentSpace):
         self.register_buffer("log_prior_", flat.log())
         kept = not isinstance(condition, Classes | Attributes)  # of those the start is known
         self.register_buffer("seen_", torch.zeros(SEEN, condition.width), persistent=kept)
+        none = torch.zeros(0, condition.width)
+        self.register_buffer("training_values_", none, persistent=condition.unknown)
         self.history_ = History()
         self.base_: Mapping[str, Any] = {}
         self.own_flow = not isinstance(flow, str)
@@ -118,10 +101,8 @@ class LatentDensity(LatentSpace):
     ) -> Self:
         """Minimise -Σ log p(zᵢ | yᵢ) (eq. 14); returns the plugin, in eval mode.
 
-        If classes or attributes are unknown, the flow reads them after the fit, and is fitted again
-        with those that it is sure of. No gradient reaches the base model. A warning says if the
-        flow describes the validation latents worse than Gaussians do (``history_.gaussian``, in
-        nats per dimension).
+        If classes or attributes are unknown, up to three fits follow each other: what one reads
+        with certainty is known to the next. A warning says if Gaussians fit the latents better.
 
         Args:
             z: latents (n, *latent_shape); with ``std``, the means of the encoder's posteriors.
@@ -148,19 +129,21 @@ class LatentDensity(LatentSpace):
             training.setdefault("patience", max(10, epochs // 4))
             noise = self._noise_level(n) if noise is None else noise
         train = self._noisy(train, noise or 0.0)
-        shown = self._drawn(held_out, self._generator(seed))
-        gaussian = self._gaussian(self._drawn(train, self._generator(seed)), shown)
         training.setdefault("description", f"flow {self.config['flow']}")
         shape = {"epochs": epochs, "batch_size": batch_size, "learning_rate": learning_rate}
-        run = functools.partial(fit, self.flow, self._loss, validation=shown, seed=seed, **shape)
-        self.history_ = run(functools.partial(self._drawn, train), **training)
-        completed = self._completed(train)
-        if completed is not train.values:
-            seconds, training["checkpoint"] = self.history_.seconds, None  # the first fit used it
-            train = train._replace(values=completed)
-            self.history_ = run(functools.partial(self._drawn, train), **training)
-            self.history_.seconds += seconds
-        self._compare(gaussian)
+        run = functools.partial(fit, self.flow, self._loss, seed=seed, **shape)
+        seconds = 0.0
+        for _ in range(FITS):
+            shown = self._drawn(held_out, self._generator(seed))
+            self.history_ = run(functools.partial(self._drawn, train), validation=shown, **training)
+            seconds += self.history_.seconds
+            known, train = train.values, self._completed(train)
+            if train.values is known:
+                break
+            held_out, training["checkpoint"] = self._completed(held_out), None  # the first used it
+        self.history_.seconds = seconds
+        self._keep(train.values)
+        self._compare(self._drawn(train, self._generator(seed)), shown)
         return self.eval()
 
     def learn(self, latents: Posteriors) -> None:
@@ -207,13 +190,13 @@ class LatentDensity(LatentSpace):
         return rows
 
     def _requested(self, values: Tensor) -> Tensor:
-        """Contexts of values (n, V) that are asked for. Warns if the fit saw none like them."""
+        """Values (n, V) that are asked for. Warns if they are outside the range of the fit."""
         values = self.condition.known(values)
         for column, part in zip(self.condition.columns, values.split(self.condition.widths, 1)):
             remark = column.outside(part)
             if remark:
                 warn(f"{remark}; the samples may not have it")
-        return self.condition.context(values).to(self.loc_)
+        return values
 
     def _posteriors(self, z: object, y: object, std: object = None, name: str = "z") -> Posteriors:
         mean = self._flat(z, name)
@@ -266,9 +249,17 @@ class LatentDensity(LatentSpace):
         return z
 
     @inference
-    def _completed(self, latents: Posteriors) -> Tensor:
-        z = self.standardise(latents.mean)
-        return complete_values(self.flow, self.condition, z, latents.values, self._start())
+    def _completed(self, latents: Posteriors) -> Posteriors:
+        z, known = self.standardise(latents.mean), latents.values
+        values = complete_values(self.flow, self.condition, z, known, self._start())
+        return latents._replace(values=values)
+
+    def _keep(self, values: Tensor) -> None:
+        """Keep training values (n, V), or as many drawn at random as there is room for."""
+        if self.condition.unknown:
+            order = torch.randperm(len(values), generator=torch.Generator().manual_seed(0))
+            rows = order[: KEPT // self.condition.width].to(values.device)
+            self.training_values_ = values[rows].to(self.loc_)
 
     def _start(self) -> Tensor:
         """Values (m, V) to begin a reading from."""
@@ -281,11 +272,9 @@ class LatentDensity(LatentSpace):
         level = math.sqrt(self.latent_dim / n)
         return min(level, MOST_NOISE) if level > LEAST_NOISE else 0.0
 
-    def _gaussian(self, train: tuple[Tensor, Tensor], shown: tuple[Tensor, Tensor]) -> float | None:
-        return gaussian_loss(train, shown, isinstance(self.condition, Classes))
-
-    def _compare(self, gaussian: float | None) -> None:
-        """Note the Gaussians' validation loss, and warn if the flow's is worse."""
+    def _compare(self, train: tuple[Tensor, Tensor], shown: tuple[Tensor, Tensor]) -> None:
+        """Note the validation loss of Gaussians, and warn if the flow's is worse."""
+        gaussian = gaussian_loss(train, shown, isinstance(self.condition, Classes))
         self.history_.gaussian, loss = gaussian, self.history_.best_validation
         if gaussian is not None and loss > gaussian + MARGIN:
             model = "a Gaussian for each class"
@@ -342,7 +331,11 @@ def _note_condition(density: LatentDensity, state: dict, prefix: str, metadata: 
 def _check_condition(
     density: LatentDensity, state: dict, prefix: str, metadata: dict, *rest: Any
 ) -> None:
-    """Report weights that belong to other names."""
+    """Report weights that belong to other names. Make room for the training values, if any."""
+    if density.condition.unknown:
+        own = density.training_values_
+        rows = len(state.setdefault(f"{prefix}training_values_", own[:0]))
+        density.training_values_ = own.new_empty(rows, density.condition.width)
     theirs, ours = metadata.get("condition"), density.condition.spec
     if theirs is not None and theirs != ours:
         rest[-1].append(f"the weights are of {theirs}, this plugin is for {ours}")

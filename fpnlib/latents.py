@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import warnings
+from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -55,6 +57,29 @@ class Posteriors(NamedTuple):
             return self, self
         held_out, kept = order[needed_last].split([count, n - count])
         return self.rows(kept), self.rows(held_out)
+
+
+def inference(method: Callable) -> Callable:
+    """Run a method in eval mode, without gradients and autocast; then put the modes back.
+
+    In train mode batch norm would learn from contexts that are only tried out.
+    """
+
+    @functools.wraps(method)
+    def inferred(self: Any, *args: Any, **kwargs: Any) -> Any:
+        training = []
+        if self.training or self.flow.training:  # walking a thousand modules takes time
+            training = [module for module in self.modules() if module.training]
+        for module in training:
+            module.training = False
+        try:
+            with torch.no_grad(), torch.autocast(self.loc_.device.type, enabled=False):
+                return method(self, *args, **kwargs)
+        finally:
+            for module in training:
+                module.training = True
+
+    return inferred
 
 
 class LatentSpace(nn.Module):

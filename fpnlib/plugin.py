@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 from fpnlib import checks
 from fpnlib.conditions import Classes, from_spec
-from fpnlib.density import LatentDensity, inference
-from fpnlib.latents import standard_normal
-from fpnlib.reading import read_values
+from fpnlib.density import LatentDensity
+from fpnlib.latents import inference, standard_normal
+from fpnlib.reading import fill_values, read_values
 from fpnlib.saving import load_plugin, save_plugin
 from fpnlib.training import History
 
@@ -92,7 +92,8 @@ class FlowPlugin(LatentDensity):
         edited = self._requested(self.condition.edited(values, to).to(self.loc_))
         flat = self._flat(z)
         noise = self._noise(flat, self._rows(self.condition.context(values), flat))
-        return self._shaped(self._latent(noise, self._rows(edited, flat)), z)
+        context = self._rows(self.condition.context(edited), flat)
+        return self._shaped(self._latent(noise, context), z)
 
     @inference
     def read(self, z: Tensor, y: object = None) -> pd.DataFrame:
@@ -129,6 +130,8 @@ class FlowPlugin(LatentDensity):
 
     def save(self, path: str | Path, base: Mapping[str, Any] | None = None) -> None:
         """Write the plugin as one safetensors file. Nothing is pickled.
+
+        If labels may be unknown, up to 2 MB of training labels are in it: samples draw from them.
 
         Args:
             path: of the file.
@@ -193,11 +196,11 @@ class FlowPlugin(LatentDensity):
         """Draw latents z ~ p(z | y) (section 3.3).
 
         Args:
-            y: one label or m of them; what is unsaid is left to the flow if its condition has
-                ``unknown=True``.
+            y: one label or m of them. If the condition has ``unknown=True``, each sample draws
+                what is unsaid from training labels that have what is said, or are nearest to it.
             n: latents for each label.
             temperature: standard deviation of the noise; below 1, samples lie nearer to the mode.
-            seed: of the noise; None: torch's global generator.
+            seed: of all draws; None: torch's global generator.
 
         Returns:
             Latents (m·n, *latent_shape), label after label.
@@ -209,8 +212,11 @@ class FlowPlugin(LatentDensity):
         checks.positive("n", n)
         if not 0 <= temperature < float("inf"):
             raise ValueError(f"temperature must be 0 or more and finite, got {temperature}")
-        context = self._requested(self.condition.values(y)).repeat_interleave(n, 0)
+        values = self.condition.values(y).to(self.loc_.device)
+        values = self._requested(values).repeat_interleave(n, 0)
         generator = None if seed is None else self._generator(seed)
+        filled = fill_values(self.condition, values, self.training_values_, generator)
+        context = self.condition.context(filled).to(self.loc_)
         noise = standard_normal(self.loc_.expand(len(context), -1), generator)
         z = self._inverse(temperature * noise, context)
         first = overflowed = self.overflowed(z)

@@ -7,8 +7,10 @@ from torch import Tensor
 
 from fpnlib.conditions import Condition
 from fpnlib.flows import ConditionalFlow
+from fpnlib.latents import warn
 
 SWEEPS = 10
+NEAREST = 2 / 3  # of m rows, m to this power are near: the fewer, the nearer but the less varied
 SURE = 0.95  # probability from which an unknown label that was read counts as known
 ROWS = 1024  # latents that are read together: bounds the memory
 
@@ -56,7 +58,7 @@ def complete_values(
         start: as in :func:`read_values`.
 
     Returns:
-        Values (n, V), or ``known`` itself if no class and no attribute is unknown.
+        Values (n, V), or ``known`` itself if nothing unknown is certain.
     """
     widths = torch.tensor(condition.widths, device=known.device)
     chosen = [column.width == 1 and column.score == "probability" for column in condition.columns]
@@ -66,9 +68,62 @@ def complete_values(
         return known
     values, scores = read_values(flow, condition, z[rows], known[rows], start)
     certain = (scores > SURE).repeat_interleave(widths, 1) & entries
+    found = certain & known[rows].isnan()
+    if not found.any():
+        return known
     completed = known.clone()
-    completed[rows] = torch.where(certain, values, known[rows])
+    completed[rows] = torch.where(found, values, known[rows])
     return completed
+
+
+def fill_values(
+    condition: Condition, asked: Tensor, seen: Tensor, generator: torch.Generator | None
+) -> Tensor:
+    """Draw what requests leave unsaid from the labels of a training row.
+
+    p(z | said) is a mixture of the densities under whole labels. A flow describes each of them
+    better than their mixture, so each latent gets whole labels. The row is one of those with the
+    classes and attributes that are said; if quantities are said, it is one of the nearest of these.
+    What is said stays as it is. If no row matches, a warning says so, and nothing is drawn.
+
+    Args:
+        condition: of the values.
+        asked: values (n, V); NaN is unsaid.
+        seen: values (m, V) of training rows; NaN is unknown, and stays so.
+        generator: of the draws; None: torch's global one.
+
+    Returns:
+        Values (n, V).
+    """
+    if not len(seen):
+        return asked
+    filled, unmatched = asked.clone(), 0
+    partial = asked.isnan().any(1).nonzero()[:, 0]
+    requests, owners = asked[partial].nan_to_num(torch.inf).unique(dim=0, return_inverse=True)
+    for number, request in enumerate(requests):
+        near = _nearest(condition, request, seen.to(asked))
+        rows = partial[owners == number]
+        if len(near):
+            drawn = torch.randint(len(near), rows.shape, generator=generator, device=rows.device)
+            filled[rows] = torch.where(request.isfinite(), request, seen.to(asked)[near[drawn]])
+        else:
+            unmatched += len(rows)
+    if unmatched:
+        warn(
+            f"no kept training labels have all that {unmatched:,} of {len(asked):,} samples ask for"
+        )
+    return filled
+
+
+def _nearest(condition: Condition, request: Tensor, seen: Tensor) -> Tensor:
+    """The rows of ``seen`` that are nearest to a request (V,), in which inf stands for unsaid."""
+    distances, widths = seen.new_zeros(len(seen)), condition.widths
+    for column, own, values in zip(condition.columns, request.split(widths), seen.split(widths, 1)):
+        if own.isfinite().any():
+            distances += column.distances(values, own)
+    matching = distances.isfinite()
+    count = max(1, round(int(matching.sum()) ** NEAREST))
+    return (matching & (distances <= distances.kthvalue(count).values)).nonzero()[:, 0]
 
 
 class _Reading:

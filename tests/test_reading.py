@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from fpnlib import Attributes, Classes, FlowPlugin, Reals, Several, Vector
-from fpnlib.reading import complete_values
+from fpnlib.reading import complete_values, fill_values
 
 pytestmark = pytest.mark.filterwarnings("ignore:the flow describes", "ignore:.*overflowed")
 
@@ -165,6 +165,79 @@ def test_what_is_unsaid_follows_the_data(unsure):
     torch.testing.assert_close(z.mean(0), 3 * y.mean(0), atol=0.2, rtol=0)
 
 
+MIXED = Several(
+    kind=Classes("ab", unknown=True),
+    red=Attributes(["red"], unknown=True),
+    size=Reals(["size"], unknown=True),
+)
+
+
+def mixed(n, seed=0):
+    """Labels (n, 3) of MIXED: b is redder than a, what is red is larger, red a is never seen."""
+    draws = torch.rand(n, 2, generator=torch.Generator().manual_seed(seed))
+    kind = (draws[:, 0] < 0.4).float()
+    red = kind * (draws[:, 1] < 0.7)
+    return torch.stack([kind, red, 2 * red + randn(n, seed=seed + 1)], 1)
+
+
+@pytest.fixture(scope="module")
+def plain():
+    """A plugin of latents that show each label of MIXED."""
+    y = mixed(3000)
+    z = y * torch.tensor([6.0, 6.0, 1.0]) + 0.3 * randn(3000, 3, seed=9)
+    return fitted(MIXED, z, dict(zip(MIXED.names, y.T)), epochs=10)
+
+
+@pytest.mark.parametrize(
+    ("said", "chosen"),
+    [
+        ({}, lambda y: y[:, 0] >= 0),
+        ({"kind": "b"}, lambda y: y[:, 0] == 1),
+        ({"red": 0.2}, lambda y: y[:, 1] == 0),
+        ({"size": 1.0}, lambda y: (y[:, 2] - 1).abs() < 0.1),
+        ({"kind": "b", "size": 1.0}, lambda y: (y[:, 0] == 1) & ((y[:, 2] - 1).abs() < 0.1)),
+    ],
+)
+def test_what_is_unsaid_has_the_frequencies_that_it_has_beside_what_is_said(plain, said, chosen):
+    z = plain.sample(said, n=2000, seed=0)
+    shown = torch.stack([z[:, 0] > 3, z[:, 1] > 3, z[:, 2]], 1)
+    y = mixed(100_000, seed=5)
+    unsaid = [name not in said for name in MIXED.names]
+    expected = y[chosen(y)].mean(0)[unsaid]
+    torch.testing.assert_close(shown.mean(0)[unsaid], expected, atol=0.05, rtol=0)
+    if "kind" in said:
+        assert shown[:, 0].mean() > 0.99
+    if "size" in said:
+        assert abs(shown[:, 2].mean() - 1) < 0.05
+
+
+def test_what_is_said_is_kept_and_the_rest_is_that_of_one_row():
+    seen = torch.tensor([[0, 1, 5], [0, 0, 6], [1, 0, torch.nan], [1, torch.nan, 8]])
+    asked = torch.tensor([[0, torch.nan, torch.nan], [1, torch.nan, torch.nan], [1, 0.7, 3]])
+    filled = fill_values(MIXED, asked.repeat(20, 1), seen, torch.Generator().manual_seed(0))
+    rows = [{str(row) for row in filled[start::3].tolist()} for start in range(3)]
+    assert rows[0] == {"[0.0, 1.0, 5.0]", "[0.0, 0.0, 6.0]"}
+    assert rows[1] == {"[1.0, 0.0, nan]", "[1.0, nan, 8.0]"}, "unknown stays unknown"
+    torch.testing.assert_close(filled[2], asked[2])
+
+
+def test_quantities_are_drawn_from_the_nearest_rows():
+    sizes = torch.arange(27.0)
+    asked = torch.tensor([[13.0, torch.nan]]).repeat(200, 1)
+    condition, seen = Reals(["size", "age"], unknown=True), torch.stack([sizes, 100 - sizes], 1)
+    filled = fill_values(condition, asked, seen, torch.Generator().manual_seed(0))
+    assert (filled[:, 0] == 13).all()
+    assert set(filled[:, 1].tolist()) == set(range(83, 92))
+
+
+def test_labels_that_never_go_together_are_left_to_the_flow_with_a_warning(plain):
+    request = {"kind": "a", "red": 1}
+    with pytest.warns(UserWarning, match="no kept training labels have all that 5 of 5"):
+        z = plain.sample(request, n=5, seed=0)
+    noise = torch.randn(5, 3, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(z, plain.from_noise(noise, request))
+
+
 def test_half_of_the_labels_are_enough():
     y = torch.arange(1200) % 3
     z = randn(1200, 2) + 3 * y[:, None]
@@ -234,6 +307,8 @@ def test_unknown_attributes_that_latents_tell_are_filled_in_and_doubtful_ones_st
     filled = complete_values(_Unit(), condition, z, known, torch.zeros(1, 2))
     expected = torch.tensor([[1.0, 0.0], [torch.nan, 1.0], [0.0, 1.0]])
     torch.testing.assert_close(filled, expected, equal_nan=True)
+    again = complete_values(_Unit(), condition, z[1:2], filled[1:2], torch.zeros(1, 2))
+    assert again.data_ptr() == filled[1:2].data_ptr(), "nothing is certain, so nothing is new"
 
 
 def test_quantities_stay_unknown():

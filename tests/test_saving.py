@@ -13,7 +13,17 @@ import zuko
 from laws import one_line
 from torch import nn
 
-from fpnlib import Attributes, Classes, FlowPlugin, FlowPluginNetwork, Reals, Several, Vector, adapt
+from fpnlib import (
+    Attributes,
+    Classes,
+    FlowPlugin,
+    FlowPluginNetwork,
+    Reals,
+    Several,
+    Vector,
+    adapt,
+    store,
+)
 from fpnlib.conditions import from_spec
 
 pytestmark = pytest.mark.filterwarnings("ignore:the flow describes", "ignore:.*overflowed")
@@ -71,6 +81,15 @@ def test_a_loaded_plugin_is_the_one_saved(tmp_path, kind, flow):
     assert loaded.history_ == plugin.history_ and not loaded.training
 
 
+def test_weights_that_a_run_keeps_hold_the_training_labels(tmp_path):
+    plugin = fitted(Classes("abc", unknown=True), Y)
+    store.save_module(tmp_path / "plugin.safetensors", plugin, {})
+    loaded = FlowPlugin(2, Classes("abc", unknown=True), hidden_features=4, num_layers=2)
+    store.load_module(tmp_path / "plugin.safetensors", loaded.eval())
+    assert len(loaded.training_values_) == 54
+    assert torch.equal(loaded.sample(n=20, seed=1), plugin.sample(n=20, seed=1))
+
+
 def test_double_precision_survives(tmp_path):
     torch.manual_seed(0)
     plugin = FlowPlugin(2, Classes("abc"), hidden_features=4, num_layers=1).double()
@@ -106,6 +125,8 @@ def test_the_kept_file_of_format_1_still_loads():
     expected = torch.tensor([[11.76508, -6.20334], [2.13138, 9.19282], [-7.31708, 6.4073]])
     found = plugin.sample({"kind": "sea_lion", "size": 1.0}, 3, seed=0)
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+    unsaid = plugin.sample({"kind": "owl"}, seed=0)  # the file has no training values to draw from
+    torch.testing.assert_close(unsaid, torch.tensor([[12.3787, -5.9953]]), atol=1e-4, rtol=1e-5)
     assert plugin.condition.names == ("kind", "size")
     assert list(plugin.labels(Z[:2])) == ["kind", "size"] and plugin.history_.best_epoch
     with safetensors.safe_open(KEPT, framework="pt") as file:

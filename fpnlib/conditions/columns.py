@@ -77,6 +77,10 @@ class Column(nn.Module):
         """Values (m, width) among which the column is read; None: those that the fit saw."""
         return None
 
+    def distances(self, values: Tensor, asked: Tensor) -> Tensor:
+        """Distances (m,) of values (m, width) from the one asked (width,): 0 if equal, else inf."""
+        return torch.where((values == asked).all(1), 0.0, torch.inf)
+
     def labels(self, values: Tensor) -> np.ndarray:
         """A user's labels (n,) of values (n, width)."""
         return values[:, 0].cpu().numpy()
@@ -165,6 +169,10 @@ class Switch(Column):
         """0 and 1."""
         return torch.tensor([[0.0], [1.0]])
 
+    def distances(self, values: Tensor, asked: Tensor) -> Tensor:
+        """0 for the values (m, 1) that are nearer to the same end of [0, 1], otherwise inf."""
+        return super().distances(values.round(), asked.clamp(0, 1).round())
+
     def edit(self, word: str, sign: str, value: str) -> float:
         """1 for "+name", 0 for "-name", or the value."""
         if len(sign) + bool(value) > 1:
@@ -225,6 +233,11 @@ class Scaled(Column):
             return None
         steps = torch.linspace(0, 1, GRID, device=self.range_.device)[:, None]
         return self.range_[0] + steps * (self.range_[1] - self.range_[0])
+
+    def distances(self, values: Tensor, asked: Tensor) -> Tensor:
+        """Squared distances (m,) in standardised units; inf for unknown values."""
+        squares = (self.codes(values) - self.codes(asked)).square().sum(1)
+        return squares.nan_to_num(torch.inf)
 
     def labels(self, values: Tensor) -> np.ndarray:
         """Quantities (n,), or vectors as objects (n,)."""

@@ -20,7 +20,8 @@ class Classes(Condition):
         names: the K classes in the order of their indices, e.g. ``range(10)`` or ``["chair",
             "sofa"]``. Labels are looked up by name; numbers count as indices unless the names are
             numbers themselves.
-        unknown: accept unknown labels in training and requests without a class.
+        unknown: accept unknown labels in training and requests without a class. The plugin then
+            draws a class as often as the training labels have it.
 
     Raises:
         TypeError: a number instead of names.
@@ -83,8 +84,8 @@ class Attributes(Condition):
         names: the A attributes in the order of their columns, e.g. CelebA's forty.
         exclusive: groups of names of which at most one holds, e.g. the colours of hair. Adding one
             removes the others.
-        unknown: accept unknown attributes in training and in requests. Contexts are then twice as
-            wide.
+        unknown: accept unknown attributes in training and in requests, for which the plugin draws
+            the others from training labels. Contexts are then twice as wide.
 
     Raises:
         TypeError: a single text instead of names.
@@ -117,7 +118,8 @@ class Reals(Condition):
 
     Args:
         names: the quantities in the order of their columns, e.g. ``["logP", "TPSA"]``.
-        unknown: accept unknown values in training and in requests. Contexts are then twice as wide.
+        unknown: accept unknown values in training and in requests, for which the plugin draws the
+            others from training labels. Contexts are then twice as wide.
 
     Raises:
         TypeError: a single text instead of names.
@@ -144,7 +146,8 @@ class Vector(Condition):
 
     Args:
         size: width d of the embedding.
-        unknown: accept rows with NaN, and requests without a vector.
+        unknown: accept rows with NaN, and requests without a vector. The plugin then draws one of
+            those in training.
 
     Examples:
         >>> import torch

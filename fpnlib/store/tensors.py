@@ -115,7 +115,8 @@ def load_module(path: PathLike, module: nn.Module) -> dict:
 
     Args:
         path: of the safetensors.
-        module: a module of the same architecture.
+        module: a module of the same architecture. It makes room for tensors that it names in
+            ``free_shapes``, if it has that.
 
     Returns:
         The ``meta``.
@@ -126,10 +127,10 @@ def load_module(path: PathLike, module: nn.Module) -> dict:
         FileNotFoundError, ValueError: as :func:`load_tensors`.
     """
     tensors, meta = load_tensors(path)
-    own = module.state_dict()
+    own, free = module.state_dict(), getattr(module, "free_shapes", ())
     for name in [*own, *tensors]:
         found, expected = _shape(tensors, name), _shape(own, name)
-        if found != expected:
+        if found != expected and name not in free:
             difference = f"'{name}' is {found}, expected {expected}"
             kind = type(module).__name__
             raise ValueError(f"{path} holds another architecture than {kind}: {difference}")

@@ -32,6 +32,7 @@ DIGITS = range(10)
 LEVELS = torch.tensor([0.1, 0.5, 0.9])
 TINTS = torch.eye(3) * 0.85 + 0.15  # red, green and blue, which show a little in the other channels
 COLOURS = ["red", "green", "blue"]
+DRAWS = 10_000  # of each request that leaves the other attributes unsaid
 UNSEEN = (0, 7)  # no base model and no plugin sees a red 7
 TRAINING = {"batch_size": 1024, "learning_rate": 3e-3, "progress": False}
 
@@ -146,11 +147,8 @@ def faces() -> Iterator[Row]:
     mean, std = _posterior(network.base, data.train.x)
     y, z_test, y_test = data.train.y.float(), network.encode(data.test.x[:80]), data.test.y[:80]
     hidden, networks = torch.rand(y.shape, generator=_seeded(0)) < 0.5, {}
-    for name, labels, unknown in (
-        ("all", y, False),
-        ("half", y.masked_fill(hidden, torch.nan), True),
-    ):
-        plugin = FlowPlugin(z_test.shape[1], Attributes(names, exclusive, unknown=unknown))
+    for name, labels in (("all", y), ("half", y.masked_fill(hidden, torch.nan))):
+        plugin = FlowPlugin(z_test.shape[1], Attributes(names, exclusive, unknown=True))
         plugin.fit(mean, labels, std=std, epochs=40, progress=False)
         networks[name] = FlowPluginNetwork(network.base, plugin)
         given = judge, z_test, y_test.float()
@@ -158,14 +156,9 @@ def faces() -> Iterator[Row]:
         goal = "" if name == "all" else "within .02 of all"
         share = sum(achieved) / len(achieved)
         yield f"drawn faces, {name} of the labels known: edits achieved", share, goal
-    worst = []
-    for place, name in enumerate(names):
-        shown = judge.predict(networks["half"].generate({name: 1.0}, n=10_000, seed=0))
-        gaps = (shown.float().mean(0) - y[y[:, place] == 1].mean(0)).abs()
-        worst.append(max(*gaps[:place], *gaps[place + 1 :], torch.tensor(0.0)).item())
-    label = "drawn faces, one attribute asked: frequencies of the others, largest gap to the data"
-    yield f"{label}, mean of {len(names)}", sum(worst) / len(worst), "≤ .03"
-    yield f"{label}, worst of {len(names)}", max(worst), "≤ .03"
+    marks = {"labels": y, "reconstructions": _shown(judge, network, mean)}
+    for name in networks:
+        yield from _beside(name, networks[name], judge, y, marks)
 
 
 class TintedVAE(nn.Module):
@@ -232,6 +225,35 @@ def _achieved(network: FlowPluginNetwork, judge: Judge, z: Tensor, y: Tensor, pl
         if rows.any():
             edited[rows] = network.plugin.edit(z[rows], {name: value}, y[rows])
     return _share(judge.predict(network.decode(edited))[:, place] == wanted.bool())
+
+
+def _beside(
+    known: str, network: FlowPluginNetwork, judge: Judge, y: Tensor, marks: dict[str, Tensor]
+) -> Iterator[Row]:
+    """Frequencies of the others when one attribute is asked, against those in the data.
+
+    The judge errs on reconstructions too, so its readings of them are the mark within reach.
+    """
+    names, gaps = network.condition.names, {mark: [] for mark in marks}
+    for place, name in enumerate(names):
+        z = network.plugin.sample({name: 1.0}, n=DRAWS, seed=0)
+        frequencies = _shown(judge, network, z).mean(0)
+        others = torch.arange(len(names)) != place
+        for mark, readings in marks.items():
+            expected = readings[y[:, place] == 1].mean(0)
+            gaps[mark].append((frequencies - expected).abs()[others])
+    for mark, found in gaps.items():
+        each = torch.stack(found)
+        label = f"drawn faces, {known} of the labels known, one attribute asked, {DRAWS:,} draws"
+        label = f"{label}: the others against the {mark}"
+        yield f"{label}, largest gap, mean of {len(names)}", each.amax(1).mean().item(), "≤ .03"
+        yield f"{label}, largest gap, worst of {len(names)}", each.max().item(), "≤ .03"
+        yield f"{label}, share of gaps within .03", _share(each <= 0.03), ""
+
+
+def _shown(judge: Judge, network: FlowPluginNetwork, z: Tensor) -> Tensor:
+    """The attributes (n, A) that the judge sees in decoded latents (n, D)."""
+    return torch.cat([judge.predict(network.decode(part)).float() for part in z.split(500)])
 
 
 def _ink(split) -> Tensor:
