@@ -68,8 +68,7 @@ clean:  ## remove the environment, caches and the demo's outputs
 # UMAP, it compiles here once, a minute that no notebook waits for.
 $(VENV)/.runtime: EXTRAS = [examples,molecules]
 $(VENV)/.test: EXTRAS = [test,examples,molecules]
-$(VENV)/.book: EXTRAS = [book,examples,molecules]
-$(VENV)/.runtime $(VENV)/.test $(VENV)/.book: pyproject.toml constraints.txt
+$(VENV)/.runtime $(VENV)/.test: pyproject.toml constraints.txt
 	@test -n "$(PYTHON)" || { echo "Python 3.11 is missing: no python3.11, python3 or python of that version was found" >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	$(PY) -m pip install --disable-pip-version-check -c constraints.txt -e ".$(EXTRAS)"
@@ -78,3 +77,7 @@ $(VENV)/.runtime $(VENV)/.test $(VENV)/.book: pyproject.toml constraints.txt
 		[flow.sample(n, eye(2)) for n in (1, 99)]"
 	$(PY) -c "import torch; from fpnlib.metrics.latents import embed; embed(torch.randn(60, 4), torch.randn(40, 4))"
 	@touch $@ $(VENV)/.runtime
+
+$(VENV)/.book: $(VENV)/.runtime
+	$(PY) -m pip install --disable-pip-version-check -c constraints.txt -e ".[book]"
+	@touch $@
