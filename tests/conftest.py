@@ -19,6 +19,14 @@ def one_thread() -> None:
     torch.set_num_threads(1)
 
 
+@pytest.fixture(autouse=True)
+def one_seed() -> None:
+    """The same random numbers in whatever order the tests run."""
+    import torch
+
+    torch.manual_seed(0)
+
+
 @pytest.fixture(scope="session")
 def shared() -> Path:
     """The folder beside the checkout: outputs of the original systems, and real data."""

@@ -28,8 +28,7 @@ print(peak())
 
 def test_the_sliders_are_built_and_moved_within_binders_memory():
     run = [sys.executable, "-c", SCRIPT, str(APP)]
-    done = subprocess.run(
-        run, check=True, stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parent
-    )
+    pipes = {"stdout": subprocess.PIPE, "text": True, "cwd": Path(__file__).parent}
+    done = subprocess.run(run, check=True, **pipes)
     print(f"{int(done.stdout) / 1e9:.2f} GB")
     assert int(done.stdout) < LIMIT

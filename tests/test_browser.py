@@ -25,9 +25,7 @@ webdriver = pytest.importorskip("selenium.webdriver", reason="needs the extra 't
 CHROMES = map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))
 CHROME = next(filter(None, CHROMES), None)
 DRIVER = shutil.which("chromedriver")
-pytestmark = pytest.mark.skipif(
-    not (CHROME and DRIVER), reason="needs a browser: chromium and chromedriver"
-)
+pytestmark = pytest.mark.skipif(not (CHROME and DRIVER), reason="needs chromium and chromedriver")
 
 PATIENCE = 180  # seconds at most, for a page on a busy machine
 FETCH = """

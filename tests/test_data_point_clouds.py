@@ -128,10 +128,7 @@ def broken(cloud):
 @pytest.mark.parametrize(
     ("damage", "line"),
     [
-        (
-            broken(np.zeros((30, 2), np.float32)),
-            r"floats of shape \(points, 3\), got float32 of shape \(30, 2\)",
-        ),
+        (broken(np.zeros((30, 2), np.float32)), r"\(points, 3\), got float32 of shape \(30, 2\)"),
         (broken(np.zeros((30, 3), int)), "must hold floats"),
         (broken(np.zeros((0, 3), np.float32)), r"got float32 of shape \(0, 3\)"),
         (broken(np.full((30, 3), np.nan, np.float32)), "NaN or infinite"),

@@ -6,11 +6,7 @@ import pytest
 import torch
 
 from fpnlib.families import DIGITS, Run, Study
-from fpnlib.families.classification import (
-    classification_table,
-    leads,
-    plugin_accuracies,
-)
+from fpnlib.families.classification import classification_table, leads, plugin_accuracies
 from fpnlib.families.scores import image_scores
 from fpnlib.metrics import images
 

@@ -144,12 +144,10 @@ def killed(notebooks, out, victim, moment, chance):
 
 @pytest.fixture(scope="module")
 def undisturbed(notebooks, tmp_path_factory):
-    """The folder of a run that nothing disturbed, and how many changes it made there."""
-    running = Command(notebooks, tmp_path_factory.mktemp("undisturbed") / "out")
-    while running.goes_on():
-        pass
-    assert running.process.wait() == 0
-    return running.out, running.changes
+    """The folder of a run that nothing disturbed."""
+    out = tmp_path_factory.mktemp("undisturbed") / "out"
+    assert run(notebooks, out) == 0
+    return out
 
 
 def made(out):
@@ -181,14 +179,14 @@ def assert_finished(out, expected):
 
 
 def test_a_run_that_is_killed_ends_as_if_nothing_had_happened(notebooks, undisturbed, tmp_path):
-    (expected, changes), chance = undisturbed, random.Random(7)
+    chance, changes = random.Random(7), 2 * len(made(undisturbed))  # a run makes no fewer
     for number in range(KILLS):
         victim, moment = VICTIMS[number % len(VICTIMS)], chance.randint(1, changes)
         while not killed(notebooks, out := tmp_path / f"{number}-{moment}", victim, moment, chance):
             moment //= 2  # it was over before
-        assert_whole(out, expected)
+        assert_whole(out, undisturbed)
         assert run(notebooks, out) == 0, f"{victim} killed at change {moment}"
-        assert_finished(out, expected)
+        assert_finished(out, undisturbed)
 
 
 @contextmanager
@@ -223,18 +221,18 @@ def test_a_full_disk_is_one_line_and_spares_what_was_made(notebooks, undisturbed
         said = rf"OSError: \[Errno 28\] cannot write {out}/models/\.shared-\S+ "
         said += r"\(No space left .*can be written to"
         assert re.fullmatch(said, last_line(capsys))
-        assert_whole(out, undisturbed[0])
+        assert_whole(out, undisturbed)
         filler.unlink()
         assert run(notebooks, out, "--only", "01") == 0
-        assert_whole(out, undisturbed[0])
+        assert_whole(out, undisturbed)
         assert made(out).keys() > {"models/shared.safetensors", "results/01_second.json"}
 
 
 def test_a_read_only_folder_is_one_line(notebooks, undisturbed, tmp_path, capsys):
     with mounted(tmp_path / "disk", "size=4m") as disk:
-        out = shutil.copytree(undisturbed[0], disk / "out")
+        out = shutil.copytree(undisturbed, disk / "out")
         subprocess.run(["mount", "-o", "remount,ro", disk], check=True)
         assert run(notebooks, out) == 2
         said = rf"error: .*cannot write {out}\S* \(Read-only file system\);.*"
         assert re.fullmatch(said, last_line(capsys))
-        assert_finished(out, undisturbed[0])
+        assert_finished(out, undisturbed)

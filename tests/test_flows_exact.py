@@ -277,18 +277,6 @@ def test_float64_and_a_machine_without_numba_get_the_same_numbers(variant, monke
     torch.testing.assert_close(exact[0], slow, atol=1e-10, rtol=1e-10)
 
 
-@pytest.mark.parametrize("n", [64, 70])  # whole groups of samples, and not
-def test_training_changes_nothing_of_the_callers_and_gives_the_same_twice(n):
-    flow = build("maf", features=1).train()
-    z, context = batch(flow, n)
-    z_before, upstream = z.clone(), (torch.ones(n, 1), torch.linspace(-1, 1, n))
-    upstream_before = [tensor.clone() for tensor in upstream]
-    given = flow._transform(z, context), list(flow.parameters()), upstream
-    one, two = (torch.autograd.grad(*given, retain_graph=True) for _ in range(2))
-    assert torch.equal(z, z_before) and all(map(torch.equal, upstream, upstream_before))
-    assert all(map(torch.equal, one, two))
-
-
 def test_threads_change_gradients_by_rounding_only():
     flow = build("maf").train()
     (z, context), found = batch(flow, 100), []

@@ -78,7 +78,7 @@ def test_validation_may_be_a_loader_too():
     assert network().fit(X, Y, validation=loader, **QUICK).plugin.history_ == by_pair
 
 
-TWO = torch.stack([Y == 0, Y == 1], 1)
+TWO, BOTH = torch.stack([Y == 0, Y == 1], 1), ["red", "tall"]
 KINDS = {
     **{f"{dtype}": (Classes(range(3)), Y.to(dtype)) for dtype in (torch.uint8, torch.int32)},
     "names": (Classes(NAMES), TEXTS),
@@ -89,11 +89,8 @@ KINDS = {
     "numbers out of order": (Classes([5, 3, 7]), torch.tensor([3, 5, 7])[Y]),
     "numbers as texts": (Classes(["7", "3", "5"]), np.array([3, 5, 7], "int16")[Y]),
     "another column": (Classes(NAMES), pd.DataFrame({"species": TEXTS})),
-    "bools": (Attributes(["red", "tall"]), TWO),
-    "table of bools": (
-        Attributes(["red", "tall"]),
-        pd.DataFrame(TWO.numpy(), columns=["red", "tall"]),
-    ),
+    "bools": (Attributes(BOTH), TWO),
+    "table of bools": (Attributes(BOTH), pd.DataFrame(TWO.numpy(), columns=BOTH)),
     "one bool": (Attributes(["red"]), TWO[:, 0].numpy()),
     "ordered": (Reals(["size"]), OrderedDict(size=X[:, 0])),
     "reals": (Reals(["size"]), X[:, 0].numpy()),
@@ -339,10 +336,7 @@ READY = FlowPlugin(4, Classes("ab"))
         (lambda: network().fit([], **QUICK), "fit needs objects, got none"),
         (lambda: network().fit(LOADER, Y, **QUICK), "of batches pass no y"),
         (lambda: network().fit({"x": X}, Y, **QUICK), "x must be an array, got dict"),
-        (
-            lambda: adapted(encode=lambda x: FLAT).fit(X, Y),
-            "encode of Adapted returned Transformed",
-        ),
+        (lambda: adapted(lambda x: FLAT).fit(X, Y), "encode of Adapted returned Transformed"),
         (lambda: network().fit(X, Y[:9], **QUICK), "must have the same length, got 90 and 9"),
         (lambda: adapted(encode=lambda x: (x, x)).fit(X, Y), "encode of Adapted returned tuple"),
         (lambda: adapted(encode=lambda x: x[:, 0]).fit(X, Y), r"encode of Adapted returned shape"),

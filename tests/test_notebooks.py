@@ -39,9 +39,7 @@ def test_it_runs_and_leaves_figures_and_results(folder, name):
     assert json.loads((folder / "results" / f"{name}.json").read_text())
 
 
-def test_plain_papermill_executes_a_notebook_from_any_folder_and_gives_the_same_bits(
-    folder, tmp_path
-):
+def test_plain_papermill_gives_the_same_bits_from_any_folder(folder, tmp_path):
     """The runner executed it beside the notebook that trains half of its models."""
     name = NOTEBOOKS[-1]
     source = str(PROJECT / "notebooks" / f"{name}.ipynb")

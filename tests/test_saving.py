@@ -102,16 +102,18 @@ FRESH = """
 import sys, torch
 torch.set_num_threads(2)
 from fpnlib import FlowPlugin
-sys.stdout.write(repr(FlowPlugin.load(sys.argv[1]).sample(["a", "c"], 50, seed=3).tolist()))
+plugin = FlowPlugin.load(sys.argv[1])
+sys.stdout.write(repr(plugin.sample(["a", "c"], 50, seed=3).tolist()))
+plugin.fit(torch.randn(60, 2), torch.arange(60) % 3, epochs=1, progress=False)
+assert "torch._dynamo" not in sys.modules, "a fit waits for torch's compiler"
 """
 
 
 def test_a_fresh_process_with_other_threads_gives_the_same_bits(tmp_path, plugin):
     path = tmp_path / "plugin.safetensors"
     plugin.save(path)
-    printed = subprocess.run(
-        [sys.executable, "-c", FRESH, path], check=True, capture_output=True, text=True
-    )
+    fresh = [sys.executable, "-c", FRESH, path]
+    printed = subprocess.run(fresh, check=True, capture_output=True, text=True)
     assert json.loads(printed.stdout) == plugin.sample(["a", "c"], 50, seed=3).tolist()
 
 

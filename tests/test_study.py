@@ -218,9 +218,7 @@ def test_two_notebooks_that_need_one_model_make_it_once(tmp_path, monkeypatch):
     assert len(made) == 1 and same(one, other)
 
 
-def test_a_model_of_another_version_of_the_library_is_loaded_and_said_to_be(
-    folder, capsys, monkeypatch
-):
+def test_a_model_of_another_version_of_the_library_is_loaded(folder, capsys, monkeypatch):
     monkeypatch.setattr("fpnlib.store.cache.library_digest", lambda: "another")
     start(folder).base()
     assert "Linear: loaded, made by another version of the library\n" in capsys.readouterr().out

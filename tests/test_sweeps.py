@@ -82,9 +82,7 @@ def swept(notebooks, scheduler, tmp_path_factory):
     return folder
 
 
-def test_one_worker_two_workers_one_that_is_killed_and_a_plain_run_give_the_same_numbers(
-    notebooks, swept, tmp_path
-):
+def test_whatever_the_workers_a_plain_run_gives_the_same_numbers(notebooks, swept, tmp_path):
     assert tables(swept / "one") == tables(swept / "two")
     execute.run("small", str(tmp_path), values={"seed": 1}, notebooks=notebooks)
     among = swept / "one" / "runs" / "seed=1"
@@ -130,9 +128,7 @@ def flatter(out, table, by):
 
 
 @pytest.mark.parametrize(("points", "workers"), [(4, 3), (3, 8)])
-def test_there_are_as_many_workers_as_asked_for_but_none_without_a_run(
-    monkeypatch, points, workers
-):
+def test_there_are_as_many_workers_as_asked_for_and_runs(monkeypatch, points, workers):
     asked = {}
 
     def local(**options):
@@ -145,9 +141,7 @@ def test_there_are_as_many_workers_as_asked_for_but_none_without_a_run(
         assert asked["n_workers"] == 3
 
 
-def test_a_run_that_fails_fails_the_sweep_and_the_others_are_gathered(
-    notebooks, scheduler, tmp_path, capsys
-):
+def test_a_run_that_fails_fails_the_sweep(notebooks, scheduler, tmp_path, capsys):
     more = ["--seeds", "0", "1", "--scheduler", scheduler, "--set", "fail=1"]
     assert sweep(notebooks, tmp_path / "out", *more) == 1
     said = capsys.readouterr().err.rstrip().splitlines()
@@ -267,9 +261,7 @@ def test_no_worker_is_idle_while_runs_wait(monkeypatch, tmp_path):
         (["--seeds", "0", "1", "--jobs", "2"], "--jobs is of one run's notebooks"),
     ],
 )
-def test_mistakes_are_refused_in_one_line_before_anything_runs(
-    notebooks, tmp_path, capsys, more, said
-):
+def test_mistakes_are_refused_before_anything_runs(notebooks, tmp_path, capsys, more, said):
     assert sweep(notebooks, tmp_path / "out", *more) == 2
     error = capsys.readouterr().err
     assert error.startswith(f"error: {said}") and error.count("\n") == 1

@@ -142,13 +142,3 @@ def test_two_lines_are_enough(name, tmp_path):
     assert len(fpn.classify(x)) == 40 and set(fpn.classify(x)) <= set(CLASSES)
     assert fpn.edit(x[:5], to="dog").shape == (5, 1, 8, 8)
     assert before and all(torch.equal(value, before[key]) for key, value in state(model).items())
-
-
-def test_an_output_object_is_a_posterior():
-    """Its standard deviations reach the fit."""
-    torch.manual_seed(0)
-    model = WithOutputs()
-    names = {"adapt": adapt, "model": model, "Normal": Normal}
-    exec(MODELS["output object"][1], names)
-    found = names["base"].encode(torch.rand(40, 1, 8, 8))
-    assert found.stddev.shape == (40, 4) and (found.stddev > 0).all()

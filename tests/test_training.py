@@ -1,7 +1,5 @@
 """Laws of the fit loop: the best weights are kept, a resumed fit gives the same bits."""
 
-import subprocess
-import sys
 from contextlib import nullcontext
 
 import pytest
@@ -10,7 +8,7 @@ from threads import threads
 from torch import nn
 
 from fpnlib import training
-from fpnlib.store import PROJECT, Checkpoint
+from fpnlib.store import Checkpoint
 from fpnlib.training import fit
 
 
@@ -241,9 +239,7 @@ class Underflows(torch.autograd.Function):
 @pytest.mark.parametrize(
     "said", ["underflow in dt 0.0", "non-finite values in state `y`: tensor([[nan],\n [nan]])"]
 )
-def test_a_solver_that_fails_on_its_way_back_leaves_the_best_weights_and_says_what_to_change(
-    monkeypatch, said
-):
+def test_a_solver_that_fails_on_its_way_back_leaves_the_best_weights(monkeypatch, said):
     monkeypatch.setattr(Underflows, "said", said)
     net = nn.Linear(2, 1)
     before = {key: value.clone() for key, value in net.state_dict().items()}
@@ -307,18 +303,6 @@ def test_its_adam_is_torchs_to_the_bit():
     assert torch.equal(*ended)
 
 
-def test_training_does_not_wait_for_torchs_compiler():
-    script = """
-import sys, torch
-from fpnlib.training import fit
-net, x = torch.nn.Linear(2, 1), torch.ones(8, 2)
-settings = dict(epochs=2, batch_size=4, learning_rate=0.1, clip_norm=1.0)
-fit(net, lambda x: net(x).square().mean(), (x,), (x,), **settings)
-assert "torch._dynamo" not in sys.modules
-"""
-    subprocess.run([sys.executable, "-c", script], check=True, cwd=PROJECT)
-
-
 @pytest.mark.parametrize(
     ("bound", "inside"), [(training.ONE_THREAD_WORK, 1), (0, 2)], ids=["small", "large"]
 )
@@ -332,16 +316,10 @@ def test_a_small_training_takes_one_thread_and_puts_the_setting_back(monkeypatch
 
     with threads(2):
         fit_briefly(loss, x, net)
+        with pytest.raises(FloatingPointError):
+            fit_briefly(lambda x: loss(x) / 0, x, net)
         assert torch.get_num_threads() == 2
     assert seen == {inside}
-
-
-def test_a_training_that_fails_puts_the_setting_of_threads_back():
-    net, x = nn.Linear(4, 1), torch.randn(40, 4)
-    with threads(2):
-        with pytest.raises(FloatingPointError):
-            fit_briefly(lambda x: net(x).mean() / 0, x, net)
-        assert torch.get_num_threads() == 2
 
 
 def test_the_points_of_a_cloud_count_as_work(monkeypatch):

@@ -15,6 +15,8 @@ from fpnlib.data.files import Root, data_root
 from fpnlib.store import alone
 
 CLASSES = tuple("0123456789")
+IMAGES, LABELS = "images-idx3-ubyte", "labels-idx1-ubyte"
+FILES = (f"train-{IMAGES}", f"train-{LABELS}", f"t10k-{IMAGES}", f"t10k-{LABELS}")
 REMEDY = "set FPN_DATA to the folder that has MNIST/raw/ with the unpacked files"
 
 
@@ -79,15 +81,13 @@ def load_mnist(
 
 def _read_mnist(root: Path, download: bool) -> list[Split]:
     """MNIST's training and test images, as their files have them."""
-    from torchvision.datasets import MNIST  # slow to import, and only MNIST needs it
-
-    raw, missing = root / "MNIST" / "raw", None
-    for packed, _ in reversed(MNIST.resources):
-        name = packed.removesuffix(".gz")
-        missing = missing if (raw / name).is_file() else name
+    raw = root / "MNIST" / "raw"
+    missing = next((name for name in FILES if not (raw / name).is_file()), None)
     absent = f"MNIST: {missing} is not in {raw}"
     if missing and not download:
         raise FileNotFoundError(f"{absent}; {REMEDY}, or, with a network, pass download=True")
+    from torchvision.datasets import MNIST  # slow to import, and only MNIST needs it
+
     try:
         # torchvision looks for the files again, so a process that waited finds what another
         # fetched.
