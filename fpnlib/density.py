@@ -123,7 +123,8 @@ class LatentDensity(LatentSpace):
         """
         train, held_out = self._sets(z, y, std, validation, int(seed))
         n = len(train.mean)
-        batch_size = batch_size_for(n) if batch_size is None else batch_size
+        size = batch_size_for(n) if batch_size is None else batch_size
+        batch_size = checks.positive("batch_size", size)
         if epochs is None:
             epochs = max(40, min(200, STEPS * batch_size // n))
             training.setdefault("patience", max(10, epochs // 4))

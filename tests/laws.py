@@ -1,9 +1,11 @@
-"""How a mistake is answered, when two models are the same, and weights away from their start."""
+"""How a mistake is answered, when models are the same, weights off their start, a plain judge."""
 
 from contextlib import contextmanager
 
 import pytest
 import torch
+
+from fpnlib.metrics.judge import Judge
 
 
 @contextmanager
@@ -29,3 +31,12 @@ def shake(flow, size):
         if key.endswith(("running_mean", "running_var")):
             buffer.copy_(torch.rand_like(buffer) + 0.5 * key.endswith("var"))
     return flow.eval()
+
+
+@torch.no_grad()
+def untrained_judge(body, outputs, **settings):
+    """A judge whose outputs are the first of its body's four features."""
+    judge = Judge(body, 4, outputs=outputs, **settings)
+    judge.head[1].weight.copy_(torch.eye(outputs, 4))
+    judge.head[1].bias.zero_()
+    return judge.eval()

@@ -149,11 +149,8 @@ def test_a_bad_cloud_is_named(tmp_path, damage, line):
 
 def test_what_is_missing_is_named(shapenet, tmp_path):
     folder = shapenet / "ShapeNetCore.v2.PC15k"
-    for settings, kind, said in (
-        ({"points": 0}, ValueError, "points must be a positive"),
-        ({"up": "w"}, ValueError, "unknown axis 'w'"),
-    ):
-        with pytest.raises(kind, match=said):
+    for settings, said in (({"points": 0}, "points must be"), ({"up": "w"}, "unknown axis 'w'")):
+        with pytest.raises(ValueError, match=said):
             load_shapenet(shapenet, **settings)
     for path in (folder / "airplane" / "test").iterdir():
         path.unlink()

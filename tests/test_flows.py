@@ -42,14 +42,8 @@ def pair(features=5, context_features=3, n=20, seed=1):
     return torch.randn(n, features, generator=generator), context
 
 
-VARIANTS = [
-    {},
-    {"batch_norm": True},
-    {"embedding_features": 4, "dropout": 0.2},
-    {"hidden_features": 3, "num_blocks": 1},
-]
-
-
+VARIANTS = [{}, {"batch_norm": True}, {"embedding_features": 4, "dropout": 0.2}]
+VARIANTS += [{"hidden_features": 3, "num_blocks": 1}]
 CASES = [(name, settings) for name in ("maf", "realnvp") for settings in VARIANTS]
 CASES += [("spline", {}), ("spline", VARIANTS[-1]), ("nflows", {}), ("zuko", {})]
 

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 import torch
 from lamps import lamps
-from laws import one_line
+from laws import one_line, untrained_judge
 from torch import nn
 
 from fpnlib import adapt, checks
@@ -17,7 +17,6 @@ from fpnlib.baselines import ClassMixtures, logistic_regression
 from fpnlib.conditions import Classes
 from fpnlib.metrics.editing import MeanDifferences
 from fpnlib.metrics.images import diversity, frechet_distance, right_class_rate
-from fpnlib.metrics.judge import Judge
 from fpnlib.metrics.latents import class_separation, two_sample_accuracy
 from fpnlib.network import FlowPluginNetwork
 from fpnlib.plugin import FlowPlugin
@@ -66,11 +65,7 @@ LABELS = {
 
 def judge():
     """A judge whose class is the largest of three numbers."""
-    made = Judge(nn.Identity(), 4, outputs=3, prepare=checks.latents)
-    with torch.no_grad():
-        made.head[1].weight.copy_(torch.eye(3, 4))
-        made.head[1].bias.zero_()
-    return made.eval()
+    return untrained_judge(nn.Identity(), 3, prepare=checks.latents)
 
 
 def regression(z, y):

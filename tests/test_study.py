@@ -131,9 +131,8 @@ def test_steps_share_what_they_make(folder, capsys):
     assert capsys.readouterr().out.count("Linear: loaded") == 1
 
 
-def test_pretrained_weights_serve_any_data_and_what_is_made_of_them_is_the_runs(
-    folder, tmp_path, monkeypatch, capsys
-):
+def test_pretrained_weights_serve_any_data(folder, tmp_path, monkeypatch, capsys):
+    """What is made of them is the run's own."""
     monkeypatch.setattr(study, "PRETRAINED", tmp_path)
     publish(folder, tmp_path, "Linear", "Linear_maf")
     other = start(tmp_path / "run")
