@@ -210,6 +210,12 @@ def test_a_partial_copy_is_joined_with_the_lists(tmp_path):
     assert data.load("celeba", root=tmp_path).train.x.shape[-1] == 64
 
 
+def test_a_command_whose_output_is_a_file_gets_no_bars(tmp_path, capsys):
+    write_celeba(tmp_path)
+    load_celeba(tmp_path, size=16)
+    assert capsys.readouterr().err == ""
+
+
 def test_a_list_of_chosen_images_makes_a_part_of_celeba_the_same_for_everyone(tmp_path):
     part, whole = write_celeba(tmp_path / "part", skip=(1, 3)), write_celeba(tmp_path / "whole")
     chosen = sorted(path.name for path in (part / "img_align_celeba").iterdir())

@@ -231,7 +231,8 @@ def _read_table(path: Path) -> pd.DataFrame:
 def _read_images(paths: list[Path], size: int, digest: Any, description: str) -> Tensor:
     """The images, uint8 (n, 3, size, size); adds their files' bytes to ``digest``."""
     pixels = torch.empty(len(paths), 3, size, size, dtype=torch.uint8)
-    bar = tqdm(paths, desc=description, unit="image", leave=False, dynamic_ncols=True)
+    look = {"leave": False, "disable": None, "dynamic_ncols": True}  # None: not into a file
+    bar = tqdm(paths, desc=description, unit="image", **look)
     for row, path in zip(pixels, bar):
         data = path.read_bytes()
         digest.update(data)

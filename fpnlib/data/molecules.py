@@ -204,7 +204,7 @@ def _prepare(name: str, parts: Mapping[str, Sequence[str]], path: Path) -> dict:
         jobs = [delayed(_read)(smiles[at : at + CHUNK]) for at in range(0, len(smiles), CHUNK)]
         workers = cpu_count() if len(jobs) > 1 else 1
         done = Parallel(workers, return_as="generator")(jobs)
-        look = {"unit": f" × {CHUNK}", "dynamic_ncols": True}
+        look = {"unit": f" × {CHUNK}", "disable": None, "dynamic_ncols": True}
         rows = []
         for part, reasons in tqdm(done, f"{name}, {split}", len(jobs), **look):
             rows += part

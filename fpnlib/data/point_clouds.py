@@ -127,7 +127,8 @@ def _read_clouds(name: str, folders: dict[str, Path], points: int, seed: int, up
             labels[split] += [y] * len(paths)
     clouds, sizes = {}, []
     total = sum(map(len, files.values()))
-    with tqdm(total=total, desc=name, unit="cloud", dynamic_ncols=True) as progress:
+    look = {"unit": "cloud", "disable": None, "dynamic_ncols": True}  # None: not into a file
+    with tqdm(total=total, desc=name, **look) as progress:
         for split in SPLITS:
             clouds[split] = np.empty((len(files[split]), points, 3), np.float32)
             for row, path in zip(clouds[split], files[split]):

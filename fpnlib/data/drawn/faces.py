@@ -111,8 +111,8 @@ def draw(y: Tensor, variation: Tensor, batch_size: int = 64) -> Tensor:
     _check_range("variation", variation, -1, len(VARIATION))
     checks.same_length(y, variation, ("y", "variation"))
     batches = list(zip(y.split(batch_size), variation.split(batch_size)))
-    few = len(batches) < 20
-    bar = tqdm(batches, desc="drawing faces", unit="batch", leave=False, disable=few)
+    hidden = True if len(batches) < 20 else None  # None: not into a file
+    bar = tqdm(batches, desc="drawing faces", unit="batch", leave=False, disable=hidden)
     parts = []
     for attributes, variations in bar:
         named = dict(zip(ATTRIBUTES, attributes.T)), dict(zip(VARIATION, variations.T))
