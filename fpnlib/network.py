@@ -213,7 +213,7 @@ class FlowPluginNetwork(nn.Module):
             raise TypeError(f"{type(self.base).__name__} has no encode, so nothing to reconstruct")
         return self.decode(self.encode(x))
 
-    def edit(self, x: Any, y: object = None, to: object = None) -> Tensor:
+    def edit(self, x: Any, y: object = None, to: object = None, *, strength: float = 1.0) -> Tensor:
         """Change the labels of objects and keep their noise (section 3.5).
 
         Args:
@@ -222,6 +222,7 @@ class FlowPluginNetwork(nn.Module):
             to: for classes, a class or one for each object; for other conditions edits by name
                 (``"+Smiling -Eyeglasses"``), by value (``"Smiling=0.5"``, ``{"logP": 3.0}``), or
                 values for all.
+            strength: how far the labels go from y to ``to``: 1 all the way, 2 twice as far.
 
         Returns:
             The edited objects (n, …).
@@ -231,7 +232,7 @@ class FlowPluginNetwork(nn.Module):
         """
         if to is None:
             raise TypeError("say what to edit to: edit(x, to=…)")
-        return self.decode(self.plugin.edit(self._latents(x), to, y))
+        return self.decode(self.plugin.edit(self._latents(x), to, y, strength=strength))
 
     def save(self, path: str | Path) -> None:
         """Write the plugin as one safetensors file, with a digest of the base model's weights.

@@ -79,20 +79,25 @@ class FlowPlugin(LatentDensity):
         return self._shaped(self._latent(*self._pair(u, y, name="u")), u)
 
     @inference
-    def edit(self, z: Tensor, to: object, y: object = None) -> Tensor:
+    def edit(self, z: Tensor, to: object, y: object = None, *, strength: float = 1.0) -> Tensor:
         """Change the labels of latents and keep their noise (section 3.5).
 
         Args:
             z: latents (n, *latent_shape).
             to: labels, or edits of some: ``"+Smiling"``, ``"logP=3"``, ``{"logP": 3}``.
             y: the labels of z; None: read from z.
+            strength: how far the context goes from y to ``to``: 1 all the way, 2 twice as far.
         """
+        if not -float("inf") < strength < float("inf"):
+            raise ValueError(f"strength must be finite, got {strength}")
         values = self._read(z, None)[0] if y is None else self.condition.values(y)
         values = self.condition.known(values).to(self.loc_)
         edited = self._requested(self.condition.edited(values, to).to(self.loc_))
         flat = self._flat(z)
-        noise = self._noise(flat, self._rows(self.condition.context(values), flat))
-        context = self._rows(self.condition.context(edited), flat)
+        own = self._rows(self.condition.context(values), flat)
+        wanted = self._rows(self.condition.context(edited), flat)
+        noise = self._noise(flat, own)
+        context = torch.lerp(own, wanted, float(strength))
         return self._shaped(self._latent(noise, context), z)
 
     @inference

@@ -1,6 +1,5 @@
 """Scores of edits, held against editors and judges whose answers are known."""
 
-import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -10,13 +9,19 @@ from torch.testing import assert_close
 
 from fpnlib.conditions import Attributes
 from fpnlib.metrics.editing import (
+    LinearRegression,
     MeanDifferences,
     SingleEdits,
     accuracy_per_attribute,
     outside,
     score_edits,
 )
-from fpnlib.metrics.editing_tables import OURS, ahead, at_equal_cost, mean_scores
+from fpnlib.metrics.editing_tables import (
+    OURS,
+    chosen_strengths,
+    mean_scores,
+    paired_differences,
+)
 from fpnlib.metrics.judge import Judge, face_judge
 from fpnlib.training import fit
 
@@ -148,41 +153,57 @@ def test_the_difference_of_means_is_exact_where_effects_add_up():
         MeanDifferences(z, y * torch.tensor([1, 1, 0, 1]))
 
 
-def curves(cost, success, level):
-    """Our curve, which costs ``level`` at strength 1, and another's."""
-    strengths = np.arange(len(cost)) / 2
-    theirs = pd.DataFrame({"strength": strengths, "moved": cost, "achieved": success})
-    ours = pd.DataFrame({"editor": [OURS], "strength": 1, "moved": level, "achieved": 1})
-    return pd.concat([ours, theirs.assign(editor="theirs")])
+def test_a_regression_finds_effects_that_come_together():
+    torch.manual_seed(0)
+    directions = torch.randn(3, 6)
+    y = (torch.rand(500, 3) < 0.5).long()
+    y[:, 1] = torch.where(torch.rand(500) < 0.9, y[:, 0], y[:, 1])  # which means would mix up
+    z = y.float() @ directions + torch.ones(6)
+    assert_close(LinearRegression(z, y).directions, directions, atol=1e-3, rtol=0)
+    assert not torch.allclose(MeanDifferences(z, y).directions, directions, atol=0.1)
+
+
+CURVE = pd.DataFrame({"strength": [0, 1, 2, 3], "others": [0.0, 0.03, 0.09, 0.2]})
 
 
 @pytest.mark.parametrize(
-    ("cost", "success", "level", "expected"),
+    ("achieved", "most", "expected"),
     [
-        pytest.param((0, 0.1, 0.3), (0, 0.6, 1), 0.2, 0.8, id="linear between two strengths"),
-        pytest.param((0, 0.1, 0.3), (0, 0.6, 1), 0.1, 0.6, id="at a strength"),
-        pytest.param((0, 0.1, 0.3), (0, 0.6, 1), 0.4, 1.0, id="all it reaches, at less"),
-        pytest.param((0.1, 0.2, 0.4), (0, 0.6, 1), 0.05, np.nan, id="all of it costs more"),
-        pytest.param((0, 0.2, 0.1), (0, 0.6, 1), 0.1, 1.0, id="a cost that falls again"),
+        pytest.param(
+            (0, 0.5, 0.8, 1),
+            0.1,
+            2,
+            id="between two strengths, nearly the most that few others allow",
+        ),
+        pytest.param((0, 0.5, 0.8, 1), 0.5, 2.9, id="nearly all that is achieved"),
+        pytest.param((0, 0.795, 0.8, 1), 0.1, 1, id="the smallest that does nearly as well"),
+        pytest.param((0, 0.9, 0.8, 1), 0.1, 1, id="less may achieve more"),
     ],
 )
-def test_success_at_equal_cost(cost, success, level, expected):
-    table = at_equal_cost(curves(cost, success, level), "moved")
-    theirs = table.loc[table["editor"] == "theirs", "achieved"].item()
-    assert theirs == pytest.approx(expected, nan_ok=True)
+def test_a_strength_is_chosen_by_what_it_achieves_and_changes(achieved, most, expected):
+    curve = pd.concat(
+        [CURVE.assign(editor="a", achieved=achieved), CURVE.assign(editor="b", achieved=0)]
+    )
+    assert chosen_strengths(curve, most) == {"a": expected, "b": 0}
 
 
-def test_equal_cost_compares_at_ours():
-    curve = pd.DataFrame({"editor": ["C-MAF (ours)"] * 3 + ["means"] * 3})
-    curve["strength"] = [0.5, 1, 1.5] * 2
-    curve["others"] = [0.01, 0.02, 0.04, 0.01, 0.03, 0.05]
-    curve["achieved"] = [0.5, 0.9, 1.0, 0.2, 0.6, 0.8]
-    assert at_equal_cost(curve, "others")["achieved"].tolist() == pytest.approx([0.9, 0.4])
-    easy = curve.assign(achieved=1.0)
-    both = pd.concat([curve.assign(attribute="Smiling"), easy.assign(attribute="Bald")])
-    each = at_equal_cost(both, "others")
-    assert each["attribute"].tolist() == ["Smiling", "Smiling", "Bald", "Bald"]
-    assert each["achieved"].tolist() == pytest.approx([0.9, 0.4, 1, 1])
+def test_an_editor_that_always_changes_more_has_no_strength():
+    curve = CURVE.assign(editor="a", achieved=0)[1:]
+    with pytest.raises(ValueError, match=r"a changes 0\.030 of the others or more, not 0\.01"):
+        chosen_strengths(curve, most=0.01)
+
+
+def test_editors_are_compared_edit_by_edit():
+    ours = torch.tensor([1.0, 1, 1, 0, 1, 1])
+    theirs = torch.tensor([1.0, 0, 1, 0, 0, 1])
+    frames = []
+    for name, values in ((OURS, ours), ("b", theirs), ("c", ours)):
+        frames.append(pd.DataFrame({"editor": name, "achieved": values.numpy()}))
+    table = paired_differences(pd.concat(frames)).set_index("editor")
+    apart = (ours - theirs).double()
+    assert table["difference"].tolist() == pytest.approx([1 / 3, 0])
+    expected = [apart.std().item() / 6**0.5, 0]
+    assert table["standard error"].tolist() == pytest.approx(expected)
 
 
 def test_averages_are_over_groups_of_attributes():
@@ -194,19 +215,6 @@ def test_averages_are_over_groups_of_attributes():
     assert table["group"].tolist() == ["all", "all", "told well", "told well"]
     assert table["attributes"].tolist() == [2, 2, 1, 1] and table["n"].tolist() == [3, 3, 1, 1]
     assert table["achieved"].tolist() == [0.75, 0.5, 1.0, 0.0], "every attribute counts alike"
-
-
-def test_attributes_on_which_another_is_ahead_are_named():
-    each = pd.DataFrame({"attribute": ["Bald", "Bald", "Young", "Young"]})
-    each["editor"] = ["C-MAF (ours)", "means"] * 2
-    each["achieved"] = [0.90, 0.915, 0.8, 0.9]
-    assert ahead(each, n=200) == {"means": ["Young"]} and ahead(each, n=10) == {"means": []}
-
-
-def test_equal_cost_needs_the_whole_edit():
-    curve = pd.DataFrame({"editor": [OURS], "strength": [0.5], "others": [0.01], "achieved": [0.5]})
-    with pytest.raises(ValueError, match=r"strengths must have 1, the whole edit.*got \[0.5\]"):
-        at_equal_cost(curve, "others")
 
 
 def test_a_judge_learns_and_refuses_what_is_no_face_of_its_size():

@@ -65,7 +65,7 @@ def test_msp_is_sharpened_if_it_is_asked_for(network, tmp_path):
 def test_edits_are_scored_for_every_editor(study):
     ways = editors(study, n=200)
     scores = edit_scores(study, ways, strengths=[0.0, 1.0], each=2)
-    assert list(ways) == list(dict.fromkeys(scores["editor"])) and len(ways) == 3
+    assert list(ways) == list(dict.fromkeys(scores["editor"])) and len(ways) == 4
     assert set(scores["attribute"]) == set(study.names) and set(scores["edit"]) == {"+", "-"}
     nothing = scores[scores["strength"] == 0]
     assert nothing["outside"].max() < 1e-4 and not nothing["others"].any()
@@ -73,7 +73,7 @@ def test_edits_are_scored_for_every_editor(study):
     assert (whole.groupby("editor")["moved"].mean() > 0.01).all()
     for name in ("achieved", "others", "outside", "truth"):
         assert scores[name].between(0, 1).all(), name
-    assert len(mean_scores(scores, ["editor", "strength"])) == 6
+    assert len(mean_scores(scores, ["editor", "strength"])) == 8
 
 
 def test_the_split_decides_whose_edits_are_scored(study, folder):

@@ -351,6 +351,16 @@ def test_edits_there_and_back_and_to_what_it_is(editor):
     torch.testing.assert_close(fpn.edit(there, 1 - y, y), z, atol=1e-3, rtol=0)
 
 
+def test_the_strength_of_an_edit_is_how_far_the_labels_go(editor):
+    z, y = portraits(50, seed=2)
+    half = editor.from_noise(editor.to_noise(z, y), torch.full_like(y, 0.5))
+    torch.testing.assert_close(editor.edit(z, 1 - y, y, strength=0.5), half)
+    assert torch.equal(editor.edit(z, 1 - y, y, strength=1), editor.edit(z, 1 - y, y))
+    torch.testing.assert_close(editor.edit(z, 1 - y, y, strength=0), z, atol=1e-3, rtol=0)
+    with pytest.raises(ValueError, match="strength must be finite, got nan"):
+        editor.edit(z, 1 - y, y, strength=float("nan"))
+
+
 def test_samples_have_the_attributes_asked_for(editor):
     z = editor.sample("+red", n=500, seed=0)
     torch.testing.assert_close(z.mean(0), torch.tensor([0.0, 3, 0]), atol=0.2, rtol=0)

@@ -56,6 +56,13 @@ def test_a_slider_moves_and_the_picture_is_the_right_one(editor):
     np.testing.assert_allclose(shown(editor.edited), before, atol=0.01)
 
 
+def test_a_stronger_editor_goes_further_for_the_same_slider():
+    twice = AttributeEditor(*lamps(), strength=2)
+    picture = twice.picture(0, {"left_lit": 0.5})
+    assert picture[0, 0, 0].item() == pytest.approx(0.8), "as a whole edit of strength 1"
+    assert picture[0, 0, -1].item() == pytest.approx(0.8), "the other lamp is lit as before"
+
+
 def test_another_face_brings_its_own_attributes(editor):
     editor.sliders["left_lit"].value = 1.5
     editor.face.value = 2

@@ -11,20 +11,27 @@ from torch import Tensor
 
 from fpnlib.families.encoding import encode
 from fpnlib.families.study import Study
-from fpnlib.metrics.editing import Editor, MeanDifferences, SingleEdits, outside, score_edits
+from fpnlib.metrics.editing import (
+    Editor,
+    LinearRegression,
+    MeanDifferences,
+    SingleEdits,
+    outside,
+    score_edits,
+)
 from fpnlib.metrics.editing_tables import OURS
 
 VISIBLE = 0.02
 """Smallest difference of a pixel, in [0, 1], that an eye sees."""
 
 
-def editors(study: Study, base: str = "", n: int = 2_000) -> dict[str, Editor]:
-    """Return editors of latents: ours, the base model's own, and the difference of means.
+def editors(study: Study, base: str = "", n: int = 10_000) -> dict[str, Editor]:
+    """Return editors of latents: ours, the base model's own, and two that are linear.
 
     Args:
         study: of a family with attributes.
         base: name of the base model; empty: the first.
-        n: training objects behind the difference of means.
+        n: training objects behind the linear editors.
     """
     model, plugin = study.base(base), study.plugin(base)
     train = encode(model, study.data.train.first(n), study.run.seed)
@@ -33,7 +40,20 @@ def editors(study: Study, base: str = "", n: int = 2_000) -> dict[str, Editor]:
         return plugin.from_noise(plugin.to_noise(z, y), to)
 
     own = study.recipe(base)[1].editors(model)
-    return {OURS: ours, **own, "difference of means": MeanDifferences(train.mean, train.y)}
+    linear = {
+        "linear regression": LinearRegression(train.mean, train.y),
+        "difference of means": MeanDifferences(train.mean, train.y),
+    }
+    return {OURS: ours, **own, **linear}
+
+
+def at_strengths(ways: Mapping[str, Editor], strengths: Mapping[str, float]) -> dict[str, Editor]:
+    """Return the editors so that a whole edit has the strength that each is given."""
+
+    def stretched(editor: Editor, strength: float) -> Editor:
+        return lambda z, y, to: editor(z, y, torch.lerp(y, to, strength))
+
+    return {name: stretched(editor, strengths[name]) for name, editor in ways.items()}
 
 
 def edit_scores(

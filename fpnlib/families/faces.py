@@ -33,7 +33,7 @@ EXCLUSIVE: dict[str, tuple] = {
     ),
 }
 # Learning rates are the peaks of a one-cycle schedule.
-MSP_TRAINING = {"batch_size": 32, "learning_rate": 4e-3}
+MSP_RATE = 4e-3
 FLOW_TRAINING = {"batch_size": 128, "learning_rate": 2e-3, "clip_norm": 5.0}
 JUDGE_TRAINING = {"batch_size": 64, "learning_rate": 3e-3, "weight_decay": 1e-2}
 
@@ -90,6 +90,11 @@ def _build(data: Dataset, settings: Settings) -> MSP:
     return model.to(memory_format=torch.channels_last)  # faster on CPUs
 
 
+def _msp_training(data: Dataset, settings: Settings) -> dict[str, Any]:
+    training = {"batch_size": settings["msp_batch"], "learning_rate": MSP_RATE}
+    return training_of(training, "msp_epochs")(data, settings)
+
+
 def _objective(module: MSP, settings: Settings) -> tuple[nn.Module, Loss]:
     fidelity, sharpen = settings["msp_fidelity"], settings["msp_sharpen"]
     if not sharpen:
@@ -101,7 +106,8 @@ def _objective(module: MSP, settings: Settings) -> tuple[nn.Module, Loss]:
 def _flow_shape(settings: Settings) -> dict[str, Any]:
     names = {"num_layers": "flow_layers", "num_blocks": "flow_blocks"}
     names |= {"hidden_features": "flow_width", "embedding_features": "flow_embedding"}
-    return {name: settings[setting] for name, setting in names.items()} | {"batch_norm": True}
+    names |= {"batch_norm": "flow_batch_norm"}
+    return {name: settings[setting] for name, setting in names.items()}
 
 
 def _calibrate(judge: Judge, data: Dataset) -> None:
@@ -119,11 +125,13 @@ FACES = Family(
         "msp_decoder_features": 32,  # before its last layer; published: as many as msp_features
         "msp_fidelity": 4.0,  # weight of absolute differences, for flat colours; published: 0
         "msp_sharpen": 0.0,  # weight of a patch discriminator, e.g. 10; 0: none
+        "msp_batch": 32,  # at most so many faces in a batch
         "msp_epochs": 18,
         "flow_layers": 10,  # as in the paper
         "flow_blocks": 10,  # as in the paper
         "flow_width": 64,  # the paper's 1024 go with a latent of 2048
         "flow_embedding": 32,  # width of the attributes' linear embedding; the paper's is 512
+        "flow_batch_norm": True,  # as in the paper
         "flow_epochs": 24,
         "judge_epochs": 8,
     },
@@ -131,7 +139,7 @@ FACES = Family(
     bases={
         "MSP": Base(
             build=_build,
-            training=training_of(MSP_TRAINING, "msp_epochs"),
+            training=_msp_training,
             settings=("train_faces", "msp_"),
             objective=_objective,
             view=_view,

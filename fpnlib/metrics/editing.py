@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
+from sklearn.linear_model import Ridge
 from torch import Tensor
 
 from fpnlib import checks
@@ -17,9 +18,20 @@ from fpnlib.conditions import Condition
 from fpnlib.metrics.judge import Judge, Reading
 
 Editor = Callable[[Tensor, Tensor, Tensor], Tensor]
+RIDGE = 1e-3  # keeps the regression solvable if attributes determine each other
 
 
-class MeanDifferences:
+class _Linear:
+    """An editor that moves latents along one direction for each attribute."""
+
+    directions: Tensor
+
+    def __call__(self, z: Tensor, y: Tensor, to: Tensor) -> Tensor:
+        """Move latents z (n, D) along the directions by which ``to`` (n, A) differs from y."""
+        return z + (to - y).to(z) @ self.directions
+
+
+class MeanDifferences(_Linear):
     """The simplest editor: an attribute's direction is the mean latent with it less that without.
 
     Args:
@@ -47,9 +59,30 @@ class MeanDifferences:
         without = ((1 - has).T @ z) / (len(z) - counts)[:, None]
         self.directions = with_it - without
 
-    def __call__(self, z: Tensor, y: Tensor, to: Tensor) -> Tensor:
-        """Move latents z (n, D) along the directions by which ``to`` (n, A) differs from y."""
-        return z + (to - y).to(z) @ self.directions
+
+class LinearRegression(_Linear):
+    """An editor that moves latents as a linear regression on all attributes at once says.
+
+    Other than by :class:`MeanDifferences`, what attributes have in common counts only once.
+
+    Args:
+        z: latents (n, D) to fit the ``directions`` (A, D) to.
+        y: their attributes (n, A), 0 or 1.
+
+    Raises:
+        ValueError: lengths that differ.
+
+    >>> z, y = torch.tensor([[0.0], [3.0]]), torch.tensor([[0], [1]])
+    >>> LinearRegression(z, y)(z, y, 1 - y).round().tolist()
+    [[3.0], [0.0]]
+    """
+
+    def __init__(self, z: Tensor, y: Tensor):
+        z = checks.latents(z)
+        has = checks.array(y, ("n", "attributes"), "y").to(z)
+        checks.same_length(z, has)
+        fitted = Ridge(alpha=RIDGE).fit(has.numpy(force=True), z.numpy(force=True))
+        self.directions = torch.from_numpy(fitted.coef_).reshape(z.shape[1], -1).T.to(z)
 
 
 class SingleEdits:

@@ -1,4 +1,4 @@
-"""Tables of edits: means over attributes, and editors compared at equal cost."""
+"""Tables of edits: means over attributes, and editors compared at strengths of their own."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 OURS = "C-MAF (ours)"
+STEP = 0.05  # between the strengths to choose from
 
 
 def mean_scores(
@@ -46,63 +47,57 @@ def mean_scores(
     return pd.concat(tables.values(), ignore_index=True)
 
 
-def at_equal_cost(curve: pd.DataFrame, cost: str) -> pd.DataFrame:
-    """Each editor's success at the cost that ours has at strength 1.
+def chosen_strengths(curve: pd.DataFrame, most: float, within: float = 0.02) -> dict[str, float]:
+    """The strength of each editor that achieves most while few of the other attributes change.
 
     Args:
-        curve: what :func:`mean_scores` gives: columns ``editor``, ``strength`` (growing),
-            ``achieved`` and ``cost``. With a column ``attribute`` each attribute has its own
-            curves.
-        cost: a column: "others", "moved" or "outside".
+        curve: what :func:`mean_scores` gives for ``editor`` and ``strength``. It is linear between
+            its points.
+        most: the share of other attributes that may change.
+        within: the smallest strength is taken whose success is at most so far from the best.
 
     Raises:
-        ValueError: a curve without a point at strength 1.
+        ValueError: an editor changes more at every strength.
 
-    >>> curve = pd.DataFrame({"editor": [OURS, OURS, "b", "b"], "strength": [0, 1, 0, 1],
-    ...                       "moved": [0, 0.1, 0, 0.2], "achieved": [0, 0.8, 0, 0.8]})
-    >>> at_equal_cost(curve, "moved")["achieved"].tolist()
-    [0.8, 0.4]
+    >>> curve = pd.DataFrame({"editor": OURS, "strength": [1, 2, 3], "others": [0.04, 0.09, 0.14],
+    ...                       "achieved": [0.4, 0.6, 0.7]})
+    >>> chosen_strengths(curve, most=0.1, within=0)
+    {'C-MAF (ours)': 2.2}
     """
-    if not (curve["strength"] == 1).any():
-        given = sorted(set(curve["strength"]))
-        raise ValueError(f"strengths must have 1, the whole edit, got {given}")
-    parts = curve.groupby("attribute", sort=False) if "attribute" in curve else [("all", curve)]
-    rows = []
-    for attribute, part in parts:
-        whole = part[(part["editor"] == OURS) & (part["strength"] == 1)]
-        level = float(whole[cost].iloc[0])
-        for editor, points in part.groupby("editor", sort=False):
-            success = _success_at(points[cost].to_numpy(), points["achieved"].to_numpy(), level)
-            rows.append((attribute, editor, level, success))
-    table = pd.DataFrame(rows, columns=["attribute", "editor", cost, "achieved"])
-    return table if "attribute" in curve else table.drop(columns="attribute")
+    chosen = {}
+    for editor, points in curve.sort_values("strength").groupby("editor", sort=False):
+        given = points["strength"].to_numpy()
+        strengths = np.arange(given[0], given[-1] + STEP / 2, STEP)
+        others = np.interp(strengths, given, points["others"])
+        achieved = np.interp(strengths, given, points["achieved"])
+        if others.min() > most:
+            raise ValueError(
+                f"{editor} changes {others.min():.3f} of the others or more, not {most:g}"
+            )
+        allowed = others <= most + 1e-9
+        enough = allowed & (achieved >= achieved[allowed].max() - within - 1e-9)
+        chosen[editor] = round(float(strengths[enough][0]), 2)
+    return chosen
 
 
-def ahead(each: pd.DataFrame, n: int) -> dict[str, list[str]]:
-    """Attributes on which each other editor beats ours by more than two standard errors.
+def paired_differences(scores: pd.DataFrame, column: str = "achieved") -> pd.DataFrame:
+    """Our mean score less each other editor's on the same edits, with its standard error.
 
     Args:
-        each: what :func:`at_equal_cost` gives for each attribute.
-        n: edits behind each share.
+        scores: a row for each edit, the same edits in the same order for every editor.
+        column: the score.
+
+    Returns:
+        The columns ``editor``, ``difference`` and ``standard error``.
+
+    >>> edits = pd.DataFrame({"editor": [OURS, OURS, "b", "b"], "achieved": [1.0, 1.0, 0.0, 1.0]})
+    >>> paired_differences(edits)["difference"].tolist()
+    [0.5]
     """
-    table = each.pivot(index="attribute", columns="editor", values="achieved")
-    variance = table * (1 - table)
-    error = 2 * (variance.add(variance[OURS], axis=0) / n) ** 0.5
-    better = {}
-    for name in table.columns.drop(OURS):
-        better[name] = list(table.index[table[name] - table[OURS] > error[name]])
-    return better
-
-
-def _success_at(cost: np.ndarray, success: np.ndarray, level: float) -> float:
-    """The largest success that costs at most ``level``; NaN if all of the curve costs more.
-
-    The curve is taken at growing strengths and is linear in between. A curve that ends before it
-    costs as much counts with what it reached at less.
-    """
-    points = np.arange(len(cost))
-    at = np.linspace(0, len(cost) - 1, 100 * (len(cost) - 1) + 1)
-    cost = np.interp(at, points, np.asarray(cost, float))
-    success = np.interp(at, points, np.asarray(success, float))
-    affordable = cost <= level * (1 + 1e-9)
-    return float(success[affordable].max()) if affordable.any() else float("nan")
+    values = {name: part[column].to_numpy() for name, part in scores.groupby("editor", sort=False)}
+    ours, rows = values.pop(OURS), []
+    for editor, theirs in values.items():
+        difference = ours - theirs
+        error = difference.std(ddof=1) / len(difference) ** 0.5
+        rows.append((editor, difference.mean(), error))
+    return pd.DataFrame(rows, columns=["editor", "difference", "standard error"])

@@ -42,15 +42,16 @@ class AttributeEditor(widgets.VBox):  # type: ignore[misc]
         network: a base model of faces with a plugin for attributes.
         x: faces to choose from (n, 3, size, size) in [0, 1].
         y: their attributes (n, A), 0 or 1.
+        strength: how far the flow's context goes when a slider goes from 0 to 1.
 
     Raises:
         TypeError: a plugin for classes.
         ValueError: faces that the base model refuses, or another number of attributes.
     """
 
-    def __init__(self, network: FlowPluginNetwork, x: Tensor, y: Tensor):
+    def __init__(self, network: FlowPluginNetwork, x: Tensor, y: Tensor, strength: float = 1.0):
         plugin, attributes = network.plugin, _condition(network, Attributes)
-        self.network, self.attributes = network, attributes
+        self.network, self.attributes, self.strength = network, attributes, strength
         self.x = checks.array(x, ("n", "channels", "h", "w"))
         self.y = attributes.encode(y)
         checks.same_length(self.x, self.y, ("x", "y"))
@@ -89,7 +90,8 @@ class AttributeEditor(widgets.VBox):  # type: ignore[misc]
         """
         if not 0 <= face < len(self.x):
             raise ValueError(f"face {face} is out of range; expected 0 to {len(self.x) - 1}")
-        context = self.attributes.set(self.y[face], values)
+        own = self.y[face : face + 1]
+        context = torch.lerp(own, self.attributes.set(own, values).to(own), self.strength)
         return self.network.plugin.from_noise(self.noise[face : face + 1], context)
 
     def start(self) -> None:
