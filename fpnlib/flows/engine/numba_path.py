@@ -48,7 +48,7 @@ class NumbaPath:
         for k in range(len(contexts)):
             weights = w._replace(first_context_bias=first[k], inner_bias=inner[k])
             noise, log_dets[k] = self._run(weights, False, data, data[:, :0])
-            squares[k] = noise.square_().sum(1)
+            np.einsum("nd,nd->n", noise.numpy(), noise.numpy(), out=squares[k].numpy())
         return squares.T, log_dets.T
 
     def _run(
@@ -57,22 +57,25 @@ class NumbaPath:
         """Return the results, and log|det| of the map from data to noise."""
         n = len(values)
         results = values.new_empty(values.shape)
-        scales = torch.empty(n, self.products, dtype=torch.float64)
-        arrays = [t.detach().contiguous().numpy() for t in (values, context, results, scales)]
+        scales = np.empty((n, self.products))
+        arrays = [t.detach().contiguous().numpy() for t in (values, context, results)]
         threads = torch.get_num_threads() if n * self.size >= WORK else 1
         size = MANY * -(-n // (MANY * threads))
         run = run_few if n <= FEW else run_many
         starts = range(0, n, size)
 
         def run_part(start: int) -> None:
-            run(weights, inverse, *(array[start : start + size] for array in arrays))
+            rows = slice(start, start + size)
+            run(weights, inverse, *(array[rows] for array in arrays), scales[rows])
 
         if len(starts) == 1:
             run_part(0)
         else:
             with ThreadPoolExecutor(len(starts)) as pool:
                 list(pool.map(run_part, starts))
-        return results, scales.log_().sum(1).to(values.dtype) + self.log_gain
+        with np.errstate(all="ignore"):  # in numpy, because torch's threads would wait busily
+            log_det = np.log(scales).sum(1, dtype=np.float64)
+        return results, torch.from_numpy(log_det).to(values.dtype) + self.log_gain
 
 
 def _arrays(weights: Weights) -> Weights:
