@@ -26,6 +26,6 @@ def test_generated_shapes_are_told_nearly_as_well_as_rebuilt_ones(run, flow):
 
 def test_on_modelnet_the_plugin_is_level_with_the_best_that_was_made_to_classify():
     table = pd.read_csv(PROJECT / "outputs" / "paper" / "tables" / "08_classification_table_2.csv")
-    test = table.groupby("model")["test"].max()
+    test = table.groupby(table["model"].str.partition(",")[0])["test"].max()  # of either prior
     assert test["FPN (C-MAF)"] >= test["RBF SVM"] - 0.01
     assert test["FPN (C-MAF)"] > test["logistic regression"]
