@@ -112,8 +112,7 @@ class LatentDensity(LatentSpace):
             epochs: passes over z; None: by the size of z, fewer if the validation loss rises.
             batch_size: None: 512, or less for few latents.
             learning_rate: the peak of a one-cycle schedule.
-            noise: standard deviation of noise on latents without ``std``, as a share of theirs;
-                None: by the size of z if ``epochs`` is None too, otherwise 0.
+            noise: a share of z's deviation; None: by the size of z, or 0 if ``epochs`` are given.
             seed: of the split, the draws and the batches.
             training: further settings of ``training.fit`` (one_cycle, patience, progress, …).
 
