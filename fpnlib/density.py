@@ -112,7 +112,7 @@ class LatentDensity(LatentSpace):
             epochs: passes over z; None: by the size of z, fewer if the validation loss rises.
             batch_size: None: 512, or less for few latents.
             learning_rate: the peak of a one-cycle schedule.
-            noise: a share of z's deviation; None: by the size of z, or 0 if ``epochs`` are given.
+            noise: on z without ``std``, in deviations of z; None: by its size, or 0 with epochs.
             seed: of the split, the draws and the batches.
             training: further settings of ``training.fit`` (one_cycle, patience, progress, …).
 

@@ -48,7 +48,7 @@ def editors(study: Study, base: str = "", n: int = 10_000) -> dict[str, Editor]:
 
 
 def at_strengths(ways: Mapping[str, Editor], strengths: Mapping[str, float]) -> dict[str, Editor]:
-    """Return the editors so that a whole edit has the strength that each is given."""
+    """Return the editors, each stretched: its whole edit has the strength given by its name."""
 
     def stretched(editor: Editor, strength: float) -> Editor:
         return lambda z, y, to: editor(z, y, torch.lerp(y, to, strength))

@@ -33,7 +33,7 @@ EXCLUSIVE: dict[str, tuple] = {
     ),
 }
 # Learning rates are the peaks of a one-cycle schedule.
-MSP_RATE = 4e-3
+MSP_TRAINING = {"learning_rate": 4e-3}
 FLOW_TRAINING = {"batch_size": 128, "learning_rate": 2e-3, "clip_norm": 5.0}
 JUDGE_TRAINING = {"batch_size": 64, "learning_rate": 3e-3, "weight_decay": 1e-2}
 
@@ -90,11 +90,6 @@ def _build(data: Dataset, settings: Settings) -> MSP:
     return model.to(memory_format=torch.channels_last)  # faster on CPUs
 
 
-def _msp_training(data: Dataset, settings: Settings) -> dict[str, Any]:
-    training = {"batch_size": settings["msp_batch"], "learning_rate": MSP_RATE}
-    return training_of(training, "msp_epochs")(data, settings)
-
-
 def _objective(module: MSP, settings: Settings) -> tuple[nn.Module, Loss]:
     fidelity, sharpen = settings["msp_fidelity"], settings["msp_sharpen"]
     if not sharpen:
@@ -139,7 +134,7 @@ FACES = Family(
     bases={
         "MSP": Base(
             build=_build,
-            training=_msp_training,
+            training=training_of(MSP_TRAINING, "msp_epochs", batch="msp_batch"),
             settings=("train_faces", "msp_"),
             objective=_objective,
             view=_view,

@@ -29,16 +29,20 @@ Loss = Callable[..., Tensor]
 View = Callable[[Split, Settings, torch.Generator | None], tuple[Tensor, Tensor]]
 
 
-def training_of(training: Settings, epochs: str) -> Callable[[Dataset, Settings], dict]:
+def training_of(
+    training: Settings, epochs: str, batch: str = ""
+) -> Callable[[Dataset, Settings], dict]:
     """Return a ``training`` of recipes with a batch size that suits the number of objects.
 
     Args:
         training: arguments of ``training.fit``; its batch size is the largest.
         epochs: name of the setting that gives the epochs.
+        batch: name of the setting that gives the largest batch size instead; empty: none does.
     """
 
     def arguments(data: Dataset, settings: Settings) -> dict:
-        batch_size = batch_size_for(len(data.train), training["batch_size"])
+        largest = settings[batch] if batch else training["batch_size"]
+        batch_size = batch_size_for(len(data.train), largest)
         return {**training, "batch_size": batch_size, "epochs": settings[epochs]}
 
     return arguments

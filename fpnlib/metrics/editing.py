@@ -24,11 +24,19 @@ RIDGE = 1e-3  # keeps the regression solvable if attributes determine each other
 class _Linear:
     """An editor that moves latents along one direction for each attribute."""
 
-    directions: Tensor
+    def __init__(self, z: Tensor, y: Tensor):
+        z = checks.latents(z)
+        has = checks.array(y, ("n", "attributes"), "y").to(z)
+        checks.same_length(z, has)
+        self.directions = self._fit(z, has)
 
     def __call__(self, z: Tensor, y: Tensor, to: Tensor) -> Tensor:
         """Move latents z (n, D) along the directions by which ``to`` (n, A) differs from y."""
         return z + (to - y).to(z) @ self.directions
+
+    def _fit(self, z: Tensor, has: Tensor) -> Tensor:
+        """Directions (A, D) from latents (n, D) and their attributes (n, A)."""
+        raise NotImplementedError
 
 
 class MeanDifferences(_Linear):
@@ -46,10 +54,7 @@ class MeanDifferences(_Linear):
     [[3.0], [0.0]]
     """
 
-    def __init__(self, z: Tensor, y: Tensor):
-        z = checks.latents(z)
-        has = checks.array(y, ("n", "attributes"), "y").to(z)
-        checks.same_length(z, has)
+    def _fit(self, z: Tensor, has: Tensor) -> Tensor:
         counts = has.sum(0)
         same = (counts == 0) | (counts == len(z))
         if same.any():
@@ -57,13 +62,14 @@ class MeanDifferences(_Linear):
             raise ValueError(f"attribute {column} is the same in all {len(z):,} latents")
         with_it = (has.T @ z) / counts[:, None]
         without = ((1 - has).T @ z) / (len(z) - counts)[:, None]
-        self.directions = with_it - without
+        return with_it - without
 
 
 class LinearRegression(_Linear):
-    """An editor that moves latents as a linear regression on all attributes at once says.
+    """An editor whose directions are the coefficients of latents regressed on all attributes.
 
-    Other than by :class:`MeanDifferences`, what attributes have in common counts only once.
+    If two attributes often come together, the regression separates their effects. The difference
+    of means gives both effects to each of them.
 
     Args:
         z: latents (n, D) to fit the ``directions`` (A, D) to.
@@ -77,12 +83,9 @@ class LinearRegression(_Linear):
     [[3.0], [0.0]]
     """
 
-    def __init__(self, z: Tensor, y: Tensor):
-        z = checks.latents(z)
-        has = checks.array(y, ("n", "attributes"), "y").to(z)
-        checks.same_length(z, has)
+    def _fit(self, z: Tensor, has: Tensor) -> Tensor:
         fitted = Ridge(alpha=RIDGE).fit(has.numpy(force=True), z.numpy(force=True))
-        self.directions = torch.from_numpy(fitted.coef_).reshape(z.shape[1], -1).T.to(z)
+        return torch.from_numpy(fitted.coef_).reshape(z.shape[1], -1).T.to(z)
 
 
 class SingleEdits:

@@ -48,13 +48,13 @@ def mean_scores(
 
 
 def chosen_strengths(curve: pd.DataFrame, most: float, within: float = 0.02) -> dict[str, float]:
-    """The strength of each editor that achieves most while few of the other attributes change.
+    """Choose for each editor the strength that achieves most while few other attributes change.
 
     Args:
         curve: what :func:`mean_scores` gives for ``editor`` and ``strength``. It is linear between
             its points.
         most: the share of other attributes that may change.
-        within: the smallest strength is taken whose success is at most so far from the best.
+        within: of all strengths whose success is so close to the best, the smallest is chosen.
 
     Raises:
         ValueError: an editor changes more at every strength.
@@ -70,11 +70,11 @@ def chosen_strengths(curve: pd.DataFrame, most: float, within: float = 0.02) -> 
         strengths = np.arange(given[0], given[-1] + STEP / 2, STEP)
         others = np.interp(strengths, given, points["others"])
         achieved = np.interp(strengths, given, points["achieved"])
-        if others.min() > most:
+        allowed = others <= most + 1e-9
+        if not allowed.any():
             raise ValueError(
                 f"{editor} changes {others.min():.3f} of the others or more, not {most:g}"
             )
-        allowed = others <= most + 1e-9
         enough = allowed & (achieved >= achieved[allowed].max() - within - 1e-9)
         chosen[editor] = round(float(strengths[enough][0]), 2)
     return chosen

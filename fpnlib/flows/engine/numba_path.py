@@ -74,7 +74,7 @@ class NumbaPath:
             with ThreadPoolExecutor(len(starts)) as pool:
                 list(pool.map(run_part, starts))
         with np.errstate(all="ignore"):  # in numpy, because torch's threads would wait busily
-            log_det = np.log(scales).sum(1, dtype=np.float64)
+            log_det = np.log(scales).sum(1)
         return results, torch.from_numpy(log_det).to(values.dtype) + self.log_gain
 
 
