@@ -65,8 +65,8 @@ class History:
 
 @torch.inference_mode(mode=False)
 @torch.enable_grad()
-@torch.autocast("cpu", enabled=False)
-@torch.autocast("cuda", enabled=False)
+@torch.autocast("cpu", enabled=False, cache_enabled=False)  # a loss's own autocast would keep
+@torch.autocast("cuda", enabled=False, cache_enabled=False)  # the first step's weights in its cache
 def fit(
     module: nn.Module,
     loss: Loss,

@@ -165,6 +165,18 @@ def test_the_modes_of_the_caller_change_nothing(mode):
     assert torch.equal(*weights)
 
 
+def test_a_loss_under_its_own_autocast_sees_the_weights_of_each_step():
+    torch.manual_seed(0)
+    net, x = nn.Linear(3, 1), torch.randn(8, 3)
+
+    def loss(batch):
+        with torch.autocast("cpu", torch.bfloat16):
+            return net(batch).float().square().mean()
+
+    first, second = fit_briefly(loss, x, net, epochs=2).epochs  # one step each, on all data
+    assert first["train"] != first["validation"] == pytest.approx(second["train"])
+
+
 def test_a_module_may_check_all_data_once():
     net, train, validation = problem()
     seen = []
