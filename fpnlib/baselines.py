@@ -1,7 +1,7 @@
-"""What a flow is held against: supervised classifiers of latents, and simple generators of them.
+"""Supervised classifiers of latents, beside which a flow's are held.
 
-The classifiers are those of Tables 1 and 2: scikit-learn's, and an AutoML search. The generators
-are a Gaussian or a mixture of Gaussians for each class.
+They are those of Tables 1 and 2, scikit-learn's and an AutoML search, and regularised discriminant
+analysis.
 """
 
 from __future__ import annotations
@@ -16,11 +16,9 @@ from typing import Any
 import numpy as np
 import torch
 from joblib import Parallel, cpu_count, delayed, parallel_config
-from sklearn.base import ClassifierMixin, clone
-from sklearn.exceptions import ConvergenceWarning
+from sklearn.base import BaseEstimator, ClassifierMixin, clone
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import recall_score
-from sklearn.mixture import GaussianMixture
 from sklearn.model_selection import GridSearchCV, StratifiedKFold, train_test_split
 from sklearn.multiclass import OneVsOneClassifier
 from sklearn.neural_network import MLPClassifier
@@ -29,6 +27,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from fpnlib import checks
+from fpnlib.rivals import POOLED, ClassGaussians
 
 GRID = (0.01, 0.1, 1.0, 10.0, 100.0)  # the authors' values of C
 # FLAML's names of the learners, each with the settings of its first trial, which are its library's
@@ -82,6 +81,27 @@ def accuracies(y: np.ndarray, predicted: np.ndarray) -> tuple[float, float]:
     return float(np.mean(predicted == y)), float(macro)
 
 
+class _DiscriminantAnalysis(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
+    """Bayes' rule with Gaussians of partly pooled covariances (Friedman 1989).
+
+    The classes' prior is their frequencies.
+    """
+
+    def __init__(self, pooled: float = 0.0):
+        self.pooled = pooled
+
+    def fit(self, z: np.ndarray, y: np.ndarray) -> _DiscriminantAnalysis:
+        self.classes_, index, counts = np.unique(y, return_inverse=True, return_counts=True)
+        latents, classes = torch.from_numpy(z), torch.from_numpy(index)
+        self.gaussians_ = ClassGaussians(latents, classes, self.pooled)
+        self.log_prior_ = np.log(counts / len(y))
+        return self
+
+    def predict(self, z: np.ndarray) -> np.ndarray:
+        log_prob = self.gaussians_.log_prob(torch.from_numpy(z)).numpy()
+        return self.classes_[(log_prob + self.log_prior_).argmax(1)]
+
+
 def _grid_search(
     name: str,
     estimator: ClassifierMixin,
@@ -98,16 +118,17 @@ def _grid_search(
     """Choose C by stratified cross-validation on (z, y), fit on all of it, and score the result.
 
     The scores are the same for any ``n_jobs``. Of equally good values of C the smallest is taken.
+    Discriminant analysis has its pooled share instead of C.
 
     Args:
         name: of the progress bar and of the scores.
-        estimator: a classifier with a parameter C, itself or within OneVsOneClassifier.
+        estimator: a classifier with a parameter C or pooled, itself or within OneVsOneClassifier.
         z: latents (n, D).
         y: their class indices (n,).
         z_test: latents (m, D) to score on.
         y_test: their class indices (m,).
         seed: of the folds and of the samples that C is chosen on.
-        grid: the values of C, growing.
+        grid: the values to choose from, growing.
         folds: of the cross-validation.
         max_search: choose C on so many samples, a stratified draw by ``seed``; None: on all.
         n_jobs: fits at a time; -1: one a core.
@@ -120,7 +141,8 @@ def _grid_search(
     sample = np.arange(len(z))
     if max_search is not None and max_search < len(z):
         sample, _ = train_test_split(sample, train_size=max_search, stratify=y, random_state=seed)
-    parameter = "C" if "C" in estimator.get_params() else "estimator__C"
+    names = ("C", "pooled", "estimator__C")
+    parameter = next(name for name in names if name in estimator.get_params())
     # Threads suffice, because libsvm and liblinear release Python's lock.
     bar = tqdm(desc=name, total=len(grid) * folds, unit="fit", dynamic_ncols=True)
     with parallel_config("threading", n_jobs=n_jobs), bar:
@@ -134,9 +156,10 @@ def _grid_search(
         search.set_params(error_score="raise").fit(z[sample], y[sample])
         final = clone(estimator).set_params(**search.best_params_).fit(z, y)
         train, test = _predict(final, z), _predict(final, z_test)
-    settings = {"C": search.best_params_[parameter], "folds": folds, "searched_on": len(sample)}
-    by_c = search.cv_results_["mean_test_score"].tolist()
-    settings["accuracy_by_C"] = dict(zip(map(str, grid), by_c))
+    short = parameter.removeprefix("estimator__")
+    settings = {short: search.best_params_[parameter], "folds": folds, "searched_on": len(sample)}
+    by_value = search.cv_results_["mean_test_score"].tolist()
+    settings[f"accuracy_by_{short}"] = dict(zip(map(str, grid), by_value))
     return _scores(name, (y, train), (y_test, test), started, settings)
 
 
@@ -149,6 +172,7 @@ logistic_regression = partial(
 linear_svm = partial(_grid_search, "linear SVM", OneVsOneClassifier(LinearSVC(dual=False)))
 # The time of these grows with the square of n, so C is chosen on 20,000 samples.
 rbf_svm = partial(_grid_search, "RBF SVM", SVC(cache_size=1_000), max_search=20_000)
+rda = partial(_grid_search, "RDA", _DiscriminantAnalysis(), grid=POOLED)
 
 
 def automl(
@@ -207,65 +231,9 @@ BASELINES: dict[str, Callable[..., Scores]] = {
     "logistic_regression": logistic_regression,
     "linear_svm": linear_svm,
     "rbf_svm": rbf_svm,
+    "rda": rda,
     "automl": automl,
 }
-
-
-class ClassMixtures:
-    """A mixture of M Gaussians with full covariances for each of K classes.
-
-    Fitted by expectation maximisation; ``components=1`` is the Gaussian of largest likelihood.
-
-    Args:
-        z: latents (n, D).
-        y: class indices (n,), 0…K-1.
-        components: M.
-        seed: of the fit.
-
-    Attributes:
-        weights, means, factors: (K, M), (K, M, D), and the covariances' lower Cholesky factors
-            (K, M, D, D), on the CPU.
-
-    Raises:
-        ValueError: latents with NaN, lengths that differ, or a class with too few samples.
-
-    >>> z, y = torch.randn(100, 2), torch.arange(100) % 2
-    >>> ClassMixtures(z, y, components=3).sample(torch.tensor([0, 1, 1])).shape
-    torch.Size([3, 2])
-    """
-
-    def __init__(self, z: Tensor, y: Tensor, components: int = 10, seed: int = 0):
-        z, y = checks.latents(z).detach().cpu(), checks.class_indices(y).cpu()
-        checks.same_length(z, y)
-        checks.positive("components", components)
-        mixtures = []
-        for k, count in enumerate(y.bincount().tolist()):
-            if count < max(2, components):
-                needed = f"{components} Gaussians a class need {max(2, components)} or more"
-                raise ValueError(f"class {k} has {count} samples; {needed}")
-            mixture = GaussianMixture(components, random_state=seed)
-            # A hundred steps suffice: the likelihood's last digits do not show in samples.
-            with warnings.catch_warnings(action="ignore", category=ConvergenceWarning):
-                mixtures.append(mixture.fit(z[y == k].double().numpy()))
-
-        def stacked(name: str) -> Tensor:
-            values = np.stack([getattr(mixture, name) for mixture in mixtures])
-            return torch.from_numpy(values).to(z)
-
-        self.weights, self.means = stacked("weights_"), stacked("means_")
-        self.factors = torch.linalg.cholesky(stacked("covariances_"))
-
-    def sample(self, y: Tensor, seed: int = 0) -> Tensor:
-        """Draw one latent (n, D) for each class index of y (n,), the same for the same seed.
-
-        Raises:
-            ValueError: a class out of range.
-        """
-        y = checks.labels(y, range(len(self.means))).cpu()
-        generator = torch.Generator().manual_seed(int(seed))
-        component = torch.multinomial(self.weights[y], 1, generator=generator).squeeze(1)
-        noise = torch.randn(len(y), self.means.shape[-1], 1, generator=generator)
-        return self.means[y, component] + (self.factors[y, component] @ noise).squeeze(-1)
 
 
 def _multilayer_perceptron(seed: int) -> type:

@@ -29,7 +29,7 @@ def classification_table(
     *,
     features: Sequence[str] = ("draw",),
     priors: Sequence[str] = ("flat",),
-    on_means: Sequence[str] = ("rbf_svm",),
+    on_means: Sequence[str] = ("rbf_svm", "rda"),
 ) -> pd.DataFrame:
     """Classify latents by Bayes' rule (eq. 17) and by supervised baselines (section 5.2).
 
@@ -168,5 +168,7 @@ def _chosen(settings: Mapping) -> str:
     """Say what a baseline's search settled on, and what ended it."""
     if "C" in settings:
         return f"C = {settings['C']:g}"
+    if "pooled" in settings:
+        return f"{settings['pooled']:.0%} pooled"
     trials, bound = settings["trials"], settings["bound"]
     return f"{settings['learner']}; {trials} trials, ended by its {bound}"

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from fpnlib.base_models.frozen import Frozen
-from fpnlib.baselines import ClassMixtures
 from fpnlib.data import Split
+from fpnlib.rivals import POOLED, ClassGaussians, ClassMixtures, likeliest
 
 Sampler = Callable[[Tensor, int], Tensor]
 """A way to draw latents: (labels (n,), seed) -> latents (n, latent_dim)."""
@@ -36,29 +36,6 @@ class Latents:
         """The latents of two splits as those of one."""
         pairs = zip(vars(self).values(), vars(other).values())
         return Latents(*map(torch.cat, pairs))
-
-    def samplers(self, kind: str, components: int, seed: int) -> dict[str, Sampler]:
-        """Return the ways to draw others like these that need no plugin, by name.
-
-        If there are posteriors, their prior is among the ways.
-
-        Args:
-            kind: what the classes are called, e.g. "class".
-            components: Gaussians in each class' mixture; 0: no mixtures.
-            seed: of the mixtures' fit.
-        """
-        samplers: dict[str, Sampler] = {}
-        if self.std.any():
-            samplers["unconditional"] = self._prior
-        samplers[f"{kind} Gaussians"] = ClassMixtures(self.draw, self.y, 1).sample
-        if components:
-            mixtures = ClassMixtures(self.draw, self.y, components, seed=seed)
-            samplers[f"{kind} mixtures"] = mixtures.sample
-        return samplers
-
-    def _prior(self, y: Tensor, seed: int) -> Tensor:
-        generator = torch.Generator().manual_seed(seed)
-        return torch.randn(len(y), self.mean.shape[1], generator=generator)
 
 
 class Encoded:
@@ -84,3 +61,39 @@ def encode(base: Any, split: Split, seed: int, batch_size: int = 1000) -> Latent
     std = torch.zeros_like(mean) if stds[0] is None else torch.cat(stds)
     noise = torch.randn(mean.shape, generator=torch.Generator().manual_seed(seed)).to(mean)
     return Latents(mean, std, mean + std * noise, split.y.to(mean.device))
+
+
+def simple_samplers(latents: Encoded, kind: str, components: int, seed: int) -> dict[str, Sampler]:
+    """Return the ways to draw latents like those of training that need no plugin, by name.
+
+    If there are posteriors, their prior is among the ways. Validation latents choose the pooled
+    share of the covariances, and the number of Gaussians in the mixtures.
+
+    Args:
+        latents: of the three splits.
+        kind: what the classes are called, e.g. "class".
+        components: at most so many Gaussians in each class' mixture; 0: no mixtures.
+        seed: of the mixtures' fit.
+    """
+    train, held_out = latents.train, (latents.validation.draw, latents.validation.y)
+    samplers: dict[str, Sampler] = {}
+    if train.std.any():
+        samplers["unconditional"] = partial(_prior, train.mean.shape[1])
+    gaussians = partial(ClassGaussians, train.draw, train.y)
+    share, pooled = likeliest(gaussians, POOLED, *held_out)
+    samplers[f"{kind} Gaussians"] = gaussians().sample
+    samplers[f"{kind} Gaussians, pooled"] = pooled.sample
+    chosen = f"chosen on validation: {share:.0%} of the covariances pooled"
+    if components:
+        most = min(components, int(train.y.bincount().min()))
+        options = [2**power for power in range(most.bit_length())]
+        mixtures = partial(ClassMixtures, train.draw, train.y, seed=seed)
+        count, mixture = likeliest(mixtures, options, *held_out)
+        samplers[f"{kind} mixtures"] = mixture.sample
+        chosen += f", mixtures of {count}"
+    print(chosen)
+    return samplers
+
+
+def _prior(width: int, y: Tensor, seed: int) -> Tensor:
+    return torch.randn(len(y), width, generator=torch.Generator().manual_seed(seed))

@@ -13,7 +13,7 @@ from fpnlib.metrics.point_clouds import compare
 
 
 def judged_objects(
-    study: Study, n: int, base: str = "", **options: int
+    study: Study, n: int, base: str = "", components: int = 0, **options: int
 ) -> dict[str, tuple[Tensor, Tensor]]:
     """Return objects of every origin with their labels: name -> (objects, labels).
 
@@ -24,6 +24,7 @@ def judged_objects(
         study: of a family with classes.
         n: objects of each class.
         base: name of the base model; empty: the first.
+        components: at most so many Gaussians in each class' mixture; 0: no mixtures.
         options: of the decoding, e.g. points=256, to which real clouds are cut as well.
     """
     train, test, seed = study.data.train, study.data.test, study.run.seed
@@ -36,7 +37,7 @@ def judged_objects(
         "reconstructions of test": (rebuilt, test.y[rows]),
         f"training {kind}": (train.x[_drawn_rows(train.y, y, seed), :points], y),
     }
-    for name, draw in study.sources(base, **options).items():
+    for name, draw in study.sources(base, components, **options).items():
         objects[name] = draw(y, seed), y
     return objects
 

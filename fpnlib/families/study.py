@@ -20,7 +20,7 @@ from tqdm.auto import tqdm
 from fpnlib import checks, plots, store
 from fpnlib.conditions import Condition
 from fpnlib.data import Dataset, load
-from fpnlib.families.encoding import Encoded, Latents, Sampler, encode
+from fpnlib.families.encoding import Encoded, Latents, Sampler, encode, simple_samplers
 from fpnlib.families.family import FLOW_NAMES, Base, Family, Settings, Trained
 from fpnlib.families.parallel import run_in_processes
 from fpnlib.families.settings import resolve
@@ -164,16 +164,16 @@ class Study:
     ) -> dict[str, Callable[[Tensor, int], Tensor]]:
         """Return every way to draw objects for labels: name -> (labels (n,), seed) -> objects.
 
-        The ways are those of ``Latents.samplers`` and the plugins.
+        The ways are those of ``simple_samplers`` and the plugins.
 
         Args:
             base: name of the base model; empty: the first.
-            components: Gaussians in each class' mixture; 0: no mixtures.
+            components: at most so many Gaussians in each class' mixture; 0: no mixtures.
             options: of the decoding.
         """
         base, recipe = self.recipe(base)
-        train = self.latents(base).train
-        samplers = train.samplers(self.family.kind, components, self.run.seed)
+        about = self.family.kind, components, self.run.seed
+        samplers = simple_samplers(self.latents(base), *about)
         for flow in recipe.flows:
             plugin = self.plugin(base, flow)
             samplers[FLOW_NAMES[flow]] = partial(_sample, plugin)
