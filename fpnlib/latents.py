@@ -96,6 +96,7 @@ class LatentSpace(nn.Module):
         loc_, scale_: mean and scale (D,) of the latents.
         low_, high_: the box (D,).
         overflows_: latents that overflowed so far.
+        redrawn_: samples that were drawn again so far because they were not read as asked.
     """
 
     loc_: Tensor
@@ -110,7 +111,7 @@ class LatentSpace(nn.Module):
         self.register_buffer("scale_", torch.ones(latent_dim))
         self.register_buffer("low_", torch.full((latent_dim,), -torch.inf))
         self.register_buffer("high_", torch.full((latent_dim,), torch.inf))
-        self.overflows_ = 0
+        self.overflows_ = self.redrawn_ = 0
 
     @torch.no_grad()
     def learn(self, latents: Posteriors) -> None:

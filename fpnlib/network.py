@@ -179,12 +179,16 @@ class FlowPluginNetwork(nn.Module):
         """Objects (n, …) of latents z (n, …), by the frozen base model, in batches."""
         return self._frozen.decode(z)
 
-    def generate(
-        self, y: object = None, n: int = 1, *, temperature: float = 1.0, seed: int | None = None
-    ) -> Tensor:
-        """``n`` new objects for each label (section 3.3); arguments as in ``FlowPlugin.sample``."""
+    def generate(self, y: object = None, n: int = 1, **settings: Any) -> Tensor:
+        """``n`` new objects for each label (section 3.3).
+
+        Args:
+            y: labels, as in ``FlowPlugin.sample``.
+            n: objects for each label.
+            settings: of ``FlowPlugin.sample``: temperature, confidence and seed.
+        """
         self._notice_changes()
-        return self.decode(self.plugin.sample(y, n, temperature=temperature, seed=seed))
+        return self.decode(self.plugin.sample(y, n, **settings))
 
     def classify(self, x: Any, prior: str | Tensor = "flat") -> Any:
         """The most probable labels of objects x (n, …) (eq. 17), of the kind that ``fit`` had.
@@ -213,7 +217,7 @@ class FlowPluginNetwork(nn.Module):
             raise TypeError(f"{type(self.base).__name__} has no encode, so nothing to reconstruct")
         return self.decode(self.encode(x))
 
-    def edit(self, x: Any, y: object = None, to: object = None, *, strength: float = 1.0) -> Tensor:
+    def edit(self, x: Any, y: object = None, to: object = None, **settings: float) -> Tensor:
         """Change the labels of objects and keep their noise (section 3.5).
 
         Args:
@@ -222,7 +226,7 @@ class FlowPluginNetwork(nn.Module):
             to: for classes, a class or one for each object; for other conditions edits by name
                 (``"+Smiling -Eyeglasses"``), by value (``"Smiling=0.5"``, ``{"logP": 3.0}``), or
                 values for all.
-            strength: how far the labels go from y to ``to``: 1 all the way, 2 twice as far.
+            settings: of ``FlowPlugin.edit``: strength and confidence.
 
         Returns:
             The edited objects (n, …).
@@ -232,7 +236,7 @@ class FlowPluginNetwork(nn.Module):
         """
         if to is None:
             raise TypeError("say what to edit to: edit(x, to=…)")
-        return self.decode(self.plugin.edit(self._latents(x), to, y, strength=strength))
+        return self.decode(self.plugin.edit(self._latents(x), to, y, **settings))
 
     def save(self, path: str | Path) -> None:
         """Write the plugin as one safetensors file, with a digest of the base model's weights.

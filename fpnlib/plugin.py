@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from fpnlib import checks
 from fpnlib.conditions import Classes, from_spec
+from fpnlib.confidence import confidence_in, reads, report_unsure, said_columns
 from fpnlib.density import LatentDensity
 from fpnlib.latents import inference, standard_normal
 from fpnlib.reading import fill_values, read_values
@@ -20,6 +21,7 @@ from fpnlib.saving import load_plugin, save_plugin
 from fpnlib.training import History
 
 MAX_REDRAWS = 10
+STRENGTHS = (1.0, 1.25, 1.5, 2.0, 2.5, 3.0)  # of edits until they are read, as shares of the first
 _ARGUMENTS = {"latent_dim", "condition", "flow", "spread"}
 
 
@@ -79,7 +81,15 @@ class FlowPlugin(LatentDensity):
         return self._shaped(self._latent(*self._pair(u, y, name="u")), u)
 
     @inference
-    def edit(self, z: Tensor, to: object, y: object = None, *, strength: float = 1.0) -> Tensor:
+    def edit(
+        self,
+        z: Tensor,
+        to: object,
+        y: object = None,
+        *,
+        strength: float = 1.0,
+        confidence: float = 0.0,
+    ) -> Tensor:
         """Change the labels of latents and keep their noise (section 3.5).
 
         Args:
@@ -87,6 +97,8 @@ class FlowPlugin(LatentDensity):
             to: labels, or edits of some: ``"+Smiling"``, ``"logP=3"``, ``{"logP": 3}``.
             y: the labels of z; None: read from z.
             strength: how far the context goes from y to ``to``: 1 all the way, 2 twice as far.
+            confidence: raise the strength of each edit, up to three times, until the plugin reads
+                what changed as asked with this probability, as :meth:`sample` does. 0: never.
         """
         if not -float("inf") < strength < float("inf"):
             raise ValueError(f"strength must be finite, got {strength}")
@@ -97,8 +109,18 @@ class FlowPlugin(LatentDensity):
         own = self._rows(self.condition.context(values), flat)
         wanted = self._rows(self.condition.context(edited), flat)
         noise = self._noise(flat, own)
-        context = torch.lerp(own, wanted, float(strength))
-        return self._shaped(self._latent(noise, context), z)
+        if not reads(self.condition, confidence):
+            return self._shaped(self._latent(noise, torch.lerp(own, wanted, float(strength))), z)
+        asked = self._rows(edited, flat)
+        changed = asked.where(asked != self._rows(values, flat), torch.nan)
+        said = said_columns(self.condition, changed)
+        result, rows = flat.clone(), torch.arange(len(flat), device=flat.device)
+        for factor in STRENGTHS:
+            context = torch.lerp(own[rows], wanted[rows], float(strength) * factor)
+            result[rows] = self._latent(noise[rows], context)
+            rows = rows[self._confidence(result[rows], asked[rows], said[rows]) < confidence]
+        report_unsure(len(rows), len(flat), confidence)
+        return self._shaped(result, z)
 
     @inference
     def read(self, z: Tensor, y: object = None) -> pd.DataFrame:
@@ -196,7 +218,13 @@ class FlowPlugin(LatentDensity):
 
     @inference
     def sample(
-        self, y: object = None, n: int = 1, *, temperature: float = 1.0, seed: int | None = None
+        self,
+        y: object = None,
+        n: int = 1,
+        *,
+        temperature: float = 1.0,
+        confidence: float = 0.0,
+        seed: int | None = None,
     ) -> Tensor:
         """Draw latents z ~ p(z | y) (section 3.3).
 
@@ -205,14 +233,17 @@ class FlowPlugin(LatentDensity):
                 what is unsaid from training labels that have what is said, or are nearest to it.
             n: latents for each label.
             temperature: standard deviation of the noise; below 1, samples lie nearer to the mode.
+            confidence: draw again, up to ten times, what the plugin itself reads as asked with a
+                smaller probability (eq. 17); the most probable draw is kept. Of several labels the
+                least probable counts; of a quantity, its two-sided tail probability. 0: never.
             seed: of all draws; None: torch's global generator.
 
         Returns:
             Latents (m·n, *latent_shape), label after label.
 
         Raises:
-            ValueError, TypeError: n below 1, a temperature that is negative or not finite, or an
-                unknown label.
+            ValueError, TypeError: n below 1, a temperature that is negative or not finite, a
+                confidence outside [0, 1) or in vectors, or an unknown label.
         """
         checks.positive("n", n)
         if not 0 <= temperature < float("inf"):
@@ -221,20 +252,33 @@ class FlowPlugin(LatentDensity):
         values = self._requested(values).repeat_interleave(n, 0)
         generator = None if seed is None else self._generator(seed)
         filled = fill_values(self.condition, values, self.training_values_, generator)
-        context = self.condition.context(filled).to(self.loc_)
-        noise = standard_normal(self.loc_.expand(len(context), -1), generator)
-        z = self._inverse(temperature * noise, context)
-        first = overflowed = self.overflowed(z)
+        context, said = (
+            self.condition.context(filled).to(self.loc_),
+            said_columns(self.condition, values),
+        )
+        judged = reads(self.condition, confidence)
+
+        def draw(rows: Tensor) -> tuple[Tensor, Tensor]:
+            noise = standard_normal(self.loc_.expand(len(rows), -1), generator)
+            z = self._inverse(temperature * noise, context[rows])
+            sure = self._confidence(z, values[rows], said[rows]) if judged else z.new_zeros(len(z))
+            return z, sure.masked_fill(self.overflowed(z), -1.0)
+
+        z, sure = draw(torch.arange(len(context), device=context.device))
+        first = sure.clone()
         for _ in range(MAX_REDRAWS):
-            if not overflowed.any():
+            again = (sure < confidence).nonzero()[:, 0]
+            if not len(again):
                 break
-            noise = standard_normal(z[overflowed], generator)
-            z[overflowed] = self._inverse(temperature * noise, context[overflowed])
-            overflowed = self.overflowed(z)
-        redrawn = int(first.sum() - overflowed.sum())
+            drawn, found = draw(again)
+            better = found >= sure[again]
+            z[again[better]], sure[again[better]] = drawn[better], found[better]
+        redrawn = int((first < 0).sum() - (sure < 0).sum())
         if redrawn > 0:
             self.report(redrawn, len(z), "drawn again")
-        return self._shaped(self.clamp(z, overflowed))
+        self.redrawn_ += int(((first >= 0) & (first < confidence)).sum())
+        report_unsure(((sure >= 0) & (sure < confidence)).sum(), len(z), confidence)
+        return self._shaped(self.clamp(z, sure < 0))
 
     @inference
     def log_posterior(self, z: Tensor, prior: str | Tensor = "flat") -> Tensor:
@@ -267,6 +311,11 @@ class FlowPlugin(LatentDensity):
     def _latent(self, noise: Tensor, context: Tensor) -> Tensor:
         z = self._inverse(noise, context)
         return self.clamp(z, self.overflowed(z))
+
+    def _confidence(self, z: Tensor, asked: Tensor, said: Tensor) -> Tensor:
+        """How surely latents are read as asked (n,); 0 if they overflowed."""
+        sure = confidence_in(self.flow, self.condition, self.standardise(z), asked, said)
+        return sure.nan_to_num(0)
 
     @inference
     def _read(self, z: Tensor, y: object) -> tuple[Tensor, Tensor]:

@@ -37,7 +37,7 @@ def read_values(
     """
     found = []
     for latents, rows in zip(z.split(ROWS), known.split(ROWS)):
-        found.append(_Reading(flow, condition, latents, rows, start).run())
+        found.append(Reading(flow, condition, latents, rows, start).run())
     values, scores = zip(*found)
     return torch.cat(values), torch.cat(scores)
 
@@ -126,8 +126,8 @@ def _nearest(condition: Condition, request: Tensor, seen: Tensor) -> Tensor:
     return (matching & (distances <= distances.kthvalue(count).values)).nonzero()[:, 0]
 
 
-class _Reading:
-    """The reading of a batch of latents."""
+class Reading:
+    """The reading of a batch of latents; the arguments are those of :func:`read_values`."""
 
     def __init__(
         self, flow: ConditionalFlow, condition: Condition, z: Tensor, known: Tensor, start: Tensor
@@ -143,6 +143,7 @@ class _Reading:
             self.given = torch.where(self.ascending, self.start[best], known)
 
     def run(self) -> tuple[Tensor, Tensor]:
+        """Values (n, V) and scores (n, columns), as :func:`read_values` returns them."""
         values = self.given.clone()
         sure = [float(column.score == "probability") for column in self.condition.columns]
         scores = self.z.new_tensor(sure).repeat(len(self.z), 1)
@@ -163,7 +164,7 @@ class _Reading:
                 break
         return values, scores
 
-    def log_prob(self, rows: Tensor, place: slice, candidates: Tensor) -> Tensor:
+    def log_prob(self, rows: Tensor, place: slice | Tensor, candidates: Tensor) -> Tensor:
         """log p(z | given, with each candidate in its place) (rows, candidates)."""
         z, others = self.z[rows], self.given[rows]
         others[:, place] = 0
