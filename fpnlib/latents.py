@@ -13,6 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _contextlib
 
+MAX_REDRAWS = 10
+
 
 class Posteriors(NamedTuple):
     """Training data: means (n, D), deviations (n, D) or None for plain latents, values (n, V)."""
@@ -162,6 +164,31 @@ class LatentSpace(nn.Module):
         self.overflows_ += count
         message = f"{count:,} of {total:,} latents overflowed in the flow and were {remedy}"
         warn(message, RuntimeWarning)
+
+
+def draw_again(
+    draw: Callable[[Tensor], tuple[Tensor, Tensor]], rows: Tensor, enough: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Draw latents, and up to ten times again those with too small a score; keep the best.
+
+    Args:
+        draw: latents (m, D) and their scores (m,) for rows (m,).
+        rows: 0 to n-1.
+        enough: score from which nothing is drawn again.
+
+    Returns:
+        Latents (n, D), the scores of the first draws (n,) and those of the latents (n,).
+    """
+    z, score = draw(rows)
+    first = score.clone()
+    for _ in range(MAX_REDRAWS):
+        again = rows[score < enough]
+        if not len(again):
+            break
+        drawn, found = draw(again)
+        better = found >= score[again]
+        z[again[better]], score[again[better]] = drawn[better], found[better]
+    return z, first, score
 
 
 def warn(message: str, category: type[Warning] = UserWarning) -> None:

@@ -15,12 +15,11 @@ from fpnlib import checks
 from fpnlib.conditions import Classes, from_spec
 from fpnlib.confidence import confidence_in, reads, report_unsure, said_columns
 from fpnlib.density import LatentDensity
-from fpnlib.latents import inference, standard_normal
+from fpnlib.latents import draw_again, inference, standard_normal
 from fpnlib.reading import fill_values, read_values
 from fpnlib.saving import load_plugin, save_plugin
 from fpnlib.training import History
 
-MAX_REDRAWS = 10
 STRENGTHS = (1.0, 1.25, 1.5, 2.0, 2.5, 3.0)  # of edits until they are read, as shares of the first
 _ARGUMENTS = {"latent_dim", "condition", "flow", "spread"}
 
@@ -264,15 +263,8 @@ class FlowPlugin(LatentDensity):
             sure = self._confidence(z, values[rows], said[rows]) if judged else z.new_zeros(len(z))
             return z, sure.masked_fill(self.overflowed(z), -1.0)
 
-        z, sure = draw(torch.arange(len(context), device=context.device))
-        first = sure.clone()
-        for _ in range(MAX_REDRAWS):
-            again = (sure < confidence).nonzero()[:, 0]
-            if not len(again):
-                break
-            drawn, found = draw(again)
-            better = found >= sure[again]
-            z[again[better]], sure[again[better]] = drawn[better], found[better]
+        rows = torch.arange(len(context), device=context.device)
+        z, first, sure = draw_again(draw, rows, confidence)
         redrawn = int((first < 0).sum() - (sure < 0).sum())
         if redrawn > 0:
             self.report(redrawn, len(z), "drawn again")

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.distributions import MultivariateNormal
 
 from fpnlib import checks
+from fpnlib.latents import draw_again
 
 POOLED = (0.0, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 """Shares of the pooled covariance to choose from."""
@@ -33,17 +34,29 @@ class _ClassDensities:
     means: Tensor
     factors: Tensor
 
-    def sample(self, y: Tensor, seed: int = 0) -> Tensor:
+    def sample(self, y: Tensor, seed: int = 0, confidence: float = 0.0) -> Tensor:
         """Draw one latent (n, D) for each class index of y (n,), the same for the same seed.
+
+        Latents whose class has a posterior probability below ``confidence`` are drawn again, up to
+        ten times.
 
         Raises:
             ValueError: a class out of range.
         """
         y = checks.labels(y, range(len(self.means))).cpu()
         generator = torch.Generator().manual_seed(int(seed))
-        component = torch.multinomial(self.weights[y], 1, generator=generator).squeeze(1)
-        noise = torch.randn(len(y), self.means.shape[-1], 1, generator=generator).to(self.means)
-        return self.means[y, component] + (self.factors[y, component] @ noise).squeeze(-1)
+
+        def draw(rows: Tensor) -> tuple[Tensor, Tensor]:
+            of = y[rows]
+            component = torch.multinomial(self.weights[of], 1, generator=generator).squeeze(1)
+            noise = torch.randn(len(of), self.means.shape[-1], 1, generator=generator)
+            scaled = (self.factors[of, component] @ noise.to(self.means)).squeeze(-1)
+            z = self.means[of, component] + scaled
+            if not confidence:
+                return z, torch.zeros(len(z))
+            return z, self.log_prob(z).softmax(1).gather(1, of[:, None])[:, 0]
+
+        return draw_again(draw, torch.arange(len(y)), confidence)[0]
 
     def log_prob(self, z: Tensor) -> Tensor:
         """Return log p(z | class) (n, K) in nats of latents z (n, D)."""

@@ -121,3 +121,15 @@ def test_samples_follow_the_seed_and_the_classes_asked_for():
 def test_class_baselines_refuse_in_one_line(fail, said):
     with pytest.raises(ValueError, match=said):
         fail(torch.randn(60, 3), torch.arange(60) % 2)
+
+
+def test_what_a_mixture_does_not_read_as_asked_is_drawn_again():
+    torch.manual_seed(0)
+    y = torch.arange(400) % 2
+    gaussians = ClassGaussians(torch.randn(400, 2) + y[:, None], y)
+    asked = torch.arange(2).repeat_interleave(200)
+    plain, sure = gaussians.sample(asked, seed=0), gaussians.sample(asked, seed=0, confidence=0.6)
+    read = gaussians.log_prob(sure).softmax(1)[torch.arange(400), asked]
+    assert read.min() >= 0.6
+    kept = gaussians.log_prob(plain).softmax(1)[torch.arange(400), asked] >= 0.6
+    assert torch.equal(sure[kept], plain[kept]) and not kept.all()

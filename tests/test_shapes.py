@@ -100,7 +100,9 @@ def test_what_is_judged_is_what_its_labels_say(folder):
     kinds = judged_objects(study, 4, points=12)
     real = ["test shapes", "reconstructions of test", "training shapes"]
     simple = ["category Gaussians", "category Gaussians, pooled"]
-    assert list(kinds) == [*real, *simple, "C-MAF", "C-RNVP"]
+    conditional = [*simple, "C-MAF", "C-RNVP"]
+    again = [f"{name}, drawn again" for name in conditional]
+    assert list(kinds) == [*real, *conditional, *again]
     assert study.plugin(flow="maf").config["dropout"] == 0.2
     rows = first_of_each(study.data.test.y, 4, range(10))
     assert torch.equal(kinds["test shapes"][0], study.data.test.x[rows, :12])

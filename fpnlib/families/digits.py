@@ -60,6 +60,7 @@ DIGITS = Family(
         "ae_flow_layers": 5,  # the paper's text says 10, the authors' file 5
         "ae_flow_blocks": 2,  # the text says 5, the file 2
         "judge_epochs": 10,
+        "confidence": 0.5,  # latents read as asked with less of it are drawn again
     },
     condition=lambda dataset, names: Classes(names),
     bases={

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any
@@ -12,10 +12,11 @@ from torch import Tensor
 
 from fpnlib.base_models.frozen import Frozen
 from fpnlib.data import Split
+from fpnlib.plugin import FlowPlugin
 from fpnlib.rivals import POOLED, ClassGaussians, ClassMixtures, likeliest
 
-Sampler = Callable[[Tensor, int], Tensor]
-"""A way to draw latents: (labels (n,), seed) -> latents (n, latent_dim)."""
+Sampler = Callable[..., Tensor]
+"""A way to draw latents: (labels (n,), seed, confidence=…) -> latents (n, latent_dim)."""
 
 
 @dataclass(frozen=True)
@@ -64,9 +65,9 @@ def encode(base: Any, split: Split, seed: int, batch_size: int = 1000) -> Latent
 
 
 def simple_samplers(latents: Encoded, kind: str, components: int, seed: int) -> dict[str, Sampler]:
-    """Return the ways to draw latents like those of training that need no plugin, by name.
+    """Return the ways to draw latents of classes that need no plugin, by name.
 
-    If there are posteriors, their prior is among the ways. Validation latents choose the pooled
+    Validation latents choose the pooled
     share of the covariances, and the number of Gaussians in the mixtures.
 
     Args:
@@ -77,8 +78,6 @@ def simple_samplers(latents: Encoded, kind: str, components: int, seed: int) -> 
     """
     train, held_out = latents.train, (latents.validation.draw, latents.validation.y)
     samplers: dict[str, Sampler] = {}
-    if train.std.any():
-        samplers["unconditional"] = partial(_prior, train.mean.shape[1])
     gaussians = partial(ClassGaussians, train.draw, train.y)
     share, pooled = likeliest(gaussians, POOLED, *held_out)
     samplers[f"{kind} Gaussians"] = gaussians().sample
@@ -95,5 +94,30 @@ def simple_samplers(latents: Encoded, kind: str, components: int, seed: int) -> 
     return samplers
 
 
-def _prior(width: int, y: Tensor, seed: int) -> Tensor:
-    return torch.randn(len(y), width, generator=torch.Generator().manual_seed(seed))
+def sampler(plugin: FlowPlugin) -> Sampler:
+    """Return a plugin as a way to draw latents."""
+    return lambda y, seed, **settings: plugin.sample(y, seed=seed, **settings)
+
+
+def prior_sampler(latents: Encoded) -> dict[str, Sampler]:
+    """Return the posteriors' prior as a way to draw latents, or nothing if there are none."""
+    width = latents.train.mean.shape[1]
+
+    def draw(y: Tensor, seed: int) -> Tensor:
+        return torch.randn(len(y), width, generator=torch.Generator().manual_seed(seed))
+
+    return {"unconditional": draw} if latents.train.std.any() else {}
+
+
+def drawn_again(samplers: Mapping[str, Sampler], confidence: float) -> dict[str, Sampler]:
+    """Return the ways to draw latents, with what they do not read as asked drawn again.
+
+    Args:
+        samplers: by name.
+        confidence: probability with which latents must be read as asked; 0: return nothing.
+    """
+    again: dict[str, Sampler] = {}
+    for name, sample in samplers.items():
+        if confidence:
+            again[f"{name}, drawn again"] = partial(sample, confidence=confidence)
+    return again

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
 
 import torch
 from sklearn.neighbors import NearestNeighbors
 from sklearn.neural_network import MLPRegressor
 from torch import Tensor
 
-from fpnlib.families.encoding import Latents, Sampler
+from fpnlib.families.encoding import Latents, Sampler, sampler
 from fpnlib.families.family import FLOW_NAMES
 from fpnlib.families.study import Study
 from fpnlib.plugin import FlowPlugin
@@ -118,15 +117,11 @@ def request_samplers(study: Study, noise: float, base: str = "") -> dict[str, Sa
     train, recipe = study.latents(base).train, study.recipe(base)[1]
     ways: dict[str, Sampler] = {}
     for flow in recipe.flows:
-        ways[FLOW_NAMES[flow]] = partial(_sample, study.plugin(base, flow))
+        ways[FLOW_NAMES[flow]] = sampler(study.plugin(base, flow))
     ways["linear Gaussian"] = LinearGaussian(train).sample
     ways["nearest neighbours"] = Neighbours(train, noise).sample
     ways["rejection"] = Rejection(study.plugin(base), train).sample
     return ways
-
-
-def _sample(plugin: FlowPlugin, asked: Tensor, seed: int) -> Tensor:
-    return plugin.sample(asked, seed=seed)
 
 
 def targets(y: Tensor, columns: Sequence[int], n: int) -> Tensor:

@@ -107,6 +107,7 @@ SHAPES = Family(
         "flow_dropout": 0.1,  # the authors' is 0.2
         "flow_epochs": 80,
         "judge_epochs": 16,
+        "confidence": 0.5,  # latents read as asked with less of it are drawn again
     },
     options=_options,
     condition=lambda dataset, names: Classes(names),

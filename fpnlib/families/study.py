@@ -20,7 +20,8 @@ from tqdm.auto import tqdm
 from fpnlib import checks, plots, store
 from fpnlib.conditions import Condition
 from fpnlib.data import Dataset, load
-from fpnlib.families.encoding import Encoded, Latents, Sampler, encode, simple_samplers
+from fpnlib.families import encoding
+from fpnlib.families.encoding import Encoded, Latents, Sampler, encode
 from fpnlib.families.family import FLOW_NAMES, Base, Family, Settings, Trained
 from fpnlib.families.parallel import run_in_processes
 from fpnlib.families.settings import resolve
@@ -164,7 +165,8 @@ class Study:
     ) -> dict[str, Callable[[Tensor, int], Tensor]]:
         """Return every way to draw objects for labels: name -> (labels (n,), seed) -> objects.
 
-        The ways are those of ``simple_samplers`` and the plugins.
+        The ways are those of ``simple_samplers`` and the plugins, the same *drawn again* by the
+        family's setting ``confidence``, and the base model's prior.
 
         Args:
             base: name of the base model; empty: the first.
@@ -172,11 +174,12 @@ class Study:
             options: of the decoding.
         """
         base, recipe = self.recipe(base)
-        about = self.family.kind, components, self.run.seed
-        samplers = simple_samplers(self.latents(base), *about)
+        latents, kind = self.latents(base), self.family.kind
+        samplers = encoding.simple_samplers(latents, kind, components, self.run.seed)
         for flow in recipe.flows:
-            plugin = self.plugin(base, flow)
-            samplers[FLOW_NAMES[flow]] = partial(_sample, plugin)
+            samplers[FLOW_NAMES[flow]] = encoding.sampler(self.plugin(base, flow))
+        samplers |= encoding.drawn_again(samplers, self.settings.get("confidence", 0.0))
+        samplers |= encoding.prior_sampler(latents)
 
         def draw(sample: Sampler, y: Tensor, seed: int) -> Tensor:
             return self.decode(base, sample(y, seed), seed, **options)
@@ -336,10 +339,6 @@ def _run_step(arguments: dict, family: Family, dataset: str, step: tuple) -> Non
 def _call(step: tuple) -> tuple[tuple, dict]:
     """Return a step's method with its arguments, and its keyword arguments."""
     return (step[:-1], step[-1]) if isinstance(step[-1], dict) else (step, {})
-
-
-def _sample(plugin: FlowPlugin, y: Tensor, seed: int) -> Tensor:
-    return plugin.sample(y, seed=seed)
 
 
 def _plugin_name(base: str, flow: str, draws: str = "fresh", **shape: Any) -> str:
