@@ -38,7 +38,8 @@ def classification_table(
         baselines: names in ``baselines.BASELINES`` with the settings of each. If a class has
             fewer objects than folds, there are as many folds as objects.
         base: name of the base model; empty: the first.
-        features: of the posteriors, "draw" and "mean"; the paper's numbers belong to the first.
+        features: of the posteriors, "draw" and "mean". The paper's numbers stand beside the first,
+            and only on the first base model.
         priors: of the plugins, "flat" and "train".
         on_means: baselines that are fitted to the second features as well.
 
@@ -63,7 +64,8 @@ def classification_table(
         row["model"] += f", {prior} prior" if len(priors) > 1 else ""
         rows.append(row)
     table = pd.DataFrame(rows)
-    table.loc[table["features"] != features[0], ["paper, train", "paper, test"]] = math.nan
+    unlike = table["features"] != features[0] if base == study.recipe()[0] else slice(None)
+    table.loc[unlike, ["paper, train", "paper, test"]] = math.nan
     return table
 
 

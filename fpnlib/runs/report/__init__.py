@@ -10,22 +10,26 @@ import base64
 import csv
 import fnmatch
 import math
+from collections import Counter
 from dataclasses import dataclass
 from itertools import chain
 from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
+import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from fpnlib import store
-from fpnlib.store import Manifest, Results, damaged, read_json
+from fpnlib.store import PROJECT, Manifest, Results, damaged, read_json
 
 NEAR = 0.02
-"""A number is green if it is short of the paper's by at most this share of it."""
-WHOLE_TABLE, PART_OF_TABLE = 40, 8
-"""Rows of a table that is shown as a whole; rows shown of a longer one."""
+"""A number is near the paper's if it is behind by at most this share of it."""
+WHOLE_TABLE = 40
+"""Rows of the longest table that is shown; a longer one is linked."""
 PNG = b"\x89PNG\r\n\x1a\n"
+CAPTIONS = PROJECT / "notebooks" / "captions.yaml"
+"""What each figure and each table shows, by its name in the run, in the notebooks' order."""
 
 
 @dataclass(frozen=True)
@@ -56,13 +60,16 @@ class _Number:
 
     @property
     def standing(self) -> str:
-        """How it compares with the paper: "better" (or equal), "near", "short" or ""."""
-        if self.paper is None:
+        """How it compares with the paper: "ahead" (or equal), "near", "behind" or "".
+
+        What was measured on training data is not compared, because there more is not better.
+        """
+        if self.paper is None or "train accuracy" in self.quantity:
             return ""
         if self.value >= self.paper:
-            return "better"
+            return "ahead"
         near = self.paper - self.value <= NEAR * abs(self.paper) + 1e-12
-        return "near" if near else "short"
+        return "near" if near else "behind"
 
 
 def write(folder: Path) -> Path:
@@ -98,7 +105,8 @@ def _page(folder: Path) -> dict:
         manifest.path_of(name)
     sections = _sections(manifest, noted.get("notebooks", {}), files)
     numbers = list(chain.from_iterable(map(itemgetter("numbers"), sections)))
-    compared = [number for number in numbers if number.standing]
+    beside = [number for number in numbers if number.paper is not None]
+    standings = Counter(number.standing for number in beside)
     weights = fnmatch.filter(files, "*.safetensors")
     parts = ("environment", "differences", "data", "seconds", "total", "failed")
     return {part: noted.get(part, {}) for part in parts} | {
@@ -106,7 +114,8 @@ def _page(folder: Path) -> dict:
         "sweep": manifest.SUMMARY in files,
         "sections": sections,
         "numbers": len(numbers),
-        "compared": sorted(compared, key=lambda number: not number.quantity.startswith("Table")),
+        "beside": sorted(beside, key=lambda number: (not number.standing, _first(number))),
+        "standings": standings,
         "near": NEAR,
         "models": {name: files[name].stat().st_size for name in weights},
         "checksums": checksums,
@@ -115,17 +124,25 @@ def _page(folder: Path) -> dict:
     }
 
 
-def _amount(value: float, sign: str = "") -> str:
-    """A number at four decimals, or at four digits if those would hide it.
+def _amount(value: float, sign: str = "", decimals: int | None = None) -> str:
+    """A number at as many decimals as its size allows; a whole one as it is.
 
     Args:
         value: the number.
         sign: "+" to show the sign of positive numbers.
+        decimals: those of its column in a table; None: by the number alone.
     """
-    style = ".4f" if value == 0 or 0.001 <= abs(value) < 1000 else ".4g"
-    if value == int(value) and 1 < abs(value) < 1e15:
-        style = ",.0f"
+    if decimals is None:
+        whole = value == int(value) and 1 < abs(value) < 1e15
+        decimals = 0 if whole else _decimals(abs(value))
+    hidden = 0 < abs(value) < 0.5 * 10**-decimals
+    style = ".1e" if hidden else f",.{decimals}f"
     return format(value, sign + style).replace("-", "−")
+
+
+def _decimals(largest: float) -> int:
+    """The decimals that are shown of numbers up to this one."""
+    return 4 if largest < 10 else 3 if largest < 100 else 1
 
 
 def _sections(manifest: Manifest, made: dict, files: dict[str, Path]) -> list[dict]:
@@ -143,15 +160,15 @@ def _sections(manifest: Manifest, made: dict, files: dict[str, Path]) -> list[di
     for stem in stems:
         starts += (f"figures/{stem}_", f"tables/{stem}_")
     rest = {name: path for name, path in files.items() if not name.startswith(tuple(starts))}
-    whole: dict[str, Any] = {"tables": _tables(rest, ""), "figures": _figures(rest, "")}
-    if any(whole.values()):
-        whole |= {"id": "whole", "title": "The run as a whole", "source": ""}
+    shown = _shown(rest, "")
+    if shown:
+        whole = {"id": "whole", "title": "The run as a whole", "source": "", "shown": shown}
         sections.append(whole | {"copies": {}, "made": {}, "numbers": []})
     return sections
 
 
 def _section(manifest: Manifest, stem: str, files: dict[str, Path]) -> dict:
-    """A notebook's title, its executed copies by what to call them, its tables and its figures."""
+    """A notebook's title, its executed copies by what to call them, its figures and tables."""
     name = f"notebooks/{stem}.ipynb"
     copy = manifest.path_of(name)
     copies = {"executed notebook": name} if copy.is_file() else {}
@@ -159,9 +176,8 @@ def _section(manifest: Manifest, stem: str, files: dict[str, Path]) -> dict:
         if (manifest.folder / "runs" / run / name).is_file():
             copies[run] = f"runs/{run}/{name}"
     title = _title(copy) if copy.is_file() else None
-    tables, figures = _tables(files, f"{stem}_"), _figures(files, f"{stem}_")
-    shown = {"tables": tables, "figures": figures}
-    return {"id": stem, "title": title or stem, "copies": copies} | shown
+    shown = _shown(files, f"{stem}_")
+    return {"id": stem, "title": title or stem, "copies": copies, "shown": shown}
 
 
 def _title(copy: Path) -> str | None:
@@ -211,28 +227,56 @@ def _means(path: Path) -> dict[str, list[_Number]]:
     return numbers
 
 
-def _tables(files: dict[str, Path], start: str) -> list[dict]:
-    """Each table's first rows, or all of them."""
-    tables = []
-    for name, path in files.items():
-        if not (name.startswith(f"tables/{start}") and name.endswith(".csv")):
+def _shown(files: dict[str, Path], start: str) -> list[dict]:
+    """Figures and tables in the notebook's order, then those without a caption, each told apart."""
+    captions = yaml.safe_load(CAPTIONS.read_text(encoding="utf-8"))
+    places = {name: place for place, name in enumerate(captions)}
+    shown = []
+    for name in sorted(files, key=lambda name: places.get(name, len(places))):
+        if name.startswith(f"figures/{start}"):
+            item = _figure(files[name])
+        elif name.startswith(f"tables/{start}") and name.endswith(".csv"):
+            item = _table(files[name])
+        else:
             continue
-        head, rows = _csv(path)
-        shown = rows if len(rows) <= WHOLE_TABLE else rows[:PART_OF_TABLE]
-        table = {"name": _caption(path, start), "file": name, "head": head, "total": len(rows)}
-        tables.append(table | {"rows": [list(map(_short, row)) for row in shown]})
-    return tables
+        words = files[name].stem.removeprefix(start).replace("_", " ")
+        if item:
+            shown.append(item | {"file": name, "caption": captions.get(name, words)})
+    return shown
 
 
-def _figures(files: dict[str, Path], start: str) -> list[dict]:
-    """Each picture, whole, as a data URI. What is no PNG is left out."""
-    figures = []
-    for name, path in files.items():
-        data = path.read_bytes() if name.startswith(f"figures/{start}") else b""
-        if data.startswith(PNG):
-            source = f"data:image/png;base64,{base64.b64encode(data).decode()}"
-            figures.append({"name": _caption(path, start), "file": name, "source": source})
-    return figures
+def _figure(path: Path) -> dict:
+    """A picture, whole, as a data URI; empty if it is no PNG."""
+    data = path.read_bytes()
+    if not data.startswith(PNG):
+        return {}
+    return {"source": f"data:image/png;base64,{base64.b64encode(data).decode()}"}
+
+
+def _table(path: Path) -> dict:
+    """A table, without its rows if they are too many to show."""
+    head, rows = _csv(path)
+    shown = rows if len(rows) <= WHOLE_TABLE else []
+    columns = map(_column, zip(*shown, strict=True))
+    return {"head": head, "total": len(rows), "rows": list(zip(*columns, strict=True))}
+
+
+def _column(cells: tuple[str, ...]) -> list[tuple[str, bool]]:
+    """A table's cells as they are shown, each with whether its column has numbers only."""
+    written = list(filter(None, cells))
+    try:
+        values = list(map(float, written))
+    except ValueError:
+        return [(cell or "–", False) for cell in cells]
+    finite = list(filter(math.isfinite, values))
+    places = max((len(cell.partition(".")[2]) for cell in written), default=0)
+    decimals = min(places, _decimals(max(map(abs, finite), default=0)))
+    shown = []
+    for cell in cells:
+        finite_cell = bool(cell) and math.isfinite(float(cell))
+        text = _amount(float(cell), decimals=decimals) if finite_cell else cell or "–"
+        shown.append((text, True))
+    return shown
 
 
 def _csv(path: Path) -> tuple[list[str], list[list[str]]]:
@@ -248,17 +292,9 @@ def _float(cell: str) -> float | None:
     return float(cell) if cell else None
 
 
-def _caption(path: Path, start: str) -> str:
-    return path.stem.removeprefix(start).replace("_", " ")
-
-
-def _short(cell: str) -> str:
-    """A cell of a table: text and whole numbers as they are, others as :func:`_amount` has them."""
-    try:
-        value = float(cell)
-    except ValueError:
-        return cell
-    return _amount(value) if math.isfinite(value) and not cell.lstrip("-").isdigit() else cell
+def _first(number: _Number) -> bool:
+    """Whether a number sorts behind those of the paper's tables."""
+    return not number.quantity.startswith("Table")
 
 
 def _is_number(value: object) -> bool:
