@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -20,13 +21,17 @@ from fpnlib.metrics.editing import (
     score_edits,
 )
 from fpnlib.metrics.editing_tables import OURS
+from fpnlib.plugen import PluGeN
+from fpnlib.store import Checkpoint
+from fpnlib.training import History
 
 VISIBLE = 0.02
 """Smallest difference of a pixel, in [0, 1], that an eye sees."""
+EPOCHS = 20  # of PluGeN; its validation loss changes little after that
 
 
 def editors(study: Study, base: str = "", n: int = 10_000) -> dict[str, Editor]:
-    """Return editors of latents: ours, the base model's own, and two that are linear.
+    """Return editors of latents: ours, the base model's own, PluGeN, and two that are linear.
 
     Args:
         study: of a family with attributes.
@@ -40,11 +45,30 @@ def editors(study: Study, base: str = "", n: int = 10_000) -> dict[str, Editor]:
         return plugin.from_noise(plugin.to_noise(z, y), to)
 
     own = study.recipe(base)[1].editors(model)
+    if len(study.names) <= model.latent_dim:  # each attribute takes a coordinate
+        own |= {"PluGeN": _plugen(study, base).edit}
     linear = {
         "linear regression": LinearRegression(train.mean, train.y),
         "difference of means": MeanDifferences(train.mean, train.y),
     }
     return {OURS: ours, **own, **linear}
+
+
+def _plugen(study: Study, base: str) -> PluGeN:
+    """Return PluGeN, fitted to the same latents as the plugin."""
+    base, recipe = study.recipe(base)
+    latents, width = study.latents(base), study.base(base).latent_dim
+    torch.manual_seed(study.run.seed)
+    model = PluGeN(width, len(study.names))
+
+    def train(checkpoint: Checkpoint) -> History:
+        data, shown = study.training_latents(base), latents.validation
+        fitting: dict[str, Any] = {"seed": study.run.seed, "checkpoint": checkpoint}
+        fitting |= {"validation": (shown.draw, shown.y), "epochs": EPOCHS}
+        return model.fit(data.mean, data.y, std=data.std, **fitting).history_
+
+    key = study.key("plugen/1", {}, latents.key_)
+    return study.kept(f"{base}_plugen", key, model, train, recipe.pretrained_on).eval()
 
 
 def at_strengths(ways: Mapping[str, Editor], strengths: Mapping[str, float]) -> dict[str, Editor]:

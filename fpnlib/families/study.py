@@ -100,7 +100,7 @@ class Study:
         """Return the latents of the three splits under a base model."""
         name, recipe = self.recipe(base)
         model, kept_as = self.base(name), f"{name}_latents"
-        key = self._key(f"{name}/latents", {}, model.key_)
+        key = self.key(f"{name}/latents", {}, model.key_)
 
         def encode_split(split: str) -> Latents:
             seed = self.run.seed + SPLITS.index(split)
@@ -264,7 +264,8 @@ class Study:
         made = self._made[name]
         return made.eval() if isinstance(made, nn.Module) else made
 
-    def _key(self, kind: str, settings: dict, *parents: str) -> Key:
+    def key(self, kind: str, settings: dict, *parents: str) -> Key:
+        """Return the key of something made by the run's seed from this dataset."""
         if self.run.seed:
             settings = settings | {"seed": self.run.seed}
         return Key(f"{self.family.name}/{kind}", settings, parents, self.data.checksum)
@@ -278,8 +279,8 @@ class Study:
             fitting = {"seed": self.run.seed, "checkpoint": checkpoint, "description": name}
             return recipe.fit(module, self.data, self.settings, **fitting)
 
-        key = self._key(f"{name}/{recipe.version}", settings)
-        return self._kept(name, key, module, train, recipe.pretrained_on)
+        key = self.key(f"{name}/{recipe.version}", settings)
+        return self.kept(name, key, module, train, recipe.pretrained_on)
 
     def _fitted(self, name: str, base: str, flow: str, draws: str, shape: dict) -> FlowPlugin:
         model, plug = self.base(base), self.family.bases[base].flows[flow]
@@ -291,15 +292,15 @@ class Study:
             settings["draws"] = draws
 
         def train(checkpoint: store.Checkpoint) -> History:
-            sets = self._training_latents(base), self.latents(base).validation
+            sets = self.training_latents(base), self.latents(base).validation
             fitting: dict[str, Any] = {"seed": self.run.seed, "checkpoint": checkpoint}
             fitting |= plug.training(self.data, self.settings)
             return plug.fit(plugin, *sets, draws == "fresh", **fitting)
 
-        key = self._key(f"{base}/{flow}/{plug.version}", settings, model.key_)
-        return self._kept(name, key, plugin, train, self.family.bases[base].pretrained_on)
+        key = self.key(f"{base}/{flow}/{plug.version}", settings, model.key_)
+        return self.kept(name, key, plugin, train, self.family.bases[base].pretrained_on)
 
-    def _kept(
+    def kept(
         self,
         name: str,
         key: Key,
@@ -323,7 +324,8 @@ class Study:
         trained.history_ = History(**meta["history"])
         return trained
 
-    def _training_latents(self, base: str) -> Latents:
+    def training_latents(self, base: str) -> Latents:
+        """Return the latents to train on: those of the training split, and mirrored ones if any."""
         latents = self.latents(base).train
         for side in self.family.bases[base].further(self.data):
             latents = latents.joined(encode(self.base(base), side, self.run.seed))
