@@ -32,4 +32,5 @@ def lamps(exclusive=()):
     """Network, faces and attributes for ``AttributeEditor``; ``exclusive`` as in ``Attributes``."""
     both, y = Lamps(exclusive), torch.tensor([[0.0, 1.0], [1.0, 1.0], [0.0, 0.0]])
     network = SimpleNamespace(plugin=both, encode=both.encode, decode=both.decode)
+    network.classify = lambda x: (both.encode(x) > 0.5).float()
     return network, both.decode(both.from_noise(0, y)), y

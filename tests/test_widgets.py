@@ -2,6 +2,7 @@
 
 import asyncio
 import io
+from datetime import UTC, datetime
 
 import numpy as np
 import pytest
@@ -13,7 +14,8 @@ from torch import nn
 from fpnlib.conditions import Classes
 from fpnlib.network import FlowPluginNetwork
 from fpnlib.plugin import FlowPlugin
-from fpnlib.widgets import AttributeEditor, DigitExplorer, _png
+from fpnlib.widgets import AttributeEditor, DigitExplorer
+from fpnlib.widgets.parts import _png
 
 
 class Pixels(nn.Module):
@@ -94,6 +96,25 @@ def test_errors_stand_in_the_panel_until_the_next_success(editor, edits, message
     assert message in editor.message.value and editor.edited.value == before
     editor.sliders["left_lit"].value = 0.7
     assert not editor.message.value and editor.edited.value != before
+
+
+def test_an_image_of_ones_own_is_cropped_scaled_and_read(editor):
+    wide = Image.new("RGB", (80, 40))
+    wide.paste((200, 200, 200), (40, 0, 60, 40))  # the right half of the middle
+    data = io.BytesIO()
+    wide.save(data, "png")
+    editor.upload.value = [file_of(data.getvalue())]
+    assert editor.face.value == 3 and tuple(editor.x.shape) == (4, 3, 16, 16)
+    assert values(editor) == [0, 1], "the plugin reads the lamp that is lit"
+    assert shown(editor.original)[:, 9:].mean() == pytest.approx(200 / 255, abs=0.02)
+    editor.upload.value = [file_of(b"no image")]
+    assert "cannot identify image" in editor.message.value and editor.face.max == 3
+
+
+def file_of(content):
+    """A file as a browser uploads it."""
+    about = {"name": "own.png", "type": "image/png", "size": len(content)}
+    return about | {"content": memoryview(content), "last_modified": datetime.now(UTC)}
 
 
 @pytest.fixture

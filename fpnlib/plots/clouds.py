@@ -120,7 +120,7 @@ def turntable(points: Array, title: str = "point cloud", size: int = 420) -> str
         page = page.replace(f"__{name}__", text)
     return (
         f'<iframe srcdoc="{html.escape(page)}" width="{size}" height="{size}" '
-        'style="border:0" sandbox="allow-scripts"></iframe>'
+        'style="border:0;max-width:100%;color-scheme:light" sandbox="allow-scripts"></iframe>'
     )
 
 

@@ -7,30 +7,38 @@ panel.
 
 from __future__ import annotations
 
-import asyncio
-import html
 import io
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from random import randrange
 from typing import Any
 
 import ipywidgets as widgets
+import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import Tensor
 
 from fpnlib import checks
 from fpnlib.conditions import Attributes, Classes
 from fpnlib.network import FlowPluginNetwork
 from fpnlib.plots import turntable
+from fpnlib.widgets.parts import (
+    PIXELS,
+    STEP,
+    _column,
+    _condition,
+    _Gathered,
+    _image,
+    _message,
+    _png,
+    _reported,
+    _row,
+    _slider,
+)
 
-DELAY = 0.02  # seconds for which changes are gathered
-PIXELS = 288  # side of a picture on the screen
+NARROW = "320px"  # least width of a column of sliders
 RANGE = (-0.5, 1.5)  # of a slider: 0 lacks the attribute, 1 has it
-STEP = 0.05  # of a slider
-LOWEST, HIGHEST = -0.5, 1.5  # of a picture: what lies further outside has another range
 
 
 class AttributeEditor(widgets.VBox):  # type: ignore[misc]
@@ -50,22 +58,22 @@ class AttributeEditor(widgets.VBox):  # type: ignore[misc]
     """
 
     def __init__(self, network: FlowPluginNetwork, x: Tensor, y: Tensor, strength: float = 1.0):
-        plugin, attributes = network.plugin, _condition(network, Attributes)
+        attributes = _condition(network, Attributes)
         self.network, self.attributes, self.strength = network, attributes, strength
         self.x = checks.array(x, ("n", "channels", "h", "w"))
         self.y = attributes.encode(y)
         checks.same_length(self.x, self.y, ("x", "y"))
-        with torch.no_grad():
-            self.noise = plugin.to_noise(network.encode(self.x.to(plugin.loc_)), self.y)
+        self.noise = self._noise(self.x, self.y)
         self.face = widgets.BoundedIntText(0, min=0, max=len(x) - 1, description="face")
         self.random = widgets.Button(description="another face", icon="random")
         self.reset = widgets.Button(description="reset", icon="undo")
+        self.upload = widgets.FileUpload(accept="image/*", description="your own image")
         self.edits = widgets.Text(placeholder="+Smiling -Eyeglasses", continuous_update=False)
         self.edits.description = "edits"
         self.sliders: dict[str, widgets.FloatSlider] = {}
         for name in attributes.names:
             self.sliders[name] = _slider(name.replace("_", " "), *RANGE, 0.0)
-        self.original, self.edited, self.message = _image(), _image(), widgets.HTML()
+        self.original, self.edited, self.message = _image(), _image(), _message()
         self._show = _Gathered(self.show)
         self._held = False  # whether the sliders move by themselves
         self._moving: str | None = None  # the slider that moves by hand
@@ -93,6 +101,20 @@ class AttributeEditor(widgets.VBox):  # type: ignore[misc]
         own = self.y[face : face + 1]
         context = torch.lerp(own, self.attributes.set(own, values).to(own), self.strength)
         return self.network.plugin.from_noise(self.noise[face : face + 1], context)
+
+    def add(self, image: Image.Image) -> None:
+        """Show an image of one's own: its middle, scaled to the model's size.
+
+        The plugin reads its attributes, because nobody has said them.
+        """
+        height, width = self.x.shape[-2:]
+        fitted = ImageOps.fit(ImageOps.exif_transpose(image).convert("RGB"), (width, height))
+        x = torch.from_numpy(np.array(fitted)).permute(2, 0, 1)[None].to(self.x) / 255
+        y = self.attributes.encode(self.network.classify(x)).to(self.y)
+        self.noise = torch.cat([self.noise, self._noise(x, y)])
+        self.x, self.y = torch.cat([self.x, x]), torch.cat([self.y, y])
+        self.face.max = len(self.x) - 1
+        self.face.value = self.face.max
 
     def start(self) -> None:
         """Show the chosen face as it is, with its attributes on the sliders."""
@@ -126,15 +148,31 @@ class AttributeEditor(widgets.VBox):  # type: ignore[misc]
         self.edits.observe(lambda change: self.apply(change["new"]), "value")
         self.random.on_click(lambda button: self.face.set_trait("value", randrange(len(self.x))))
         self.reset.on_click(lambda button: self.start())
+        self.upload.observe(lambda change: self._uploaded(change["new"]), "value")
+
+    def _uploaded(self, files: Sequence[Mapping]) -> None:
+        with _reported(self.message):
+            for file in files:
+                self.add(Image.open(io.BytesIO(file["content"])))
+
+    @torch.no_grad()
+    def _noise(self, x: Tensor, y: Tensor) -> Tensor:
+        """The noise (n, latent_dim) of faces with these attributes."""
+        plugin = self.network.plugin
+        return plugin.to_noise(self.network.encode(x.to(plugin.loc_)), y)
 
     def _layout(self) -> widgets.Widget:
         original = widgets.VBox([widgets.Label("original"), self.original])
         edited = widgets.VBox([widgets.Label("edited"), self.edited])
-        buttons = widgets.HBox([self.face, self.random, self.reset])
-        left = widgets.VBox([widgets.HBox([original, edited]), buttons, self.edits, self.message])
-        columns = widgets.Layout(grid_template_columns="repeat(2, 330px)")
-        sliders = widgets.GridBox(list(self.sliders.values()), layout=columns)
-        return widgets.HBox([left, sliders], layout=widgets.Layout(flex_flow="row wrap"))
+        pictures, buttons = _row(original, edited), _row(self.face, self.random, self.reset)
+        asked = _row(self.edits, self.upload)
+        self.face.layout.width = "190px"
+        for button in (self.random, self.reset, self.upload):
+            button.layout.width = "auto"
+        left = widgets.VBox([pictures, buttons, asked, self.message], layout=_column(PIXELS * 2))
+        columns = widgets.Layout(grid_template_columns=f"repeat(auto-fill, minmax({NARROW}, 1fr))")
+        columns.flex, columns.align_content = f"1 1 {NARROW}", "flex-start"
+        return _row(left, widgets.GridBox(list(self.sliders.values()), layout=columns))
 
     def _moved(self, name: str, change: Mapping) -> None:
         """Follow a slider that moves by hand with those that it excludes.
@@ -166,7 +204,7 @@ class _Explorer(widgets.VBox):  # type: ignore[misc]
     """A view of what its controls and a seed ask for, and a button that takes the next seed."""
 
     def __init__(self, view: widgets.Widget, controls: list[widgets.Widget], again: str):
-        self.view, self.message = view, widgets.HTML()
+        self.view, self.message = view, _message()
         self.seed = widgets.BoundedIntText(0, min=0, max=2**31 - 1, description="seed")
         self.draw = widgets.Button(description=again, icon="random")
         self.draw.on_click(lambda button: self.again())
@@ -174,7 +212,8 @@ class _Explorer(widgets.VBox):  # type: ignore[misc]
         for control in controls:
             for part in getattr(control, "children", None) or [control]:
                 part.observe(gathered, "value")
-        super().__init__([widgets.HBox([view, widgets.VBox([*controls, self.draw, self.message])])])
+        column = widgets.VBox([*controls, self.draw, self.message], layout=_column(PIXELS))
+        super().__init__([_row(view, column)])
         self.show()
 
     def drawn(self) -> Any:
@@ -274,75 +313,3 @@ class ShapeExplorer(_Explorer):
     def drawn(self) -> str:
         """The shape that the controls ask for, as HTML."""
         return self.picture(self.category.value, self.seed.value, self.temperature.value)
-
-
-def _png(image: Tensor) -> bytes:
-    """An image (1 or 3, h, w) in [0, 1] as a PNG; a grey image is drawn dark on white.
-
-    Raises:
-        ValueError: another shape or range, with what brings it to this one.
-    """
-    shape, remedy = tuple(image.shape), ""
-    if image.ndim != 3 or shape[0] not in (1, 3):
-        remedy = "x[:3] leaves out the transparency" if shape[0] == 4 else ""
-        remedy = "x.permute(2, 0, 1)" if shape[-1] in (1, 3, 4) else remedy
-        raise ValueError(f"a picture must have shape (1 or 3, h, w), got {shape}; {remedy}")
-    low, high = float(image.min()), float(image.max())
-    if low < LOWEST or high > HIGHEST:
-        remedy = "x / 255" if high > HIGHEST else "(x + 1) / 2"
-        raise ValueError(f"a picture must lie in [0, 1], got {low:.3g} to {high:.3g}; {remedy}")
-    pixels = image.detach().cpu().clamp(0, 1).mul(255).round().byte().permute(1, 2, 0).numpy()
-    if pixels.shape[2] != 3:
-        pixels = 255 - pixels[:, :, 0]
-    data = io.BytesIO()
-    Image.fromarray(pixels).save(data, "png", compress_level=1)
-    return data.getvalue()
-
-
-def _condition(network: FlowPluginNetwork, kind: type) -> Any:
-    condition = network.plugin.condition
-    if not isinstance(condition, kind):
-        given = type(condition).__name__
-        raise TypeError(f"the panel needs a plugin for {kind.__name__}, got one for {given}")
-    return condition
-
-
-class _Gathered:
-    """Call a function once, soon after the first of many calls; at once without an event loop."""
-
-    def __init__(self, function: Callable[[], None]):
-        self.function, self.waiting = function, False
-
-    def __call__(self, change: object = None) -> None:
-        if self.waiting:
-            return
-        try:
-            asyncio.get_running_loop().call_later(DELAY, self._run)
-            self.waiting = True
-        except RuntimeError:
-            self.function()
-
-    def _run(self) -> None:
-        self.waiting = False
-        self.function()
-
-
-@contextmanager
-def _reported(message: widgets.HTML) -> Iterator[None]:
-    """Show an error in the panel, because nobody sees the error of a callback."""
-    try:
-        yield
-        message.value = ""
-    except Exception as error:  # noqa: BLE001 (whatever a model raises)
-        line = str(error).splitlines()[0] if str(error) else type(error).__name__
-        message.value = f'<span style="color: #b00020">{html.escape(line)}</span>'
-
-
-def _slider(description: str, low: float, high: float, value: float) -> widgets.FloatSlider:
-    look = {"layout": widgets.Layout(width="320px"), "style": {"description_width": "130px"}}
-    numbers = {"min": low, "max": high, "step": STEP, "readout_format": ".2f"}
-    return widgets.FloatSlider(value, description=description, **numbers, **look)
-
-
-def _image() -> widgets.Image:
-    return widgets.Image(format="png", width=PIXELS, height=PIXELS)

@@ -12,7 +12,8 @@ from fpnlib.conditions import Reals
 from fpnlib.conditions.columns import Scaled
 from fpnlib.data.molecules import properties, to_smiles
 from fpnlib.network import FlowPluginNetwork
-from fpnlib.widgets import _condition, _Explorer
+from fpnlib.widgets import _Explorer
+from fpnlib.widgets.parts import _condition
 
 MOLECULES = 6  # drawn at a time
 ACROSS = 3  # of them in a row

@@ -21,7 +21,8 @@ from tqdm.auto import trange
 from fpnlib import store
 from fpnlib.data import load_drawn_faces
 from fpnlib.families.pretrained import pretrained
-from fpnlib.widgets import AttributeEditor, _png
+from fpnlib.widgets import AttributeEditor
+from fpnlib.widgets.parts import _png
 
 STAGES = ("flow", "decoder", "PNG", "all")
 

@@ -1,0 +1,109 @@
+"""What panels are made of: pictures, messages, gathered calls and a layout for any screen."""
+
+from __future__ import annotations
+
+import asyncio
+import html
+import io
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import ipywidgets as widgets
+from PIL import Image
+from torch import Tensor
+
+from fpnlib.network import FlowPluginNetwork
+
+DELAY = 0.02  # seconds for which changes are gathered
+PIXELS = 288  # side of a picture on the screen
+STEP = 0.05  # of a slider
+ERROR = "color: var(--jp-error-color0, #b00020); line-height: 1.4"
+LOWEST, HIGHEST = -0.5, 1.5  # of a picture: what lies further outside has another range
+
+
+def _png(image: Tensor) -> bytes:
+    """An image (1 or 3, h, w) in [0, 1] as a PNG; a grey image is drawn dark on white.
+
+    Raises:
+        ValueError: another shape or range, with what brings it to this one.
+    """
+    shape, remedy = tuple(image.shape), ""
+    if image.ndim != 3 or shape[0] not in (1, 3):
+        remedy = "x[:3] leaves out the transparency" if shape[0] == 4 else ""
+        remedy = "x.permute(2, 0, 1)" if shape[-1] in (1, 3, 4) else remedy
+        raise ValueError(f"a picture must have shape (1 or 3, h, w), got {shape}; {remedy}")
+    low, high = float(image.min()), float(image.max())
+    if low < LOWEST or high > HIGHEST:
+        remedy = "x / 255" if high > HIGHEST else "(x + 1) / 2"
+        raise ValueError(f"a picture must lie in [0, 1], got {low:.3g} to {high:.3g}; {remedy}")
+    pixels = image.detach().cpu().clamp(0, 1).mul(255).round().byte().permute(1, 2, 0).numpy()
+    if pixels.shape[2] != 3:
+        pixels = 255 - pixels[:, :, 0]
+    data = io.BytesIO()
+    Image.fromarray(pixels).save(data, "png", compress_level=1)
+    return data.getvalue()
+
+
+def _condition(network: FlowPluginNetwork, kind: type) -> Any:
+    condition = network.plugin.condition
+    if not isinstance(condition, kind):
+        given = type(condition).__name__
+        raise TypeError(f"the panel needs a plugin for {kind.__name__}, got one for {given}")
+    return condition
+
+
+class _Gathered:
+    """Call a function once, soon after the first of many calls; at once without an event loop."""
+
+    def __init__(self, function: Callable[[], None]):
+        self.function, self.waiting = function, False
+
+    def __call__(self, change: object = None) -> None:
+        if self.waiting:
+            return
+        try:
+            asyncio.get_running_loop().call_later(DELAY, self._run)
+            self.waiting = True
+        except RuntimeError:
+            self.function()
+
+    def _run(self) -> None:
+        self.waiting = False
+        self.function()
+
+
+@contextmanager
+def _reported(message: widgets.HTML) -> Iterator[None]:
+    """Show an error in the panel, because nobody sees the error of a callback."""
+    try:
+        yield
+        message.value = ""
+    except Exception as error:  # noqa: BLE001 (whatever a model raises)
+        line = str(error).splitlines()[0] if str(error) else type(error).__name__
+        message.value = f'<div style="{ERROR}">{html.escape(line)}</div>'
+
+
+def _row(*parts: widgets.Widget) -> widgets.HBox:
+    """Parts side by side, or one below the other on a narrow screen."""
+    return widgets.HBox(parts, layout=widgets.Layout(flex_flow="row wrap", width="100%"))
+
+
+def _column(width: int) -> widgets.Layout:
+    """The layout of a column whose width no message changes."""
+    return widgets.Layout(flex=f"0 1 {width + 24}px", min_width="0")
+
+
+def _slider(description: str, low: float, high: float, value: float) -> widgets.FloatSlider:
+    look = {"layout": widgets.Layout(width="auto"), "style": {"description_width": "135px"}}
+    numbers = {"min": low, "max": high, "step": STEP, "readout_format": ".2f"}
+    return widgets.FloatSlider(value, description=description, **numbers, **look)
+
+
+def _message() -> widgets.HTML:
+    """Room for three lines, which a message does not change."""
+    return widgets.HTML(layout=widgets.Layout(height="60px", overflow="auto"))
+
+
+def _image() -> widgets.Image:
+    return widgets.Image(format="png", width=PIXELS, height=PIXELS)
