@@ -763,9 +763,10 @@ def grouped(tmp_path):
 
 def test_dotted_names_become_the_notebooks_override(grouped):
     values = {"override": "faces.msp_epochs=3", "digits.flow_epochs": 64, "digits.flow_width": 9}
+    values["device"] = "cpu"
     todo = plan.plan("small", "out", (), values, grouped)
     settings, plain = todo.tasks.values()
-    override = "faces.msp_epochs=3 digits.flow_epochs=64 digits.flow_width=9"
+    override = "faces.msp_epochs=3 digits.flow_epochs=64 digits.flow_width=9 device=cpu"
     assert settings == {"out": "out", "seed": 2, "profile": "small", "override": override}
     assert plain == {"out": "out", "seed": 2, "scale": 1.0}
     resolved = {"digits": {"flow_epochs": 64, "flow_width": 9}, "faces": {"msp_epochs": 3}}

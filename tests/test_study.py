@@ -359,6 +359,17 @@ def test_a_read_only_run_trains_and_writes_nothing(folder, tmp_path):
     assert not list(tmp_path.rglob("*.*")) and not list(folder.rglob("*latents*"))
 
 
+def test_a_run_computes_on_the_device_that_it_names(tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert Run("05", out=tmp_path).device.type == "cuda"
+    assert Run("05", out=tmp_path, override="device=cpu digits.flow_width=9").device.type == "cpu"
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    for device in ("cuda", "mps", "gpu"):
+        with pytest.raises(ValueError, match=f"'{device}' is not there; expected auto or cpu$"):
+            Run("05", out=tmp_path, override=f"device={device}")
+
+
 def test_numbers_figures_and_tables_go_where_they_belong(tmp_path):
     run = Run("05_some", out=tmp_path, seed=3)
     run.record("accuracy", torch.tensor(0.5), paper=0.25, n=8)

@@ -45,7 +45,8 @@ def merge(
 
     Args:
         groups: a profile's settings by family.
-        override: ``"family.name=value"`` pairs separated by spaces, with values in YAML.
+        override: ``"family.name=value"`` pairs separated by spaces, with values in YAML. A pair
+            ``"device=…"`` is the run's and left out.
         families: the known families by name.
 
     Raises:
@@ -58,6 +59,8 @@ def merge(
     merged: dict[str, dict] = deepcopy(dict(groups))  # type: ignore[arg-type]
     for pair in override.split():
         path, equals, value = pair.partition("=")
+        if path == "device":
+            continue
         family, dot, name = path.partition(".")
         if not (equals and dot and family and name):
             raise ValueError(f"override takes pairs like digits.flow_epochs=64, got '{pair}'")

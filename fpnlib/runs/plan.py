@@ -136,12 +136,13 @@ def _refuse_unknown(given: Iterable[str], declared: Iterable[Iterable[str]]) -> 
 
 
 def _with_override(values: Mapping[str, object], declared: list[dict]) -> dict[str, object]:
-    """Return values with those of dotted names joined to one text, the parameter ``override``."""
+    """Return values with the device and dotted names joined to one text, ``override``."""
     flat, pairs = dict(values), str(values.get("override", "")).split()
+    names = set().union(*declared)
     for name in values:
-        if "." in name:
+        if "." in name or (name == "device" and name not in names):
             pairs.append(f"{name}={_text(name, flat.pop(name))}")
-    takes_override = "override" in set().union(*declared)
+    takes_override = "override" in names
     _refuse_unknown(flat if takes_override else values, declared)
     return flat | ({"override": " ".join(pairs)} if pairs else {})
 

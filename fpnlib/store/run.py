@@ -32,10 +32,14 @@ class Run:
         out: the run's folder; a relative path counts from the project's root.
         profile: name of a file in ``notebooks/profiles``, which gives the sizes of models and
             trainings.
-        override: ``"family.name=value"`` pairs, separated by spaces, above the profile's values.
+        override: ``"family.name=value"`` pairs, separated by spaces, above the profile's values;
+            ``"device=cpu"``, "cuda", "mps" or "auto" is where torch computes.
         seed: seed of everything random.
         data_dir: folder of the datasets; empty: $FPN_DATA, else ``data`` in the project.
         read_only: train nothing, download nothing, and write nothing.
+
+    Raises:
+        ValueError: a device that is unknown or not there.
     """
 
     def __init__(
@@ -52,7 +56,7 @@ class Run:
         self.notebook, self.profile, self.override = notebook, profile, override
         self.seed, self.data_dir, self.read_only = int(seed), data_dir, read_only
         self.folder = PROJECT / out  # an absolute path stays as it is
-        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.device = _device(override)
         self.results = Results(self.folder / "results" / f"{notebook}.json")
         self.manifest = Manifest(self.folder)
         self.uses = Uses(self.folder, notebook)
@@ -160,3 +164,18 @@ class Run:
     def weights_sha256(self, name: str) -> str:
         """Return the checksum of the weights kept under ``name``."""
         return sha256(self.cache.folder / f"{name}.safetensors")
+
+
+def _device(override: str) -> torch.device:
+    """The device that an override names; else a CUDA GPU if there is one, else the CPU."""
+    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    found = [*filter(there.get, there), "cpu"]
+    asked = "auto"
+    for pair in override.split():
+        if pair.startswith("device="):
+            asked = pair.removeprefix("device=")
+    if asked == "auto":
+        return torch.device("cuda" if there["cuda"] else "cpu")
+    if asked not in found:
+        raise ValueError(f"device '{asked}' is not there; expected auto or {' or '.join(found)}")
+    return torch.device(asked)
