@@ -27,6 +27,8 @@ NEAR = 0.02
 """A number is near the paper's if it is behind by at most this share of it."""
 WHOLE_TABLE = 40
 """Rows of the longest table that is shown; a longer one is linked."""
+WIDE = 2.6
+"""Width by height above which a figure takes a row of its own."""
 PNG = b"\x89PNG\r\n\x1a\n"
 CAPTIONS = PROJECT / "notebooks" / "captions.yaml"
 """What each figure and each table shows, by its name in the run, in the notebooks' order."""
@@ -250,7 +252,9 @@ def _figure(path: Path) -> dict:
     data = path.read_bytes()
     if not data.startswith(PNG):
         return {}
-    return {"source": f"data:image/png;base64,{base64.b64encode(data).decode()}"}
+    width, height = int.from_bytes(data[16:20]), int.from_bytes(data[20:24])  # of the header
+    source = f"data:image/png;base64,{base64.b64encode(data).decode()}"
+    return {"source": source, "wide": width > WIDE * height}
 
 
 def _table(path: Path) -> dict:
