@@ -43,7 +43,7 @@ def _widget(kept: dict[str, Any], model: str) -> str:
     if kind == "HTML":
         return f"<div>{state['value']}</div>" if state["value"] else ""
     name = escape(state.get("description") or "")
-    if kind == "Button":
+    if kind in ("Button", "FileUpload"):
         return f"<button disabled>{name}</button>"
     return f"<label><span>{name}</span>{_control(kind, state)}</label>"
 
