@@ -52,7 +52,7 @@ nitpick_ignore_regex = [
     ),
     (
         "py:.*",
-        r"fpnlib\.(store\.tensors|base_models\.frozen|conditions\.columns|families\.encoding|latents)\..*",
+        r"fpnlib\.(store\.tensors|store\.cache|base_models\.frozen|conditions\.columns|families\.encoding|latents)\..*",
     ),
     ("py:.*", r"(collections|pathlib|typing|os|functools)\..*"),
     (
