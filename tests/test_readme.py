@@ -146,7 +146,8 @@ TOLD_WELL = "28 attributes told well"
 def faces() -> list[list[str]]:
     drawn, celeba = (Results(run, "07_attribute_editing") for run in ("drawn_faces", "paper"))
     rows = []
-    for editor in ("C-MAF (ours)", "MSP's own", "linear regression", "difference of means"):
+    linear = "linear regression", "difference of means"
+    for editor in ("C-MAF (ours)", "MSP's own", "PluGeN", *linear):
         row = [editor, drawn(f"achieved, {editor}", 3), drawn(f"others, {editor}", 3)]
         row.append(celeba(f"strength, {editor}", 2))
         row += [celeba(f"{score}, {editor}, {TOLD_WELL}", 3) for score in ("achieved", "others")]
