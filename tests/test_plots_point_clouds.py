@@ -118,7 +118,7 @@ def test_of_many_points_some_of_every_part_are_drawn():
 
 def test_the_turntable_is_a_page_of_its_own():
     frame = plots.turntable(CHAIR, title="a <chair>", size=300)
-    look = 'width="300" height="300" style="border:0" sandbox="allow-scripts"'
+    look = 'width="300" height="300" style="border:0;[^"]*" sandbox="allow-scripts"'
     page = html.unescape(re.fullmatch(f'<iframe srcdoc="([^"]*)" {look}></iframe>', frame)[1])
     assert "a &lt;chair&gt;" in page and "http" not in page and "__" not in page
     points = np.array(json.loads(re.search(r"const points = (\[\[.*?\]\])", page)[1]))

@@ -27,7 +27,7 @@ from fpnlib.training import History
 
 VISIBLE = 0.02
 """Smallest difference of a pixel, in [0, 1], that an eye sees."""
-EPOCHS = 20  # of PluGeN; its validation loss changes little after that
+EPOCHS = 20  # of PluGeN; the authors train for 50
 
 
 def editors(study: Study, base: str = "", n: int = 10_000) -> dict[str, Editor]:
