@@ -76,6 +76,21 @@ def test_edits_are_scored_for_every_editor(study):
     assert len(mean_scores(scores, ["editor", "strength"])) == 10
 
 
+def test_edits_until_read_are_those_of_the_plugin_at_every_strength(study, folder):
+    sure = start(folder, "faces.confidence=0.9")
+    until_read = editors(sure, n=200)[f"{OURS}, until read"]
+    latents = study.latents().test
+    z, y = latents.mean[:20], latents.y[:20].float()
+    to = y.clone()
+    to[:, 3] = 1 - to[:, 3]
+    torch.testing.assert_close(until_read(z, y, y), z, atol=1e-4, rtol=0)
+    for strength in (0.5, 1.0):
+        found = until_read(z, y, torch.lerp(y, to, strength))
+        wanted = study.plugin().edit(z, to, y, strength=strength, confidence=0.9)
+        assert torch.equal(found, wanted)
+        assert not torch.equal(found, study.plugin().edit(z, to, y, strength=strength))
+
+
 def test_the_split_decides_whose_edits_are_scored(study, folder):
     ways = {OURS: editors(study, n=200)[OURS]}
     test = edit_scores(study, ways, [1.0], 2, "test")

@@ -33,6 +33,9 @@ EPOCHS = 20  # of PluGeN; the authors train for 50
 def editors(study: Study, base: str = "", n: int = 10_000) -> dict[str, Editor]:
     """Return editors of latents: ours, the base model's own, PluGeN, and two that are linear.
 
+    If the family's setting ``confidence`` is above 0, there is a second one of ours: it raises the
+    strength of each edit until the plugin reads it with this probability.
+
     Args:
         study: of a family with attributes.
         base: name of the base model; empty: the first.
@@ -44,7 +47,14 @@ def editors(study: Study, base: str = "", n: int = 10_000) -> dict[str, Editor]:
     def ours(z: Tensor, y: Tensor, to: Tensor) -> Tensor:
         return plugin.from_noise(plugin.to_noise(z, y), to)
 
-    own = study.recipe(base)[1].editors(model)
+    def until_read(z: Tensor, y: Tensor, to: Tensor) -> Tensor:
+        whole = torch.where(to > y, 1.0, torch.where(to < y, 0.0, y))
+        strength = float((to - y).abs().max())  # one for all edits, as in at_strengths
+        return plugin.edit(z, whole, y, strength=strength, confidence=confidence)
+
+    confidence = study.settings.get("confidence", 0.0)
+    own = {f"{OURS}, until read": until_read} if confidence else {}
+    own |= study.recipe(base)[1].editors(model)
     if len(study.names) <= model.latent_dim:  # each attribute takes a coordinate
         own |= {"PluGeN": _plugen(study, base).edit}
     linear = {

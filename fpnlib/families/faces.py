@@ -129,6 +129,7 @@ FACES = Family(
         "flow_batch_norm": True,  # as in the paper
         "flow_epochs": 24,
         "judge_epochs": 8,
+        "confidence": 0.0,  # edits read with less of it are strengthened; 0: no such editor
     },
     condition=_condition,
     bases={
