@@ -159,8 +159,11 @@ def faces() -> list[list[str]]:
     drawn, celeba = (Results(run, "07_attribute_editing") for run in ("drawn_faces", "paper"))
     rows = []
     linear = "linear regression", "difference of means"
-    for editor in ("C-MAF (ours)", "MSP's own", "PluGeN", *linear):
-        row = [editor, drawn(f"achieved, {editor}", 3), drawn(f"others, {editor}", 3)]
+    ours = "C-MAF (ours)", "C-MAF (ours), until read"
+    for editor in (*ours, "MSP's own", "PluGeN", *linear):
+        row = [editor, "–", "–"]  # drawn faces are edited at strength 1
+        if editor != ours[1]:
+            row[1:] = drawn(f"achieved, {editor}", 3), drawn(f"others, {editor}", 3)
         row.append(celeba(f"strength, {editor}", 2))
         row += [celeba(f"{score}, {editor}, {TOLD_WELL}", 3) for score in ("achieved", "others")]
         rows.append(row)
