@@ -115,6 +115,8 @@ class FlowPlugin(LatentDensity):
         said = said_columns(self.condition, changed)
         result, rows = flat.clone(), torch.arange(len(flat), device=flat.device)
         for factor in STRENGTHS:
+            if not len(rows):
+                break
             context = torch.lerp(own[rows], wanted[rows], float(strength) * factor)
             result[rows] = self._latent(noise[rows], context)
             rows = rows[self._confidence(result[rows], asked[rows], said[rows]) < confidence]
@@ -251,10 +253,8 @@ class FlowPlugin(LatentDensity):
         values = self._requested(values).repeat_interleave(n, 0)
         generator = None if seed is None else self._generator(seed)
         filled = fill_values(self.condition, values, self.training_values_, generator)
-        context, said = (
-            self.condition.context(filled).to(self.loc_),
-            said_columns(self.condition, values),
-        )
+        context = self.condition.context(filled).to(self.loc_)
+        said = said_columns(self.condition, values)
         judged = reads(self.condition, confidence)
 
         def draw(rows: Tensor) -> tuple[Tensor, Tensor]:

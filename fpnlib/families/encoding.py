@@ -67,8 +67,8 @@ def encode(base: Any, split: Split, seed: int, batch_size: int = 1000) -> Latent
 def simple_samplers(latents: Encoded, kind: str, components: int, seed: int) -> dict[str, Sampler]:
     """Return the ways to draw latents of classes that need no plugin, by name.
 
-    Validation latents choose the pooled
-    share of the covariances, and the number of Gaussians in the mixtures.
+    Validation latents choose the pooled share of the covariances, and the number of Gaussians in
+    the mixtures.
 
     Args:
         latents: of the three splits.
