@@ -4,14 +4,12 @@ They are those of Tables 1 and 2, scikit-learn's and an AutoML search, and regul
 analysis.
 """
 
-from __future__ import annotations
-
 import time
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -90,7 +88,7 @@ class _DiscriminantAnalysis(ClassifierMixin, BaseEstimator):  # type: ignore[mis
     def __init__(self, pooled: float = 0.0):
         self.pooled = pooled
 
-    def fit(self, z: np.ndarray, y: np.ndarray) -> _DiscriminantAnalysis:
+    def fit(self, z: np.ndarray, y: np.ndarray) -> Self:
         self.classes_, index, counts = np.unique(y, return_inverse=True, return_counts=True)
         latents, classes = torch.from_numpy(z), torch.from_numpy(index)
         self.gaussians_ = ClassGaussians(latents, classes, self.pooled)

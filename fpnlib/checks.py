@@ -1,7 +1,5 @@
 """Checks at the public edge: one door for arrays, one for labels, one line for each mistake."""
 
-from __future__ import annotations
-
 import math
 import re
 from collections.abc import Callable, Iterable, Sequence

@@ -1,7 +1,5 @@
 """How surely a flow reads latents as they were asked for: section 3.4 checks section 3.3."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

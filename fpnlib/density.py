@@ -1,7 +1,5 @@
 """p(z | y): a conditional flow on standardised latents, its fit and its density (section 3.2)."""
 
-from __future__ import annotations
-
 import copy
 import functools
 import math

@@ -1,7 +1,5 @@
 """The simplest model of latents, which a flow should beat: Gaussians around a linear mean."""
 
-from __future__ import annotations
-
 import numpy as np
 from torch import Tensor
 

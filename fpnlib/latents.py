@@ -1,13 +1,11 @@
 """What a plugin knows of its latents: their scale, and the box in which samples are trusted."""
 
-from __future__ import annotations
-
 import functools
 import inspect
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
@@ -23,10 +21,10 @@ class Posteriors(NamedTuple):
     std: Tensor | None
     values: Tensor
 
-    def rows(self, rows: Tensor) -> Posteriors:
+    def rows(self, rows: Tensor) -> Self:
         """The posteriors with these indices (m,)."""
         std = None if self.std is None else self.std[rows]
-        return Posteriors(self.mean[rows], std, self.values[rows])
+        return self._replace(mean=self.mean[rows], std=std, values=self.values[rows])
 
     def draw(self, generator: torch.Generator) -> Tensor:
         """One latent (n, D) from each posterior."""
@@ -34,7 +32,7 @@ class Posteriors(NamedTuple):
             return self.mean
         return self.mean + self.std * standard_normal(self.mean, generator)
 
-    def split(self, context: Tensor, seed: int) -> tuple[Posteriors, Posteriors]:
+    def split(self, context: Tensor, seed: int) -> tuple[Self, Self]:
         """A tenth to validate on, by seed, and the rest to train on.
 
         Training keeps one row of each class and of each value of an attribute. If that needs all

@@ -1,10 +1,8 @@
 """``FlowPluginNetwork``: a frozen base model joined to a plugin (sections 3.3 to 3.5)."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import pandas as pd
@@ -113,14 +111,14 @@ class FlowPluginNetwork(nn.Module):
             raise AttributeError("the network has no plugin yet; fit it first")
         return super().__getattr__(name)
 
-    def train(self, mode: bool = True) -> FlowPluginNetwork:
+    def train(self, mode: bool = True) -> Self:
         """Set the plugin's mode; the base model stays in eval mode."""
         super().train(mode)
         if isinstance(self.base, nn.Module):
             self.base.eval()
         return self
 
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> FlowPluginNetwork:
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         """Move the network, as ``to()`` and ``half()`` ask for, which is no change of weights."""
         self._notice_changes()
         super()._apply(fn, recurse)
@@ -135,7 +133,7 @@ class FlowPluginNetwork(nn.Module):
         validation: Any = None,
         progress: bool = True,
         **fitting: Any,
-    ) -> FlowPluginNetwork:
+    ) -> Self:
         """Encode objects and fit the plugin to their latents; returns the network.
 
         Only the latents are kept in memory. Where the base model gives posteriors, each epoch
@@ -249,7 +247,7 @@ class FlowPluginNetwork(nn.Module):
         self.plugin.save(path, notes)
 
     @classmethod
-    def load(cls, path: str | Path, base: Any, flow: nn.Module | None = None) -> FlowPluginNetwork:
+    def load(cls, path: str | Path, base: Any, flow: nn.Module | None = None) -> Self:
         """Join a plugin that :meth:`save` wrote to its base model.
 
         A warning says if the weights are not those of the fit.

@@ -1,7 +1,5 @@
 """PluGeN, the nearest rival: an unconditional flow whose first coordinates are the attributes."""
 
-from __future__ import annotations
-
 from functools import partial
 from typing import Any, Self
 

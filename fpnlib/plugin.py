@@ -1,11 +1,9 @@
 """``FlowPlugin``: a conditional flow p(z | y) on the latents of an autoencoder (section 3)."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import pandas as pd
 import torch
@@ -183,7 +181,7 @@ class FlowPlugin(LatentDensity):
         save_plugin(path, self.state_dict(), about, self.base_ if base is None else base)
 
     @classmethod
-    def load(cls, path: str | Path, flow: nn.Module | None = None) -> FlowPlugin:
+    def load(cls, path: str | Path, flow: nn.Module | None = None) -> Self:
         """Read a plugin that :meth:`save` wrote, in eval mode on the CPU.
 
         Args:

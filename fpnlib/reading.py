@@ -1,7 +1,5 @@
 """Read labels back from latents: the most probable value of each column of a condition (eq. 17)."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

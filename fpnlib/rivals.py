@@ -1,7 +1,5 @@
 """Simple densities of the latents of each class, which a flow should beat."""
 
-from __future__ import annotations
-
 import math
 import warnings
 from collections.abc import Callable, Iterable

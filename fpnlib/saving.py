@@ -1,7 +1,5 @@
 """Fitted plugins as single safetensors files: weights, names and settings. Nothing is pickled."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping
 from pathlib import Path

@@ -1,7 +1,5 @@
 """A base model that is used and never changed: eval mode, batches, devices, a digest of weights."""
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager

@@ -6,8 +6,6 @@ attributes off a
 latent: M z ≈ y with y in {-1, 1}. What M does not see is free of them.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

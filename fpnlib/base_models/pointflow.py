@@ -1,11 +1,9 @@
 """PointFlow (Yang et al. 2019, arXiv:1906.12320): the base model for 3D shapes (section 5.1.2)."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -82,7 +80,7 @@ class PointFlow(nn.Module):
         self.register_buffer("mean_", torch.zeros(DIMENSIONS))
         self.register_buffer("std_", torch.ones(1))
 
-    def standardise(self, x: Tensor) -> PointFlow:
+    def standardise(self, x: Tensor) -> Self:
         """Learn mean and deviation from clouds x (n, points, 3); returns self."""
         x = checks.clouds(x).double()
         mean = x.mean((0, 1))
@@ -91,7 +89,7 @@ class PointFlow(nn.Module):
         return self
 
     @torch.no_grad()
-    def whiten(self, x: Tensor) -> PointFlow:
+    def whiten(self, x: Tensor) -> Self:
         """Make the latents of clouds x (n, points, 3) uncorrelated and of unit deviation.
 
         Returns self. The change of basis goes into the linear maps before and after the latents,

@@ -8,8 +8,6 @@ field's Jacobian, one more pass through the layers gives J v, without a graph. A
 Hutchinson's estimate vᵀ J v; the three unit vectors give the trace.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass

@@ -3,8 +3,6 @@
 Nothing in a checkpoint is executed: a file that holds more than tensors is refused.
 """
 
-from __future__ import annotations
-
 import re
 import warnings
 from pathlib import Path

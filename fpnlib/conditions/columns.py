@@ -1,7 +1,5 @@
 """What a condition consists of: one class, one attribute, one quantity, or one vector."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

@@ -1,7 +1,5 @@
 """What conditions a flow: columns by name, edits by name, and the flow's context vectors."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any

@@ -1,7 +1,5 @@
 """The kinds of conditions: classes, attributes, quantities, a vector, and several at once."""
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any

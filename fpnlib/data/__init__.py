@@ -4,8 +4,6 @@ A loader is a function ``loader(root, seed, download) -> Dataset``. ``DATASETS``
 library. Add your own there, or name it as "module:function" wherever a dataset's name is taken.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from importlib import import_module
 from inspect import signature

@@ -1,11 +1,9 @@
 """What every loader returns: a :class:`Dataset` of three :class:`Split` s."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -62,12 +60,14 @@ class Split:
         scale = 255 if self.data.dtype == torch.uint8 else 1
         return self.data.float().div_(scale) if scale > 1 else self.data.float()
 
-    def take(self, rows: Any) -> Split:
+    def take(self, rows: Any) -> Self:
         """The objects of these rows: a slice, indices or a mask (n,)."""
         source = self._source[rows] if isinstance(self._source, Tensor) else self._source
-        return Split(source, self.y[rows], {name: part[rows] for name, part in self.extra.items()})
+        return type(self)(
+            source, self.y[rows], {name: part[rows] for name, part in self.extra.items()}
+        )
 
-    def first(self, n: int) -> Split:
+    def first(self, n: int) -> Self:
         """The first ``n`` objects, or all of them if there are fewer."""
         return self.take(slice(n)) if n < len(self) else self
 
@@ -88,7 +88,7 @@ class Dataset:
     classes: tuple[str, ...]
     checksum: str
 
-    def check(self) -> Dataset:
+    def check(self) -> Self:
         """Return the dataset itself if its splits and labels fit its classes.
 
         Raises:

@@ -1,7 +1,5 @@
 """Handwritten digits of 28×28 grey pixels: MNIST, and scikit-learn's small set for use offline."""
 
-from __future__ import annotations
-
 import hashlib
 from contextlib import nullcontext
 from pathlib import Path

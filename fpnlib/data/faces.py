@@ -1,7 +1,5 @@
 """CelebA (Liu et al. 2015, arXiv:1411.7766): aligned faces with forty attributes."""
 
-from __future__ import annotations
-
 import hashlib
 import io
 import re

@@ -1,7 +1,5 @@
 """Where data lies, and which files in its folders are data."""
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 

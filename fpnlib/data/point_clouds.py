@@ -5,8 +5,6 @@ points of a cloud are a smaller cloud of the same shape. They are the pool from 
 a training draws some anew.
 """
 
-from __future__ import annotations
-
 import hashlib
 import warnings
 from collections import defaultdict

@@ -1,7 +1,5 @@
 """Bayes' rule beside supervised baselines on the same latents (Tables 1 and 2)."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict

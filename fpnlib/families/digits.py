@@ -1,7 +1,5 @@
 """Digits (section 5.1.1): MNIST or scikit-learn's, two convolutional autoencoders, four plugins."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 from torch import nn

@@ -1,11 +1,9 @@
 """The latents of a dataset under a frozen base model, and simple ways to draw others like them."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property, partial
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -33,10 +31,10 @@ class Latents:
     draw: Tensor
     y: Tensor
 
-    def joined(self, other: Latents) -> Latents:
+    def joined(self, other: Self) -> Self:
         """The latents of two splits as those of one."""
         pairs = zip(vars(self).values(), vars(other).values())
-        return Latents(*map(torch.cat, pairs))
+        return type(self)(*map(torch.cat, pairs))
 
 
 class Encoded:

@@ -1,7 +1,5 @@
 """What a plugin's quality depends on: small trainings, one factor at a time, several seeds."""
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass

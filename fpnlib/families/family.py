@@ -4,8 +4,6 @@ A family says how its base models, plugins and judge are built and trained, and 
 are scored and drawn. The steps themselves stand in ``study.py``, once for all families.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial

@@ -1,7 +1,5 @@
 """Objects of every origin, judged side by side (section 5.1.2)."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 
 import pandas as pd

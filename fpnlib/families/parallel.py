@@ -1,7 +1,5 @@
 """Run jobs in worker processes that share the cores."""
 
-from __future__ import annotations
-
 import contextlib
 import io
 import os

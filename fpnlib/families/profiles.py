@@ -1,7 +1,5 @@
 """Profiles: YAML files of notebooks' parameters and, in groups, of families' settings."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

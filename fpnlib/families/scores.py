@@ -1,7 +1,5 @@
 """How objects that were drawn for labels are scored beside test objects."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 from torch import Tensor

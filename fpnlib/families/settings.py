@@ -1,7 +1,5 @@
 """Sizes of models and trainings: a family's defaults, then a profile's values, then overrides."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from copy import deepcopy
 

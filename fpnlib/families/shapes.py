@@ -1,7 +1,5 @@
 """3D shapes (sections 5.1.2 and 5.2.2): drawn shapes, ModelNet or ShapeNet, and PointFlow."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

@@ -4,8 +4,6 @@ A :class:`Study` applies them to one family of objects. Each step loads what the
 repository has and makes the rest. What it returns carries its own key.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import asdict
 from functools import cached_property, partial

@@ -1,7 +1,5 @@
 """A user's own flows, and nflows' state dicts."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

@@ -1,7 +1,5 @@
 """An nflows ``Flow`` that also maps noise to data and computes densities under every context."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import torch

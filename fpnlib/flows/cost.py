@@ -1,7 +1,5 @@
 """The cost of sampling against the number of dimensions: nflows' D passes and one pass's work."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable, Sequence
 

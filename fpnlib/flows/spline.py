@@ -1,7 +1,5 @@
 """zuko's flows as flows of this library, and the neural spline flow among them."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 from nflows.transforms import Transform

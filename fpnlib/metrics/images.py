@@ -1,7 +1,5 @@
 """Scores of generated objects, as a judge sees them: class, likeness, diversity."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

@@ -1,12 +1,10 @@
 """Independent classifiers that say what a generated or edited object shows."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Self
 
 import torch
 from sklearn.metrics import roc_curve
@@ -113,7 +111,7 @@ class Judge(nn.Module):
         return logits.argmax(1) if self.exclusive else logits > 0
 
     @torch.no_grad()
-    def calibrate(self, x: Tensor, y: Tensor) -> Judge:
+    def calibrate(self, x: Tensor, y: Tensor) -> Self:
         """Move each attribute's threshold to where it best separates objects x by y (n, A).
 
         Best is the largest true-positive rate less the false-positive rate, so that a rare

@@ -1,7 +1,5 @@
 """How real and sampled latents compare: in a picture (UMAP) and in numbers (nearest neighbours)."""
 
-from __future__ import annotations
-
 import warnings
 from contextlib import suppress
 

@@ -1,7 +1,5 @@
 """How near two sets of point clouds are, as PointFlow measures it (arXiv:1906.12320)."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import torch

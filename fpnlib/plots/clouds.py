@@ -5,8 +5,6 @@ close the gaps between the points, and what they add around the outline is taken
 morphological closing). All is lit from the viewer's upper left, and what lies far fades.
 """
 
-from __future__ import annotations
-
 import html
 import json
 from pathlib import Path

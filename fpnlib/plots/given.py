@@ -1,7 +1,5 @@
 """What all figures check of what they are given."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Images, faces and point clouds in rows and columns (Figures 7, 8, 11, 13 and 14)."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass

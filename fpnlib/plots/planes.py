@@ -1,7 +1,5 @@
 """Points, densities and transformations in the plane (Figures 9 and 10; equations 2 to 13)."""
 
-from __future__ import annotations
-
 import itertools
 import math
 from collections.abc import Mapping, Sequence

@@ -1,7 +1,5 @@
 """The paper's diagrams, drawn anew (Figures 3 to 6)."""
 
-from __future__ import annotations
-
 import re
 from typing import Any, NamedTuple
 

@@ -1,7 +1,5 @@
 """Losses, latents, confusions and posteriors (section 3.4; Figures 7 to 11)."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 

@@ -1,7 +1,5 @@
 """Tables at a glance: accuracies, scores of edits, costs, trade-offs and the spread over seeds."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 

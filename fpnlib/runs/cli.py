@@ -1,7 +1,5 @@
 """The command line: ``python -m fpnlib demo | run | report | verify | data``."""
 
-from __future__ import annotations
-
 import argparse
 import os
 import shlex

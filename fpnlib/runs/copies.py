@@ -1,7 +1,5 @@
 """Executed copies: the source's text around what was executed, without this machine's paths."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from pathlib import Path
 

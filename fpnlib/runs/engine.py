@@ -5,8 +5,6 @@ cell counts as done), waits for a cell for ever, and does not say which cell run
 a :class:`CellError` or on the screen.
 """
 
-from __future__ import annotations
-
 import math
 import re
 import sys

@@ -1,7 +1,5 @@
 """Where a run is computed: commit, versions, device, processor, cores."""
 
-from __future__ import annotations
-
 import platform
 import subprocess
 import sys

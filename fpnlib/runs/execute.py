@@ -1,7 +1,5 @@
 """A run: the notebooks of a profile into one folder, as many side by side as there are cores."""
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor, wait

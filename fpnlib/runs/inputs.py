@@ -1,7 +1,5 @@
 """What a finished notebook was made from: whether it is still the same."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Iterable, Mapping
 from functools import cache

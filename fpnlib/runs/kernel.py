@@ -1,7 +1,5 @@
 """The processes that execute notebooks: this Python, in the project's folder."""
 
-from __future__ import annotations
-
 import os
 import sys
 from pathlib import Path

@@ -1,7 +1,5 @@
 """This machine's folders in text: replaced by names when written, found again when read."""
 
-from __future__ import annotations
-
 import os
 import re
 import sys

@@ -1,7 +1,5 @@
 """What a run will do: which notebooks, with which parameters. Mistakes are found here."""
 
-from __future__ import annotations
-
 import ast
 import json
 from collections.abc import Iterable, Mapping

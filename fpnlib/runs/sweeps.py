@@ -5,8 +5,6 @@ like any other run. The tables are gathered in the grid's order, so they hold th
 workers.
 """
 
-from __future__ import annotations
-
 import io
 import itertools
 import os

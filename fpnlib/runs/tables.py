@@ -1,7 +1,5 @@
 """A sweep's tables: every number of its runs, and their means."""
 
-from __future__ import annotations
-
 from collections.abc import Container, Mapping, Sequence
 from pathlib import Path
 

@@ -4,8 +4,6 @@ Nothing is trained, nothing downloaded, and nothing in the folder written. The n
 stored models, which must be those that the notebooks' parameters ask for.
 """
 
-from __future__ import annotations
-
 import io
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import redirect_stdout

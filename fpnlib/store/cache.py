@@ -5,8 +5,6 @@ its description. It carries the digest of its key, so that what is made from it 
 that again.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field

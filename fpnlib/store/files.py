@@ -4,8 +4,6 @@ A write goes to a temporary file in the same folder, is flushed to the disk and 
 that is killed at any moment leaves either the old file or the new one.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os

@@ -1,7 +1,5 @@
 """Locks of folders and files. The system frees a lock when its holder dies."""
 
-from __future__ import annotations
-
 import os
 import socket
 import time

@@ -1,7 +1,5 @@
 """``manifest.json``: where a run's numbers come from, and what its files should be."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterable, Mapping
 from contextlib import suppress

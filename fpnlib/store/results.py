@@ -1,7 +1,5 @@
 """The numbers that a notebook records, each beside the paper's."""
 
-from __future__ import annotations
-
 import math
 from pathlib import Path
 from typing import Any

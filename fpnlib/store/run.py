@@ -1,7 +1,5 @@
 """One notebook's part of a run: where its numbers, figures and tables go."""
 
-from __future__ import annotations
-
 import io
 import math
 import os

@@ -1,7 +1,5 @@
 """Tensors and modules as safetensors with a JSON beside them. Nothing here is pickled."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections.abc import Mapping

@@ -1,7 +1,5 @@
 """Which files and data a notebook of a run uses: told by its processes, read by the runner."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

@@ -6,8 +6,6 @@ every face. A face is drawn from its attributes and its variations. So the right
 is known: the same variations drawn with other attributes.
 """
 
-from __future__ import annotations
-
 import hashlib
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Drawn furniture: the parts of each piece, of a style and proportions that a generator picks."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 
 import numpy as np

@@ -10,11 +10,10 @@ colour of the clothes, and hair that a cap or a bald head hides falls as the fac
 say. Brows and beards have a colour of their own, which stays when the hair goes.
 """
 
-from __future__ import annotations
-
 import math
 from copy import copy
 from types import SimpleNamespace
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -68,7 +67,7 @@ class _Canvas:
         self.pixel = 2 / size / scale
         self.image = torch.zeros(len(free.tilt), 3, size, size)
 
-    def rows(self, top: float, bottom: float) -> _Canvas:
+    def rows(self, top: float, bottom: float) -> Self:
         """The same canvas between two heights (0: top, 1: bottom), which a small part touches."""
         part, size = copy(self), self.x.shape[1]
         rows = slice(int(top * size), math.ceil(bottom * size))

@@ -4,8 +4,6 @@ Similar categories overlap on purpose (a low bench and a coffee table, an armcha
 sofa), so that a classifier makes mistakes.
 """
 
-from __future__ import annotations
-
 import hashlib
 
 import numpy as np

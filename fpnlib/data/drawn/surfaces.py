@@ -4,8 +4,6 @@ A surface is an array of t triangles (t, 3, 3), each of three corners with coord
 y (up) and z (depth).
 """
 
-from __future__ import annotations
-
 import numpy as np
 from numpy.typing import ArrayLike
 

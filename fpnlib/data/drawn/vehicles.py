@@ -1,7 +1,5 @@
 """Drawn vehicles and rifles: their parts, of a style and proportions that a generator picks."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 
 import numpy as np

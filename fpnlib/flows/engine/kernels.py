@@ -8,8 +8,6 @@ shapes. numba's own ``inline="always"`` would count references to each array in 
 which takes as long as the arithmetic. A slice costs more than a short product, hence the indices.
 """
 
-from __future__ import annotations
-
 import numpy as np
 from numba import float32, njit
 from numpy.typing import NDArray as Array

@@ -1,7 +1,5 @@
 """The numba path, from tensors to the kernel and back: float32 on the CPU, shared among threads."""
 
-from __future__ import annotations
-
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 

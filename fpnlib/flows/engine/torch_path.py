@@ -5,8 +5,6 @@ what all features and units before the block give. Inside the block the products
 after feature.
 """
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 import torch

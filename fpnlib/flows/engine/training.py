@@ -5,8 +5,6 @@ at a time; here they are two products. The context's part begins each sum, and a
 residual itself.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

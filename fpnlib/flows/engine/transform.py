@@ -1,10 +1,8 @@
 """The transform that ``accelerate`` puts in the place of nflows' own."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from operator import attrgetter
-from typing import Any
+from typing import Any, Self
 
 import numba
 import torch
@@ -77,7 +75,7 @@ class FastMAF(CompositeTransform):  # type: ignore[misc]
             return None
         return self._packed(NumbaPath).forward_each(inputs, contexts)
 
-    def train(self, mode: bool = True) -> FastMAF:
+    def train(self, mode: bool = True) -> Self:
         """Set the mode; training mode drops the packed weights."""
         if mode:
             self._drop()
@@ -87,7 +85,7 @@ class FastMAF(CompositeTransform):  # type: ignore[misc]
         self._drop()
         super()._load_from_state_dict(*arguments)
 
-    def _apply(self, *arguments: Any, **settings: Any) -> FastMAF:
+    def _apply(self, *arguments: Any, **settings: Any) -> Self:
         self._drop()  # another device or floating type
         return super()._apply(*arguments, **settings)
 

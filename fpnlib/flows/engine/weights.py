@@ -7,8 +7,6 @@ fold into their neighbours; one after a layer becomes its ``gain`` and ``offset`
 network adds to its residual stream fold into what reads the stream.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 

@@ -4,8 +4,6 @@ It needs no network and no files beside it; what it shows of the run's files is 
 pictures.
 """
 
-from __future__ import annotations
-
 import base64
 import csv
 import fnmatch
