@@ -237,14 +237,10 @@ class LatentDensity(LatentSpace):
         """Standardised latents and contexts of an epoch."""
         drawn = self.standardise(latents.draw(generator))
         hidden = self.condition.masked(latents.values, generator)
-        return self._without_constants(drawn, generator), self.condition.context(hidden)
-
-    def _without_constants(self, z: Tensor, generator: torch.Generator) -> Tensor:
-        """Standardised latents with noise in the dimensions that are constant in training."""
         constant = self.low_ == self.high_
-        if constant.any():
-            z = torch.where(constant, standard_normal(z, generator), z)
-        return z
+        if constant.any():  # noise, because a flow does not learn a dimension without width
+            drawn = torch.where(constant, standard_normal(drawn, generator), drawn)
+        return drawn, self.condition.context(hidden)
 
     @inference
     def _completed(self, latents: Posteriors) -> Posteriors:

@@ -11,10 +11,9 @@ from torch import Tensor, nn
 
 from fpnlib import checks
 from fpnlib.conditions import Classes, from_spec
-from fpnlib.confidence import confidence_in, reads, report_unsure, said_columns
 from fpnlib.density import LatentDensity
-from fpnlib.latents import draw_again, inference, standard_normal
-from fpnlib.reading import fill_values, read_values
+from fpnlib.latents import draw_again, inference, standard_normal, warn
+from fpnlib.reading import confidence_in, fill_values, read_values, reads
 from fpnlib.saving import load_plugin, save_plugin
 from fpnlib.training import History
 
@@ -110,7 +109,7 @@ class FlowPlugin(LatentDensity):
             return self._shaped(self._latent(noise, torch.lerp(own, wanted, float(strength))), z)
         asked = self._rows(edited, flat)
         changed = asked.where(asked != self._rows(values, flat), torch.nan)
-        said = said_columns(self.condition, changed)
+        said = self.condition.said(changed)
         result, rows = flat.clone(), torch.arange(len(flat), device=flat.device)
         for factor in STRENGTHS:
             if not len(rows):
@@ -118,7 +117,7 @@ class FlowPlugin(LatentDensity):
             context = torch.lerp(own[rows], wanted[rows], float(strength) * factor)
             result[rows] = self._latent(noise[rows], context)
             rows = rows[self._confidence(result[rows], asked[rows], said[rows]) < confidence]
-        report_unsure(len(rows), len(flat), confidence)
+        self._report_unsure(len(rows), len(flat), confidence)
         return self._shaped(result, z)
 
     @inference
@@ -252,7 +251,7 @@ class FlowPlugin(LatentDensity):
         generator = None if seed is None else self._generator(seed)
         filled = fill_values(self.condition, values, self.training_values_, generator)
         context = self.condition.context(filled).to(self.loc_)
-        said = said_columns(self.condition, values)
+        said = self.condition.said(values)
         judged = reads(self.condition, confidence)
 
         def draw(rows: Tensor) -> tuple[Tensor, Tensor]:
@@ -267,7 +266,8 @@ class FlowPlugin(LatentDensity):
         if redrawn > 0:
             self.report(redrawn, len(z), "drawn again")
         self.redrawn_ += int(((first >= 0) & (first < confidence)).sum())
-        report_unsure(((sure >= 0) & (sure < confidence)).sum(), len(z), confidence)
+        unsure = int(((sure >= 0) & (sure < confidence)).sum())
+        self._report_unsure(unsure, len(z), confidence)
         return self._shaped(self.clamp(z, sure < 0))
 
     @inference
@@ -306,6 +306,14 @@ class FlowPlugin(LatentDensity):
         """How surely latents are read as asked (n,); 0 if they overflowed."""
         sure = confidence_in(self.flow, self.condition, self.standardise(z), asked, said)
         return sure.nan_to_num(0)
+
+    def _report_unsure(self, count: int, total: int, confidence: float) -> None:
+        """Warn if some latents are not read as asked."""
+        if count:
+            warn(
+                f"{count:,} of {total:,} latents are read as asked with less than the confidence"
+                f" of {confidence:g}; ask for less of it"
+            )
 
     @inference
     def _read(self, z: Tensor, y: object) -> tuple[Tensor, Tensor]:

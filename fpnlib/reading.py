@@ -1,4 +1,4 @@
-"""Read labels back from latents: the most probable value of each column of a condition (eq. 17)."""
+"""Read labels back from latents (eq. 17): which are most probable, and how surely."""
 
 import torch
 from torch import Tensor
@@ -35,7 +35,7 @@ def read_values(
     """
     found = []
     for latents, rows in zip(z.split(ROWS), known.split(ROWS)):
-        found.append(Reading(flow, condition, latents, rows, start).run())
+        found.append(_Reading(flow, condition, latents, rows, start).run())
     values, scores = zip(*found)
     return torch.cat(values), torch.cat(scores)
 
@@ -72,6 +72,57 @@ def complete_values(
     completed = known.clone()
     completed[rows] = torch.where(found, values, known[rows])
     return completed
+
+
+def reads(condition: Condition, confidence: float) -> bool:
+    """Return whether latents are to be read.
+
+    Raises:
+        ValueError: a confidence below 0, or of 1 or more.
+        TypeError: a condition with a vector, which has no probability.
+    """
+    if not 0 <= confidence < 1:
+        raise ValueError(f"confidence must be 0 or more and below 1, got {confidence}")
+    for column in condition.columns:
+        if confidence and column.width > 1:
+            raise TypeError(
+                f"'{column.name}' is a vector, which cannot be read with a probability;"
+                " leave confidence at 0"
+            )
+    return confidence > 0
+
+
+def confidence_in(
+    flow: ConditionalFlow, condition: Condition, z: Tensor, asked: Tensor, said: Tensor
+) -> Tensor:
+    """How surely the flow reads latents as asked, in [0, 1]: the smallest over what is said (n,).
+
+    Each column is read given the others, with all values alike a priori. For classes and attributes
+    the confidence is the posterior probability of the asked value, or of the candidate nearest to
+    it. For quantities it is the two-sided tail probability of the asked value, which is 1 at the
+    posterior's median.
+
+    Args:
+        flow: p(z | context), in eval mode.
+        condition: of the flow; columns with candidates.
+        z: standardised latents (n, D).
+        asked: values (n, V); NaN is left out.
+        said: which columns are judged, bool (n, columns).
+    """
+    found = []
+    for latents, values, judged in zip(z.split(ROWS), asked.split(ROWS), said.split(ROWS)):
+        reading = _Reading(flow, condition, latents, values, values[:0])
+        sure, places = latents.new_ones(len(latents)), torch.arange(condition.width)
+        for column, place, rows in zip(
+            condition.columns, places.split(condition.widths), judged.unbind(1)
+        ):
+            if rows.any():
+                candidates = column.candidates().to(latents)
+                log_prob = reading.log_prob(rows, place, candidates)
+                own = _probability(log_prob, candidates[:, 0], values[rows][:, place], column.score)
+                sure[rows] = torch.minimum(sure[rows], own)
+        found.append(sure)
+    return torch.cat(found)
 
 
 def fill_values(
@@ -124,7 +175,7 @@ def _nearest(condition: Condition, request: Tensor, seen: Tensor) -> Tensor:
     return (matching & (distances <= distances.kthvalue(count).values)).nonzero()[:, 0]
 
 
-class Reading:
+class _Reading:
     """The reading of a batch of latents; the arguments are those of :func:`read_values`."""
 
     def __init__(
@@ -191,3 +242,13 @@ def _summary(log_prob: Tensor, candidates: Tensor, score: str) -> tuple[Tensor, 
     curvature = (left - 2 * middle + right).clamp(max=-1e-6)
     step = (0.5 * (left - right) / curvature).clamp(-1, 1)  # to the vertex of a parabola
     return (grid[inner[:, 0]] + step * (grid[1] - grid[0]))[:, None], deviation
+
+
+def _probability(log_prob: Tensor, grid: Tensor, asked: Tensor, score: str) -> Tensor:
+    """The probability (n,) of asked values (n, 1), or their two-sided tail probability."""
+    posterior = log_prob.softmax(1)
+    if score == "probability":
+        nearest = (grid - asked).abs().argmin(1, keepdim=True)
+        return posterior.gather(1, nearest)[:, 0]
+    below, above = (posterior * (grid <= asked)).sum(1), (posterior * (grid >= asked)).sum(1)
+    return (2 * torch.minimum(below, above)).clamp(max=1)

@@ -56,12 +56,6 @@ def test_so_many_faces_and_no_more_are_trained_on(study):
     assert len(study.data.train) == 300
 
 
-def test_msp_is_sharpened_if_it_is_asked_for(network, tmp_path):
-    sharper = start(tmp_path, "faces.msp_sharpen=10").base()
-    assert sharper.config == network.base.config and not torch.equal(sharper.M, network.base.M)
-    assert torch.equal(start(tmp_path, "faces.msp_sharpen=10").base().M, sharper.M)
-
-
 def test_edits_are_scored_for_every_editor(study):
     ways = editors(study, n=200)
     scores = edit_scores(study, ways, strengths=[0.0, 1.0], each=2)

@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -17,20 +17,8 @@ CALLS = ("encode", "decode", "posterior")
 DEEPEST = 4  # how deep modules and arrays are looked for in plain objects
 
 
-class Adapted:
+class Adapted(SimpleNamespace):
     """A model behind functions of one's own. See :func:`adapt`."""
-
-    def __init__(
-        self,
-        model: object,
-        encode: Callable[[Any], Any] | None,
-        decode: Callable[[Any], Any] | None,
-    ):
-        self.model = model
-        if encode is not None:
-            self.encode = encode
-        if decode is not None:
-            self.decode = decode
 
 
 def adapt(
@@ -54,7 +42,7 @@ def adapt(
     >>> base.encode(np.zeros((3, 5))).shape
     (3, 2)
     """
-    return Adapted(model, encode, decode)
+    return Adapted(model=model, encode=encode, decode=decode)
 
 
 class Frozen:
@@ -152,17 +140,15 @@ class Frozen:
 
     def digest(self) -> str:
         """A checksum of the weights and arrays, with their number type; empty if there are none."""
-        summed, found = hashlib.sha256(), False
-        for tensor in self._tensors():
+        summed, tensors = hashlib.sha256(), self._tensors()
+        for tensor in tensors:
             summed.update(f"{tensor.dtype} {tuple(tensor.shape)}".encode())
             if not tensor.is_meta:
                 flat = tensor.detach().cpu().contiguous().flatten()
                 summed.update(flat.view(torch.uint8).numpy().tobytes())
-            found = True
         for array in self.arrays:
             summed.update(array.tobytes())
-            found = True
-        return summed.hexdigest() if found else ""
+        return summed.hexdigest() if tensors or self.arrays else ""
 
     def _tensors(self) -> list[Tensor]:
         tensors: list[Tensor] = []

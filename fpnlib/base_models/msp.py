@@ -2,20 +2,15 @@
 
 X. Li, C. Lin, R. Li, C. Wang, F. Guerin. Latent space factorisation and manipulation via matrix
 subspace projection. arXiv:1907.12385, 2020. A learned matrix M (attributes, latent) reads the
-attributes off a
-latent: M z ≈ y with y in {-1, 1}. What M does not see is free of them.
+attributes off a latent: M z ≈ y with y in {-1, 1}. What M does not see is free of them.
 """
-
-from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import softplus
 
 from fpnlib import checks
 
 CHANNELS = 3
-PATCH_FEATURES = 16  # channels of the patch discriminator's first layer
 
 
 class MSP(nn.Module):
@@ -132,32 +127,24 @@ class MSP(nn.Module):
         return z + torch.where(chosen, values - read, 0.0) @ self.M
 
     def loss(self, x: Tensor, y: Tensor, fidelity: float = 0.0) -> Tensor:
-        """The training loss, a scalar: the sum of :meth:`terms`, averaged over images."""
-        terms, _ = self.terms(x, y, fidelity)
-        return sum(terms.values(), torch.zeros(())) / len(x)
-
-    def terms(
-        self, x: Tensor, y: Tensor, fidelity: float = 0.0
-    ) -> tuple[dict[str, Tensor], Tensor]:
-        """The terms of the loss, as :meth:`losses` gives them, and the reconstructions in [-1, 1].
+        """The training loss, a scalar: the sum of :meth:`losses`, averaged over images.
 
         Each image takes one posterior draw from torch's global generator.
 
         Args:
             x: images (n, 3, size, size) in [0, 1].
             y: attributes (n, A), 0 or 1.
-            fidelity: weight of a further term, the ``absolute`` differences of the reconstructions.
-                Squares hardly see a faint texture on a flat colour; these do. 0: the published
-                loss.
+            fidelity: weight of a further term, absolute differences of the reconstructions. Squares
+                hardly see a faint texture on a flat colour; these do. 0: the published loss.
         """
         x, y = 2 * x - 1, 2 * y.to(x) - 1
         mean, log_variance = self._moments(x)
         z = mean + torch.exp(0.5 * log_variance) * torch.randn_like(mean)
         decoded = self._decoded(z)
-        terms = self.losses(x, decoded, y, z, mean, log_variance)
+        terms = [*self.losses(x, decoded, y, z, mean, log_variance).values()]
         if fidelity:
-            terms["absolute"] = fidelity * (decoded - x).abs().sum()
-        return terms, decoded
+            terms.append(fidelity * (decoded - x).abs().sum())
+        return torch.stack(terms).sum() / len(x)
 
     def losses(
         self, x: Tensor, decoded: Tensor, y: Tensor, z: Tensor, mean: Tensor, log_variance: Tensor
@@ -195,48 +182,6 @@ class MSP(nn.Module):
         return self.decoder["main"](z[:, :, None, None])
 
 
-class SharpenedMSP(nn.Module):
-    """MSP and a patch discriminator (PatchGAN, Isola et al. 2017), trained against each other.
-
-    The discriminator learns to tell images from reconstructions. Its gradient reaches the decoder
-    with the opposite sign (Ganin & Lempitsky 2015, arXiv:1409.7495), so that the decoder learns to
-    pass.
-
-    Args:
-        msp: the model to train.
-        weight: of the adversarial term, a mean over patches, beside MSP's sums over pixels.
-        fidelity: of MSP's loss.
-    """
-
-    def __init__(self, msp: MSP, weight: float = 10.0, fidelity: float = 0.0):
-        super().__init__()
-        self.msp, self.discriminator = msp, _patch_discriminator()
-        self.weight, self.fidelity = weight, fidelity
-
-    def loss(self, x: Tensor, y: Tensor) -> Tensor:
-        """MSP's loss; in train mode with the adversarial terms.
-
-        Those say nothing about the best weights, so that evaluation leaves them out.
-
-        Args:
-            x: images (n, 3, size, size) in [0, 1].
-            y: attributes (n, A), 0 or 1.
-        """
-        terms, decoded = self.msp.terms(x, y, self.fidelity)
-        loss = sum(terms.values(), torch.zeros(())) / len(x)
-        if not self.training:
-            return loss
-        real = self.discriminator(2 * x - 1)
-        fake = self.discriminator(_Reversal.apply(decoded, self.weight))
-        return loss + softplus(-real).mean() + softplus(fake).mean()
-
-
-def _halving(inputs: int, outputs: int) -> list[nn.Module]:
-    """A convolution that halves the image, with batch norm and LeakyReLU."""
-    convolution = nn.Conv2d(inputs, outputs, 4, 2, 1, bias=False)
-    return [convolution, nn.BatchNorm2d(outputs), nn.LeakyReLU(0.2)]
-
-
 def _widths(size: int, features: int) -> list[int]:
     """Channels at each size from size/2 down to 4."""
     halvings = size.bit_length() - 3
@@ -247,7 +192,8 @@ def _encoder(widths: list[int]) -> nn.Sequential:
     """(n, 3, size, size) → (n, widths[-1], 1, 1)."""
     layers = [nn.Conv2d(CHANNELS, widths[0], 4, 2, 1, bias=False), nn.LeakyReLU(0.2)]
     for inputs, outputs in zip(widths, widths[1:]):
-        layers += _halving(inputs, outputs)
+        convolution = nn.Conv2d(inputs, outputs, 4, 2, 1, bias=False)
+        layers += [convolution, nn.BatchNorm2d(outputs), nn.LeakyReLU(0.2)]
     return nn.Sequential(*layers, nn.Conv2d(widths[-1], widths[-1], 4, bias=False))
 
 
@@ -260,23 +206,3 @@ def _decoder(latent_dim: int, widths: list[int]) -> nn.Sequential:
         layers += [convolution, nn.BatchNorm2d(outputs), nn.ReLU()]
     last = nn.ConvTranspose2d(widths[-1], CHANNELS, 4, 2, 1, bias=False)
     return nn.Sequential(*layers, last, nn.Tanh())
-
-
-def _patch_discriminator() -> nn.Sequential:
-    """Images (n, 3, ·, ·) in [-1, 1] → logits (n, 1, ·, ·): how real patches of 22 pixels look."""
-    first = nn.Conv2d(CHANNELS, PATCH_FEATURES, 4, 2, 1)
-    middle = _halving(PATCH_FEATURES, 2 * PATCH_FEATURES)
-    return nn.Sequential(first, nn.LeakyReLU(0.2), *middle, nn.Conv2d(2 * PATCH_FEATURES, 1, 4))
-
-
-class _Reversal(torch.autograd.Function):
-    """The identity, whose gradient is multiplied by -weight."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: float) -> Tensor:
-        ctx.weight = weight
-        return x.view_as(x)
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
-        return -ctx.weight * gradient, None

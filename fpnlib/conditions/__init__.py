@@ -7,12 +7,7 @@ from fpnlib import checks
 from fpnlib.conditions.condition import Condition
 from fpnlib.conditions.kinds import Attributes, Classes, Reals, Several, Vector
 
-_KINDS: dict[str, Any] = {
-    "Attributes": Attributes,
-    "Classes": Classes,
-    "Reals": Reals,
-    "Vector": Vector,
-}
+_KINDS: dict[str, Any] = {kind.__name__: kind for kind in (Attributes, Classes, Reals, Vector)}
 
 
 def from_spec(spec: Mapping[str, Any]) -> Condition:

@@ -198,6 +198,11 @@ class Condition(nn.Module):
         flags = torch.tensor([column.unknown for column in self.columns])
         return flags.repeat_interleave(torch.tensor(self.widths))
 
+    def said(self, values: Tensor) -> Tensor:
+        """Whether each column of values (n, width) is known, bool (n, columns)."""
+        parts = values.split(self.widths, 1)
+        return torch.stack([~part.isnan().any(1) for part in parts], 1)
+
     def masked(self, values: Tensor, generator: torch.Generator) -> Tensor:
         """Hide known columns at random, so that the flow learns to do without them.
 

@@ -62,17 +62,47 @@ def encode(base: Any, split: Split, seed: int, batch_size: int = 1000) -> Latent
     return Latents(mean, std, mean + std * noise, split.y.to(mean.device))
 
 
-def simple_samplers(latents: Encoded, kind: str, components: int, seed: int) -> dict[str, Sampler]:
-    """Return the ways to draw latents of classes that need no plugin, by name.
-
-    Validation latents choose the pooled share of the covariances, and the number of Gaussians in
-    the mixtures.
+def samplers_of_classes(
+    latents: Encoded,
+    plugins: Mapping[str, FlowPlugin],
+    kind: str,
+    *,
+    components: int,
+    confidence: float,
+    seed: int,
+) -> dict[str, Sampler]:
+    """Return every way to draw latents of classes, by name.
 
     Args:
         latents: of the three splits.
+        plugins: by name.
         kind: what the classes are called, e.g. "class".
         components: at most so many Gaussians in each class' mixture; 0: no mixtures.
+        confidence: if above 0, each way is there a second time, and draws again what it does not
+            read as asked with this probability.
         seed: of the mixtures' fit.
+    """
+    samplers = _gaussian_samplers(latents, kind, components, seed)
+    for name, plugin in plugins.items():
+        samplers[name] = sampler(plugin)
+    for name, sample in list(samplers.items()) if confidence else ():
+        samplers[f"{name}, drawn again"] = partial(sample, confidence=confidence)
+    if latents.train.std.any():
+        samplers["unconditional"] = partial(_from_prior, latents.train.mean.shape[1])
+    return samplers
+
+
+def sampler(plugin: FlowPlugin) -> Sampler:
+    """Return a plugin as a way to draw latents."""
+    return lambda y, seed, **settings: plugin.sample(y, seed=seed, **settings)
+
+
+def _gaussian_samplers(
+    latents: Encoded, kind: str, components: int, seed: int
+) -> dict[str, Sampler]:
+    """Return Gaussians and mixtures as ways to draw latents. Validation latents choose among them.
+
+    They choose the pooled share of the covariances, and the number of Gaussians in the mixtures.
     """
     train, held_out = latents.train, (latents.validation.draw, latents.validation.y)
     samplers: dict[str, Sampler] = {}
@@ -92,30 +122,5 @@ def simple_samplers(latents: Encoded, kind: str, components: int, seed: int) -> 
     return samplers
 
 
-def sampler(plugin: FlowPlugin) -> Sampler:
-    """Return a plugin as a way to draw latents."""
-    return lambda y, seed, **settings: plugin.sample(y, seed=seed, **settings)
-
-
-def prior_sampler(latents: Encoded) -> dict[str, Sampler]:
-    """Return the posteriors' prior as a way to draw latents, or nothing if there are none."""
-    width = latents.train.mean.shape[1]
-
-    def draw(y: Tensor, seed: int) -> Tensor:
-        return torch.randn(len(y), width, generator=torch.Generator().manual_seed(seed))
-
-    return {"unconditional": draw} if latents.train.std.any() else {}
-
-
-def drawn_again(samplers: Mapping[str, Sampler], confidence: float) -> dict[str, Sampler]:
-    """Return the ways to draw latents, with what they do not read as asked drawn again.
-
-    Args:
-        samplers: by name.
-        confidence: probability with which latents must be read as asked; 0: return nothing.
-    """
-    again: dict[str, Sampler] = {}
-    for name, sample in samplers.items():
-        if confidence:
-            again[f"{name}, drawn again"] = partial(sample, confidence=confidence)
-    return again
+def _from_prior(width: int, y: Tensor, seed: int) -> Tensor:
+    return torch.randn(len(y), width, generator=torch.Generator().manual_seed(seed))

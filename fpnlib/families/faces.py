@@ -11,7 +11,6 @@ import torch
 from torch import Tensor, nn
 
 from fpnlib.base_models import MSP
-from fpnlib.base_models.msp import SharpenedMSP
 from fpnlib.conditions import Attributes
 from fpnlib.data import Dataset, Split
 from fpnlib.data.drawn.faces import draw
@@ -91,11 +90,7 @@ def _build(data: Dataset, settings: Settings) -> MSP:
 
 
 def _objective(module: MSP, settings: Settings) -> tuple[nn.Module, Loss]:
-    fidelity, sharpen = settings["msp_fidelity"], settings["msp_sharpen"]
-    if not sharpen:
-        return module, partial(module.loss, fidelity=fidelity)
-    both = SharpenedMSP(module, weight=sharpen, fidelity=fidelity)
-    return both, both.loss
+    return module, partial(module.loss, fidelity=settings["msp_fidelity"])
 
 
 def _flow_shape(settings: Settings) -> dict[str, Any]:
@@ -119,7 +114,6 @@ FACES = Family(
         "msp_features": 16,  # channels of MSP's first layer; its latent is 8 times as wide at 64×64
         "msp_decoder_features": 32,  # before its last layer; published: as many as msp_features
         "msp_fidelity": 4.0,  # weight of absolute differences, for flat colours; published: 0
-        "msp_sharpen": 0.0,  # weight of a patch discriminator, e.g. 10; 0: none
         "msp_batch": 32,  # at most so many faces in a batch
         "msp_epochs": 18,
         "flow_layers": 10,  # as in the paper

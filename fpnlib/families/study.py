@@ -18,8 +18,7 @@ from tqdm.auto import tqdm
 from fpnlib import checks, plots, store
 from fpnlib.conditions import Condition
 from fpnlib.data import Dataset, load
-from fpnlib.families import encoding
-from fpnlib.families.encoding import Encoded, Latents, Sampler, encode
+from fpnlib.families.encoding import Encoded, Latents, Sampler, encode, samplers_of_classes
 from fpnlib.families.family import FLOW_NAMES, Base, Family, Settings, Trained
 from fpnlib.families.parallel import run_in_processes
 from fpnlib.families.settings import resolve
@@ -163,8 +162,7 @@ class Study:
     ) -> dict[str, Callable[[Tensor, int], Tensor]]:
         """Return every way to draw objects for labels: name -> (labels (n,), seed) -> objects.
 
-        The ways are those of ``simple_samplers`` and the plugins, the same *drawn again* by the
-        family's setting ``confidence``, and the base model's prior.
+        The ways are those of ``samplers_of_classes``, with the family's setting ``confidence``.
 
         Args:
             base: name of the base model; empty: the first.
@@ -172,12 +170,10 @@ class Study:
             options: of the decoding.
         """
         base, recipe = self.recipe(base)
-        latents, kind = self.latents(base), self.family.kind
-        samplers = encoding.simple_samplers(latents, kind, components, self.run.seed)
-        for flow in recipe.flows:
-            samplers[FLOW_NAMES[flow]] = encoding.sampler(self.plugin(base, flow))
-        samplers |= encoding.drawn_again(samplers, self.settings.get("confidence", 0.0))
-        samplers |= encoding.prior_sampler(latents)
+        plugins = {FLOW_NAMES[flow]: self.plugin(base, flow) for flow in recipe.flows}
+        settings = {"components": components, "seed": self.run.seed}
+        settings["confidence"] = self.settings.get("confidence", 0.0)
+        samplers = samplers_of_classes(self.latents(base), plugins, self.family.kind, **settings)
 
         def draw(sample: Sampler, y: Tensor, seed: int) -> Tensor:
             return self.decode(base, sample(y, seed), seed, **options)

@@ -4,9 +4,8 @@ from collections.abc import Callable
 from typing import Any
 
 from fpnlib import checks
+from fpnlib.flows.affine import conditional_maf, conditional_realnvp
 from fpnlib.flows.conditional import ConditionalFlow
-from fpnlib.flows.maf import conditional_maf
-from fpnlib.flows.realnvp import conditional_realnvp
 from fpnlib.flows.spline import conditional_spline
 
 FLOWS: dict[str, Callable[..., ConditionalFlow]] = {

@@ -5,11 +5,10 @@ from typing import Any
 import torch
 from nflows.distributions import StandardNormal
 from nflows.flows import Flow
-from nflows.transforms import BatchNorm
+from nflows.transforms import BatchNorm, Transform
 from torch import Tensor, nn
 
 from fpnlib.flows.conditional import ConditionalFlow
-from fpnlib.flows.spline import adapt_zuko
 
 MASKS = {"mask", "degrees"}
 
@@ -28,7 +27,7 @@ def adapt_flow(flow: nn.Module, features: int, context_features: int) -> Conditi
     if isinstance(flow, ConditionalFlow):
         return flow
     if not isinstance(flow, Flow):
-        return adapt_zuko(flow, features, context_features)
+        return _adapt_zuko(flow, features, context_features)
     base = flow._distribution
     if not isinstance(base, StandardNormal):
         raise TypeError(f"flow must have a StandardNormal distribution, got {type(base).__name__}")
@@ -63,3 +62,36 @@ def _check_masks(module: nn.Module, tensors: dict[str, Tensor], prefix: str, *re
                 f"{prefix}{name} is of other widths, or drawn at random;"
                 " expected the sequential one"
             )
+
+
+class _ZukoTransform(Transform):  # type: ignore[misc]
+    """A zuko flow's transformation with the interface of an nflows transform."""
+
+    def __init__(self, flow: nn.Module):
+        super().__init__()
+        self.flow = flow
+
+    def forward(self, inputs: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:
+        """Noise (n, D) of data (n, D), and log|det| (n,)."""
+        return self.flow(context).transform.call_and_ladj(inputs)
+
+    def inverse(self, inputs: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:
+        """Data (n, D) of noise (n, D), and log|det| (n,)."""
+        return self.flow(context).transform.inv.call_and_ladj(inputs)
+
+
+def _adapt_zuko(flow: nn.Module, features: int, context_features: int) -> ConditionalFlow:
+    """A zuko flow as a ``ConditionalFlow`` that shares its weights."""
+    from zuko.distributions import DiagNormal
+    from zuko.lazy import Flow
+
+    if not isinstance(flow, Flow):
+        raise TypeError(
+            f"flow must be a name, an nflows Flow or a zuko Flow, got {type(flow).__name__}"
+        )
+    base = flow.base(None)
+    normal = isinstance(base, DiagNormal)
+    if not normal or (base.base_dist.loc != 0).any() or (base.base_dist.scale != 1).any():
+        raise TypeError(f"flow must have a standard normal base, got {flow.base}")
+    adapted = ConditionalFlow(_ZukoTransform(flow), features, context_features)
+    return adapted.train(flow.training)

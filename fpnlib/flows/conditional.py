@@ -93,15 +93,6 @@ class ConditionalFlow(Flow):  # type: ignore[misc]
         batches = [self._sample(min(most, num_samples - start), context) for start in starts]
         return torch.cat(batches, 1)
 
-    def sample_and_log_prob(self, num_samples: int, context: Tensor) -> tuple[Tensor, Tensor]:
-        """Sample (K, num_samples, D) for contexts (K, C), and log-densities (K, num_samples)."""
-        noise, context = self._noise(num_samples, context)
-        embedded = self._embedding_net(context).repeat_interleave(num_samples, 0)
-        samples, log_det = self._transform.inverse(noise, embedded)
-        log_prob = self._distribution.log_prob(noise) - log_det
-        shape = (len(context), num_samples)
-        return samples.view(*shape, self.features), log_prob.view(shape)
-
     def _log_prob(self, inputs: Tensor, context: Tensor) -> Tensor:
         self._check(inputs, context)
         return self._in_batches(super()._log_prob, inputs, context)
@@ -126,22 +117,13 @@ class ConditionalFlow(Flow):  # type: ignore[misc]
         return self._transform.inverse(noise, self._embedding_net(context))[0]
 
     def _sample(self, num_samples: int, context: Tensor) -> Tensor:
-        noise, context = self._noise(num_samples, context)
-        if self._wants_gradients(noise):
-            embedded = self._embedding_net(context).repeat_interleave(num_samples, 0)
-            samples, _ = self._transform.inverse(noise, embedded)
-        else:
-            samples = self.transform_from_noise(noise, context.repeat_interleave(num_samples, 0))
-        return samples.view(len(context), num_samples, self.features)
-
-    def _noise(self, num_samples: int, context: Tensor) -> tuple[Tensor, Tensor]:
-        """Draw noise for ``num_samples`` of each context, and make a tensor of the contexts."""
         weight = next(self.parameters())
         context = None if context is None else torch.as_tensor(context).to(weight)
         self._check(None, context)
         n = len(context) * checks.positive("num_samples", num_samples)
         noise = torch.randn(n, self.features, dtype=weight.dtype, device=weight.device)
-        return noise, context
+        contexts = context.repeat_interleave(num_samples, 0)
+        return self._in_batches(self._inverse, noise, contexts).view(len(context), num_samples, -1)
 
     def _in_batches(
         self, function: Callable[..., Tensor], *tensors: Tensor, share: int = 1

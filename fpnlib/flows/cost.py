@@ -1,34 +1,25 @@
 """The cost of sampling against the number of dimensions: nflows' D passes and one pass's work."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import pandas as pd
 import torch
 from nflows.transforms import CompositeTransform
 
-from fpnlib.flows.maf import conditional_maf
+from fpnlib.flows.affine import conditional_maf
+
+DIMENSIONS = (2, 4, 8, 16, 32, 64)
+SAMPLES, REPEATS = 256, 3  # samples in a batch; timed calls, of which the median counts
 
 
-def cost_against_dimension(
-    dimensions: Sequence[int] = (2, 4, 8, 16, 32, 64),
-    samples: int = 256,
-    hidden_features: int = 64,
-    num_layers: int = 2,
-    repeats: int = 3,
-    seed: int = 0,
-) -> pd.DataFrame:
-    """Measure how the cost of sampling from a conditional MAF grows with the dimension.
+def cost_against_dimension(seed: int = 0) -> pd.DataFrame:
+    """Measure how the cost of sampling from a small conditional MAF grows with the dimension.
 
     The alternatives are nflows' inverse, ours, and one forward pass of nflows. The measurement
     takes some seconds.
 
     Args:
-        dimensions: widths D of the data.
-        samples: samples in a batch.
-        hidden_features: units of each hidden layer.
-        num_layers: transforms in the flow.
-        repeats: timed calls of each implementation; the median counts.
         seed: of weights and noise.
 
     Returns:
@@ -36,24 +27,21 @@ def cost_against_dimension(
         CPU time.
     """
     rows = []
-    for features in dimensions:
-        runs = _samplers(features, samples, hidden_features, num_layers, seed)
-        for name, seconds in _interleaved(runs, repeats).items():
+    for features in DIMENSIONS:
+        for name, seconds in _interleaved(_samplers(features, seed)).items():
             row = {"flow": "C-MAF", "implementation": name, "D": features, "seconds": seconds}
             rows.append(row)
     return pd.DataFrame(rows)
 
 
-def _samplers(
-    features: int, samples: int, hidden_features: int, num_layers: int, seed: int
-) -> dict[str, Callable[[], object]]:
+def _samplers(features: int, seed: int) -> dict[str, Callable[[], object]]:
     """Return the calls to measure, on a flow of random weights with ten classes."""
     with torch.random.fork_rng([]):
         torch.manual_seed(seed)
-        flow = conditional_maf(features, 10, hidden_features, num_layers).eval()
+        flow = conditional_maf(features, 10, hidden_features=64, num_layers=2).eval()
         temper(flow)
-        noise = torch.randn(samples, features)
-    context = torch.eye(10)[torch.arange(samples) % 10]
+        noise = torch.randn(SAMPLES, features)
+    context = torch.eye(10)[torch.arange(SAMPLES) % 10]
     return {
         "nflows": lambda: CompositeTransform.inverse(flow._transform, noise, context),
         "ours": lambda: flow.transform_from_noise(noise, context),
@@ -76,10 +64,10 @@ def temper(flow: torch.nn.Module) -> None:
 
 
 @torch.no_grad()
-def _interleaved(runs: dict[str, Callable[[], object]], repeats: int) -> dict[str, float]:
+def _interleaved(runs: dict[str, Callable[[], object]]) -> dict[str, float]:
     """Return median seconds of CPU time of each call. They take turns; the first is not timed."""
     times: dict[str, list[float]] = {name: [] for name in runs}
-    for turn in range(repeats + 1):
+    for turn in range(REPEATS + 1):
         for name, run in runs.items():
             start = time.process_time()
             run()

@@ -1,54 +1,12 @@
-"""zuko's flows as flows of this library, and the neural spline flow among them."""
+"""The neural spline flow, by zuko."""
 
 from collections.abc import Callable
 
-from nflows.transforms import Transform
-from torch import Tensor, nn
+from torch import nn
 
 from fpnlib import checks
+from fpnlib.flows.adapters import adapt_flow
 from fpnlib.flows.conditional import ConditionalFlow
-
-
-class ZukoTransform(Transform):  # type: ignore[misc]
-    """A zuko flow's transformation with the interface of an nflows transform."""
-
-    def __init__(self, flow: nn.Module):
-        super().__init__()
-        self.flow = flow
-
-    def forward(self, inputs: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:
-        """Noise (n, D) of data (n, D), and log|det| (n,)."""
-        return self.flow(context).transform.call_and_ladj(inputs)
-
-    def inverse(self, inputs: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:
-        """Data (n, D) of noise (n, D), and log|det| (n,)."""
-        return self.flow(context).transform.inv.call_and_ladj(inputs)
-
-
-def adapt_zuko(flow: nn.Module, features: int, context_features: int) -> ConditionalFlow:
-    """A zuko flow as a ``ConditionalFlow`` that shares its weights.
-
-    Args:
-        flow: a ``zuko.flows.Flow`` with a standard normal base.
-        features: width of its vectors.
-        context_features: width of its contexts.
-
-    Raises:
-        TypeError: no zuko flow, or one with another base.
-    """
-    from zuko.distributions import DiagNormal
-    from zuko.lazy import Flow
-
-    if not isinstance(flow, Flow):
-        raise TypeError(
-            f"flow must be a name, an nflows Flow or a zuko Flow, got {type(flow).__name__}"
-        )
-    base = flow.base(None)
-    normal = isinstance(base, DiagNormal)
-    if not normal or (base.base_dist.loc != 0).any() or (base.base_dist.scale != 1).any():
-        raise TypeError(f"flow must have a standard normal base, got {flow.base}")
-    adapted = ConditionalFlow(ZukoTransform(flow), features, context_features)
-    return adapted.train(flow.training)
 
 
 def conditional_spline(
@@ -92,4 +50,4 @@ def conditional_spline(
         hidden_features=(hidden_features,) * num_blocks,
         activation=activation,
     )
-    return adapt_zuko(flow, features, context_features)
+    return adapt_flow(flow, features, context_features)

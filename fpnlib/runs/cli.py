@@ -10,6 +10,8 @@ from pathlib import Path
 
 import yaml
 
+from fpnlib.store import PROJECT
+
 
 def main(arguments: list[str] | None = None) -> int:
     """Run a command.
@@ -98,7 +100,7 @@ def _run(given: argparse.Namespace) -> int:
         "values": values,
         "fresh": given.fresh,
         "out": given.out and _folder(given.out),
-        "notebooks": given.notebooks or _project() / "notebooks",
+        "notebooks": given.notebooks or PROJECT / "notebooks",
     }
     many = given.seeds or given.workers is not None or given.scheduler is not None
     try:
@@ -168,17 +170,11 @@ def _prepare(given: argparse.Namespace) -> int:
 
 def _runs() -> list[Path]:
     """The runs in ``outputs``."""
-    outputs = _project() / "outputs"
+    outputs = PROJECT / "outputs"
     folders = [path.parent for path in sorted(outputs.glob("*/manifest.json"))]
     if not folders:
         raise FileNotFoundError(f"no run in {outputs}; name a folder, or make one: make demo")
     return folders
-
-
-def _project() -> Path:
-    from fpnlib.store import PROJECT
-
-    return PROJECT
 
 
 def _path(text: str) -> Path:
@@ -188,8 +184,7 @@ def _path(text: str) -> Path:
 
 def _folder(path: Path) -> str:
     """A folder's name, relative to the project if it lies inside."""
-    project = _project()
-    return path.relative_to(project).as_posix() if path.is_relative_to(project) else str(path)
+    return path.relative_to(PROJECT).as_posix() if path.is_relative_to(PROJECT) else str(path)
 
 
 def _values(assignments: list[str]) -> dict[str, object]:

@@ -4,16 +4,7 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
-from fpnlib.data.drawn.surfaces import (
-    Triangles,
-    block,
-    lathe,
-    loft,
-    mirrored,
-    plate,
-    tube,
-    turned,
-)
+from fpnlib.data.drawn.surfaces import Triangles, block, lathe, loft, mirrored, plate, tube, turned
 
 Rng = np.random.Generator
 Parts = Iterator[Triangles]
