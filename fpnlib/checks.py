@@ -80,10 +80,7 @@ def array(
     bad = tensor.isinf() if missing else ~tensor.isfinite()
     count = int(bad.sum())
     if count:
-        raise ValueError(
-            f"{name} has {count:,} NaN or infinite entries of {tensor.numel():,};"
-            " expected finite numbers"
-        )
+        raise ValueError(f"{name} has {count:,} NaN or infinite entries of {tensor.numel():,}")
     return tensor
 
 
@@ -136,8 +133,7 @@ def labels(y: object, names: Sequence[object], *, missing: bool = False) -> Tens
     if not missing and (codes < 0).any():
         row = int((codes < 0).argmax())
         raise ValueError(
-            f"label {row} is missing (NaN or None); drop such rows, or make the condition with"
-            " unknown=True"
+            f"label {row} is missing; drop such rows, or make it a condition with unknown=True"
         )
     return torch.from_numpy(indices).to(y.device if isinstance(y, Tensor) else "cpu")
 
@@ -273,7 +269,7 @@ def images(x: object, channels: int, size: int) -> Tensor:
     """
     if isinstance(x, Tensor) and not x.is_floating_point():
         raise TypeError(
-            f"x must hold floats in [0, 1], got {x.dtype}; for bytes 0…255 pass x.float() / 255"
+            f"x must hold floats in [0, 1], got {x.dtype}; for bytes pass x.float() / 255"
         )
     x = array(x, ("n", channels, size, size), keep=True)
     if x.numel() and (x.min() < 0 or x.max() > 1):
@@ -313,6 +309,5 @@ def class_indices(y: object) -> Tensor:
 def same_length(a: Tensor, b: Tensor, names: tuple[str, str] = ("z", "y")) -> None:
     """Raise ValueError unless both have the same number of rows."""
     if len(a) != len(b):
-        raise ValueError(
-            f"{names[0]} and {names[1]} must have the same length, got {len(a)} and {len(b)}"
-        )
+        said = f"{names[0]} and {names[1]} must have the same length"
+        raise ValueError(f"{said}, got {len(a)} and {len(b)}")

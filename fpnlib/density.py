@@ -204,10 +204,7 @@ class LatentDensity(LatentSpace):
         deviation = self._flat(std, "std")
         checks.same_length(mean, deviation, ("z", "std"))
         if (deviation < 0).any():
-            raise ValueError(
-                "std must be 0 or more, got negative entries;"
-                " for log-variances pass std=(0.5 * logvar).exp()"
-            )
+            raise ValueError("std must be 0 or more; for log-variances pass (0.5 * logvar).exp()")
         return Posteriors(mean, deviation, values)
 
     def _sets(

@@ -51,9 +51,7 @@ class Posteriors(NamedTuple):
         free = n - len(needed.unique())
         count = min(max(1, n // 10), free)
         if not count:
-            warn(
-                f"nothing is held out: training needs all {n:,} latents; they also choose the epoch"
-            )
+            warn(f"nothing is held out: training needs all {n:,} latents, also to choose the epoch")
             return self, self
         held_out, kept = order[needed_last].split([count, n - count])
         return self.rows(kept), self.rows(held_out)
@@ -152,7 +150,7 @@ class LatentSpace(nn.Module):
             return z
         if self.low_.isinf().any():
             raise FloatingPointError(
-                f"{count:,} of {len(z):,} latents overflowed; fit the plugin before it samples"
+                f"{count:,} of {len(z):,} latents overflowed; fit the plugin first"
             )
         self.report(count, len(z), "clamped to the range of the training latents")
         return torch.where(z.isnan(), self.loc_, z).clamp(self.low_, self.high_)

@@ -77,17 +77,16 @@ class FlowPluginNetwork(nn.Module):
         named = [part for part in (plugin, classes, attributes) if part is not None]
         if len(named) > 1 or (settings and isinstance(plugin, FlowPlugin)):
             raise TypeError(
-                "a network takes one of plugin, classes and attributes; settings only"
-                " without a plugin"
+                "give one of plugin, classes and attributes; settings only without a plugin"
             )
         if classes is not None:
             plugin = Classes(classes)
         elif attributes is not None:
             plugin = Attributes(attributes)
         if not isinstance(plugin, FlowPlugin | Condition):
+            given = type(plugin).__name__
             raise TypeError(
-                "a network needs a FlowPlugin, a condition, classes or attributes,"
-                f" got {type(plugin).__name__}"
+                f"a network needs a plugin, a condition, classes or attributes, got {given}"
             )
         self._frozen, self.base, self._settings = Frozen(base), base, settings
         self.condition: Any = plugin if isinstance(plugin, Condition) else plugin.condition

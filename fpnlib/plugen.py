@@ -14,6 +14,9 @@ from fpnlib.training import History, fit
 
 SIGMA_BINARY = 0.63  # the authors' go from 0.7 to 0.7 * 0.9 in a training
 SIGMA_REAL = 0.07  # theirs go from 1 to about this
+# The rate is the peak of a one-cycle schedule; the authors' is 1e-4 throughout.
+TRAINING: dict[str, Any] = {"epochs": 30, "batch_size": 256, "learning_rate": 1e-3}
+TRAINING |= {"clip_norm": 1.0, "description": "PluGeN"}
 
 
 class PluGeN(LatentSpace):
@@ -73,10 +76,6 @@ class PluGeN(LatentSpace):
         *,
         std: Tensor | None = None,
         validation: tuple[Tensor, Tensor] | None = None,
-        epochs: int = 30,
-        batch_size: int = 256,
-        learning_rate: float = 1e-3,
-        seed: int = 0,
         **training: Any,
     ) -> Self:
         """Maximise the likelihood of latents and attributes; returns the model, in eval mode.
@@ -86,11 +85,7 @@ class PluGeN(LatentSpace):
             y: attributes (n, A), all known.
             std: standard deviations (n, D) of the posteriors; each epoch draws z anew.
             validation: held-out latents and attributes, which choose the best epoch; None: z.
-            epochs: passes over z.
-            batch_size: samples a step.
-            learning_rate: the peak of a one-cycle schedule; the authors' is 1e-4 throughout.
-            seed: of all draws.
-            training: further settings of ``training.fit``.
+            training: settings of ``training.fit`` in place of ``TRAINING``.
         """
         latents = Posteriors(z, std, self._checked(z, y))
         self.learn(latents)
@@ -102,9 +97,7 @@ class PluGeN(LatentSpace):
         def draw(generator: torch.Generator) -> tuple[Tensor, Tensor]:
             return self.standardise(latents.draw(generator)), latents.values
 
-        shape = {"epochs": epochs, "batch_size": batch_size, "learning_rate": learning_rate}
-        settings = {"clip_norm": 1.0, "seed": seed, "description": "PluGeN"} | shape | training
-        self.history_ = fit(self, self._loss, draw, held_out, **settings)
+        self.history_ = fit(self, self._loss, draw, held_out, **TRAINING | training)
         return self.eval()
 
     def to_coordinates(self, z: Tensor) -> Tensor:

@@ -283,9 +283,7 @@ class FlowPlugin(LatentDensity):
         """
         count = len(self.condition)
         if not isinstance(self.condition, Classes):
-            raise TypeError(
-                f"Bayes' rule chooses among Classes; this plugin is for {self.condition}; see read"
-            )
+            raise TypeError(f"Bayes' rule chooses among Classes, not {self.condition}; see read")
         z = self._flat(z)
         contexts = torch.eye(count).to(self.loc_)
         log_likelihood = self.flow.class_log_prob(self.standardise(z), contexts)
@@ -335,8 +333,6 @@ class FlowPlugin(LatentDensity):
         prior = checks.numbers(prior, "prior").to(self.loc_)
         right_shape = prior.shape == self.log_prior_.shape
         if not right_shape or (prior < 0).any() or not 0.999 < prior.sum() < 1.001:
-            raise ValueError(
-                f"prior must be {len(self.condition)} probabilities that sum to 1,"
-                f" got {prior.tolist()}"
-            )
+            said = f"prior must be {len(self.condition)} probabilities that sum to 1"
+            raise ValueError(f"{said}, got {prior.tolist()}")
         return prior.log()

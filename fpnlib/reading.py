@@ -85,10 +85,7 @@ def reads(condition: Condition, confidence: float) -> bool:
         raise ValueError(f"confidence must be 0 or more and below 1, got {confidence}")
     for column in condition.columns:
         if confidence and column.width > 1:
-            raise TypeError(
-                f"'{column.name}' is a vector, which cannot be read with a probability;"
-                " leave confidence at 0"
-            )
+            raise TypeError(f"'{column.name}' is a vector, which is not read with a probability")
     return confidence > 0
 
 

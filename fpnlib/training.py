@@ -11,8 +11,8 @@ True
 import inspect
 import math
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import nullcontext
 from copy import deepcopy
 from dataclasses import asdict, dataclass, field
 from operator import index
@@ -25,6 +25,7 @@ from tqdm.auto import trange
 
 from fpnlib import checks
 from fpnlib.store import Checkpoint
+from fpnlib.store.cache import one_thread
 
 Batch = tuple[Tensor, ...]
 Loss = Callable[..., Tensor]
@@ -122,7 +123,7 @@ def fit(
         trainer.schedule = OneCycleLR(optimizer, learning_rate, epochs * trainer.steps)
     if checkpoint is not None:
         trainer.resume(checkpoint)
-    with _threads(trainer.work, trainer.device):
+    with one_thread() if trainer.small else nullcontext():
         trainer.run(epochs, patience, checkpoint, progress)
     return trainer.history
 
@@ -140,18 +141,6 @@ class _AdamW(torch.optim.AdamW):
     add_param_group = inspect.unwrap(torch.optim.AdamW.add_param_group)
     state_dict = inspect.unwrap(torch.optim.AdamW.state_dict)
     load_state_dict = inspect.unwrap(torch.optim.AdamW.load_state_dict)
-
-
-@contextmanager
-def _threads(work: int, device: torch.device) -> Iterator[None]:
-    """Run a small training on one thread; then put torch's setting back."""
-    before = torch.get_num_threads()
-    if device.type == "cpu" and work < ONE_THREAD_WORK:
-        torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 @dataclass
@@ -186,7 +175,8 @@ class _Trainer:
         sample = first[0][0]
         vectors = max(1, sample.numel() // first[0].shape[-1])  # of a sample: a cloud's points
         weights = sum(map(torch.numel, self.parameters))
-        self.work = weights * vectors * min(self.batch_size, self.n)
+        work = weights * vectors * min(self.batch_size, self.n)
+        self.small = self.device.type == "cpu" and work < ONE_THREAD_WORK
         self.steps = math.ceil(self.n / self.batch_size)  # of an epoch
 
     def run(

@@ -58,8 +58,7 @@ class Frozen:
     def __init__(self, base: object):
         if not callable(getattr(base, "decode", None)):
             raise TypeError(
-                f"a base model needs encode and decode; {type(base).__name__} has no decode;"
-                " pass adapt(model, encode=…, decode=…)"
+                f"{type(base).__name__} has no decode; pass adapt(model, decode=…, encode=…)"
             )
         self.base = base
         self.modules, self.arrays = _parts(base)
@@ -90,10 +89,8 @@ class Frozen:
         self.speaks_numpy = isinstance(mean, np.ndarray) and not self.modules
         mean = _array_of(mean, "encode", base)
         if mean.ndim < 2:
-            raise ValueError(
-                f"encode of {type(base).__name__} returned shape {tuple(mean.shape)};"
-                " expected latents (n, …)"
-            )
+            kind, shape = type(base).__name__, tuple(mean.shape)
+            raise ValueError(f"encode of {kind} returned shape {shape}; expected latents (n, …)")
         return mean, None if std is None else _array_of(std, "encode", base)
 
     def encode(self, x: Any) -> Tensor:
@@ -188,10 +185,8 @@ def _batched(function: Callable[[Any], Tensor], x: Any) -> Tensor:
 def _array_of(found: object, name: str, base: object) -> Tensor:
     """What a base model returned, as a tensor."""
     if not isinstance(found, Tensor | np.ndarray):
-        raise TypeError(
-            f"{name} of {type(base).__name__} returned {type(found).__name__}, expected an array;"
-            f" pass adapt(model, {name}=lambda x: …) that returns its tensor"
-        )
+        kind = type(found).__name__
+        raise TypeError(f"{name} of {type(base).__name__} returned {kind}, not an array; see adapt")
     return checks.numbers(found, name)
 
 

@@ -57,8 +57,7 @@ class MSP(nn.Module):
         self.latent_dim = features * size // 8
         if attributes > self.latent_dim:
             raise ValueError(
-                f"{attributes} attributes do not fit a latent of {self.latent_dim};"
-                " take more features"
+                f"{attributes} attributes do not fit; take more features than {features}"
             )
         widths = _widths(size, decoder_features or features)[::-1]
         self.encoder = nn.ModuleDict({"main": _encoder(_widths(size, features))})

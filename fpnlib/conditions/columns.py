@@ -116,9 +116,7 @@ class Choice(Column):
         empty = (self.context(values).sum(0) == 0).nonzero()
         if len(empty):
             name = self.items[int(empty[0])]
-            raise ValueError(
-                f"class '{name}' has no samples to fit; every class needs at least one"
-            )
+            raise ValueError(f"class '{name}' has no samples to fit; each class needs one or more")
 
     def candidates(self) -> Tensor:
         """All K classes (K, 1)."""
@@ -153,15 +151,10 @@ class Switch(Column):
         known = values[~values.isnan()]
         low, high = (known.min().item(), known.max().item()) if len(known) else (0.0, 0.0)
         if low < 0 or high > 1:
-            raise ValueError(
-                f"attributes to fit must be 0 or 1, got values from {low:g} to {high:g};"
-                " for -1 and 1 pass (y + 1) / 2"
-            )
+            said = f"attributes to fit must be 0 or 1, got {low:g} to {high:g}"
+            raise ValueError(f"{said}; for -1 and 1 pass (y + 1) / 2")
         if low == high:
-            raise ValueError(
-                f"attribute '{self.name}' is {low:g} in all {len(values):,} samples;"
-                " its effect cannot be learned"
-            )
+            raise ValueError(f"attribute '{self.name}' is {low:g} in all {len(values):,} samples")
 
     def candidates(self) -> Tensor:
         """0 and 1."""
@@ -174,10 +167,8 @@ class Switch(Column):
     def edit(self, word: str, sign: str, value: str) -> float:
         """1 for "+name", 0 for "-name", or the value."""
         if len(sign) + bool(value) > 1:
-            raise ValueError(
-                f"an edit has one sign or a value, got '{word}';"
-                f" write '+{self.name}', '-{self.name}' or '{self.name}=0.5'"
-            )
+            said = f"an edit has one sign or a value, got '{word}'"
+            raise ValueError(f"{said}; write '+{self.name}' or '{self.name}=0.5'")
         if not sign and not value:
             raise ValueError(f"an edit begins with + or -, got '{word}'; did you mean '+{word}'?")
         return super().edit(word, sign, value) if value else float(sign == "+")

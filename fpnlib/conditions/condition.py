@@ -172,9 +172,7 @@ class Condition(nn.Module):
         for given, value in pairs:
             name = self.name(given)
             if name in labels and not np.array_equal(labels[name], value):
-                raise ValueError(
-                    f"contradictory edits: '{name}' is to be both {labels[name]} and {value}"
-                )
+                raise ValueError(f"contradictory edits: '{name}' is {labels[name]} and {value}")
             labels[name] = value
         for group in self.exclusive:
             wanted = [name for name in group if _above_zero(labels.get(name))]
@@ -263,9 +261,7 @@ class Condition(nn.Module):
             if len(own) > 1 and len(values) == 1:
                 values = values.expand(len(own), -1)
             if len(own) not in (1, len(values)):
-                raise ValueError(
-                    f"'{given}' has {len(own):,} labels, but there are {len(values):,} rows"
-                )
+                raise ValueError(f"'{given}' has {len(own):,} labels for {len(values):,} rows")
             values = values.clone()
             values[:, starts[place] : starts[place + 1]] = own.to(values)
         return values

@@ -58,10 +58,7 @@ def _check_masks(module: nn.Module, tensors: dict[str, Tensor], prefix: str, *re
         if mask is None or expected is None:
             continue
         if not torch.equal(mask.to(expected), expected):
-            errors.append(
-                f"{prefix}{name} is of other widths, or drawn at random;"
-                " expected the sequential one"
-            )
+            errors.append(f"{prefix}{name} is of other widths, or drawn at random")
 
 
 class _ZukoTransform(Transform):  # type: ignore[misc]

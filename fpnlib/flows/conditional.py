@@ -164,10 +164,7 @@ class ConditionalFlow(Flow):  # type: ignore[misc]
     ) -> None:
         """Raise ValueError unless the widths, and for pairs the lengths, are right."""
         if context is None:
-            raise ValueError(
-                "the flow is conditional: "
-                f"context must have shape (n, {self.context_features}), got None"
-            )
+            raise ValueError(f"context must have shape (n, {self.context_features}), got None")
         if inputs is not None:
             _check_width(name, inputs, self.features)
         _check_width("context", context, self.context_features)

@@ -116,7 +116,8 @@ class Cache:
                 return module, kept
             if self.read_only:
                 raise _absent(name, path)
-            trained = _on_one_thread(train, checkpoint)
+            with one_thread():
+                trained = train(checkpoint)
             meta = _stamp(key) | {"config": module.config} | dict(trained)
             save_module(path, module, meta, half=True)
             self._load(path, module, meta)  # the same bits now as whenever it is loaded
@@ -211,11 +212,12 @@ def _say_loaded(name: str, remark: str) -> None:
     print(f"{name}: loaded, {remark}" if remark else f"{name}: loaded")
 
 
-def _on_one_thread(train: Callable[[Checkpoint], Mapping], checkpoint: Checkpoint) -> Mapping:
-    """Train on one thread, which gives the same bits whatever the number of cores."""
-    threads = torch.get_num_threads()
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Run torch on one thread, which gives the same bits whatever the number of cores."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
     try:
-        torch.set_num_threads(1)
-        return train(checkpoint)
+        yield
     finally:
-        torch.set_num_threads(threads)
+        torch.set_num_threads(before)
