@@ -49,7 +49,7 @@ def test_one_sample_of_each_class_is_fitted_and_said(classes, seed):
     made = plugin(Classes(range(classes)))
     lines = said(lambda: made.fit(z, range(classes), seed=seed, **QUICK))
     held = f"nothing is held out: training needs all {classes:,} latents"
-    assert lines == [f"{held}; they also choose the epoch"]
+    assert lines == [f"{held}, also to choose the epoch"]
     assert made.sample(classes - 1, n=2, seed=0).isfinite().all()
     torch.testing.assert_close(made.log_prior_.exp(), torch.full((classes,), 1 / classes))
 

@@ -23,6 +23,3 @@ def from_spec(spec: Mapping[str, Any]) -> Condition:
     if kind not in _KINDS:
         raise checks.unknown("condition", kind, _KINDS)
     return _KINDS[kind](**settings)
-
-
-__all__ = ["Attributes", "Classes", "Condition", "Reals", "Several", "Vector", "from_spec"]

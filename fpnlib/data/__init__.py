@@ -80,6 +80,3 @@ def _loader_of(name: str) -> Loader:
     if not callable(getattr(found, function, None)):
         raise ValueError(f"dataset '{name}': '{module}' has no function '{function}'")
     return getattr(found, function)
-
-
-__all__ = ["DATASETS", "Dataset", "Loader", "Split", "data_root", "load"]

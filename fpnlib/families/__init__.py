@@ -7,18 +7,14 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from fpnlib.families.digits import DIGITS as DIGITS
-    from fpnlib.families.faces import FACES as FACES
-    from fpnlib.families.family import FLOW_NAMES as FLOW_NAMES
-    from fpnlib.families.family import Base as Base
-    from fpnlib.families.family import Family as Family
-    from fpnlib.families.family import Plug as Plug
-    from fpnlib.families.family import Trained as Trained
-    from fpnlib.families.molecules import MOLECULES as MOLECULES
-    from fpnlib.families.settings import FAMILIES as FAMILIES
-    from fpnlib.families.shapes import SHAPES as SHAPES
-    from fpnlib.families.study import Study as Study
-    from fpnlib.store.run import Run as Run
+    from fpnlib.families.digits import DIGITS
+    from fpnlib.families.faces import FACES
+    from fpnlib.families.family import FLOW_NAMES, Base, Family, Plug, Trained
+    from fpnlib.families.molecules import MOLECULES
+    from fpnlib.families.settings import FAMILIES
+    from fpnlib.families.shapes import SHAPES
+    from fpnlib.families.study import Study
+    from fpnlib.store.run import Run
 
 _MODULES = dict.fromkeys(("FLOW_NAMES", "Base", "Family", "Plug", "Trained"), "families.family")
 _MODULES |= {"DIGITS": "families.digits", "FACES": "families.faces", "SHAPES": "families.shapes"}

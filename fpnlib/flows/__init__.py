@@ -33,13 +33,3 @@ def build_flow(name: str, features: int, context_features: int, **settings: Any)
     if name not in FLOWS:
         raise checks.unknown("flow", name, FLOWS)
     return FLOWS[name](features, context_features, **settings)
-
-
-__all__ = [
-    "FLOWS",
-    "ConditionalFlow",
-    "build_flow",
-    "conditional_maf",
-    "conditional_realnvp",
-    "conditional_spline",
-]

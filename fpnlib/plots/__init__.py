@@ -6,27 +6,11 @@ alone: classes are also numbered, lines also dashed, values also written. Each f
 shape or with NaN.
 """
 
-from fpnlib.plots.clouds import render as render
-from fpnlib.plots.clouds import turntable as turntable
-from fpnlib.plots.look import COLORS as COLORS
-from fpnlib.plots.look import style as style
-from fpnlib.plots.molecules import asked_and_got as asked_and_got
-from fpnlib.plots.molecules import molecules as molecules
-from fpnlib.plots.pictures import grid as grid
-from fpnlib.plots.planes import change_of_variables as change_of_variables
-from fpnlib.plots.planes import deformations as deformations
-from fpnlib.plots.planes import densities as densities
-from fpnlib.plots.planes import embedding as embedding
-from fpnlib.plots.planes import jacobians as jacobians
-from fpnlib.plots.schemas import SCHEMAS as SCHEMAS
-from fpnlib.plots.schemas import schema as schema
-from fpnlib.plots.scores import confusion as confusion
-from fpnlib.plots.scores import confusions as confusions
-from fpnlib.plots.scores import latent_spread as latent_spread
-from fpnlib.plots.scores import posteriors as posteriors
-from fpnlib.plots.scores import training_curves as training_curves
-from fpnlib.plots.tables import accuracies as accuracies
-from fpnlib.plots.tables import attribute_scores as attribute_scores
-from fpnlib.plots.tables import costs as costs
-from fpnlib.plots.tables import spread as spread
-from fpnlib.plots.tables import trade_off as trade_off
+from fpnlib.plots.clouds import render, turntable
+from fpnlib.plots.look import COLORS, style
+from fpnlib.plots.molecules import asked_and_got, molecules
+from fpnlib.plots.pictures import grid
+from fpnlib.plots.planes import change_of_variables, deformations, densities, embedding, jacobians
+from fpnlib.plots.schemas import SCHEMAS, schema
+from fpnlib.plots.scores import confusion, confusions, latent_spread, posteriors, training_curves
+from fpnlib.plots.tables import accuracies, attribute_scores, costs, spread, trade_off

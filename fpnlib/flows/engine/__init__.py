@@ -57,6 +57,3 @@ def accelerate(flow: Flow) -> Flow:
     if type(transform) is CompositeTransform and find_layers(transform._transforms) is not None:
         flow._transform = FastMAF(transform._transforms).train(transform.training)
     return flow
-
-
-__all__ = ["FastMAF", "accelerate"]
