@@ -176,22 +176,33 @@ class FlowPluginNetwork(nn.Module):
         """Objects (n, …) of latents z (n, …), by the frozen base model, in batches."""
         return self._frozen.decode(z)
 
-    def generate(self, y: object = None, n: int = 1, **settings: Any) -> Tensor:
+    def generate(
+        self,
+        y: object = None,
+        n: int = 1,
+        *,
+        temperature: float = 1.0,
+        confidence: float = 0.0,
+        seed: int | None = None,
+    ) -> Tensor:
         """``n`` new objects for each label (section 3.3).
 
         Args:
             y: labels, as in ``FlowPlugin.sample``.
             n: objects for each label.
-            settings: of ``FlowPlugin.sample``: temperature, confidence and seed.
+            temperature: standard deviation of the noise; below 1, objects are more alike.
+            confidence: draw again what the plugin reads as asked with less of it; 0: never.
+            seed: of all draws; None: torch's global generator.
         """
         self._notice_changes()
+        settings: Any = {"temperature": temperature, "confidence": confidence, "seed": seed}
         return self.decode(self.plugin.sample(y, n, **settings))
 
     def classify(self, x: Any, prior: str | Tensor = "flat") -> Any:
         """The most probable labels of objects x (n, …) (eq. 17), of the kind that ``fit`` had.
 
         Args:
-            x: objects (n, …).
+            x: objects.
             prior: of classes, as in ``FlowPlugin.log_posterior``.
         """
         z = self._latents(x)
@@ -214,8 +225,16 @@ class FlowPluginNetwork(nn.Module):
             raise TypeError(f"{type(self.base).__name__} has no encode, so nothing to reconstruct")
         return self.decode(self.encode(x))
 
-    def edit(self, x: Any, y: object = None, to: object = None, **settings: float) -> Tensor:
-        """Change the labels of objects and keep their noise (section 3.5).
+    def edit(
+        self,
+        x: Any,
+        y: object = None,
+        to: object = None,
+        *,
+        strength: float = 1.0,
+        confidence: float = 0.0,
+    ) -> Tensor:
+        """Objects (n, …) with other labels and their own noise (section 3.5).
 
         Args:
             x: objects (n, …).
@@ -223,26 +242,24 @@ class FlowPluginNetwork(nn.Module):
             to: for classes, a class or one for each object; for other conditions edits by name
                 (``"+Smiling -Eyeglasses"``), by value (``"Smiling=0.5"``, ``{"logP": 3.0}``), or
                 values for all.
-            settings: of ``FlowPlugin.edit``: strength and confidence.
-
-        Returns:
-            The edited objects (n, …).
+            strength: how far the context goes from y to ``to``: 1 all the way, 2 twice as far.
+            confidence: with which the plugin must read what changed, or the strength is raised.
 
         Raises:
             TypeError: nothing to edit to.
         """
         if to is None:
             raise TypeError("say what to edit to: edit(x, to=…)")
-        return self.decode(self.plugin.edit(self._latents(x), to, y, **settings))
+        z = self._latents(x)
+        return self.decode(self.plugin.edit(z, to, y, strength=strength, confidence=confidence))
 
     def save(self, path: str | Path) -> None:
         """Write the plugin as one safetensors file, with a digest of the base model's weights.
 
         The base model is not in it. Nothing is pickled.
         """
-        digest = self._digest or self._frozen.digest()
-        numpy = self._frozen.speaks_numpy
-        notes = {"type": type(self.base).__name__, "digest": digest, "numpy": numpy}
+        notes: dict[str, Any] = {"digest": self._digest or self._frozen.digest()}
+        notes |= {"type": type(self.base).__name__, "numpy": self._frozen.speaks_numpy}
         self.plugin.save(path, notes)
 
     @classmethod

@@ -6,6 +6,7 @@ Nothing sticks out, every picture is there, and nothing is asked of a network.
 import io
 
 import pytest
+from laws import note_files
 from nbformat import v4, write
 from PIL import Image
 from test_browser import browser, pytestmark  # noqa: F401 (fixtures)
@@ -52,7 +53,7 @@ def page(tmp_path):
     made = {"parameters": long, "seconds": 81.3}
     manifest.note("notebooks", {"04_conditional_generation": made})
     manifest.note("environment", {"device": "cpu", "processor": "of a long name " * 5, "cores": 2})
-    manifest.note_files()
+    note_files(manifest.folder)
     store.write(tmp_path / "tables" / f"{'not_in_the_manifest' * 6}.csv", "a\n1\n")
     return report.write(tmp_path)
 

@@ -171,7 +171,8 @@ def assert_whole(out, expected):
 def assert_finished(out, expected):
     """All is there and vouched for, as if nothing had happened, and nothing else is."""
     assert made(out) == made(expected)
-    assert Manifest(out).read()["files"] == Manifest(out).files() and Manifest(out).changed() == []
+    manifest = Manifest(out)
+    assert not manifest.unlisted() and not manifest.changed()
     for name in NOTEBOOKS:
         copy = nbformat.read(out / "notebooks" / f"{name}.ipynb", as_version=4)
         assert copy.cells[-1].outputs[0].text == "the end\n"

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from laws import note_files
 from nbformat import read, v4, write
 
 from fpnlib import store
@@ -44,7 +45,7 @@ def folder(tmp_path):
     manifest.note("total", {"seconds": 5312.4, "notebooks": 9})
     entry = {"parameters": {"seed": 3, "note": EVIL}, "seconds": 81.3, "commit": "c" * 40}
     manifest.note("notebooks", {"04_some": entry})
-    manifest.note_files()
+    note_files(manifest.folder)
     return tmp_path
 
 
@@ -65,7 +66,7 @@ def sweep(tmp_path):
     manifest.note("notebooks", {"08_some": {"parameters": {"seed": [0, 1, 2]}, "seconds": 3}})
     manifest.note("failed", {"seed=1": "<b>no such luck"})
     manifest.note("differences", {"versions, torch": f"2.14 in seed=0; {EVIL} in seed=1"})
-    manifest.note_files()
+    note_files(manifest.folder)
     return tmp_path
 
 

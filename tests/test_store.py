@@ -8,7 +8,7 @@ import pickle
 import numpy as np
 import pytest
 import torch
-from laws import one_line, same_state
+from laws import note_files, one_line, same_state
 from torch import nn
 from traps import Code
 
@@ -335,10 +335,10 @@ def test_the_manifest_gathers_and_vouches_for_files(tmp_path):
     assert manifest.read() == {"data": {"digits": "abc", "mnist": "def"}}
     figure = store.write(manifest.folder / "figures" / "deep" / "a.png", b"1")
     store.write(manifest.folder / "models" / ".unfinished.safetensors", b"2")
-    manifest.note_files()
+    note_files(manifest.folder)
     assert manifest.read()["files"] == {"figures/deep/a.png": store.sha256(figure)}
     figure.unlink()
-    manifest.note_files()
+    note_files(manifest.folder)
     assert manifest.read() == {"data": {"digits": "abc", "mnist": "def"}, "files": {}}
 
 

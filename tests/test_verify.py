@@ -3,6 +3,7 @@
 import shutil
 
 import pytest
+from laws import note_files
 from torch import nn
 
 from fpnlib import store
@@ -28,7 +29,7 @@ def run(tmp_path_factory):
     steps.record(QUANTITY, nn.functional.mse_loss(rebuilt, digits.data.test.x).item())
     steps.record("another", 1.0)
     steps.manifest.note("notebooks", {"02_base_models": {"parameters": PARAMETERS}})
-    steps.manifest.note_files()
+    note_files(steps.manifest.folder)
     return folder
 
 
@@ -44,7 +45,7 @@ def record(folder, value):
     rows = store.read_json(path)
     rows[0]["value"] = value
     store.write_json(path, rows)
-    Manifest(folder).note_files()
+    note_files(folder)
 
 
 def test_a_run_that_holds_is_computed_again_and_left_as_it_was(folder):
@@ -94,7 +95,7 @@ def test_a_model_of_other_parameters_does_not_hold_and_is_never_made(folder):
 def test_a_model_that_is_not_there_is_said_and_never_made(folder):
     for path in (folder / MODEL, (folder / MODEL).with_suffix(".json")):
         path.unlink()
-    Manifest(folder).note_files()
+    note_files(folder)
     said = []
     assert verify.verify(folder, say=said.append) == [] and not (folder / MODEL).exists()
     _, absent, computed = said
@@ -145,7 +146,7 @@ def test_notebooks_made_from_another_file_than_the_runs_are_named(folder):
 def test_results_of_another_shape_are_named_and_the_others_computed(folder, text):
     Manifest(folder).note("notebooks", {"04_conditional_generation": {"parameters": PARAMETERS}})
     store.write(folder / "results" / "04_conditional_generation.json", text)
-    Manifest(folder).note_files()
+    note_files(folder)
     said = []
     (wrong,) = verify.verify(folder, say=said.append)
     assert "results/04_conditional_generation.json is damaged" in wrong and "\n" not in wrong
@@ -172,7 +173,7 @@ def test_the_runs_of_a_sweep_are_verified_with_it(folder, tmp_path, capsys):
     (sweep / "runs" / "seed=9" / "manifest.json").write_text("{")  # of an earlier sweep
     store.write_json(sweep / "grid.json", {f"seed={seed}": {"seed": seed} for seed in (0, 1, 2)})
     Manifest(sweep).note("failed", {"seed=2": "no such luck"})
-    Manifest(sweep).note_files()
+    note_files(sweep)
     shutil.rmtree(sweep / "runs" / "seed=1" / "models")  # of a sweep only the numbers may be kept
     record(sweep / "runs" / "seed=0", 0.5)
     assert main(["verify", str(sweep)]) == 1

@@ -90,20 +90,10 @@ class Manifest:
             sections["files"] = dict(sorted(kept.items()))
             write_json(self.path, sections)
 
-    def note_files(self) -> None:
-        """Note the sha256 of every file that belongs in a manifest; drop those that are gone."""
-        with alone(self.path):
-            write_json(self.path, self.read() | {"files": self.files()})
-
-    def files(self, names: Iterable[str] | None = None) -> dict[str, str]:
-        """Return the sha256 of files by their paths within the folder.
-
-        Args:
-            names: those that exist of these; None for all that belong in a manifest: what notebooks
-                made, their executed copies, a sweep's grid.
-        """
+    def files(self, names: Iterable[str]) -> dict[str, str]:
+        """Return the sha256 of those of the files that exist, by their paths within the folder."""
         checksums = {}
-        for name in self._belonging() if names is None else names:
+        for name in names:
             path = self.folder / name
             if path.is_file() and not path.name.startswith("."):
                 with suppress(FileNotFoundError):  # another process has just removed it
@@ -170,7 +160,7 @@ class Manifest:
         return list(filter(None, faults))
 
     def unlisted(self) -> list[str]:
-        """Return the files that belong in the manifest, see :meth:`files`, and are not there."""
+        """Return the files that belong in the manifest and are not there."""
         return sorted(self._belonging().keys() - self.read().get("files", {}))
 
     def _difference(self, name: str, checksum: str) -> str:
@@ -187,7 +177,7 @@ class Manifest:
         return "" if in_sweep and optional else f"{name} is missing"
 
     def _belonging(self) -> dict[str, Path]:
-        """Return the files that belong in a manifest."""
+        """Return what belongs in a manifest: what notebooks made, their copies, a sweep's grid."""
         copies = set((self.folder / "notebooks").glob("[!.]*.ipynb"))
         finished = copies - set((self.folder / "notebooks").glob("*.failed.ipynb"))
         return self._named([*finished, self.folder / self.GRID]) | self.made()

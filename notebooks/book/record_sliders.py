@@ -1,4 +1,4 @@
-"""Record the app's sliders as a moving picture: ``python tests/record_sliders.py``.
+"""Record the app's sliders as a moving picture: ``python notebooks/book/record_sliders.py``.
 
 It drives the app in chromium, which needs the extra "test", chromium and chromedriver. The picture
 is ``notebooks/app/sliders.webp``.
@@ -17,7 +17,7 @@ from selenium import webdriver
 from selenium.webdriver.remote.webelement import WebElement
 from selenium.webdriver.support.ui import WebDriverWait
 
-APP = Path(__file__).resolve().parents[1] / "notebooks" / "app"
+APP = Path(__file__).resolve().parents[1] / "app"
 PICTURE = APP / "sliders.webp"
 PATIENCE = 300  # seconds at most, for the page on a busy machine
 SETTLED = 0.7  # seconds after which the picture belongs to the slider
