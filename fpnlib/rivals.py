@@ -7,8 +7,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.mixture import GaussianMixture
 from torch import Tensor
 from torch.distributions import MultivariateNormal
 
@@ -120,6 +118,9 @@ class ClassMixtures(_ClassDensities):
     """
 
     def __init__(self, z: Tensor, y: Tensor, components: int = 10, seed: int = 0):
+        from sklearn.exceptions import ConvergenceWarning  # slow to import
+        from sklearn.mixture import GaussianMixture
+
         checks.positive("components", components)
         z, y = _of_classes(z, y, components)
         mixtures = []

@@ -14,7 +14,6 @@ from fpnlib.data.dataset import Dataset, Split
 from fpnlib.data.digits import load_digits, load_mnist
 from fpnlib.data.drawn.faces import load_drawn_faces
 from fpnlib.data.drawn.shapes import load_drawn_shapes
-from fpnlib.data.faces import load_celeba
 from fpnlib.data.files import Root, data_root
 from fpnlib.data.point_clouds import load_modelnet, load_shapenet
 
@@ -24,7 +23,7 @@ DATASETS: dict[str, Loader | str] = {
     "digits": load_digits,  # ships with scikit-learn
     "mnist": load_mnist,
     "drawn_faces": load_drawn_faces,  # drawn by the library
-    "celeba": load_celeba,
+    "celeba": "fpnlib.data.faces:load_celeba",
     "shapes": load_drawn_shapes,  # drawn by the library
     "modelnet": load_modelnet,
     "shapenet": load_shapenet,

@@ -17,8 +17,10 @@ from fpnlib.data import Dataset, Split
 from fpnlib.families.encoding import Latents
 from fpnlib.metrics.editing import Editor
 from fpnlib.plugin import FlowPlugin
+from fpnlib.store import PROJECT
 from fpnlib.training import History, batch_size_for, fit
 
+PRETRAINED = PROJECT / "outputs" / "pretrained"
 FLOW_NAMES = {"maf": "C-MAF", "realnvp": "C-RNVP"}
 """The paper's names of the flows."""
 

@@ -13,8 +13,8 @@ from fpnlib.data.digits import CLASSES
 from fpnlib.data.drawn.faces import ATTRIBUTES
 from fpnlib.data.drawn.shapes import SHAPES
 from fpnlib.families.faces import FACES
+from fpnlib.families.family import PRETRAINED
 from fpnlib.families.molecules import MOLECULES, QUANTITIES
-from fpnlib.families.study import PRETRAINED
 from fpnlib.network import FlowPluginNetwork
 from fpnlib.plugin import FlowPlugin
 

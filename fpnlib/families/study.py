@@ -19,7 +19,7 @@ from fpnlib import checks, plots, store
 from fpnlib.conditions import Condition
 from fpnlib.data import Dataset, load
 from fpnlib.families.encoding import Encoded, Latents, Sampler, encode, samplers_of_classes
-from fpnlib.families.family import FLOW_NAMES, Base, Family, Settings, Trained
+from fpnlib.families.family import FLOW_NAMES, PRETRAINED, Base, Family, Settings, Trained
 from fpnlib.families.parallel import run_in_processes
 from fpnlib.families.settings import resolve
 from fpnlib.network import FlowPluginNetwork
@@ -28,7 +28,6 @@ from fpnlib.store import Key
 from fpnlib.store.run import Run
 from fpnlib.training import History
 
-PRETRAINED = store.PROJECT / "outputs" / "pretrained"
 SPLITS, DRAWS = ("train", "validation", "test"), ("fresh", "fixed")
 
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-from sklearn.linear_model import Ridge
 from torch import Tensor
 
 from fpnlib import checks
@@ -84,6 +83,8 @@ class LinearRegression(_Linear):
     """
 
     def _fit(self, z: Tensor, has: Tensor) -> Tensor:
+        from sklearn.linear_model import Ridge  # slow to import
+
         fitted = Ridge(alpha=RIDGE).fit(has.numpy(force=True), z.numpy(force=True))
         return torch.from_numpy(fitted.coef_).reshape(z.shape[1], -1).T.to(z)
 

@@ -7,7 +7,6 @@ from functools import partial
 from typing import Any, Self
 
 import torch
-from sklearn.metrics import roc_curve
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -118,6 +117,8 @@ class Judge(nn.Module):
         attribute counts as much as a frequent one. A threshold stays if no other is better, or if
         all objects agree. Returns the judge itself.
         """
+        from sklearn.metrics import roc_curve  # slow to import
+
         linear: Any = self.head[1]
         logits = self.read(x).logits
         for k, (scores, has) in enumerate(zip(logits.T, y.T.cpu() > 0.5)):

@@ -37,6 +37,7 @@ from fpnlib.widgets.parts import (
     _slider,
 )
 
+BATCH = 10  # faces that are encoded at a time
 NARROW = "320px"  # least width of a column of sliders
 RANGE = (-0.5, 1.5)  # of a slider: 0 lacks the attribute, 1 has it
 
@@ -157,9 +158,11 @@ class AttributeEditor(widgets.VBox):  # type: ignore[misc]
 
     @torch.no_grad()
     def _noise(self, x: Tensor, y: Tensor) -> Tensor:
-        """The noise (n, latent_dim) of faces with these attributes."""
-        plugin = self.network.plugin
-        return plugin.to_noise(self.network.encode(x.to(plugin.loc_)), y)
+        """The noise (n, latent_dim) of faces with these attributes, in batches that save memory."""
+        plugin, parts = self.network.plugin, []
+        for faces, attributes in zip(x.to(plugin.loc_).split(BATCH), y.split(BATCH)):
+            parts.append(plugin.to_noise(self.network.encode(faces), attributes))
+        return torch.cat(parts)
 
     def _layout(self) -> widgets.Widget:
         original = widgets.VBox([widgets.Label("original"), self.original])
