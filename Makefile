@@ -52,8 +52,7 @@ test-browser: $(VENV)/.test  ## the sliders, the report's pages and every notebo
 	$(PY) -m pytest tests/test_browser*.py tests/browser_notebooks.py $(ARGS)
 
 app: $(VENV)/.runtime  ## the sliders as a page of their own
-	$(PY) -m voila notebooks/app/sliders.ipynb --MappingKernelManager.cull_idle_timeout=15 \
-		--MappingKernelManager.cull_interval=10 $(ARGS)
+	$(PY) notebooks/app/serve.py $(ARGS)
 
 bench: $(VENV)/.test  ## the flows beside nflows and zuko, decoding a cloud, editing a face, threads
 	$(PY) tests/benchmarks/flows.py $(ARGS)

@@ -68,7 +68,7 @@ def serve(tmp_path):
     """Start a Jupyter server on a free port, with its files in ``tmp_path``; gives its address."""
     started = []
 
-    def start(module: str, *arguments: str) -> str:
+    def start(module: str | Path, *arguments: str) -> str:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
@@ -76,7 +76,8 @@ def serve(tmp_path):
         environment = {f"JUPYTER{name}_DIR": str(tmp_path / name) for name in names}
         path = os.pathsep.join([str(Path(__file__).parent), str(PROJECT)])
         environment |= {"PYTHONPATH": path, "IPYTHONDIR": str(tmp_path / "ipython")}
-        command = [sys.executable, "-m", module, *arguments, "--no-browser", f"--port={port}"]
+        program = [str(module)] if isinstance(module, Path) else ["-m", module]
+        command = [sys.executable, *program, *arguments, "--no-browser", f"--port={port}"]
         with open(tmp_path / "server.log", "w") as log:
             where = {"env": os.environ | environment, "cwd": tmp_path, "stdout": log, "stderr": log}
             started.append(subprocess.Popen(command, **where))
@@ -187,8 +188,7 @@ def test_a_drag_in_jupyterlab_changes_the_face(browser, serve, page, faces):
 
 
 def test_a_drag_in_the_app_changes_the_face_and_the_sliders_that_it_excludes(browser, serve, faces):
-    app = PROJECT / "notebooks" / "app" / "sliders.ipynb"
-    address = serve("voila", str(app), "--Voila.ip=127.0.0.1")
+    address = serve(PROJECT / "notebooks" / "app" / "serve.py", "--Voila.ip=127.0.0.1")
     wait(browser, lambda b: b.get(address) or True)
     drag_and_look(browser, faces, "Bald")
 

@@ -36,7 +36,7 @@ def main() -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    command = [sys.executable, "-m", "voila", str(APP / "sliders.ipynb"), "--no-browser"]
+    command = [sys.executable, str(APP / "serve.py"), "--no-browser"]
     app = subprocess.Popen([*command, f"--port={port}", "--Voila.ip=127.0.0.1"])
     browser = start_browser()
     try:
