@@ -56,9 +56,7 @@ class MSP(nn.Module):
             raise ValueError(f"size must be a power of two from 8 on, got {size}")
         self.latent_dim = features * size // 8
         if attributes > self.latent_dim:
-            raise ValueError(
-                f"{attributes} attributes do not fit; take more features than {features}"
-            )
+            raise ValueError(f"{attributes} attributes do not fit a latent of {self.latent_dim}")
         widths = _widths(size, decoder_features or features)[::-1]
         self.encoder = nn.ModuleDict({"main": _encoder(_widths(size, features))})
         self.decoder = nn.ModuleDict({"main": _decoder(self.latent_dim, widths)})
