@@ -596,6 +596,7 @@ def test_nothing_begins_once_the_time_is_up_or_the_disk_is_full(capsys, failure)
         (OSError(28, "No space left"), OSError, "cannot write .*copy.ipynb .No space left"),
         (FileNotFoundError(2, "No such file", "python"), FileNotFoundError, "'python'"),
         (RuntimeError("no reply\nin 300 s"), CellError, "did not start .no reply in 300 s"),
+        (CellTimeoutError("IOPub"), CellError, "stopped at the limit of 300 s for the outputs"),
     ],
 )
 def test_what_papermill_raises_is_one_line(tmp_path, monkeypatch, error, raised, said):

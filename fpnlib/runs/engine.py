@@ -26,6 +26,8 @@ from tqdm import tqdm
 from fpnlib.runs.copies import code_cells
 from fpnlib.runs.kernel import ThisPython
 
+LATEST = 300
+"""Seconds for which the outputs of a finished cell may be late, as on a busy machine."""
 _ANSI = re.compile(r"\x1b\[[0-9;]*m")
 _VIEW = "application/vnd.jupyter.widget-view+json"
 _BAR = ["HTMLModel", "FloatProgressModel", "HTMLModel"]
@@ -68,8 +70,11 @@ class Limits:
         """The limit that ended a cell."""
         if self.interrupted:
             return "an interrupt"
-        whole = f"the run's limit of {self.run:g} s" if self.over() else ""
-        return whole or f"the limit of {self.cell:g} s for a cell"
+        if self.over():
+            return f"the run's limit of {self.run:g} s"
+        if self.cell is None:
+            return f"the limit of {LATEST} s for the outputs of a finished cell"
+        return f"the limit of {self.cell:g} s for a cell"
 
 
 def execute(
@@ -171,6 +176,7 @@ class _Watched(Engine):  # type: ignore[misc]
             nb_man,
             km=kernel,
             startup_timeout=options["start_timeout"],
+            iopub_timeout=LATEST,
             coalesce_streams=True,  # the kernel happens to send text in pieces
             timeout_func=lambda cell: limits.for_a_cell(),
             on_cell_execute=line.begin,

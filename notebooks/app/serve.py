@@ -1,7 +1,7 @@
 """Serve the page of sliders with Voila, whose options this script takes.
 
-Each tab's kernel is a fork of one process that has imported everything. So tabs share
-that memory, and none waits for the imports.
+On Linux, each tab's kernel is a fork of one process that has imported everything. So
+tabs share that memory, and none waits for the imports.
 """
 
 import multiprocessing
@@ -25,10 +25,10 @@ OPTIONS = {
 
 
 class Forking(AsyncIOLoopKernelManager):
-    """Starts each kernel as a fork, or, on Windows, as a process of its own."""
+    """Starts each kernel as a fork on Linux, and as a process of its own elsewhere."""
 
     async def _async_launch_kernel(self, kernel_cmd: list[str], **options: Any) -> None:
-        if "forkserver" not in multiprocessing.get_all_start_methods():
+        if sys.platform != "linux":  # macOS ends forks that use its own libraries
             await super()._async_launch_kernel(kernel_cmd, **options)
             return
         arguments = kernel_cmd[kernel_cmd.index(LAUNCHER) + 1 :]
