@@ -17,7 +17,7 @@ HALF = {torch.float16, torch.bfloat16}
 
 def unknown(kind: str, given: object, choices: Iterable[object]) -> ValueError:
     """The error, for the caller to raise, for a name that is not among ``choices``."""
-    names = [str(choice) for choice in choices]
+    names = list(map(str, choices))
     by_lower_case = {name.lower(): name for name in names}
     nearest = get_close_matches(str(given).lower(), by_lower_case, n=1, cutoff=0.5)
     hint = f"; did you mean '{by_lower_case[nearest[0]]}'?" if nearest else ";"
@@ -205,10 +205,9 @@ def _lookup(names: Sequence[object]) -> Callable[[object], int]:
 
 def whole_numbers(names: Sequence[object]) -> list[int]:
     """The whole numbers that stand for names: those that all names write, or their indices."""
-    texts = [str(name) for name in names]
-    if all(re.fullmatch(r"0|-?[1-9]\d*", text) for text in texts):
-        return [int(text) for text in texts]
-    return list(range(len(texts)))
+    if all(re.fullmatch(r"0|-?[1-9]\d*", str(name)) for name in names):
+        return [int(str(name)) for name in names]
+    return list(range(len(names)))
 
 
 def plain_name(name: str) -> str:

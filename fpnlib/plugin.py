@@ -14,7 +14,7 @@ from fpnlib.conditions import Classes, from_spec
 from fpnlib.density import LatentDensity
 from fpnlib.latents import draw_again, inference, standard_normal, warn
 from fpnlib.reading import confidence_in, fill_values, read_values, reads
-from fpnlib.saving import load_plugin, save_plugin
+from fpnlib.store.plugins import load_plugin, save_plugin
 from fpnlib.training import History
 
 STRENGTHS = (1.0, 1.25, 1.5, 2.0, 2.5, 3.0)  # of edits until they are read, as shares of the first
@@ -165,7 +165,7 @@ class FlowPlugin(LatentDensity):
         Raises:
             ValueError: a path that does not end in ".safetensors".
         """
-        indexed = [getattr(column, "indexed", True) for column in self.condition.columns]
+        indexed = [column.indexed for column in self.condition.columns]
         settings = {key: self.config[key] for key in self.config if key not in _ARGUMENTS}
         about = {
             "latent_shape": self.latent_shape,

@@ -207,7 +207,7 @@ def test_paths_that_cannot_be_get_one_line(tmp_path, plugin):
     with pytest.raises(ValueError, match=r"kept as \.safetensors, got 'plugin\.pt'"):
         plugin.save(tmp_path / "plugin.pt")
     spline = FlowPlugin(2, Classes("ab"), "spline", activation=nn.Tanh)
-    with pytest.raises(TypeError, match="a file can't hold <class"):
+    with pytest.raises(TypeError, match="got .*; pass a flow of your own"):
         spline.save(tmp_path / "plugin.safetensors")
     with pytest.raises(ValueError, match="unknown condition 'Class'; did you mean 'Classes'"):
         from_spec({"type": "Class", "names": ["a"]})

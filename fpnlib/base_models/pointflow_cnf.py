@@ -274,7 +274,7 @@ class PointCNF(nn.Module):
     def log_prob(self, x: Tensor, z: Tensor, solver: Solver, probe: Tensor | None = None) -> Tensor:
         """log p(x | z) (n, points) in nats; arguments as for :meth:`forward`."""
         u, log_det = self(x, z, solver, probe)
-        return _log_normal(u) + log_det
+        return log_det - 0.5 * (u.square() + math.log(2 * math.pi)).sum(-1)
 
     def inverse(self, u: Tensor, z: Tensor, solver: Solver) -> Tensor:
         """Points (n, points, 3) of noise u (n, points, 3) under z (n, latent_dim)."""
@@ -282,11 +282,6 @@ class PointCNF(nn.Module):
             velocity = partial(field.velocity, context=field.context(z))
             u = solver(velocity, norm.inverse(u), 1.0, 0.0)
         return self.norms[0].inverse(u)
-
-
-def _log_normal(u: Tensor) -> Tensor:
-    """log N(u; 0, I) (n, points) of noise u (n, points, 3)."""
-    return -0.5 * (u.square() + math.log(2 * math.pi)).sum(-1)
 
 
 def _change(

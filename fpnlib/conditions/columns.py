@@ -30,6 +30,7 @@ class Column(nn.Module):
     """
 
     score = "probability"
+    indexed = True  # whether the labels of the fit are indices
 
     def __init__(self, name: str, unknown: bool, width: int = 1):
         super().__init__()
@@ -99,7 +100,6 @@ class Choice(Column):
     def __init__(self, name: str, unknown: bool, items: Sequence[Any]):
         super().__init__(name, unknown)
         self.items, self.context_width = items, len(items)
-        self.indexed = True  # whether the labels of the fit are indices
 
     def values(self, labels: Any) -> Tensor:
         """Indices (n, 1), float32; NaN where a class is unknown."""

@@ -221,9 +221,9 @@ class Condition(nn.Module):
         kinds = {"dict": Mapping, "Tensor": Tensor, "ndarray": np.ndarray}
         alike = [name for name, kind in kinds.items() if isinstance(y, kind)]
         self.label_kind_ = {"type": [*alike, type(y).__name__][0], "dtype": dtype}
-        if not isinstance(y, Mapping | pd.DataFrame):
-            return
-        named = {self._plain.get(checks.plain_name(str(key)), str(key)): y[key] for key in y}
+        named = {self.columns[0].name: y} if len(self.columns) == 1 else {}
+        if isinstance(y, Mapping | pd.DataFrame):
+            named = {self._plain.get(checks.plain_name(str(key)), str(key)): y[key] for key in y}
         for column in self.columns:
             own = named.get(column.name)
             self.label_kind_[column.name] = str(getattr(own, "dtype", "")).removeprefix("torch.")
@@ -232,9 +232,8 @@ class Condition(nn.Module):
 
     def named(self, values: Tensor) -> dict[str, np.ndarray]:
         """A user's labels (n,) of values (n, width), by name."""
-        parts = values.split(self.widths, 1)
-        labels = [column.labels(own) for column, own in zip(self.columns, parts)]
-        return dict(zip(self.names, labels))
+        parts = zip(self.columns, values.split(self.widths, 1))
+        return {column.name: column.labels(own) for column, own in parts}
 
     def labels(self, values: Tensor) -> Any:
         """Labels of values (n, width), of the kind that the fit had: tensor, list, table."""
@@ -286,8 +285,9 @@ class Condition(nn.Module):
         """The end of the longest name, with or without a value, that begins at ``start``, or 0."""
         end, stop = 0, start + 1
         while stop <= len(pieces) and "=" not in "".join(pieces[start : stop - 1]):
-            end = stop if self._known_word(" ".join(pieces[start:stop])) else end
-            stop += 1
+            name = " ".join(pieces[start:stop]).lstrip(SIGNS).partition("=")[0]
+            known = name in self.names or checks.plain_name(name) in self._plain
+            end, stop = stop if known else end, stop + 1
         return end
 
     def _continues(self, pieces: Sequence[str], end: int) -> bool:
@@ -295,10 +295,6 @@ class Condition(nn.Module):
         if end == len(pieces) or "=" in pieces[end] or pieces[end][0] in SIGNS:
             return False
         return not self._end_of_word(pieces, end)
-
-    def _known_word(self, word: str) -> bool:
-        name = word.lstrip(SIGNS).partition("=")[0]
-        return name in self.names or checks.plain_name(name) in self._plain
 
 
 def _above_zero(label: Any) -> bool:
@@ -332,15 +328,15 @@ def listed(names: object, what: str) -> list[Any]:
     if isinstance(names, Mapping):
         names = _by_index(names)
     items = sorted(names, key=str) if isinstance(names, set | frozenset) else list(names)
-    items = [item.item() if hasattr(item, "item") else item for item in items]
-    for place, item in enumerate(items):
-        if pd.api.types.is_scalar(item) and pd.isna(item):
-            raise ValueError(f"name {place} of {what} is missing ({item}); leave it out")
-    items = [item if isinstance(item, int | float) else str(item) for item in items]
     if not items:
         raise ValueError(f"{what} need at least one name, got none")
-    texts = sorted(map(str, items))
-    for first, second in zip(texts, texts[1:]):
-        if first == second:
-            raise ValueError(f"names of {what} must differ, got '{first}' twice")
+    for place, item in enumerate(items):
+        plain = item.item() if hasattr(item, "item") else item
+        if pd.api.types.is_scalar(plain) and pd.isna(plain):
+            raise ValueError(f"name {place} of {what} is missing ({plain}); leave it out")
+        items[place] = plain if isinstance(plain, int | float) else str(plain)
+    texts = list(map(str, items))
+    if len(set(texts)) < len(texts):
+        twice = max(texts, key=texts.count)
+        raise ValueError(f"names of {what} must differ, got '{twice}' twice")
     return items

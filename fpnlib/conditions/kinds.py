@@ -2,7 +2,6 @@
 
 import copy
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
 
 from torch import Tensor
 
@@ -60,15 +59,6 @@ class Classes(Condition):
     def edited(self, y: object, to: object) -> Tensor:
         """The values (n, 1) of the classes ``to``, whatever ``y`` was."""
         return self.values(to)
-
-    def remember(self, y: object) -> None:
-        """Note the kind of the labels, and whether they are names or indices."""
-        super().remember(y)
-        self.columns[0].remember(y)
-
-    def named(self, values: Tensor) -> dict[str, Any]:
-        """The classes (n,) of values (n, 1)."""
-        return {"class": self.columns[0].labels(values)}
 
 
 class Attributes(Condition):

@@ -9,7 +9,8 @@ import safetensors
 import safetensors.torch
 from torch import Tensor
 
-from fpnlib import store
+from fpnlib.store.files import _plain, write
+from fpnlib.store.tensors import _contiguous
 
 FORMAT = "1"
 
@@ -27,14 +28,14 @@ def save_plugin(
 
     Raises:
         ValueError: a path with another ending.
+        TypeError: settings that a file cannot hold.
         OSError: as ``store.write``.
     """
     path = Path(path).expanduser()
     if path.suffix != ".safetensors":
         raise ValueError(f"a plugin is kept as .safetensors, got '{path.name}'")
     metadata = {"format": FORMAT, "plugin": _text(plugin), "base": _text(base)}
-    on_cpu = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
-    store.write(path, safetensors.torch.save(on_cpu, metadata))
+    write(path, safetensors.torch.save(_contiguous(tensors), metadata))
 
 
 def load_plugin(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any], dict[str, Any]]:
@@ -60,11 +61,7 @@ def load_plugin(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any], di
 
 
 def _text(values: Mapping) -> str:
-    return json.dumps(values, default=_plain)
-
-
-def _plain(value: Any) -> Any:
-    """A number of numpy or torch as Python's own."""
-    if not hasattr(value, "item"):
-        raise TypeError(f"a file can't hold {value!r}; pass a flow of your own instead")
-    return value.item()
+    try:
+        return json.dumps(values, default=_plain)
+    except TypeError as error:
+        raise TypeError(f"{error}; pass a flow of your own instead") from None
