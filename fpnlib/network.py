@@ -340,11 +340,11 @@ def _joined(labels: Sequence[Any]) -> Any:
     """The labels of batches as one: tensors, arrays, lists or mappings of them."""
     first = labels[0]
     if isinstance(first, Tensor):
-        return torch.cat([checks.numbers(label) for label in labels])
+        return torch.cat(list(map(checks.numbers, labels)))
     if isinstance(first, dict):
         return {key: _joined([label[key] for label in labels]) for key in first}
     if isinstance(first, pd.DataFrame | pd.Series):
         return pd.concat(labels)
     if isinstance(first, list | tuple):
         return [label for batch in labels for label in batch]
-    return np.concatenate([np.asarray(label) for label in labels])
+    return np.concatenate(list(map(np.asarray, labels)))

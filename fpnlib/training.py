@@ -25,7 +25,7 @@ from tqdm.auto import trange
 
 from fpnlib import checks
 from fpnlib.store import Checkpoint
-from fpnlib.store.cache import one_thread
+from fpnlib.store.cache import threads
 
 Batch = tuple[Tensor, ...]
 Loss = Callable[..., Tensor]
@@ -123,7 +123,7 @@ def fit(
         trainer.schedule = OneCycleLR(optimizer, learning_rate, epochs * trainer.steps)
     if checkpoint is not None:
         trainer.resume(checkpoint)
-    with one_thread() if trainer.small else nullcontext():
+    with threads(1) if trainer.small else nullcontext():
         trainer.run(epochs, patience, checkpoint, progress)
     return trainer.history
 

@@ -18,11 +18,11 @@ from nflows.transforms import (
     ReversePermutation,
 )
 from safetensors.torch import load_file
-from threads import threads
 
 from fpnlib.flows import ConditionalFlow, build_flow
 from fpnlib.flows.engine import transform
 from fpnlib.flows.engine.weights import pack
+from fpnlib.store.cache import threads
 
 OUTPUTS = Path(__file__).resolve().parents[1] / "outputs"
 PRETRAINED = sorted(OUTPUTS.glob("pretrained/*_maf.safetensors"))

@@ -4,11 +4,11 @@ from contextlib import nullcontext
 
 import pytest
 import torch
-from threads import threads
 from torch import nn
 
 from fpnlib import training
 from fpnlib.store import Checkpoint
+from fpnlib.store.cache import threads
 from fpnlib.training import fit
 
 

@@ -96,7 +96,7 @@ class Attributes(Condition):
         unknown: bool = False,
     ):
         texts = _texts(names, self.kinds)
-        groups = [list(group) for group in exclusive]
+        groups = list(map(list, exclusive))
         spec = {"names": texts, "exclusive": groups, "unknown": unknown}
         super().__init__([Switch(name, unknown) for name in texts], spec, groups)
 
@@ -192,4 +192,4 @@ class Several(Condition):
 def _texts(names: object, what: str) -> list[str]:
     if isinstance(names, str):
         raise TypeError(f"{what} need a list of names; write {[names]!r}")
-    return [str(name) for name in listed(names, what)]
+    return list(map(str, listed(names, what)))

@@ -4,9 +4,8 @@ from collections.abc import Callable
 from typing import Any
 
 from fpnlib import checks
-from fpnlib.flows.affine import conditional_maf, conditional_realnvp
+from fpnlib.flows.builders import conditional_maf, conditional_realnvp, conditional_spline
 from fpnlib.flows.conditional import ConditionalFlow
-from fpnlib.flows.spline import conditional_spline
 
 FLOWS: dict[str, Callable[..., ConditionalFlow]] = {
     "maf": conditional_maf,

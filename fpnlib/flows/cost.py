@@ -7,7 +7,7 @@ import pandas as pd
 import torch
 from nflows.transforms import CompositeTransform
 
-from fpnlib.flows.affine import conditional_maf
+from fpnlib.flows.builders import conditional_maf
 
 DIMENSIONS = (2, 4, 8, 16, 32, 64)
 SAMPLES, REPEATS = 256, 3  # samples in a batch; timed calls, of which the median counts

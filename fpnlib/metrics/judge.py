@@ -101,7 +101,7 @@ class Judge(nn.Module):
         if not len(x):
             raise ValueError("there are no objects to judge")
         parts = x.split(max(1, AT_ONCE // x[0].numel()))
-        features = torch.cat([self.body(part) for part in parts])
+        features = torch.cat(list(map(self.body, parts)))
         return Reading(features.cpu(), self.head(features).cpu())
 
     def predict(self, x: Tensor) -> Tensor:

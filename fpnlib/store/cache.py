@@ -116,7 +116,7 @@ class Cache:
                 return module, kept
             if self.read_only:
                 raise _absent(name, path)
-            with one_thread():
+            with threads(1):  # the same bits whatever the number of cores
                 trained = train(checkpoint)
             meta = _stamp(key) | {"config": module.config} | dict(trained)
             save_module(path, module, meta, half=True)
@@ -213,10 +213,10 @@ def _say_loaded(name: str, remark: str) -> None:
 
 
 @contextmanager
-def one_thread() -> Iterator[None]:
-    """Run torch on one thread, which gives the same bits whatever the number of cores."""
+def threads(count: int) -> Iterator[None]:
+    """Let torch use this many threads; then put its setting back."""
     before = torch.get_num_threads()
-    torch.set_num_threads(1)
+    torch.set_num_threads(count)
     try:
         yield
     finally:
