@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from difflib import get_close_matches
 from numbers import Integral, Number
 from typing import Any
@@ -23,6 +23,12 @@ def unknown(kind: str, given: object, choices: Iterable[object]) -> ValueError:
     hint = f"; did you mean '{by_lower_case[nearest[0]]}'?" if nearest else ";"
     shown = names if len(names) <= 12 else [*names[:12], "…"]
     return ValueError(f"unknown {kind} '{given}'{hint} known: {', '.join(shown)}")
+
+
+def known(kind: str, given: object, choices: Collection[object]) -> None:
+    """Raise :func:`unknown`'s error unless ``given`` is among ``choices``."""
+    if given not in choices:
+        raise unknown(kind, given, choices)
 
 
 def positive(name: str, value: object) -> int:

@@ -325,8 +325,7 @@ class FlowPlugin(LatentDensity):
     def _log_prior(self, prior: str | Tensor) -> Tensor:
         if isinstance(prior, str):
             priors = {"flat": torch.zeros_like(self.log_prior_), "train": self.log_prior_}
-            if prior not in priors:
-                raise checks.unknown("prior", prior, priors)
+            checks.known("prior", prior, priors)
             return priors[prior]
         if prior is None:
             raise TypeError(f"prior must be 'flat', 'train' or {len(self.condition)} probabilities")

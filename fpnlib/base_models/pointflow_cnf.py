@@ -47,8 +47,7 @@ class Solver:
     steps: int = 16
 
     def __post_init__(self) -> None:
-        if self.method not in METHODS:
-            raise checks.unknown("solver", self.method, METHODS)
+        checks.known("solver", self.method, METHODS)
         if not 0 < self.tolerance < 1:
             raise ValueError(f"tolerance must lie between 0 and 1, got {self.tolerance}")
         checks.positive("steps", self.steps)

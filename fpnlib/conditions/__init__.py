@@ -20,6 +20,5 @@ def from_spec(spec: Mapping[str, Any]) -> Condition:
     kind = settings.pop("type")
     if kind == "Several":
         return Several({name: from_spec(part) for name, part in settings["parts"].items()})
-    if kind not in _KINDS:
-        raise checks.unknown("condition", kind, _KINDS)
+    checks.known("condition", kind, _KINDS)
     return _KINDS[kind](**settings)

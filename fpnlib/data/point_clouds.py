@@ -115,8 +115,7 @@ def _folder(root: Root, name: str, title: str, hint: str) -> Path:
 def _read_clouds(name: str, folders: dict[str, Path], points: int, seed: int, up: str) -> Dataset:
     """The dataset of the categories in ``folders``; ``up`` is the upright axis on disk."""
     checks.positive("points", points)
-    if up not in UPRIGHT:
-        raise checks.unknown("axis", up, UPRIGHT)
+    checks.known("axis", up, UPRIGHT)
     files: dict[str, list[Path]] = defaultdict(list)
     labels: dict[str, list[int]] = defaultdict(list)
     for y, (category, folder) in enumerate(folders.items()):

@@ -64,8 +64,7 @@ def merge(
             raise ValueError(f"override takes pairs like digits.flow_epochs=64, got '{pair}'")
         merged.setdefault(family, {})[name] = yaml.safe_load(value)
     for family, settings in merged.items():
-        if family not in families:
-            raise checks.unknown("family", family, families)
+        checks.known("family", family, families)
         defaults = families[family].settings
         for name, value in settings.items():
             if name not in defaults:

@@ -47,8 +47,7 @@ def _options(settings: Settings) -> dict:
 
 def _build(data: Dataset, settings: Settings) -> PointFlow:
     for name, choices in {"size": [*SIZES], "objective": [*OBJECTIVES]}.items():
-        if settings[name] not in choices:
-            raise checks.unknown(f"shapes.{name}", settings[name], choices)
+        checks.known(f"shapes.{name}", settings[name], choices)
     seen, step = settings["seen"], settings["step"]
     if step > seen:
         raise ValueError(f"shapes.step must be at most shapes.seen, {seen} points, got {step}")

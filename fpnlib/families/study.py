@@ -127,10 +127,8 @@ class Study:
             shape: arguments of ``FlowPlugin`` in place of the family's, e.g. hidden_features=40.
         """
         base, recipe = self.recipe(base)
-        if flow not in recipe.flows:
-            raise checks.unknown("flow", flow, recipe.flows)
-        if draws not in DRAWS:
-            raise checks.unknown("draws", draws, DRAWS)
+        checks.known("flow", flow, recipe.flows)
+        checks.known("draws", draws, DRAWS)
         name = _plugin_name(base, flow, draws, **shape)
         return self._once(name, lambda: self._fitted(name, base, flow, draws, shape))
 
@@ -246,8 +244,7 @@ class Study:
         """Return the name of a base model and how it is made; empty: of the first."""
         bases = self.family.bases
         name = name or next(iter(bases))
-        if name not in bases:
-            raise checks.unknown("base model", name, bases)
+        checks.known("base model", name, bases)
         return name, bases[name]
 
     def _once(self, name: str, make: Callable[[], Any]) -> Any:

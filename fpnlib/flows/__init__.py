@@ -29,6 +29,5 @@ def build_flow(name: str, features: int, context_features: int, **settings: Any)
     >>> build_flow("realnvp", features=4, context_features=3, num_layers=2).features
     4
     """
-    if name not in FLOWS:
-        raise checks.unknown("flow", name, FLOWS)
+    checks.known("flow", name, FLOWS)
     return FLOWS[name](features, context_features, **settings)

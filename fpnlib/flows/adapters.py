@@ -83,9 +83,7 @@ def _adapt_zuko(flow: nn.Module, features: int, context_features: int) -> Condit
     from zuko.lazy import Flow
 
     if not isinstance(flow, Flow):
-        raise TypeError(
-            f"flow must be a name, an nflows Flow or a zuko Flow, got {type(flow).__name__}"
-        )
+        raise TypeError(f"flow must be a name, nflows' or zuko's Flow, got {type(flow).__name__}")
     base = flow.base(None)
     normal = isinstance(base, DiagNormal)
     if not normal or (base.base_dist.loc != 0).any() or (base.base_dist.scale != 1).any():

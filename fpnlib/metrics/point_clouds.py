@@ -115,8 +115,7 @@ def _labelled(x: Tensor, y: Tensor, classes: int, name: str) -> tuple[Tensor, Te
 
 def _pairwise(a: Tensor, b: Tensor | None, distance: str) -> Tensor:
     """Distances (n, m) on the CPU, with a progress bar; those within ``a`` if ``b`` is None."""
-    if distance not in DISTANCES:
-        raise checks.unknown("distance", distance, DISTANCES)
+    checks.known("distance", distance, DISTANCES)
     other, measure = a if b is None else b, DISTANCES[distance]
     matrix = torch.zeros(len(a), len(other))
     look: dict = {"unit": "cloud", "dynamic_ncols": True, "leave": False}

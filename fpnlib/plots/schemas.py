@@ -92,8 +92,7 @@ def schema(name: str) -> Figure:
     >>> schema("overview").legends[0].get_texts()[0].get_text()
     'input'
     """
-    if name not in SCHEMAS:
-        raise checks.unknown("schema", name, SCHEMAS)
+    checks.known("schema", name, SCHEMAS)
     panels = SCHEMAS[name]
     spans = []
     for panel in panels:

@@ -42,8 +42,7 @@ def draw_shape(category: str, rng: np.random.Generator, points: int = POOL) -> n
     Raises:
         ValueError: an unknown category, with the nearest one.
     """
-    if category not in SHAPES:
-        raise checks.unknown("category", category, SHAPES)
+    checks.known("category", category, SHAPES)
     surface = np.concatenate(list((FURNITURE | VEHICLES)[category](rng)))
     return _unit_sphere(sample(surface, points, rng)).astype(np.float32)
 
