@@ -556,7 +556,7 @@ def test_what_a_killed_run_holds_is_taken_up(tiny, capsys):
 def test_a_time_that_is_none_is_refused(tiny, capsys, text):
     with pytest.raises(SystemExit, match="2"):
         run(tiny, f"--limit={text}")
-    assert f"or like 90s, 15m or 2h, got '{text}'" in capsys.readouterr().err
+    assert f"like 90s, 15m or 2h, got '{text}'" in capsys.readouterr().err
 
 
 def test_side_by_side_failures_are_all_said_and_the_first_comes_last(capsys):

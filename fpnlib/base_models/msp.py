@@ -77,8 +77,7 @@ class MSP(nn.Module):
         """
         shape = tuple(getattr(x, "shape", ()))
         if len(shape) == 4 and shape[1] == 4:
-            wanted = f"(n, 3, {self.size}, {self.size})"
-            raise ValueError(f"x has an alpha channel (shape {shape}); expected {wanted}")
+            raise ValueError(f"x has an alpha channel, got shape {shape}; pass x[:, :3]")
         x = checks.images(x, CHANNELS, self.size)
         mean, log_variance = self._moments(2 * x.to(self.M) - 1)
         return mean, torch.exp(0.5 * log_variance)

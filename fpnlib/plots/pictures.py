@@ -118,8 +118,7 @@ def _rows(objects: Array, columns: int) -> tuple[list[np.ndarray], str]:
     for row in filled:
         checked(row, "pictures", *shape)
         if kind != "cloud" and (row.min() < -1e-3 or row.max() > 1 + 1e-3):
-            given = f"[{row.min():.3g}, {row.max():.3g}]"
-            raise ValueError(f"images must lie in [0, 1], got {given}")
+            raise ValueError(f"images must lie in [0, 1], got {row.min():.3g} to {row.max():.3g}")
     return rows, kind
 
 

@@ -90,8 +90,7 @@ def _run(given: argparse.Namespace) -> int:
     from fpnlib.runs.plan import fan_out
 
     if given.fresh and given.only:
-        remedy = "to run one notebook again, delete its executed copy"
-        raise ValueError(f"--fresh starts a whole run over; {remedy}")
+        raise ValueError("--fresh starts a whole run over; to repeat one notebook, delete its copy")
     values = _values(given.set)
     if "out" in values:
         raise ValueError(f"a run's folder is given with --out {values['out']}, not with --set")
@@ -119,8 +118,7 @@ def _sweep(given: argparse.Namespace, common: dict) -> int:
     from fpnlib.store import Manifest
 
     if given.jobs is not None:
-        remedy = "in a sweep --workers says how many runs at a time"
-        raise ValueError(f"--jobs is of one run's notebooks; {remedy}")
+        raise ValueError("--jobs is of one run's notebooks; a sweep has --workers")
     folder = sweeps.sweep(
         given.profile,
         seeds=given.seeds,
@@ -194,8 +192,7 @@ def _values(assignments: list[str]) -> dict[str, object]:
         if not (name and equals):
             raise ValueError(f"--set takes name=value, got '{name}'")
         if name in values:
-            remedy = f"for a run of each value give a list: {name}=[1,2]"
-            raise ValueError(f"--set gives {name} twice; {remedy}")
+            raise ValueError(f"--set gives {name} twice; for a run of each value give a list")
         try:
             values[name] = yaml.safe_load(value)
         except yaml.YAMLError as error:
@@ -211,8 +208,7 @@ def _seconds(text: str) -> float:
     except ValueError:
         seconds = 0
     if not 0 < seconds < float("inf"):
-        said = f"a time is a number of seconds, or like 90s, 15m or 2h, got '{text}'"
-        raise argparse.ArgumentTypeError(said)
+        raise argparse.ArgumentTypeError(f"a time is like 90s, 15m or 2h, got '{text}'")
     return seconds
 
 

@@ -101,8 +101,7 @@ def _refuse_contradictions(
     values: Mapping[str, object], seeds: Sequence[int], workers: int | None, scheduler: str | None
 ) -> None:
     if scheduler is not None and workers is not None:
-        remedy = "with --scheduler the cluster's own workers run"
-        raise ValueError(f"--workers are processes of this machine; {remedy}")
+        raise ValueError("--workers are processes of this machine; a scheduler has its own")
     if seeds and "seed" in values:
         raise ValueError("--seeds and --set seed=… both say the seed; give one of them")
 
@@ -125,8 +124,7 @@ def _grid(values: Mapping[str, object], fans_out: Mapping[str, list]) -> Points:
         point = dict(zip(fans_out, combination))
         points[_name(point)] = dict(values) | point
     if len(points) < 2:
-        remedy = "give --seeds, or a list like --set flow_width=[40,224]"
-        raise ValueError(f"a sweep needs two runs or more: {remedy}")
+        raise ValueError("a sweep needs two runs or more: give --seeds, or --set name=[1,2]")
     return points
 
 

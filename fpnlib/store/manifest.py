@@ -120,8 +120,7 @@ class Manifest:
         """Raise ValueError if starting over would empty folders that no run has made."""
         made_by_a_run = self.path.is_file() or (self.folder / ".run.lock").is_file()
         if not made_by_a_run and self.unlisted():
-            said = "is no run's folder, and starting over would empty it; give another --out"
-            raise ValueError(f"{self.folder} {said}")
+            raise ValueError(f"{self.folder} is no run's folder and would be emptied; give another")
 
     def clear(self) -> None:
         """Remove what a run leaves, and nothing else that may stand in its folder."""

@@ -140,5 +140,4 @@ def _describe(n: int, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
 def _check_range(name: str, values: Tensor, low: int, columns: int) -> None:
     checks.array(values, ("n", columns), name)
     if not ((values >= low) & (values <= 1)).all():
-        given = f"{values.min():g} to {values.max():g}"
-        raise ValueError(f"{name} must lie in [{low}, 1], got values from {given}")
+        raise ValueError(f"{name} must lie in [{low}, 1], got {values.min():g} to {values.max():g}")
