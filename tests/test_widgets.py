@@ -15,7 +15,7 @@ from fpnlib.conditions import Classes
 from fpnlib.network import FlowPluginNetwork
 from fpnlib.plugin import FlowPlugin
 from fpnlib.widgets import AttributeEditor, DigitExplorer
-from fpnlib.widgets.parts import _png
+from fpnlib.widgets.parts import png
 
 
 class Pixels(nn.Module):
@@ -231,10 +231,10 @@ def test_panels_refuse_a_plugin_of_the_other_kind(digits):
         AttributeEditor(digits, torch.rand(2, 1, 8, 8), torch.zeros(2, 2))
 
 
-def test_a_png_is_the_image():
+def test_apng_is_the_image():
     image = torch.rand(3, 6, 5)
-    found = np.asarray(Image.open(io.BytesIO(_png(image)))) / 255
+    found = np.asarray(Image.open(io.BytesIO(png(image)))) / 255
     np.testing.assert_allclose(found, image.permute(1, 2, 0), atol=0.003)
     grey = torch.rand(1, 6, 5)
-    found = np.asarray(Image.open(io.BytesIO(_png(grey)))) / 255
+    found = np.asarray(Image.open(io.BytesIO(png(grey)))) / 255
     np.testing.assert_allclose(1 - found, grey[0], atol=0.003)

@@ -5,8 +5,6 @@ and the picture out. Values that arrive while a picture is drawn are skipped. Er
 panel.
 """
 
-from __future__ import annotations
-
 import io
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
@@ -23,26 +21,14 @@ from fpnlib import checks
 from fpnlib.conditions import Attributes, Classes
 from fpnlib.network import FlowPluginNetwork
 from fpnlib.plots import turntable
-from fpnlib.widgets.parts import (
-    PIXELS,
-    STEP,
-    _column,
-    _condition,
-    _Gathered,
-    _image,
-    _message,
-    _png,
-    _reported,
-    _row,
-    _slider,
-)
+from fpnlib.widgets.parts import PIXELS, STEP, Explorer, Panel, png
 
 BATCH = 10  # faces that are encoded at a time
 NARROW = "320px"  # least width of a column of sliders
 RANGE = (-0.5, 1.5)  # of a slider: 0 lacks the attribute, 1 has it
 
 
-class AttributeEditor(widgets.VBox):  # type: ignore[misc]
+class AttributeEditor(Panel):
     """A face beside its edit, and a slider for each attribute (section 3.5).
 
     As a slider rises, those of the attributes that it excludes fall: a bald head has no fringe.
@@ -59,8 +45,9 @@ class AttributeEditor(widgets.VBox):  # type: ignore[misc]
     """
 
     def __init__(self, network: FlowPluginNetwork, x: Tensor, y: Tensor, strength: float = 1.0):
-        attributes = _condition(network, Attributes)
-        self.network, self.attributes, self.strength = network, attributes, strength
+        super().__init__(network, Attributes)
+        self.attributes = attributes = self.condition
+        self.strength = strength
         self.x = checks.array(x, ("n", "channels", "h", "w"))
         self.y = attributes.encode(y)
         checks.same_length(self.x, self.y, ("x", "y"))
@@ -73,13 +60,13 @@ class AttributeEditor(widgets.VBox):  # type: ignore[misc]
         self.edits.description = "edits"
         self.sliders: dict[str, widgets.FloatSlider] = {}
         for name in attributes.names:
-            self.sliders[name] = _slider(name.replace("_", " "), *RANGE, 0.0)
-        self.original, self.edited, self.message = _image(), _image(), _message()
-        self._show = _Gathered(self.show)
+            self.sliders[name] = self.slider(name.replace("_", " "), *RANGE, 0.0)
+        self.original, self.edited = self.frame(), self.frame()
+        self._show = self.gathered(self.show)
         self._held = False  # whether the sliders move by themselves
         self._moving: str | None = None  # the slider that moves by hand
         self._connect()
-        super().__init__([self._layout()])
+        self.children = [self._layout()]
         self.start()
 
     def picture(self, face: int, values: Mapping[str, float]) -> Tensor:
@@ -121,14 +108,14 @@ class AttributeEditor(widgets.VBox):  # type: ignore[misc]
         """Show the chosen face as it is, with its attributes on the sliders."""
         self.edits.value = ""
         self._slide_to(self.y[self.face.value], self.sliders)
-        self.original.value = _png(self.x[self.face.value])
+        self.original.value = png(self.x[self.face.value])
         self.show()
 
     def apply(self, edits: str) -> None:
         """Move the sliders as an edit such as "+Smiling -Eyeglasses" says."""
         if not edits.strip():
             return
-        with _reported(self.message):
+        with self.reported():
             values = self.attributes.edited(self._values(), edits)[0]
             if not ((values >= RANGE[0]) & (values <= RANGE[1])).all():
                 raise ValueError(f"the sliders go from {RANGE[0]} to {RANGE[1]}, got '{edits}'")
@@ -137,9 +124,9 @@ class AttributeEditor(widgets.VBox):  # type: ignore[misc]
 
     def show(self) -> None:
         """Draw the edited picture that the sliders ask for."""
-        with _reported(self.message):
+        with self.reported():
             values = dict(zip(self.sliders, self._values()))
-            self.edited.value = _png(self.picture(self.face.value, values))
+            self.edited.value = png(self.picture(self.face.value, values))
 
     def _connect(self) -> None:
         """Let the controls call the methods."""
@@ -152,7 +139,7 @@ class AttributeEditor(widgets.VBox):  # type: ignore[misc]
         self.upload.observe(lambda change: self._uploaded(change["new"]), "value")
 
     def _uploaded(self, files: Sequence[Mapping]) -> None:
-        with _reported(self.message):
+        with self.reported():
             for file in files:
                 self.add(Image.open(io.BytesIO(file["content"])))
 
@@ -167,15 +154,16 @@ class AttributeEditor(widgets.VBox):  # type: ignore[misc]
     def _layout(self) -> widgets.Widget:
         original = widgets.VBox([widgets.Label("original"), self.original])
         edited = widgets.VBox([widgets.Label("edited"), self.edited])
-        pictures, buttons = _row(original, edited), _row(self.face, self.random, self.reset)
-        asked = _row(self.edits, self.upload)
+        pictures, buttons = self.row(original, edited), self.row(self.face, self.random, self.reset)
+        asked = self.row(self.edits, self.upload)
         self.face.layout.width = "190px"
         for button in (self.random, self.reset, self.upload):
             button.layout.width = "auto"
-        left = widgets.VBox([pictures, buttons, asked, self.message], layout=_column(PIXELS * 2))
+        parts = [pictures, buttons, asked, self.message]
+        left = widgets.VBox(parts, layout=self.column(PIXELS * 2))
         columns = widgets.Layout(grid_template_columns=f"repeat(auto-fill, minmax({NARROW}, 1fr))")
         columns.flex, columns.align_content = f"1 1 {NARROW}", "flex-start"
-        return _row(left, widgets.GridBox(list(self.sliders.values()), layout=columns))
+        return self.row(left, widgets.GridBox(list(self.sliders.values()), layout=columns))
 
     def _moved(self, name: str, change: Mapping) -> None:
         """Follow a slider that moves by hand with those that it excludes.
@@ -203,37 +191,7 @@ class AttributeEditor(widgets.VBox):  # type: ignore[misc]
         self._held = False
 
 
-class _Explorer(widgets.VBox):  # type: ignore[misc]
-    """A view of what its controls and a seed ask for, and a button that takes the next seed."""
-
-    def __init__(self, view: widgets.Widget, controls: list[widgets.Widget], again: str):
-        self.view, self.message = view, _message()
-        self.seed = widgets.BoundedIntText(0, min=0, max=2**31 - 1, description="seed")
-        self.draw = widgets.Button(description=again, icon="random")
-        self.draw.on_click(lambda button: self.again())
-        gathered, controls = _Gathered(self.show), [*controls, self.seed]
-        for control in controls:
-            for part in getattr(control, "children", None) or [control]:
-                part.observe(gathered, "value")
-        column = widgets.VBox([*controls, self.draw, self.message], layout=_column(PIXELS))
-        super().__init__([_row(view, column)])
-        self.show()
-
-    def drawn(self) -> Any:
-        """What the controls ask for, as the view takes it."""
-        raise NotImplementedError
-
-    def show(self) -> None:
-        """Draw what the controls ask for."""
-        with _reported(self.message):
-            self.view.value = self.drawn()
-
-    def again(self) -> None:
-        """Draw by the next seed."""
-        self.seed.value += 1
-
-
-class DigitExplorer(_Explorer):
+class DigitExplorer(Explorer):
     """Objects of a class at a temperature, and on the way to another class (sections 3.3, 3.5).
 
     Args:
@@ -244,15 +202,16 @@ class DigitExplorer(_Explorer):
     """
 
     def __init__(self, network: FlowPluginNetwork):
-        self.network, names = network, _condition(network, Classes).names
+        super().__init__(network, Classes)
+        names = self.condition.names
         self.first = widgets.Dropdown(options=names, value=names[0], description="class")
         self.second = widgets.Dropdown(options=names, value=names[-1], description="morphs to")
-        self.amount = _slider("morph", 0.0, 1.0, 0.0)
-        self.temperature = _slider("temperature", 0.0, 1.5, 0.8)
-        self.image = _image()
-        _png(self.picture(names[0], names[0], 0.0, 1.0, 0))  # raises if it cannot be drawn
+        self.amount = self.slider("morph", 0.0, 1.0, 0.0)
+        self.temperature = self.slider("temperature", 0.0, 1.5, 0.8)
+        self.image = self.frame()
+        png(self.picture(names[0], names[0], 0.0, 1.0, 0))  # raises if it cannot be drawn
         controls = [self.first, self.second, self.amount, self.temperature]
-        super().__init__(self.image, controls, "new draw")
+        self.arrange(self.image, controls, "new draw")
 
     @torch.no_grad()
     def picture(
@@ -280,10 +239,10 @@ class DigitExplorer(_Explorer):
     def drawn(self) -> bytes:
         """The picture that the controls ask for, as a PNG."""
         amounts = self.amount.value, self.temperature.value
-        return _png(self.picture(self.first.value, self.second.value, *amounts, self.seed.value))
+        return png(self.picture(self.first.value, self.second.value, *amounts, self.seed.value))
 
 
-class ShapeExplorer(_Explorer):
+class ShapeExplorer(Explorer):
     """A 3D shape of a category, to turn with the mouse (section 3.3).
 
     Args:
@@ -294,10 +253,11 @@ class ShapeExplorer(_Explorer):
     """
 
     def __init__(self, network: FlowPluginNetwork):
-        self.network, names = network, _condition(network, Classes).names
+        super().__init__(network, Classes)
+        names = self.condition.names
         self.category = widgets.Dropdown(options=names, description="category")
-        self.temperature = _slider("temperature", 0.0, 1.5, 1.0)
-        super().__init__(widgets.HTML(), [self.category, self.temperature], "another shape")
+        self.temperature = self.slider("temperature", 0.0, 1.5, 1.0)
+        self.arrange(widgets.HTML(), [self.category, self.temperature], "another shape")
 
     def picture(self, category: str, seed: int, temperature: float = 1.0) -> str:
         """HTML of the shape on a turntable (see :func:`fpnlib.plots.turntable`).

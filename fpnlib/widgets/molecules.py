@@ -12,8 +12,7 @@ from fpnlib.conditions import Reals
 from fpnlib.conditions.columns import Scaled
 from fpnlib.data.molecules import properties, to_smiles
 from fpnlib.network import FlowPluginNetwork
-from fpnlib.widgets import _Explorer
-from fpnlib.widgets.parts import _condition
+from fpnlib.widgets.parts import Explorer
 
 MOLECULES = 6  # drawn at a time
 ACROSS = 3  # of them in a row
@@ -22,7 +21,7 @@ REACH = 2.5  # deviations on each side of the mean that a slider goes
 STEPS = 50  # of a slider
 
 
-class MoleculeExplorer(_Explorer):
+class MoleculeExplorer(Explorer):
     """Molecules that have the quantities asked for; an unchecked one is left unsaid (section 3.3).
 
     Args:
@@ -33,7 +32,8 @@ class MoleculeExplorer(_Explorer):
     """
 
     def __init__(self, network: FlowPluginNetwork):
-        self.network, self.names = network, _condition(network, Reals).names
+        super().__init__(network, Reals)
+        self.names = self.condition.names
         self.asked: dict[str, widgets.Checkbox] = {}
         self.sliders: dict[str, widgets.FloatSlider] = {}
         for column in network.plugin.condition.columns:
@@ -43,7 +43,7 @@ class MoleculeExplorer(_Explorer):
             self.sliders[column.name] = _slider(column)
         pairs = zip(self.asked.values(), self.sliders.values())
         rows = [widgets.HBox([box, slider]) for box, slider in pairs]
-        super().__init__(widgets.HTML(), rows, "other molecules")
+        self.arrange(widgets.HTML(), rows, "other molecules")
 
     def picture(self, request: Mapping[str, float], seed: int) -> str:
         """Drawings of six molecules with what RDKit computes of them, as SVG.

@@ -1,7 +1,5 @@
 """What panels are made of: pictures, messages, gathered calls and a layout for any screen."""
 
-from __future__ import annotations
-
 import asyncio
 import html
 import io
@@ -22,7 +20,7 @@ ERROR = "color: var(--jp-error-color0, #b00020); line-height: 1.4"
 LOWEST, HIGHEST = -0.5, 1.5  # of a picture: what lies further outside has another range
 
 
-def _png(image: Tensor) -> bytes:
+def png(image: Tensor) -> bytes:
     """An image (1 or 3, h, w) in [0, 1] as a PNG; a grey image is drawn dark on white.
 
     Raises:
@@ -45,12 +43,93 @@ def _png(image: Tensor) -> bytes:
     return data.getvalue()
 
 
-def _condition(network: FlowPluginNetwork, kind: type) -> Any:
-    condition = network.plugin.condition
-    if not isinstance(condition, kind):
-        given = type(condition).__name__
-        raise TypeError(f"the panel needs a plugin for {kind.__name__}, got one for {given}")
-    return condition
+class Panel(widgets.VBox):  # type: ignore[misc]
+    """A panel over a network: room for a message, and the parts that it is laid out with.
+
+    Args:
+        network: with a plugin for conditions of the class ``kind``.
+        kind: e.g. ``Classes``.
+
+    Raises:
+        TypeError: a plugin for another kind of condition.
+    """
+
+    def __init__(self, network: FlowPluginNetwork, kind: type):
+        super().__init__()
+        self.network, self.condition = network, network.plugin.condition
+        if not isinstance(self.condition, kind):
+            given = type(self.condition).__name__
+            raise TypeError(f"the panel needs a plugin for {kind.__name__}, got one for {given}")
+        room = widgets.Layout(height="60px", overflow="auto")  # three lines
+        self.message = widgets.HTML(layout=room)
+
+    @contextmanager
+    def reported(self) -> Iterator[None]:
+        """Show an error in the panel, because nobody sees the error of a callback."""
+        try:
+            yield
+            self.message.value = ""
+        except Exception as error:  # noqa: BLE001 (whatever a model raises)
+            line = str(error).splitlines()[0] if str(error) else type(error).__name__
+            self.message.value = f'<div style="{ERROR}">{html.escape(line)}</div>'
+
+    @staticmethod
+    def gathered(function: Callable[[], None]) -> Callable[..., None]:
+        """A callback that calls a function once, soon after the first of many changes."""
+        return _Gathered(function)
+
+    @staticmethod
+    def row(*parts: widgets.Widget) -> widgets.HBox:
+        """Parts side by side, or one below the other on a narrow screen."""
+        return widgets.HBox(parts, layout=widgets.Layout(flex_flow="row wrap", width="100%"))
+
+    @staticmethod
+    def column(width: int) -> widgets.Layout:
+        """The layout of a column whose width no message changes."""
+        return widgets.Layout(flex=f"0 1 {width + 24}px", min_width="0")
+
+    @staticmethod
+    def slider(description: str, low: float, high: float, value: float) -> widgets.FloatSlider:
+        """A slider with steps of ``STEP``."""
+        look = {"layout": widgets.Layout(width="auto"), "style": {"description_width": "135px"}}
+        numbers = {"min": low, "max": high, "step": STEP, "readout_format": ".2f"}
+        return widgets.FloatSlider(value, description=description, **numbers, **look)
+
+    @staticmethod
+    def frame() -> widgets.Image:
+        """Room for a picture."""
+        return widgets.Image(format="png", width=PIXELS, height=PIXELS)
+
+
+class Explorer(Panel):
+    """A view of what its controls and a seed ask for, and a button that takes the next seed."""
+
+    def arrange(self, view: widgets.Widget, controls: list[widgets.Widget], again: str) -> None:
+        """Lay the panel out; the button is called ``again``."""
+        self.view = view
+        self.seed = widgets.BoundedIntText(0, min=0, max=2**31 - 1, description="seed")
+        self.draw = widgets.Button(description=again, icon="random")
+        self.draw.on_click(lambda button: self.again())
+        gathered, controls = self.gathered(self.show), [*controls, self.seed]
+        for control in controls:
+            for part in getattr(control, "children", None) or [control]:
+                part.observe(gathered, "value")
+        column = [*controls, self.draw, self.message]
+        self.children = [self.row(view, widgets.VBox(column, layout=self.column(PIXELS)))]
+        self.show()
+
+    def drawn(self) -> Any:
+        """What the controls ask for, as the view takes it."""
+        raise NotImplementedError
+
+    def show(self) -> None:
+        """Draw what the controls ask for."""
+        with self.reported():
+            self.view.value = self.drawn()
+
+    def again(self) -> None:
+        """Draw by the next seed."""
+        self.seed.value += 1
 
 
 class _Gathered:
@@ -71,39 +150,3 @@ class _Gathered:
     def _run(self) -> None:
         self.waiting = False
         self.function()
-
-
-@contextmanager
-def _reported(message: widgets.HTML) -> Iterator[None]:
-    """Show an error in the panel, because nobody sees the error of a callback."""
-    try:
-        yield
-        message.value = ""
-    except Exception as error:  # noqa: BLE001 (whatever a model raises)
-        line = str(error).splitlines()[0] if str(error) else type(error).__name__
-        message.value = f'<div style="{ERROR}">{html.escape(line)}</div>'
-
-
-def _row(*parts: widgets.Widget) -> widgets.HBox:
-    """Parts side by side, or one below the other on a narrow screen."""
-    return widgets.HBox(parts, layout=widgets.Layout(flex_flow="row wrap", width="100%"))
-
-
-def _column(width: int) -> widgets.Layout:
-    """The layout of a column whose width no message changes."""
-    return widgets.Layout(flex=f"0 1 {width + 24}px", min_width="0")
-
-
-def _slider(description: str, low: float, high: float, value: float) -> widgets.FloatSlider:
-    look = {"layout": widgets.Layout(width="auto"), "style": {"description_width": "135px"}}
-    numbers = {"min": low, "max": high, "step": STEP, "readout_format": ".2f"}
-    return widgets.FloatSlider(value, description=description, **numbers, **look)
-
-
-def _message() -> widgets.HTML:
-    """Room for three lines, which a message does not change."""
-    return widgets.HTML(layout=widgets.Layout(height="60px", overflow="auto"))
-
-
-def _image() -> widgets.Image:
-    return widgets.Image(format="png", width=PIXELS, height=PIXELS)

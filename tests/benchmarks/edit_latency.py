@@ -22,7 +22,7 @@ from fpnlib import store
 from fpnlib.data import load_drawn_faces
 from fpnlib.families.pretrained import pretrained
 from fpnlib.widgets import AttributeEditor
-from fpnlib.widgets.parts import _png
+from fpnlib.widgets.parts import png
 
 STAGES = ("flow", "decoder", "PNG", "all")
 
@@ -61,7 +61,7 @@ def drags(editor: AttributeEditor, n: int) -> pd.DataFrame:
         ticks.append(time.process_time())
         image = editor.network.base.decode(z)[0]
         ticks.append(time.process_time())
-        _png(image)
+        png(image)
         ticks.append(time.process_time())
         seconds.append([*np.diff(ticks), ticks[-1] - ticks[0]])
     return pd.DataFrame(seconds, columns=STAGES)
