@@ -1,7 +1,5 @@
 """Molecules as SELFIES (Krenn et al. 2020): MOSES, and for use offline those of RDKit's wheel."""
 
-from __future__ import annotations
-
 import gzip
 import hashlib
 import warnings

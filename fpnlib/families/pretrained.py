@@ -1,7 +1,5 @@
 """The networks whose weights come with the repository."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any

@@ -5,8 +5,6 @@ An *editor* is a function of latents z (n, D), their attributes y (n, A), and th
 and after. For drawn faces the right result is known as well.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import torch

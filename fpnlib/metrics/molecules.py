@@ -1,7 +1,5 @@
 """How good molecules are: valid, unique, novel, as distributed as real ones, and as asked for."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Molecules drawn by RDKit, and the quantities asked for against those got."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 

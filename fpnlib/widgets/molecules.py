@@ -1,7 +1,5 @@
 """Molecules on request: a slider and a check box for each quantity, and live drawings."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 import ipywidgets as widgets
