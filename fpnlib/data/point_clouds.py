@@ -157,7 +157,8 @@ def _read_cloud(path: Path, points: int) -> np.ndarray:
     except (OSError, ValueError, EOFError):
         raise ValueError(f"{path} is damaged or no array") from None
     if cloud.ndim != 2 or cloud.shape[1] != 3 or cloud.dtype.kind != "f" or not len(cloud):
-        raise ValueError(f"{path} must hold floats (points, 3), got {cloud.dtype} {cloud.shape}")
+        given = f"{cloud.dtype} of shape {cloud.shape}"
+        raise ValueError(f"{path} must hold floats of shape (points, 3), got {given}")
     if len(cloud) != points:  # a part of points that lie in some order would be a part of the shape
         cloud = cloud[np.random.default_rng(0).permutation(len(cloud))[:points]]
     kept = np.asarray(cloud, np.float32)
