@@ -223,7 +223,7 @@ class Condition(nn.Module):
         self.label_kind_ = {"type": [*alike, type(y).__name__][0], "dtype": dtype}
         named = {self.columns[0].name: y} if len(self.columns) == 1 else {}
         if isinstance(y, Mapping | pd.DataFrame):
-            named = {self._plain.get(checks.plain_name(str(key)), str(key)): y[key] for key in y}
+            named |= {self._plain.get(checks.plain_name(str(key)), str(key)): y[key] for key in y}
         for column in self.columns:
             own = named.get(column.name)
             self.label_kind_[column.name] = str(getattr(own, "dtype", "")).removeprefix("torch.")
