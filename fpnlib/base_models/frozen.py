@@ -186,7 +186,8 @@ def _array_of(found: object, name: str, base: object) -> Tensor:
     """What a base model returned, as a tensor."""
     if not isinstance(found, Tensor | np.ndarray):
         kind = type(found).__name__
-        raise TypeError(f"{name} of {type(base).__name__} returned {kind}, not an array; see adapt")
+        said = f"{name} of {type(base).__name__} returned {kind}, not an array"
+        raise TypeError(f"{said}; pass adapt(model, {name}=…) that returns one")
     return checks.numbers(found, name)
 
 

@@ -56,7 +56,8 @@ class MSP(nn.Module):
             raise ValueError(f"size must be a power of two from 8 on, got {size}")
         self.latent_dim = features * size // 8
         if attributes > self.latent_dim:
-            raise ValueError(f"{attributes} attributes do not fit a latent of {self.latent_dim}")
+            said = f"{attributes} attributes do not fit a latent of {self.latent_dim}"
+            raise ValueError(f"{said}; take more features")
         widths = _widths(size, decoder_features or features)[::-1]
         self.encoder = nn.ModuleDict({"main": _encoder(_widths(size, features))})
         self.decoder = nn.ModuleDict({"main": _decoder(self.latent_dim, widths)})

@@ -154,7 +154,8 @@ class Switch(Column):
             said = f"attributes to fit must be 0 or 1, got {low:g} to {high:g}"
             raise ValueError(f"{said}; for -1 and 1 pass (y + 1) / 2")
         if low == high:
-            raise ValueError(f"attribute '{self.name}' is {low:g} in all {len(values):,} samples")
+            said = f"attribute '{self.name}' is {low:g} in all {len(values):,} samples"
+            raise ValueError(f"{said}; leave it out")
 
     def candidates(self) -> Tensor:
         """0 and 1."""
