@@ -21,6 +21,7 @@ from fpnlib.metrics.editing_tables import (
     chosen_strengths,
     mean_scores,
     paired_differences,
+    shared_successes,
 )
 from fpnlib.metrics.judge import Judge, face_judge
 from fpnlib.training import fit
@@ -204,6 +205,23 @@ def test_editors_are_compared_edit_by_edit():
     assert table["difference"].tolist() == pytest.approx([1 / 3, 0])
     expected = [apart.std().item() / 6**0.5, 0]
     assert table["standard error"].tolist() == pytest.approx(expected)
+
+
+def test_the_difference_may_be_from_another_editor():
+    frames = [pd.DataFrame({"editor": [name], "achieved": v}) for name, v in (("a", 1), ("b", 0))]
+    both = pd.concat([pd.DataFrame({"editor": [OURS], "achieved": 0}), *frames])
+    table = paired_differences(both, ours="a").set_index("editor")
+    assert table["difference"].to_dict() == {OURS: 1, "b": 1}
+
+
+def test_shared_successes_are_edits_that_everyone_achieves_and_the_floor_does_not():
+    done = {"ours": [1, 1, 1, 0], "theirs": [1, 1, 0, 1], "no edit": [0, 1, 0, 0]}
+    frames = [pd.DataFrame({"editor": name, "achieved": v}) for name, v in done.items()]
+    scores = pd.concat(frames, ignore_index=True)
+    shared = shared_successes(scores, floor="no edit")
+    assert shared["editor"].tolist() == ["ours", "theirs"] and shared.index.tolist() == [0, 4]
+    without = scores[scores["editor"] != "no edit"]
+    assert shared_successes(without).index.tolist() == [0, 1, 4, 5]
 
 
 def test_averages_are_over_groups_of_attributes():

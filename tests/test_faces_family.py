@@ -14,7 +14,14 @@ from test_faces import write_faces
 from fpnlib import data
 from fpnlib.data.drawn.faces import ATTRIBUTES, load_drawn_faces
 from fpnlib.families import FACES, Run, Study
-from fpnlib.families.editing import OURS, edit_scores, editors, sampled_scores
+from fpnlib.families.editing import (
+    OURS,
+    edit_scores,
+    editors,
+    edits_in_a_row,
+    sampled_scores,
+    until_judged,
+)
 from fpnlib.families.faces import EXCLUSIVE, _mirrored
 from fpnlib.metrics.editing_tables import mean_scores
 from fpnlib.store import PROJECT
@@ -83,6 +90,36 @@ def test_edits_until_read_are_those_of_the_plugin_at_every_strength(study, folde
         wanted = study.plugin().edit(z, to, y, strength=strength, confidence=0.9)
         assert torch.equal(found, wanted)
         assert not torch.equal(found, study.plugin().edit(z, to, y, strength=strength))
+
+
+def test_an_edit_is_raised_to_the_first_strength_that_the_judge_confirms(study):
+    ways, strengths = editors(study, n=200), [0.5, 1.0, 4.0]
+    one = {"linear regression": ways["linear regression"]}
+    latents = study.latents().test
+    z, y = latents.mean[:30], latents.y[:30].float()
+    to = study.condition.set(y, {"Smiling": 1 - y[:, study.condition.column("Smiling")]})
+    raised = until_judged(study, one, strengths)["linear regression"](z, y, to)
+    left = torch.ones(30, dtype=torch.bool)
+    for strength in strengths:
+        edited = one["linear regression"](z, y, torch.lerp(y, to, strength))
+        seen = study.judge().predict(study.decode("", edited))
+        done = left & ((seen == (to > 0.5)) | (to == y)).all(1)
+        torch.testing.assert_close(raised[done], edited[done])
+        left &= ~done
+    torch.testing.assert_close(raised[left], edited[left])
+
+
+def test_edits_in_a_row_start_where_the_one_before_ended(study):
+    ways, names = editors(study, n=200), ["Smiling", "Eyeglasses", "Smiling"]
+    one = {"linear regression": ways["linear regression"]}
+    table = edits_in_a_row(study, one, names, n=10)
+    assert table.groupby("edits").size().tolist() == [10, 10, 10]
+    after = [table[table["edits"] == count].reset_index() for count in (1, 2, 3)]
+    assert (after[1]["moved"] != after[0]["moved"]).all()
+    assert (after[1]["achieved"] <= after[0]["achieved"]).all(), "each in its turn"
+    # The third takes back the first, so the second alone is left.
+    alone = edits_in_a_row(study, one, ["Eyeglasses"], n=10)
+    assert after[2]["moved"].tolist() == pytest.approx(alone["moved"].tolist(), abs=1e-3)
 
 
 def test_the_split_decides_whose_edits_are_scored(study, folder):

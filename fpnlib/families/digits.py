@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 from torch import nn
 
-from fpnlib.base_models import ConvAE, ConvVAE
+from fpnlib.base_models import ConditionalVAE, ConvAE, ConvVAE
 from fpnlib.conditions import Classes
 from fpnlib.families.family import Base, Family, Loss, Plug, Settings, Trained, training_of
 from fpnlib.families.scores import image_scores
@@ -52,6 +52,7 @@ DIGITS = Family(
     settings={
         "vae_epochs": 12,
         "ae_epochs": 10,
+        "conditional_epochs": 6,
         "flow_epochs": 30,
         "flow_width": 64,
         "ae_flow_epochs": 12,
@@ -75,6 +76,12 @@ DIGITS = Family(
             settings=("ae_epochs",),
             objective=_image_loss,
             flows=_flows(_ae_flow, "ae_flow_epochs", ("ae_flow_layers", "ae_flow_blocks")),
+        ),
+        # A rival that is trained from scratch with the classes; it takes no plugin.
+        "ConditionalVAE": Base(
+            build=lambda data, settings: ConditionalVAE(LATENT_DIM, len(data.classes)),
+            training=_training(VAE_TRAINING, {"batch_size": 32}, "conditional_epochs"),
+            settings=("conditional_epochs",),
         ),
     },
     judge=Trained(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -88,6 +89,72 @@ def at_strengths(ways: Mapping[str, Editor], strengths: Mapping[str, float]) -> 
         return lambda z, y, to: editor(z, y, torch.lerp(y, to, strength))
 
     return {name: stretched(editor, strengths[name]) for name, editor in ways.items()}
+
+
+def until_judged(
+    study: Study, ways: Mapping[str, Editor], strengths: Sequence[float], base: str = ""
+) -> dict[str, Editor]:
+    """Return the editors, each raised: an edit has the first strength that the judge confirms.
+
+    An edit that the judge confirms at no strength has the last one.
+
+    Args:
+        study: of a family with attributes.
+        ways: editors by name.
+        strengths: growing; 1 for the whole edit.
+        base: name of the base model; empty: the first.
+    """
+    judge = study.judge()
+
+    def raised(editor: Editor, z: Tensor, y: Tensor, to: Tensor) -> Tensor:
+        edited, left = z.clone(), torch.arange(len(z), device=z.device)
+        for strength in strengths:
+            start, end = y[left], to[left]
+            edited[left] = editor(z[left], start, torch.lerp(start, end, strength))
+            seen = judge.predict(study.decode(base, edited[left])).to(left.device)
+            left = left[((seen != (end > 0.5)) & (end != start)).any(1)]
+            if not len(left):
+                break
+        return edited
+
+    return {name: partial(raised, editor) for name, editor in ways.items()}
+
+
+def edits_in_a_row(
+    study: Study, ways: Mapping[str, Editor], attributes: Sequence[str], n: int, base: str = ""
+) -> pd.DataFrame:
+    """Score edits that follow each other on the same object.
+
+    Each turns one attribute into its opposite, from the latent that the edit before it left.
+
+    Args:
+        study: of a family with attributes.
+        ways: editors by name.
+        attributes: to edit, in this order.
+        n: number of test objects.
+        base: name of the base model; empty: the first.
+
+    Returns:
+        One row for each editor, number of "edits", and object: "achieved", whether each edit so far
+        was read as wanted in its turn; "kept", whether all of them still are; "others" and "moved"
+        as of ``metrics.editing.score_edits``, from the object before all edits.
+    """
+    judge, latents = study.judge(), study.latents(base).test
+    z, y = latents.mean[:n], latents.y[:n].to(latents.mean)
+    before, tables = judge.read(study.decode(base, z)), []
+    for name, editor in ways.items():
+        edited, to, achieved = z, y, torch.ones(len(z))
+        for count, attribute in enumerate(attributes, 1):
+            has, opposite = to, 1 - to[:, study.condition.column(attribute)]
+            to = study.condition.set(has, {attribute: opposite})
+            edited = editor(edited, has, to)
+            after = judge.read(study.decode(base, edited))
+            achieved = achieved * score_edits(before, after, has, to)["achieved"]
+            scores = pd.DataFrame(score_edits(before, after, y, to))
+            scores = scores.rename(columns={"achieved": "kept"})
+            scores.insert(0, "achieved", achieved.numpy())
+            tables.append(scores.assign(editor=name, edits=count))
+    return pd.concat(tables, ignore_index=True)
 
 
 def edit_scores(

@@ -123,6 +123,7 @@ FACES = Family(
         "flow_batch_norm": True,  # as in the paper
         "flow_epochs": 24,
         "judge_epochs": 8,
+        "raised_edits": 1,  # edits of each attribute whose strength is raised until the judge reads
         "confidence": 0.0,  # edits read with less of it are strengthened; 0: no such editor
     },
     condition=_condition,

@@ -80,12 +80,33 @@ def chosen_strengths(curve: pd.DataFrame, most: float, within: float = 0.02) -> 
     return chosen
 
 
-def paired_differences(scores: pd.DataFrame, column: str = "achieved") -> pd.DataFrame:
+def shared_successes(scores: pd.DataFrame, floor: str = "") -> pd.DataFrame:
+    """The rows of the edits at which every editor succeeds.
+
+    Args:
+        scores: a row for each edit, the same edits in the same order for every editor.
+        floor: an editor that changes nothing. Edits that even it achieves are left out, because
+            the judge misreads the object, and so are its rows.
+
+    >>> edits = pd.DataFrame({"editor": ["a", "a", "b", "b"], "achieved": [1.0, 0.0, 1.0, 1.0]})
+    >>> shared_successes(edits).index.tolist()
+    [0, 2]
+    """
+    edit = scores.groupby("editor", sort=False).cumcount()
+    is_floor = scores["editor"] == floor
+    wanted = scores["achieved"] == 1 - is_floor
+    return scores[wanted.groupby(edit).transform("all") & ~is_floor]
+
+
+def paired_differences(
+    scores: pd.DataFrame, column: str = "achieved", ours: str = OURS
+) -> pd.DataFrame:
     """Our mean score less each other editor's on the same edits, with its standard error.
 
     Args:
         scores: a row for each edit, the same edits in the same order for every editor.
         column: the score.
+        ours: the editor from whose score the others' are taken.
 
     Returns:
         The columns ``editor``, ``difference`` and ``standard error``.
@@ -95,9 +116,9 @@ def paired_differences(scores: pd.DataFrame, column: str = "achieved") -> pd.Dat
     [0.5]
     """
     values = {name: part[column].to_numpy() for name, part in scores.groupby("editor", sort=False)}
-    ours, rows = values.pop(OURS), []
+    first, rows = values.pop(ours), []
     for editor, theirs in values.items():
-        difference = ours - theirs
+        difference = first - theirs
         error = difference.std(ddof=1) / len(difference) ** 0.5
         rows.append((editor, difference.mean(), error))
     return pd.DataFrame(rows, columns=["editor", "difference", "standard error"])
