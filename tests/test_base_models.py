@@ -9,7 +9,7 @@ from laws import one_line
 from torch.testing import assert_close
 from traps import Code
 
-from fpnlib.base_models import ConvAE, ConvVAE, load_msp, load_pointflow
+from fpnlib.base_models import ConditionalVAE, ConvAE, ConvVAE, load_msp, load_pointflow
 from fpnlib.base_models.msp import MSP
 
 
@@ -144,3 +144,36 @@ def test_a_released_checkpoint_with_code_in_it_is_refused_and_the_code_does_not_
         with one_line(ValueError, "damaged"):
             read(path)
     assert not evidence.exists()
+
+
+def test_a_conditional_vae_is_given_the_class_on_both_sides():
+    torch.manual_seed(0)
+    model, x = ConditionalVAE(latent_dim=8, classes=3).eval(), torch.rand(4, 1, 28, 28)
+    zeros, ones = torch.zeros(4, dtype=torch.long), torch.ones(4, dtype=torch.long)
+    images = model.sample(zeros, seed=1)
+    assert images.shape == (4, 1, 28, 28) and images.min() >= 0 and images.max() <= 1
+    assert torch.equal(images, model.sample(zeros, seed=1))
+    assert not torch.equal(images, model.sample(zeros, seed=2))
+    assert not torch.equal(images, model.sample(ones, seed=1)), "the decoder"
+
+    def moments(y):
+        seen = []
+        hook = model.moments.register_forward_hook(lambda *call: seen.append(call[2]))
+        model.loss(x, y)
+        hook.remove()
+        return seen[0]
+
+    assert not torch.equal(moments(zeros), moments(ones)), "the encoder"
+
+
+def test_a_conditional_vae_learns_the_look_of_each_class():
+    torch.manual_seed(0)
+    model, y = ConditionalVAE(latent_dim=2, classes=2), torch.arange(2).repeat(16)
+    x = y[:, None, None, None].float().expand(-1, 1, 28, 28)  # black or white
+    optimizer = torch.optim.Adam(model.parameters(), 3e-3)
+    for _ in range(30):
+        optimizer.zero_grad()
+        model.loss(x, y).backward()
+        optimizer.step()
+    black, white = model.eval().sample(torch.arange(2))
+    assert black.mean() < 0.2 and white.mean() > 0.8

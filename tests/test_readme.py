@@ -172,6 +172,18 @@ def faces() -> list[list[str]]:
     return rows
 
 
+def raised() -> list[list[str]]:
+    results = Results("drawn_faces", "07_attribute_editing")
+
+    def row(editor: str) -> list[str]:
+        of = f"each edit at its own strength, {editor}"
+        scores = [results(f"{score}, {of}", 3) for score in ("succeeded", "others", "moved")]
+        return [editor, *scores, results(f"moved after 5 edits in a row, {editor}", 3)]
+
+    rivals = "MSP's own", "PluGeN", "linear regression", "difference of means"
+    return [row(editor) for editor in ("C-MAF (ours)", *rivals)]
+
+
 TABLES = {
     "| model | paper, test |": table_1,
     "| model | ConvVAE, one draw": seeds,
@@ -180,6 +192,7 @@ TABLES = {
     "| model | prior | paper (ShapeNet)": table_2,
     "| shapes | drawn": shapes,
     "| editor | drawn": faces,
+    "| raised editor |": raised,
 }
 
 
