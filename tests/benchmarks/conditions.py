@@ -121,7 +121,7 @@ def tinted_digits() -> Iterator[Row]:
     base, training = TintedVAE(), {"epochs": 8, "batch_size": 128, "learning_rate": 2e-3}
     fit(base, base.loss, (x,), (held_out,), seed=1, **training)
     condition = Several(colour=Classes(COLOURS, unknown=True), digit=Classes(DIGITS, unknown=True))
-    network = FlowPluginNetwork(base, condition, hidden_features=128)
+    network = FlowPluginNetwork(base, condition, hidden_features=224)
     network.fit(x, {"colour": tints, "digit": y}, epochs=40, progress=False)
     for confidence, how in ((0.0, ""), (CONFIDENCE, ", drawn again")):
         right: dict[tuple[int, int], float] = {}
@@ -158,7 +158,7 @@ def faces() -> Iterator[Row]:
     y, z_test, y_test = data.train.y.float(), network.encode(data.test.x[:80]), data.test.y[:80]
     hidden, networks = torch.rand(y.shape, generator=_seeded(0)) < 0.5, {}
     for name, labels in (("all", y), ("half", y.masked_fill(hidden, torch.nan))):
-        plugin = FlowPlugin(z_test.shape[1], Attributes(names, exclusive, unknown=True))
+        plugin = FlowPlugin(z_test.shape[1], Attributes(names, exclusive, unknown=True), hidden_features=192)
         plugin.fit(mean, labels, std=std, epochs=40, progress=False)
         networks[name] = FlowPluginNetwork(network.base, plugin)
         given = judge, z_test, y_test.float()
