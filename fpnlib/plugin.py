@@ -64,7 +64,12 @@ class FlowPlugin(LatentDensity):
         torch.Size([4])
         >>> (plugin.predict(z) == y).float().mean().item() > 0.9
         True
+        >>> plugin
+        FlowPlugin((3,), Classes([cat, dog]), 'maf')
     """
+
+    def __repr__(self) -> str:
+        return f"FlowPlugin({self.latent_shape}, {self.condition}, {self.config['flow']!r})"
 
     @inference
     def to_noise(self, z: Tensor, y: object) -> Tensor:
