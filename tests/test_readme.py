@@ -107,7 +107,8 @@ def on_request() -> list[list[str]]:
     again = [f"{name}, drawn again" for name in conditional[1:]]
     fitted = [*conditional, *again, "test images"]
     ways = [("ConvVAE", way) for way in ["unconditional", *fitted, "test images, one draw"]]
-    for base, way in [*ways, *(("ConvAE", way) for way in fitted), ("–", "test images themselves")]:
+    ways += [("ConvAE", way) for way in fitted]
+    for base, way in [*ways, ("ConditionalVAE", "from scratch"), ("–", "test images themselves")]:
         of, shown = f"{base}, {way}", f"{base}, {WAYS.get(way, way)}"
         cooler = f"right class at temperature 0.9, {base} + {way}"
         rows.append([
