@@ -86,7 +86,7 @@ class FlowPluginNetwork(nn.Module):
         if not isinstance(plugin, FlowPlugin | Condition):
             given = type(plugin).__name__
             raise TypeError(
-                f"a network takes a plugin, condition, classes or attributes, not {given}"
+                f"a network takes a plugin, condition, classes or attributes, got {given}"
             )
         self._frozen, self.base, self._settings = Frozen(base), base, settings
         self.condition: Any = plugin if isinstance(plugin, Condition) else plugin.condition
