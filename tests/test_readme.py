@@ -174,12 +174,15 @@ def faces() -> list[list[str]]:
 
 
 def raised() -> list[list[str]]:
-    results = Results("drawn_faces", "07_attribute_editing")
+    runs = [Results(run, "07_attribute_editing") for run in ("drawn_faces", "paper")]
 
     def row(editor: str) -> list[str]:
-        of = f"each edit at its own strength, {editor}"
-        scores = [results(f"{score}, {of}", 3) for score in ("succeeded", "others", "moved")]
-        return [editor, *scores, results(f"moved after 5 edits in a row, {editor}", 3)]
+        found = [editor]
+        for results in runs:
+            of = f"each edit at its own strength, {editor}"
+            found += [results(f"{score}, {of}", 3) for score in ("succeeded", "others", "moved")]
+            found.append(results(f"moved after 5 edits in a row, {editor}", 3))
+        return found
 
     rivals = "MSP's own", "PluGeN", "linear regression", "difference of means"
     return [row(editor) for editor in ("C-MAF (ours)", *rivals)]
