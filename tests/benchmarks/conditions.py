@@ -158,9 +158,7 @@ def faces() -> Iterator[Row]:
     y, z_test, y_test = data.train.y.float(), network.encode(data.test.x[:80]), data.test.y[:80]
     hidden, networks = torch.rand(y.shape, generator=_seeded(0)) < 0.5, {}
     for name, labels in (("all", y), ("half", y.masked_fill(hidden, torch.nan))):
-        plugin = FlowPlugin(
-            z_test.shape[1], Attributes(names, exclusive, unknown=True), hidden_features=192
-        )
+        plugin = FlowPlugin(z_test.shape[1], Attributes(names, exclusive, unknown=True))
         plugin.fit(mean, labels, std=std, epochs=40, progress=False)
         networks[name] = FlowPluginNetwork(network.base, plugin)
         given = judge, z_test, y_test.float()
