@@ -99,7 +99,7 @@ def test_what_excludes_it_goes_as_it_comes():
     [
         ("+Smilling", ValueError, "unknown attribute 'Smilling'; did you mean 'Smiling'?"),
         ("Smiling", ValueError, r"an edit begins with \+ or -, got 'Smiling'; did you mean"),
-        ("+Smiling -Smiling", ValueError, "edits: 'Smiling' is 1.0 and 0.0"),
+        ("+Smiling -Smiling", ValueError, "edits: 'Smiling' is both 1.0 and 0.0"),
         ("+Bald +Bangs", ValueError, "contradictory edits: 'Bald' and 'Bangs' exclude each other"),
         ("-Smiling=0.5", ValueError, r"one sign or a value, got '-Smiling=0.5'; write '\+Smiling'"),
         ("+-Smiling", ValueError, r"an edit has one sign or a value, got '\+-Smiling'"),

@@ -172,7 +172,9 @@ class Condition(nn.Module):
         for given, value in pairs:
             name = self.name(given)
             if name in labels and not np.array_equal(labels[name], value):
-                raise ValueError(f"contradictory edits: '{name}' is {labels[name]} and {value}")
+                raise ValueError(
+                    f"contradictory edits: '{name}' is both {labels[name]} and {value}"
+                )
             labels[name] = value
         for group in self.exclusive:
             wanted = [name for name in group if _above_zero(labels.get(name))]

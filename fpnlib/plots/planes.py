@@ -38,7 +38,7 @@ def embedding(
         numbered: write each class's name among its points, a longer one above most of them.
         ticks: show the axes' numbers, which have no meaning in UMAP.
     """
-    halves = list(itertools.starmap(_labelled, panels.values()))
+    halves = [_labelled(*panel) for panel in panels.values()]
     all_points, all_labels = map(np.concatenate, zip(*halves))
     present = np.unique(all_labels).tolist()
     names = names_of(class_names, max(1 + present[-1], len(class_names or ())))
@@ -240,7 +240,7 @@ def jacobians(panels: Mapping[str, Array]) -> Figure:
     bar.outline.set_visible(False)
     bar.minorticks_off()
     steps = linear * np.array([-10, -1, 0, 1, 10])
-    bar.set_ticks(steps.tolist(), labels=list(map("{:g}".format, steps)))
+    bar.set_ticks(steps.tolist(), labels=[f"{step:g}" for step in steps])
     return fig
 
 

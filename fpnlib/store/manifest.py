@@ -3,7 +3,6 @@
 import json
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
-from itertools import starmap
 from pathlib import Path
 
 import fastjsonschema
@@ -152,7 +151,7 @@ class Manifest:
         """
         sections = self.read()
         files = sections.get("files", {})
-        faults = list(starmap(self._difference, files.items()))
+        faults = [self._difference(*file) for file in files.items()]
         for notebook, entry in sections.get("notebooks", {}).items():
             for name, checksum in entry.get("files", {}).items():
                 if files.get(name) != checksum:
