@@ -1,9 +1,12 @@
 """The simplest model of latents, which a flow should beat: Gaussians around a linear mean."""
 
 import numpy as np
+import torch
 from torch import Tensor
+from torch.distributions import MultivariateNormal
 
 WIDEST = 2048  # dimensions; covariances of more take longer than the fit
+FLOOR = 1e-6  # added to variances
 
 
 def gaussian_loss(
@@ -23,15 +26,15 @@ def gaussian_loss(
     Returns:
         Mean of -log p(z | y) / D, or None for more than 2,048 dimensions or too few latents.
     """
-    from sklearn.covariance import LedoitWolf
+    from sklearn.covariance import LedoitWolf  # slow to import
+    from sklearn.linear_model import LinearRegression
 
     z, context = (part.double().cpu().numpy() for part in train)
     z_new, context_new = (part.double().cpu().numpy() for part in held_out)
     if z.shape[1] > WIDEST or len(z) < 2 or not len(z_new):
         return None
-    weights = np.linalg.lstsq(_with_one(context), z, rcond=None)[0]
-    residuals = z - _with_one(context) @ weights
-    residuals_new = z_new - _with_one(context_new) @ weights
+    mean = LinearRegression().fit(context, z)
+    residuals, residuals_new = z - mean.predict(context), z_new - mean.predict(context_new)
     groups = context.argmax(1) if classes else np.zeros(len(z), int)
     groups_new = context_new.argmax(1) if classes else np.zeros(len(z_new), int)
     shared = LedoitWolf(assume_centered=True).fit(residuals).covariance_
@@ -44,14 +47,9 @@ def gaussian_loss(
     return total / z_new.size
 
 
-def _with_one(context: np.ndarray) -> np.ndarray:
-    return np.column_stack([np.ones(len(context)), context])
-
-
 def _nats(residuals: np.ndarray, covariance: np.ndarray) -> float:
     """Sum of -log density of residuals (n, D) under N(0, covariance)."""
-    n, dim = residuals.shape
-    factor = np.linalg.cholesky(covariance + 1e-6 * np.eye(dim))
-    whitened = np.linalg.solve(factor, residuals.T)
-    log_det = 2 * np.log(np.diag(factor)).sum()
-    return 0.5 * float(np.square(whitened).sum() + n * (log_det + dim * np.log(2 * np.pi)))
+    dim = len(covariance)
+    matrix = torch.from_numpy(covariance + FLOOR * np.eye(dim))
+    gaussian = MultivariateNormal(torch.zeros(dim).double(), matrix)
+    return -gaussian.log_prob(torch.from_numpy(residuals)).sum().item()

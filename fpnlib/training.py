@@ -24,8 +24,8 @@ from torch.optim.lr_scheduler import OneCycleLR
 from tqdm.auto import trange
 
 from fpnlib import checks
-from fpnlib.store import Checkpoint
 from fpnlib.store.cache import threads
+from fpnlib.store.tensors import Checkpoint
 
 Batch = tuple[Tensor, ...]
 Loss = Callable[..., Tensor]

@@ -33,7 +33,7 @@ import torch
 from dataclasses import asdict
 from fpnlib.families import Run
 from fpnlib.families.parallel import run_in_processes
-from fpnlib.store import Key
+from fpnlib.store.cache import Key
 from fpnlib.training import fit
 from joblib import cpu_count
 run = Run(NAME, out=out, seed=seed)"""

@@ -13,7 +13,9 @@ from torch import nn
 from traps import Code
 
 from fpnlib import store
-from fpnlib.store import Cache, Checkpoint, Key, Manifest, Results, Uses, locks
+from fpnlib.store import Manifest, Results, Uses, locks
+from fpnlib.store.cache import Cache, Key
+from fpnlib.store.tensors import Checkpoint, load_module, load_tensors, read_meta, save_tensors
 
 TENSORS = {
     "weight": torch.arange(6.0).reshape(2, 3),
@@ -23,8 +25,8 @@ TENSORS = {
 
 
 def test_tensors_come_back_to_the_bit_with_their_meta(tmp_path):
-    path = store.save_tensors(tmp_path / "deep" / "x.safetensors", TENSORS, {"seed": 3})
-    tensors, meta = store.load_tensors(path)
+    path = save_tensors(tmp_path / "deep" / "x.safetensors", TENSORS, {"seed": 3})
+    tensors, meta = load_tensors(path)
     assert meta == {"seed": 3}
     assert tensors.keys() == TENSORS.keys()
     for name, tensor in TENSORS.items():
@@ -33,14 +35,14 @@ def test_tensors_come_back_to_the_bit_with_their_meta(tmp_path):
 
 def test_tensors_that_share_memory_or_are_strided_are_kept(tmp_path):
     base = torch.randn(3, 4)
-    path = store.save_tensors(tmp_path / "x.safetensors", {"a": base, "b": base, "c": base.T}, {})
-    tensors, _ = store.load_tensors(path)
+    path = save_tensors(tmp_path / "x.safetensors", {"a": base, "b": base, "c": base.T}, {})
+    tensors, _ = load_tensors(path)
     assert torch.equal(tensors["b"], base) and torch.equal(tensors["c"], base.T)
 
 
 def test_the_same_content_gives_the_same_bytes(tmp_path):
     for name in ("a", "b"):
-        store.save_tensors(tmp_path / name / "x.safetensors", TENSORS, {"k": 1})
+        save_tensors(tmp_path / name / "x.safetensors", TENSORS, {"k": 1})
     for file in ("x.safetensors", "x.json"):
         assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes()
 
@@ -50,10 +52,10 @@ def kept_file(request, tmp_path):
     """A file of a pair, or a checkpoint; and what reads it."""
     meta = {"key": "abc", "losses": [0.5, 0.25]}
     odd = {"empty": torch.zeros(0), "half": torch.ones(3).bfloat16()}
-    path = store.save_tensors(tmp_path / "x.safetensors", TENSORS | odd, meta)
+    path = save_tensors(tmp_path / "x.safetensors", TENSORS | odd, meta)
     checkpoint = Checkpoint(tmp_path / "c.safetensors")
     checkpoint.save(TENSORS | odd, meta)
-    read = checkpoint.load if request.param[0] == "c" else lambda: store.load_tensors(path)
+    read = checkpoint.load if request.param[0] == "c" else lambda: load_tensors(path)
     return tmp_path / request.param, read
 
 
@@ -88,38 +90,38 @@ def test_a_damaged_checkpoint_is_deleted_to_start_over(tmp_path):
 
 @pytest.mark.parametrize("described", ["[]", "{}", '{"meta": 1, "sha256": ""}', '{"meta": {}}'])
 def test_json_that_describes_no_weights_is_refused(tmp_path, described):
-    path = store.save_tensors(tmp_path / "x.safetensors", TENSORS, {"key": "abc"})
-    assert store.read_meta(path) == {"key": "abc"}
-    assert store.read_meta(tmp_path / "y.safetensors") is None
+    path = save_tensors(tmp_path / "x.safetensors", TENSORS, {"key": "abc"})
+    assert read_meta(path) == {"key": "abc"}
+    assert read_meta(tmp_path / "y.safetensors") is None
     path.with_suffix(".json").write_text(described)
-    for read in (store.load_tensors, store.read_meta):
+    for read in (load_tensors, read_meta):
         with one_line(ValueError, "x.json is damaged"):
             read(path)
 
 
 @pytest.mark.parametrize("suffix", [".json", ".safetensors"])
 def test_half_a_pair_is_named(tmp_path, suffix):
-    path = store.save_tensors(tmp_path / "x.safetensors", TENSORS, {})
+    path = save_tensors(tmp_path / "x.safetensors", TENSORS, {})
     path.with_suffix(suffix).unlink()
     with one_line(FileNotFoundError, f"x{suffix} is missing"):
-        store.load_tensors(path)
+        load_tensors(path)
 
 
 def test_another_number_in_the_json_is_refused(tmp_path):
-    path = store.save_tensors(tmp_path / "x.safetensors", TENSORS, {"losses": [0.5, 0.25]})
+    path = save_tensors(tmp_path / "x.safetensors", TENSORS, {"losses": [0.5, 0.25]})
     described = path.with_suffix(".json")
     described.write_text(described.read_text().replace("0.25", "0.15"))
     said = "x.json is damaged .its digest is that of another content."
     with pytest.raises(ValueError, match=said):
-        store.read_meta(path)
+        read_meta(path)
 
 
 def test_a_json_of_an_earlier_version_without_a_digest_is_read(tmp_path):
-    path = store.save_tensors(tmp_path / "x.safetensors", TENSORS, {1: (2, 3), "b": 0.1})
+    path = save_tensors(tmp_path / "x.safetensors", TENSORS, {1: (2, 3), "b": 0.1})
     described = json.loads(path.with_suffix(".json").read_text())
     assert described.pop("digest")
     store.write_json(path.with_suffix(".json"), described)
-    assert store.read_meta(path) == {"1": [2, 3], "b": 0.1}
+    assert read_meta(path) == {"1": [2, 3], "b": 0.1}
 
 
 def stop(at, monkeypatch):
@@ -136,17 +138,17 @@ def stop(at, monkeypatch):
 
 
 def test_a_stop_between_the_two_files_leaves_no_complete_looking_pair(tmp_path, monkeypatch):
-    path = store.save_tensors(tmp_path / "x.safetensors", TENSORS, {"version": 1})
+    path = save_tensors(tmp_path / "x.safetensors", TENSORS, {"version": 1})
     stop(1, monkeypatch)
     with pytest.raises(OSError, match="cannot write .*x.json .*No space left"):
-        store.save_tensors(path, {"weight": torch.zeros(2)}, {"version": 2})
+        save_tensors(path, {"weight": torch.zeros(2)}, {"version": 2})
     with pytest.raises(FileNotFoundError):
-        store.load_tensors(path)
-    assert store.read_meta(path) is None and os.listdir(tmp_path) == ["x.safetensors"]
+        load_tensors(path)
+    assert read_meta(path) is None and os.listdir(tmp_path) == ["x.safetensors"]
 
 
 def test_a_disk_that_is_full_spares_the_earlier_pair(tmp_path, monkeypatch):
-    path = store.save_tensors(tmp_path / "x.safetensors", TENSORS, {"version": 1})
+    path = save_tensors(tmp_path / "x.safetensors", TENSORS, {"version": 1})
     sync, synced = os.fsync, []
 
     def full(file):
@@ -156,8 +158,8 @@ def test_a_disk_that_is_full_spares_the_earlier_pair(tmp_path, monkeypatch):
 
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(OSError, match="cannot write .*No space left"):
-        store.save_tensors(path, {"weight": torch.zeros(2)}, {"version": 2})
-    kept, meta = store.load_tensors(path)
+        save_tensors(path, {"weight": torch.zeros(2)}, {"version": 2})
+    kept, meta = load_tensors(path)
     assert meta == {"version": 1} and torch.equal(kept["weight"], TENSORS["weight"])
     assert sorted(os.listdir(tmp_path)) == ["x.json", "x.safetensors"]
 
@@ -200,8 +202,8 @@ def test_json_takes_tensors_and_arrays_but_no_nan(tmp_path):
 def test_a_module_comes_back_whole(tmp_path):
     module, other = (nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2)) for _ in range(2))
     module(torch.randn(8, 3))  # moves the running statistics
-    path = store.save_module(tmp_path / "m.safetensors", module, {"epochs": 2})
-    assert store.load_module(path, other) == {"epochs": 2}
+    path = save_tensors(tmp_path / "m.safetensors", module.state_dict(), {"epochs": 2})
+    assert load_module(path, other) == {"epochs": 2}
     assert same_state(module.state_dict(), other.state_dict())
 
 
@@ -215,10 +217,10 @@ def test_a_module_comes_back_whole(tmp_path):
     ids=["another width", "more in the file", "other names"],
 )
 def test_another_architecture_is_refused_and_nothing_is_loaded(tmp_path, other, said):
-    path = store.save_module(tmp_path / "m.safetensors", nn.Linear(3, 2), {})
+    path = save_tensors(tmp_path / "m.safetensors", nn.Linear(3, 2).state_dict(), {})
     before = {name: tensor.clone() for name, tensor in other.state_dict().items()}
     with one_line(ValueError, said) as caught:
-        store.load_module(path, other)
+        load_module(path, other)
     assert str(path) in str(caught.value)
     assert all(torch.equal(before[name], tensor) for name, tensor in other.state_dict().items())
 
@@ -229,8 +231,9 @@ def test_half_precision_halves_matrices_that_fit_it_and_nothing_else(tmp_path):
     module = nn.Module()
     for name, tensor in tensors.items():
         module.register_buffer(name, tensor)
-    path = store.save_module(tmp_path / "h.safetensors", module, {}, half=True)
-    kept, _ = store.load_tensors(path)
+    module.config = {}
+    cache_in(tmp_path).module("h", Key("h"), module, lambda checkpoint: {"history": {}})
+    kept, _ = load_tensors(tmp_path / "h.safetensors")
     assert kept["matrix"].dtype == torch.float16
     torch.testing.assert_close(kept["matrix"].float(), tensors["matrix"], rtol=2**-11, atol=1e-7)
     assert all(torch.equal(kept[name], tensors[name]) for name in ("large", "bias", "of"))
@@ -238,7 +241,7 @@ def test_half_precision_halves_matrices_that_fit_it_and_nothing_else(tmp_path):
 
 def test_weights_need_the_right_suffix(tmp_path):
     with pytest.raises(ValueError, match="did you mean 'model.safetensors'"):
-        store.save_tensors(tmp_path / "model.pt", TENSORS, {})
+        save_tensors(tmp_path / "model.pt", TENSORS, {})
 
 
 def test_a_checkpoint_is_nothing_then_the_last_state_then_nothing(tmp_path):
@@ -253,10 +256,13 @@ def test_a_checkpoint_is_nothing_then_the_last_state_then_nothing(tmp_path):
     assert checkpoint.load() is None
 
 
+def cache_in(folder):
+    return Cache(folder, torch.device("cpu"), used=lambda path: None)
+
+
 def kept(folder, kind, values=None):
     """Values that are kept under a key of this kind, or else made."""
-    cache = Cache(folder, torch.device("cpu"), used=lambda path: None)
-    return cache.values("x", Key(kind), lambda: values)
+    return cache_in(folder).values("x", Key(kind), lambda: values)
 
 
 def test_what_is_kept_under_a_key_comes_back_under_that_key_alone(tmp_path):
@@ -369,7 +375,7 @@ def test_a_model_or_checkpoint_with_code_in_it_is_refused_and_the_code_does_not_
         described = {"meta": {}, "sha256": store.sha256(path), "shapes": {}}
         store.write_json(path.with_suffix(".json"), described)
         with pytest.raises(ValueError, match="damaged"):
-            store.load_tensors(path)
+            load_tensors(path)
         with pytest.raises(ValueError, match="damaged"):
             Checkpoint(path).load()
     assert not evidence.exists()

@@ -22,6 +22,7 @@ from fpnlib.families import Plug, Run, Study, Trained, study
 from fpnlib.families.classification import classification_table
 from fpnlib.families.encoding import encode
 from fpnlib.families.generation import judged_objects
+from fpnlib.store.tensors import Checkpoint, load_tensors, save_tensors
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*overflowed")  # the flows are hardly trained
 
@@ -48,8 +49,8 @@ def same(one, other):
 def publish(folder, pretrained, *names):
     """Copy weights of a run to where pretrained ones are looked for."""
     for name in names:
-        tensors, meta = store.load_tensors(folder / "models" / f"{name}.safetensors")
-        store.save_tensors(pretrained / f"vectors_{name}.safetensors", tensors, meta)
+        tensors, meta = load_tensors(folder / "models" / f"{name}.safetensors")
+        save_tensors(pretrained / f"vectors_{name}.safetensors", tensors, meta)
 
 
 def untrained(*_, **__):
@@ -224,7 +225,7 @@ def test_a_model_of_another_version_of_the_library_is_loaded(folder, capsys, mon
     assert "Linear: loaded, made by another version of the library\n" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("fails", ["save_module", "load_module"])
+@pytest.mark.parametrize("fails", ["save_tensors", "load_module"])
 def test_what_was_fitted_is_not_lost_if_it_can_not_be_kept(tmp_path, monkeypatch, fails):
     def full(*_, **__):
         raise OSError(28, "No space left on device")
@@ -253,15 +254,15 @@ def test_the_seconds_of_a_model_count_all_sessions(tmp_path):
     def killed(*_):
         raise KeyboardInterrupt
 
-    vectors, save = start(tmp_path), store.Checkpoint.save
+    vectors, save = start(tmp_path), Checkpoint.save
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(store.Checkpoint, "save", lambda *state: save(*state) or killed())
+        patch.setattr(Checkpoint, "save", lambda *state: save(*state) or killed())
         with pytest.raises(KeyboardInterrupt):
             vectors.base()
     (path,) = (tmp_path / "models").glob(".Linear-*.safetensors")
-    tensors, meta = store.Checkpoint(path).load()
+    tensors, meta = Checkpoint(path).load()
     meta["history"]["seconds"] += 3600
-    store.Checkpoint(path).save(tensors, meta)
+    Checkpoint(path).save(tensors, meta)
     vectors.base()
     assert 3600 <= vectors.run.seconds("Linear") < 7200
     assert "seconds" not in (tmp_path / "models" / "Linear.json").read_text()

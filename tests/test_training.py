@@ -7,8 +7,8 @@ import torch
 from torch import nn
 
 from fpnlib import training
-from fpnlib.store import Checkpoint
 from fpnlib.store.cache import threads
+from fpnlib.store.tensors import Checkpoint
 from fpnlib.training import fit
 
 

@@ -5,14 +5,3 @@ from fpnlib.base_models.msp import MSP
 from fpnlib.base_models.pointflow import PointFlow
 from fpnlib.base_models.released import load_msp, load_pointflow
 from fpnlib.base_models.selfies_vae import SelfiesVAE
-
-__all__ = [
-    "MSP",
-    "ConditionalVAE",
-    "ConvAE",
-    "ConvVAE",
-    "PointFlow",
-    "SelfiesVAE",
-    "load_msp",
-    "load_pointflow",
-]

@@ -16,7 +16,8 @@ from fpnlib import checks
 from fpnlib.base_models.selfies_vae import END, LENGTH, TOKENS
 from fpnlib.data.dataset import Dataset, Split
 from fpnlib.data.files import Root, data_root
-from fpnlib.store import PROJECT, alone, load_tensors, read_meta, save_tensors
+from fpnlib.store import PROJECT, alone
+from fpnlib.store.tensors import load_tensors, read_meta, save_tensors
 
 try:
     import selfies

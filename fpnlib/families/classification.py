@@ -15,7 +15,7 @@ from fpnlib.families.encoding import Latents
 from fpnlib.families.family import FLOW_NAMES
 from fpnlib.families.study import Study
 from fpnlib.plugin import FlowPlugin
-from fpnlib.store import Key
+from fpnlib.store.cache import Key
 
 FOLDS = 5
 

@@ -23,7 +23,7 @@ from fpnlib.metrics.editing import (
 )
 from fpnlib.metrics.editing_tables import OURS
 from fpnlib.plugen import PluGeN
-from fpnlib.store import Checkpoint
+from fpnlib.store.tensors import Checkpoint
 from fpnlib.training import History
 
 VISIBLE = 0.02

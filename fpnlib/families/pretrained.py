@@ -4,7 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from fpnlib import checks, store
+from fpnlib import checks
 from fpnlib.base_models import MSP, ConvVAE, PointFlow, SelfiesVAE
 from fpnlib.conditions import Classes, Condition
 from fpnlib.data.digits import CLASSES
@@ -15,8 +15,10 @@ from fpnlib.families.family import PRETRAINED
 from fpnlib.families.molecules import MOLECULES, QUANTITIES
 from fpnlib.network import FlowPluginNetwork
 from fpnlib.plugin import FlowPlugin
+from fpnlib.store import PROJECT
+from fpnlib.store.tensors import load_tensors
 
-PAPER = store.PROJECT / "outputs" / "paper" / "models"
+PAPER = PROJECT / "outputs" / "paper" / "models"
 # Of each network: the file of its base model, what builds it, and the plugin's condition.
 NETWORKS: dict[str, tuple[Path, Callable, Condition]] = {
     "digits": (PAPER / "ConvVAE", ConvVAE, Classes(CLASSES)),
@@ -48,7 +50,7 @@ def pretrained(name: str, used: Callable[[Path], None] = lambda path: None) -> F
 
     def load(stem: Path, build: Callable, **settings: Any) -> Any:
         path = stem.with_suffix(".safetensors")
-        tensors, meta = store.load_tensors(path)
+        tensors, meta = load_tensors(path)
         used(path)
         module = build(**meta["config"] | settings)
         module.load_state_dict(tensors)

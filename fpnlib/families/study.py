@@ -24,8 +24,9 @@ from fpnlib.families.parallel import run_in_processes
 from fpnlib.families.settings import resolve
 from fpnlib.network import FlowPluginNetwork
 from fpnlib.plugin import FlowPlugin
-from fpnlib.store import Key
+from fpnlib.store.cache import Key
 from fpnlib.store.run import Run
+from fpnlib.store.tensors import Checkpoint
 from fpnlib.training import History
 
 SPLITS, DRAWS = ("train", "validation", "test"), ("fresh", "fixed")
@@ -265,7 +266,7 @@ class Study:
         torch.manual_seed(self.run.seed)
         module = recipe.build(self.data, self.settings)
 
-        def train(checkpoint: store.Checkpoint) -> History:
+        def train(checkpoint: Checkpoint) -> History:
             fitting = {"seed": self.run.seed, "checkpoint": checkpoint, "description": name}
             return recipe.fit(module, self.data, self.settings, **fitting)
 
@@ -281,7 +282,7 @@ class Study:
         if draws != "fresh":
             settings["draws"] = draws
 
-        def train(checkpoint: store.Checkpoint) -> History:
+        def train(checkpoint: Checkpoint) -> History:
             sets = self.training_latents(base), self.latents(base).validation
             fitting: dict[str, Any] = {"seed": self.run.seed, "checkpoint": checkpoint}
             fitting |= plug.training(self.data, self.settings)
@@ -295,13 +296,13 @@ class Study:
         name: str,
         key: Key,
         module: nn.Module,
-        train: Callable[[store.Checkpoint], History],
+        train: Callable[[Checkpoint], History],
         pretrained_on: str,
     ) -> Any:
         """Return a trained module, from the cache if it is there, with its ``history_``."""
         seconds = {}
 
-        def keep(checkpoint: store.Checkpoint) -> dict:
+        def keep(checkpoint: Checkpoint) -> dict:
             history = asdict(train(checkpoint))
             seconds[name] = round(history.pop("seconds"), 1)
             return {"history": history}

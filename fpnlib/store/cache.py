@@ -15,14 +15,7 @@ from torch import Tensor, nn
 
 from fpnlib.store.files import _sealed, _unsealed, digest, library_digest, write
 from fpnlib.store.locks import alone
-from fpnlib.store.tensors import (
-    Checkpoint,
-    load_module,
-    load_tensors,
-    read_meta,
-    save_module,
-    save_tensors,
-)
+from fpnlib.store.tensors import Checkpoint, load_module, load_tensors, read_meta, save_tensors
 
 TENSORS: dict[str, type] = {"key": str}
 MODULE: dict[str, type] = {"key": str, "history": dict}
@@ -119,7 +112,7 @@ class Cache:
             with threads(1):  # the same bits whatever the number of cores
                 trained = train(checkpoint)
             meta = _stamp(key) | {"config": module.config} | dict(trained)
-            save_module(path, module, meta, half=True)
+            save_tensors(path, _halved(module.state_dict()), meta)
             self._load(path, module, meta)  # the same bits now as whenever it is loaded
             checkpoint.clear()  # not before what it led to is kept
             return module, meta
@@ -191,6 +184,15 @@ def _made_elsewhere(meta: Mapping) -> str:
 
 def _stamp(key: Key) -> dict:
     return {"key": key.digest, "made_from": key.description, "library": library_digest()}
+
+
+def _halved(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Round floating matrices to half precision, if its range holds them."""
+    halved = dict(tensors)
+    for name, tensor in tensors.items():
+        if tensor.ndim > 1 and tensor.is_floating_point() and tensor.half().isfinite().all():
+            halved[name] = tensor.half()
+    return halved
 
 
 def _fits(meta: Mapping, key: Key, module: nn.Module) -> bool:

@@ -94,22 +94,8 @@ def read_meta(path: PathLike, **kinds: type) -> dict | None:
     return _expect(_json(path), described["meta"], **kinds)
 
 
-def save_module(path: PathLike, module: nn.Module, meta: Mapping, *, half: bool = False) -> Path:
-    """Write a module's state dict as :func:`save_tensors` does.
-
-    Args:
-        path: of the safetensors.
-        module: the module.
-        meta: JSON-able values that go with it.
-        half: round floating matrices to half precision, if its range holds them. Half the size; to
-            compute with what is kept, load it again.
-    """
-    tensors = module.state_dict()
-    return save_tensors(path, _halved(tensors) if half else tensors, meta)
-
-
 def load_module(path: PathLike, module: nn.Module) -> dict:
-    """Load what :func:`save_module` wrote, on the module's own device.
+    """Load a state dict that :func:`save_tensors` wrote, on the module's own device.
 
     Args:
         path: of the safetensors.
@@ -192,14 +178,6 @@ def _contiguous(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return copies on the CPU, because safetensors refuses tensors that share memory."""
     layout = torch.contiguous_format
     return {key: value.detach().cpu().clone(memory_format=layout) for key, value in tensors.items()}
-
-
-def _halved(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    halved = dict(tensors)
-    for name, tensor in tensors.items():
-        if tensor.ndim > 1 and tensor.is_floating_point() and tensor.half().isfinite().all():
-            halved[name] = tensor.half()
-    return halved
 
 
 def _shape(tensors: Mapping[str, Tensor], name: str) -> str:
