@@ -41,7 +41,7 @@ def fitted(request):
     torch.manual_seed(0)
     z, y = gaussians(2000)
     plugin = FlowPlugin(2, THREE, request.param, hidden_features=24, num_layers=4)
-    return plugin.fit(z, y, epochs=25, batch_size=256, learning_rate=1e-2)
+    return plugin.fit(z, y, epochs=25, batch_size=512, learning_rate=1e-2)
 
 
 def test_a_known_conditional_gaussian_is_recovered(fitted):

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from distributed import Client, Event, LocalCluster
+from distributed.utils import get_mp_context
 from laws import note_files
 from test_runner import command, write_notebook
 
@@ -44,6 +45,14 @@ uses.parent.mkdir(parents=True, exist_ok=True)
 uses.write_text(json.dumps({"file": "results/00_tiny.json"}) + "\\n")"""
 
 
+@pytest.fixture(scope="module", autouse=True)
+def workers_are_forked():
+    """Fork workers from a process that has imported what a run needs, once for all of them."""
+    with dask.config.set({"distributed.worker.multiprocessing-method": "forkserver"}):
+        get_mp_context().set_forkserver_preload(["fpnlib.runs.sweeps"])
+        yield
+
+
 @pytest.fixture(scope="module")
 def notebooks(tmp_path_factory):
     folder = tmp_path_factory.mktemp("sweeps")
@@ -54,7 +63,7 @@ def notebooks(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def scheduler():
-    """The address of a cluster of two workers, which import what a run needs once for all tests."""
+    """The address of a cluster of two workers."""
     with LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as local:
         yield local.scheduler_address
 

@@ -163,12 +163,12 @@ def _read_attributes(folder: Path, images: list[str], own: bool) -> pd.DataFrame
     path = _list(folder, ATTRIBUTES, own)
     if path is None:
         return pd.DataFrame(index=images)
-    table = _read_table(path).apply(pd.to_numeric, errors="coerce")
+    table = _rows_of(images, _read_table(path), path).apply(pd.to_numeric, errors="coerce")
     wrong = ~table.isin([-1, 0, 1]).all(axis=1)
     if wrong.any() or not len(table.columns):
         where = f"the row of {wrong.idxmax()}" if wrong.any() else "its second line"
         raise ValueError(f"CelebA: {path} is damaged in {where}; expected only -1 and 1")
-    return (_rows_of(images, table, path) > 0).astype(np.int64)
+    return (table > 0).astype(np.int64)
 
 
 def _read_partition(folder: Path, images: list[str], own: bool, seed: int) -> np.ndarray:
