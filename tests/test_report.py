@@ -203,8 +203,8 @@ def result(**fields):
 @pytest.mark.parametrize(
     ("file", "content", "said"),
     [
-        (RESULTS, result(value="high"), "'value' is of another type than"),
-        (RESULTS, result(paper="high"), "'x' has 'high' where a number belongs"),
+        (RESULTS, result(value="high"), "$[0].value must be number, got 'high'"),
+        (RESULTS, result(paper="high"), "$[0].paper must be number or null, got 'high'"),
         (COPY, [], "04_some.ipynb is damaged (no notebook)"),
         (COPY, {"cells": [{"cell_type": "markdown"}]}, "04_some.ipynb is damaged (no notebook)"),
         (MANIFEST, [1], "must be object, got [1]"),

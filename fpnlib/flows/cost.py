@@ -1,7 +1,9 @@
 """The cost of sampling against the number of dimensions: nflows' D passes and one pass's work."""
 
-import time
+import timeit
 from collections.abc import Callable
+from statistics import median
+from time import process_time
 
 import pandas as pd
 import torch
@@ -28,7 +30,8 @@ def cost_against_dimension(seed: int = 0) -> pd.DataFrame:
     """
     rows = []
     for features in DIMENSIONS:
-        for name, seconds in _interleaved(_samplers(features, seed)).items():
+        for name, sample in _samplers(features, seed).items():
+            seconds = _seconds(sample)
             row = {"flow": "C-MAF", "implementation": name, "D": features, "seconds": seconds}
             rows.append(row)
     return pd.DataFrame(rows)
@@ -64,13 +67,7 @@ def temper(flow: torch.nn.Module) -> None:
 
 
 @torch.no_grad()
-def _interleaved(runs: dict[str, Callable[[], object]]) -> dict[str, float]:
-    """Return median seconds of CPU time of each call. They take turns; the first is not timed."""
-    times: dict[str, list[float]] = {name: [] for name in runs}
-    for turn in range(REPEATS + 1):
-        for name, run in runs.items():
-            start = time.process_time()
-            run()
-            if turn:
-                times[name].append(time.process_time() - start)
-    return {name: sorted(seconds)[len(seconds) // 2] for name, seconds in times.items()}
+def _seconds(call: Callable[[], object]) -> float:
+    """Return the median CPU time of a call, after one that is not timed."""
+    call()
+    return median(timeit.repeat(call, timer=process_time, number=1, repeat=REPEATS))

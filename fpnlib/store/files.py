@@ -7,11 +7,13 @@ that is killed at any moment leaves either the old file or the new one.
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any
+
+import fastjsonschema
 
 PROJECT = Path(__file__).resolve().parents[2]
 """The checkout. Relative output folders count from here, whatever the working directory."""
@@ -137,7 +139,21 @@ def _json_text(path: PathLike, obj: object) -> str:
     return text + "\n"
 
 
-def _expect(path: PathLike, obj: object, **kinds: type | tuple[type, ...]) -> dict:
+def _schema(name: str) -> Callable[[object], Any]:
+    """Return a JSON schema of this folder as a function that checks an object and returns it."""
+    return fastjsonschema.compile(read_json(Path(__file__).with_name(f"{name}.schema.json")))
+
+
+def _read_as(schema: Callable[[object], Any], path: PathLike) -> Any:
+    """Read the object in a JSON file. Raises ValueError, in one line, if it has another schema."""
+    try:
+        return schema(read_json(path))
+    except fastjsonschema.JsonSchemaValueException as error:
+        reason = error.message.replace("data", "$", 1)  # as in a JSON path
+        raise damaged(path, f"{reason}, got {error.value!r:.40}") from None
+
+
+def _expect(path: PathLike, obj: object, **kinds: type) -> dict:
     """Return ``obj``, read from ``path``, if it is a mapping with these fields of these types."""
     if not isinstance(obj, dict):
         raise damaged(path, f"expected a mapping, got {type(obj).__name__}")

@@ -1,17 +1,16 @@
 """``manifest.json``: where a run's numbers come from, and what its files should be."""
 
-import json
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 
 import fastjsonschema
 
-from fpnlib.store.files import PathLike, damaged, read_json, sha256, write_json
+from fpnlib.store.files import PathLike, _read_as, _schema, damaged, sha256, write_json
 from fpnlib.store.locks import alone
 
-_SECTIONS = json.loads(Path(__file__).with_name("manifest.schema.json").read_text())
-_RUNS = {"type": "object", "additionalProperties": {"type": "object"}}
+_SECTIONS = _schema("manifest")
+_RUNS = fastjsonschema.compile({"type": "object", "additionalProperties": {"type": "object"}})
 
 
 class Manifest:
@@ -40,7 +39,7 @@ class Manifest:
         Raises:
             ValueError: a damaged file, in one line.
         """
-        sections = _read(self.path, _SECTIONS)
+        sections = _read_as(_SECTIONS, self.path) if self.path.is_file() else {}
         for name in sections.get("notebooks", {}):
             if name.startswith(".") or Path(name).name != name:
                 raise damaged(self.path, f"'{name}' names no notebook")
@@ -135,7 +134,8 @@ class Manifest:
         Raises:
             ValueError: damaged, or a name that leads out of the folder; one line.
         """
-        points = _read(self.folder / self.GRID, _RUNS)
+        grid = self.folder / self.GRID
+        points = _read_as(_RUNS, grid) if grid.is_file() else {}
         for name in points:
             _inside(self.folder / "runs", name)
         return points
@@ -192,14 +192,3 @@ def _inside(folder: Path, name: str) -> Path:
     if not path.is_relative_to(root) or path == root:
         raise ValueError(f"'{name}' leads out of {folder}; a run's files lie within its folder")
     return path
-
-
-def _read(path: Path, schema: dict) -> dict:
-    """Read a file of a JSON schema; empty if there is none."""
-    content = read_json(path) if path.is_file() else {}
-    try:
-        fastjsonschema.validate(schema, content)
-    except fastjsonschema.JsonSchemaValueException as error:
-        reason = error.message.replace("data", "$", 1)  # as in a JSON path
-        raise damaged(path, f"{reason}, got {error.value!r:.40}") from None
-    return content

@@ -4,7 +4,9 @@ import math
 from pathlib import Path
 from typing import Any
 
-from fpnlib.store.files import PathLike, _expect, damaged, read_json, write_json
+from fpnlib.store.files import PathLike, _read_as, _schema, write_json
+
+_RECORDS = _schema("results")
 
 
 class Results:
@@ -51,9 +53,4 @@ class Results:
             FileNotFoundError: no such file.
             ValueError: damaged, or a record without a quantity and a number; one line.
         """
-        records = read_json(path)
-        if not isinstance(records, list):
-            raise damaged(path, f"expected a list of results, got {type(records).__name__}")
-        for record in records:
-            _expect(path, record, quantity=str, value=(int, float))
-        return records
+        return _read_as(_RECORDS, path)
