@@ -91,7 +91,7 @@ def array(
 
 
 def numbers(x: object, name: str = "x") -> Tensor:
-    """A tensor of an array, a table or nested lists of numbers; None and pd.NA become NaN.
+    """A dense tensor of an array, a table or nested lists of numbers; None and pd.NA become NaN.
 
     Raises:
         TypeError: no numbers.
@@ -99,7 +99,7 @@ def numbers(x: object, name: str = "x") -> Tensor:
     if isinstance(x, Tensor):
         return x if x.layout == torch.strided else x.to_dense()
     try:
-        values = np.asarray(_filled(x))
+        values = np.asarray(x.toarray() if hasattr(x, "toarray") else _filled(x))
         if values.dtype == object:
             values = np.where(pd.isna(values), np.nan, values).astype(np.float64)
         # torch takes neither negative strides, nor a foreign byte order, nor read-only memory.

@@ -20,6 +20,8 @@ from fpnlib.training import History, batch_size_for, fit
 
 # nflows' couplings scale by sigmoid(·) + 1e-3: they only contract, and need a wide input.
 SPREAD = {"maf": 1.0, "realnvp": 4.0}
+# A masked layer with fewer hidden features than latents has latents that no other depends on.
+LEAST_WIDTH, MOST_WIDTH = 40, 256  # of those flows, by default (section 5.1.1: 40 for 40 latents)
 MARGIN = 0.01  # nats a dimension by which a flow must be worse than Gaussians to be reported
 SEEN = 64  # rows of training values that a plugin keeps, to begin a reading from
 KEPT = 2**19  # numbers, 2 MB, of training values that a plugin keeps to fill in unsaid ones
@@ -57,6 +59,7 @@ class LatentDensity(LatentSpace):
         super().__init__(math.prod(latent_shape), spread)
         self.latent_shape = latent_shape
         self.condition = copy.deepcopy(condition)
+        settings = _default_width(name, self.latent_dim) | settings
         self.config = {
             "latent_dim": self.latent_dim,
             "condition": repr(condition),
@@ -68,8 +71,9 @@ class LatentDensity(LatentSpace):
         self.register_buffer("log_prior_", flat.log())
         kept = not isinstance(condition, Classes | Attributes)  # of those the start is known
         self.register_buffer("seen_", torch.zeros(SEEN, condition.width), persistent=kept)
-        none = torch.zeros(0, condition.width)
-        self.register_buffer("training_values_", none, persistent=condition.unknown)
+        self.register_buffer(
+            "training_values_", torch.zeros(0, condition.width), persistent=condition.unknown
+        )
         self.history_ = History()
         self.base_: Mapping[str, Any] = {}
         self.own_flow = not isinstance(flow, str)
@@ -306,6 +310,13 @@ class LatentDensity(LatentSpace):
         except (RuntimeError, ValueError, AttributeError, TypeError, AssertionError) as error:
             reason = str(error).splitlines()[0]
             raise ValueError(f"flow does not take {widths}: {reason}") from None
+
+
+def _default_width(flow: str, latent_dim: int) -> dict[str, int]:
+    """Hidden features of a flow of ours that is given none."""
+    if flow not in SPREAD:
+        return {}
+    return {"hidden_features": max(LEAST_WIDTH, min(latent_dim, MOST_WIDTH))}
 
 
 def _pair_of(validation: object) -> tuple[Any, Any]:

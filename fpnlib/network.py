@@ -85,9 +85,7 @@ class FlowPluginNetwork(nn.Module):
             plugin = Attributes(attributes)
         if not isinstance(plugin, FlowPlugin | Condition):
             given = type(plugin).__name__
-            raise TypeError(
-                f"a network takes a plugin, condition, classes or attributes, got {given}"
-            )
+            raise TypeError(f"expected a plugin, condition, classes or attributes, got {given}")
         self._frozen, self.base, self._settings = Frozen(base), base, settings
         self.condition: Any = plugin if isinstance(plugin, Condition) else plugin.condition
         self._digest, self._version = "", -1
@@ -316,8 +314,9 @@ class FlowPluginNetwork(nn.Module):
                 raise TypeError("fit needs labels: fit(x, y), or batches (x, y)")
             batches = DataLoader(x, BATCH) if isinstance(x, Dataset) else x
         elif hasattr(x, "__getitem__") and not isinstance(x, str | Mapping | Dataset):
-            starts = range(0, len(x), BATCH)
-            batches = ((x[start : start + BATCH], None) for start in starts)
+            if hasattr(x, "toarray") or getattr(x, "layout", torch.strided) != torch.strided:
+                x = checks.numbers(x)  # sparse
+            batches = ((x[start : start + BATCH], None) for start in range(0, len(x), BATCH))
         else:
             raise TypeError(f"x must be an array, got {type(x).__name__}; of batches pass no y")
         means: list[Tensor] = []

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from fpnlib import checks
 from fpnlib.conditions import Classes, from_spec
-from fpnlib.density import LatentDensity
+from fpnlib.density import LEAST_WIDTH, SPREAD, LatentDensity
 from fpnlib.latents import draw_again, inference, standard_normal, warn
 from fpnlib.reading import confidence_in, fill_values, read_values, reads
 from fpnlib.store.plugins import load_plugin, save_plugin
@@ -45,7 +45,8 @@ class FlowPlugin(LatentDensity):
         flow: "maf", "realnvp" (section 5.1.1), "spline", or an nflows or zuko ``Flow`` with a
             standard normal base and these latent and context widths, whose weights are shared.
         spread: standard deviation of the latents inside the plugin; None: 4 for "realnvp", else 1.
-        settings: of the flow, as ``flows.build_flow`` takes them (hidden_features, num_layers, …).
+        settings: of the flow, as ``flows.build_flow`` takes them (num_layers, …). Flows by name
+            have as many hidden_features as latents by default, from 40 to 256 ("spline": 128).
 
     Raises:
         ValueError: an unknown flow, a latent_dim below 1, a spread that is not positive, or a
@@ -201,12 +202,15 @@ class FlowPlugin(LatentDensity):
             raise ValueError(
                 f"{path} was made with a flow of your own: pass flow, a {about['flow']}"
             )
+        settings = about["settings"]
+        if about["flow"] in SPREAD:  # files of earlier versions leave this default out
+            settings = {"hidden_features": LEAST_WIDTH} | settings
         plugin = cls(
             about["latent_shape"],
             from_spec(about["condition"]),
             about["flow"] if flow is None else flow,
             spread=about["spread"],
-            **about["settings"],
+            **settings,
         )
         plugin.condition.label_kind_ = about["labels"]["kind"]
         for column, indexed in zip(plugin.condition.columns, about["labels"]["indexed"]):

@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 import torch
 from laws import one_line
+from scipy.sparse import csr_matrix
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -55,6 +56,8 @@ OBJECTS = {
     "array": (X.numpy(), Y.numpy()),
     "doubles": (X.double(), Y),
     "lists": (X.tolist(), Y.tolist()),
+    "sparse": (X.to_sparse(), Y),
+    "SciPy's sparse": (csr_matrix(X.numpy()), Y),
     "list of tensors": ([*X], [*Y]),
     "table": (pd.DataFrame(X.numpy(), columns=[*"vwxyz"]), pd.Series(Y.numpy())),
     "DataLoader": (DataLoader(TensorDataset(X, Y), 40),),
@@ -180,6 +183,24 @@ class Arrays:
     def decode(self, z):
         assert isinstance(z, np.ndarray)
         return np.tile(z, 2)
+
+
+class Wrapped(Arrays):
+    """The same around a torch module."""
+
+    def __init__(self):
+        self.net = nn.Linear(5, 2)
+
+    def encode(self, x):
+        return self.net(torch.from_numpy(x)).numpy()
+
+
+def test_a_numpy_model_around_a_module_is_given_arrays():
+    model = Wrapped()
+    ready = network(model).fit(X, Y, **QUICK)
+    assert ready.generate("cat", 3).shape == (3, 4) and len(ready.classify(X.numpy())) == 90
+    joined = FlowPluginNetwork(model, ready.plugin)
+    assert joined.generate("cat", 3).shape == (3, 4)
 
 
 def test_a_numpy_model_takes_any_number_of_rows():
@@ -339,6 +360,12 @@ READY = FlowPlugin(4, Classes("ab"))
         (lambda: adapted(lambda x: FLAT).fit(X, Y), "encode of Adapted returned Transformed"),
         (lambda: network().fit(X, Y[:9], **QUICK), "must have the same length, got 90 and 9"),
         (lambda: adapted(encode=lambda x: (x, x)).fit(X, Y), "encode of Adapted returned tuple"),
+        (
+            lambda: adapted(encode=torch.Tensor.cfloat).fit(X, Y),
+            "latents of Adapted must hold real numbers, got",
+        ),
+        (lambda: network().fit(X[:, 1:], Y), r"encode of Base does not take .*32 \(90, 4\): "),
+        (lambda: network().fit(X.byte(), Y), r"uint8 .*; for bytes pass x.float\(\) / 255"),
         (lambda: adapted(encode=lambda x: x[:, 0]).fit(X, Y), r"encode of Adapted returned shape"),
         (lambda: adapted(decode=list).fit(X, Y, **QUICK).generate(0), "decode of Adapted returned"),
     ],

@@ -374,3 +374,14 @@ def test_what_attributes_cannot_do_is_said_in_one_line(editor):
     plugin, red = FlowPlugin(3, editor.condition), torch.tensor([[0, 1], [1, 1]]).repeat(10, 1)
     with pytest.raises(ValueError, match="attribute 'red' is 1 in all"):
         plugin.fit(torch.randn(20, 3), red)
+
+
+@pytest.mark.parametrize("latent_dim", [2, 100])
+def test_by_default_each_latent_affects_others(latent_dim):
+    torch.manual_seed(0)
+    flow = FlowPlugin(latent_dim, Classes("ab")).flow
+    z, context = torch.randn(1, latent_dim), torch.tensor([[1.0, 0.0]])
+    effects = torch.autograd.functional.jacobian(
+        lambda z: flow.transform_to_noise(z, context)[0], z
+    )
+    assert ((effects[:, 0] != 0).sum(0) > 1).all()

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
@@ -14,6 +14,8 @@ from fpnlib import checks
 
 BATCH = 1024  # objects that go through the base model together: bounds the memory
 CALLS = ("encode", "decode", "posterior")
+# What a model raises if it is given what it does not take.
+REFUSALS = (AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
 DEEPEST = 4  # how deep modules and arrays are looked for in plain objects
 
 
@@ -73,23 +75,24 @@ class Frozen:
         """Latents (n, …) of a batch x, or the means and standard deviations of their posteriors.
 
         Raises:
-            TypeError: ``encode`` returns neither an array nor a distribution.
+            TypeError: ``encode`` returns neither real numbers nor a distribution.
+            ValueError: the base model does not take x, or returns latents of a wrong shape.
         """
         base: Any = self.base
         if not self.encodes:
             return checks.numbers(x), None
-        with self.unchanged():
-            if hasattr(base, "posterior"):
-                mean, std = base.posterior(self._placed(x))
-            else:
-                found = base.encode(self._placed(x))
-                mean, std = found, None
-                if not isinstance(found, Tensor | np.ndarray):
-                    mean, std = _moments(found)
-        self.speaks_numpy = isinstance(mean, np.ndarray) and not self.modules
-        mean = _array_of(mean, "encode", base)
+        found = self._call("posterior" if hasattr(base, "posterior") else "encode", x)
+        mean, std = found, None
+        if hasattr(base, "posterior"):
+            mean, std = found
+        elif not isinstance(found, Tensor | np.ndarray):
+            mean, std = _moments(found)
+        self.speaks_numpy |= isinstance(mean, np.ndarray) and not self.modules
+        mean, kind = _array_of(mean, "encode", base), type(base).__name__
+        if mean.is_complex():
+            raise TypeError(f"latents of {kind} must hold real numbers, got {mean.dtype}")
         if mean.ndim < 2:
-            kind, shape = type(base).__name__, tuple(mean.shape)
+            shape = tuple(mean.shape)
             raise ValueError(f"encode of {kind} returned shape {shape}; expected latents (n, …)")
         return mean, None if std is None else _array_of(std, "encode", base)
 
@@ -102,15 +105,9 @@ class Frozen:
 
         Raises:
             TypeError: ``decode`` returns no array.
+            ValueError: the base model does not take z.
         """
-        base: Any = self.base
-
-        def decoded(part: Tensor) -> Tensor:
-            given = part.cpu().numpy() if self.speaks_numpy else self._placed(part)
-            with self.unchanged():
-                return _array_of(base.decode(given), "decode", base)
-
-        return _batched(decoded, z)
+        return _batched(lambda part: _array_of(self._call("decode", part), "decode", self.base), z)
 
     @contextmanager
     def unchanged(self) -> Iterator[None]:
@@ -147,6 +144,25 @@ class Frozen:
             summed.update(array.tobytes())
         return summed.hexdigest() if tensors or self.arrays else ""
 
+    def _call(self, name: str, x: Any) -> Any:
+        """What a function of the base returns. Objects that take no tensors get numpy arrays."""
+        function, given = getattr(self.base, name), self._placed(x)
+        if self.speaks_numpy and name == "decode":
+            given = given.numpy(force=True)
+        try:
+            with self.unchanged():
+                return function(given)
+        except torch.OutOfMemoryError:
+            raise
+        except REFUSALS as error:
+            refused = error
+        if isinstance(given, Tensor) and not isinstance(self.base, nn.Module):
+            with suppress(*REFUSALS), self.unchanged():
+                found = function(given.numpy(force=True))
+                self.speaks_numpy = True
+                return found
+        raise _refusal(name, self.base, given, refused) from refused
+
     def _tensors(self) -> list[Tensor]:
         tensors: list[Tensor] = []
         for module in self.modules:
@@ -166,9 +182,21 @@ class Frozen:
         return x
 
 
+def _refusal(name: str, base: object, given: Any, error: Exception) -> Exception:
+    """The error for what a base model does not take, in one line that says what it was given."""
+    shape = tuple(getattr(given, "shape", ()))
+    said = (
+        f"{getattr(given, 'dtype', type(given).__name__)} {shape}: {' '.join(str(error).split())}"
+    )
+    message = f"{name} of {type(base).__name__} does not take {said:.240}"
+    if isinstance(given, Tensor) and not given.is_floating_point():
+        message += "; for bytes pass x.float() / 255"
+    return (TypeError if isinstance(error, TypeError) else ValueError)(message)
+
+
 def _array_or_objects(x: Any) -> Any:
-    """Tables and lists of numbers as a tensor; other objects as they are."""
-    if isinstance(x, Tensor | np.ndarray):
+    """Tables, lists and sparse matrices of numbers as a dense tensor; other objects as they are."""
+    if isinstance(x, np.ndarray):
         return x
     try:
         return checks.numbers(x)

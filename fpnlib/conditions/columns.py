@@ -1,9 +1,11 @@
 """What a condition consists of: one class, one attribute, one quantity, or one vector."""
 
 from collections.abc import Sequence
+from numbers import Number
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import one_hot
@@ -126,7 +128,8 @@ class Choice(Column):
         """Note whether the labels of a fit are names or indices."""
         numbers = all(isinstance(item, int | float) for item in self.items)
         column = checks.column_of(labels, len(self.items))
-        self.indexed = not numbers and not any(isinstance(label, str) for label in column)
+        indices = all(isinstance(label, Number) or pd.isna(label) for label in column)
+        self.indexed = indices and not numbers
 
     def labels(self, values: Tensor) -> np.ndarray:
         """Names (n,), or indices if the fit was given indices."""
