@@ -7,8 +7,10 @@ import pytest
 
 # Models are made in the test's own process: workers take longer to start than to train them.
 os.environ["LOKY_MAX_CPU_COUNT"] = "1"
-# UMAP starts numba's threads, and numba would then give torch as many.
-os.environ["NUMBA_NUM_THREADS"] = "1"
+# Threads that wait for a core keep it busy: two processes of two threads each take three times the
+# work of one thread each.
+for library in ("OMP", "MKL", "OPENBLAS", "NUMBA"):
+    os.environ[f"{library}_NUM_THREADS"] = "1"
 
 
 @pytest.fixture(scope="session", autouse=True)
