@@ -4,9 +4,12 @@ from contextlib import nullcontext
 
 import pytest
 import torch
+from sklearn.covariance import LedoitWolf
+from threadpoolctl import threadpool_info, threadpool_limits
 from torch import nn
 
 from fpnlib import training
+from fpnlib.gaussians import gaussian_loss
 from fpnlib.store.cache import threads
 from fpnlib.store.tensors import Checkpoint
 from fpnlib.training import fit
@@ -356,3 +359,18 @@ def test_a_small_training_gives_the_same_bits_whatever_the_number_of_threads():
         with threads(count):
             weights.append(run()[0].state_dict()["0.weight"])
     assert torch.equal(weights[0], weights[1]) and torch.equal(weights[0], weights[2])
+
+
+def test_the_comparison_with_gaussians_takes_one_thread(monkeypatch):
+    """BLAS has threads of its own, which wait for each other while other processes work."""
+    seen, fit_covariance = set(), LedoitWolf.fit
+
+    def counted(estimator, z):
+        seen.update(pool["num_threads"] for pool in threadpool_info())
+        return fit_covariance(estimator, z)
+
+    monkeypatch.setattr(LedoitWolf, "fit", counted)
+    latents = torch.randn(40, 3), torch.randn(40, 2)
+    with threadpool_limits(2):
+        assert gaussian_loss(latents, latents, classes=False) > 0
+    assert seen == {1}
