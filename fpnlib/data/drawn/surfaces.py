@@ -68,14 +68,14 @@ def tube(
     return loft([start + radius * circle, end + (end_radius or radius) * circle], caps)
 
 
-def lathe(profile: ArrayLike, x: float = 0.0, z: float = 0.0, caps: bool = True) -> Triangles:
-    """A body of revolution about the upright axis through (x, z).
+def lathe(profile: ArrayLike, z: float = 0.0, caps: bool = True) -> Triangles:
+    """A body of revolution about the upright axis through (0, z).
 
     ``profile`` (k, 2) holds radii and heights.
     """
     radius, y = np.asarray(profile, dtype=float).T[..., None]
     angle = np.linspace(0, 2 * np.pi, SIDES, endpoint=False)
-    rings = np.broadcast_arrays(x + radius * np.cos(angle), y, z + radius * np.sin(angle))
+    rings = np.broadcast_arrays(radius * np.cos(angle), y, z + radius * np.sin(angle))
     return loft(np.stack(rings, -1), caps)
 
 
