@@ -232,7 +232,7 @@ class _Trainer:
         """
         with torch.random.fork_rng([self.device] if self.device.type == "cuda" else []):
             generator = self.generator(epoch)
-            torch.manual_seed(_mix(self.seed, epoch))
+            self.seed_globally(epoch)
             tensors = self.draw(generator)
             order = torch.randperm(self.n, generator=generator, device=self.device)
             self.module.train()
@@ -240,7 +240,7 @@ class _Trainer:
             for rows in _batches(order, self.batch_size):
                 batch = [tensor[rows] for tensor in tensors]
                 total = total + self.step(batch) * len(rows)
-            torch.manual_seed(_mix(self.seed, -1))  # the same draws in every epoch's validation
+            self.seed_globally(-1)  # the same draws in every epoch's validation
             return {"train": float(total) / self.n, "validation": self.validate()}
 
     @torch.no_grad()
@@ -308,6 +308,14 @@ class _Trainer:
                 kept[name] = torch.empty_like(parameter).copy_(kept[name])
         if self.schedule is not None:
             self.schedule.load_state_dict(meta["schedule"])
+
+    def seed_globally(self, epoch: int) -> None:
+        """Seed what dropout and some losses draw from."""
+        seed = _mix(self.seed, epoch)
+        if self.device.type == "cpu":
+            torch.default_generator.manual_seed(seed)  # torch.manual_seed also notes the call stack
+        else:
+            torch.manual_seed(seed)
 
     def generator(self, epoch: int) -> torch.Generator:
         return torch.Generator(self.device).manual_seed(_mix(self.seed, epoch))

@@ -7,7 +7,6 @@ from typing import Any, Self
 
 import numpy as np
 import torch
-from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 
 from fpnlib import checks
@@ -274,6 +273,8 @@ def _paired(u: Tensor, x: Tensor) -> Tensor:
     The sum of squared lengths is minimal within every ``PAIRED`` points, by scipy's assignment
     solver.
     """
+    from scipy.optimize import linear_sum_assignment  # slow to import
+
     groups = []
     for noise, points in zip(u.split(PAIRED, 1), x.split(PAIRED, 1)):
         products = (points @ noise.mT).cpu().numpy()  # the largest sum gives the least squares
