@@ -1,6 +1,6 @@
 """``FlowPluginNetwork``: a frozen base model joined to a plugin (sections 3.3 to 3.5)."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Self
 
@@ -16,6 +16,7 @@ from fpnlib.base_models.frozen import BATCH, Frozen
 from fpnlib.conditions import Attributes, Classes, Condition
 from fpnlib.latents import standard_normal, warn
 from fpnlib.plugin import FlowPlugin
+from fpnlib.reading import best_of
 
 FEWEST = 32  # latents from which a reading of their range makes sense
 OUTSIDE = 0.1  # share of them outside the range of the fit that is reported
@@ -181,6 +182,7 @@ class FlowPluginNetwork(nn.Module):
         *,
         temperature: float = 1.0,
         confidence: float = 0.0,
+        candidates: int = 1,
         seed: int | None = None,
     ) -> Tensor:
         """``n`` new objects for each label (section 3.3).
@@ -190,11 +192,22 @@ class FlowPluginNetwork(nn.Module):
             n: objects for each label.
             temperature: standard deviation of the noise; below 1, objects are more alike.
             confidence: draw again what the plugin reads as asked with less of it; 0: never.
+            candidates: objects to decode for each that is returned. They are encoded again, and the
+                one whose latent is the most probable for the label is kept.
             seed: of all draws; None: torch's global generator.
+
+        Raises:
+            TypeError: several candidates of a base model without ``encode``.
         """
         self._notice_changes()
+        if checks.positive("candidates", candidates) > 1 and not self._frozen.encodes:
+            raise TypeError(f"{type(self.base).__name__} has no encode; leave candidates at 1")
         settings: Any = {"temperature": temperature, "confidence": confidence, "seed": seed}
-        return self.decode(self.plugin.sample(y, n, **settings))
+        x = self.decode(self.plugin.sample(y, n * candidates, **settings))
+        if candidates == 1:
+            return x
+        values = self.plugin.condition.values(y).repeat_interleave(n * candidates, 0)
+        return best_of(x, self.plugin.log_prob(self.encode(x), values), candidates)
 
     def classify(self, x: Any, prior: str | Tensor = "flat") -> Any:
         """The most probable labels of objects x (n, …) (eq. 17), of the kind that ``fit`` had.
@@ -332,18 +345,4 @@ class FlowPluginNetwork(nn.Module):
         if not means:
             raise ValueError("fit needs objects, got none")
         deviations = torch.cat(stds).detach().float() if stds else None
-        return torch.cat(means), deviations, _joined(labels) if y is None else y
-
-
-def _joined(labels: Sequence[Any]) -> Any:
-    """The labels of batches as one: tensors, arrays, lists or mappings of them."""
-    first = labels[0]
-    if isinstance(first, Tensor):
-        return torch.cat(list(map(checks.numbers, labels)))
-    if isinstance(first, dict):
-        return {key: _joined([label[key] for label in labels]) for key in first}
-    if isinstance(first, pd.DataFrame | pd.Series):
-        return pd.concat(labels)
-    if isinstance(first, list | tuple):
-        return [label for batch in labels for label in batch]
-    return np.concatenate(list(map(np.asarray, labels)))
+        return torch.cat(means), deviations, checks.joined(labels) if y is None else y

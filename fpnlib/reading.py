@@ -74,6 +74,16 @@ def complete_values(
     return completed
 
 
+def best_of(items: Tensor, scores: Tensor, candidates: int) -> Tensor:
+    """Of every ``candidates`` items keep the one with the highest score.
+
+    >>> best_of(torch.arange(4), torch.tensor([0.1, 0.3, 0.9, 0.2]), 2).tolist()
+    [1, 2]
+    """
+    best = scores.view(-1, candidates).argmax(1, keepdim=True)
+    return items.unflatten(0, (-1, candidates))[torch.arange(len(best)), best[:, 0].cpu()]
+
+
 def reads(condition: Condition, confidence: float) -> bool:
     """Return whether latents are to be read.
 

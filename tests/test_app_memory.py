@@ -11,9 +11,11 @@ ROLLUP = "/proc/{}/smaps_rollup"
 LIMIT = 0.35e9  # bytes; .21e9 once numba has compiled what it keeps
 PATIENCE = 300  # seconds at most for a cell on a busy machine
 MOVE = """
-sliders = faces.sliders["Smiling"], digits.temperature, shapes.temperature
-views = faces.edited, digits.image, shapes.view
-for panel, slider, shown in zip((faces, digits, shapes), sliders, views):
+panels = faces, digits, shapes, molecules
+sliders = faces.sliders["Smiling"], digits.temperature
+sliders = *sliders, shapes.temperature, molecules.sliders["logP"]
+views = faces.edited, digits.image, shapes.view, molecules.view
+for panel, slider, shown in zip(panels, sliders, views):
     before = shown.value
     slider.value = slider.max
     panel.show()  # at once; otherwise the kernel draws when the cell has ended
@@ -25,7 +27,8 @@ def cells() -> list[str]:
     """The page's code, with names for its panels, and code that moves their sliders."""
     notebook = nbformat.read(APP / "sliders.ipynb", as_version=4)
     first, *panels = [cell.source for cell in notebook.cells if cell.cell_type == "code"]
-    named = [f"{name} = {code}" for name, code in zip(("faces", "digits", "shapes"), panels)]
+    names = "faces", "digits", "shapes", "molecules"
+    named = [f"{name} = {code}" for name, code in zip(names, panels)]
     return [first, *named, MOVE]
 
 

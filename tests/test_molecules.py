@@ -9,13 +9,20 @@ import torch
 from laws import one_line
 
 from fpnlib import FlowPlugin, FlowPluginNetwork, Reals, data
-from fpnlib.base_models import SelfiesVAE
-from fpnlib.base_models.selfies_vae import LENGTH, TOKENS
+from fpnlib.base_models import SelfiesVAE, pieces
+from fpnlib.base_models.frozen import Frozen, adapt
+from fpnlib.base_models.selfies_vae import LENGTH, MERGES, TOKENS
 from fpnlib.data import molecules
 from fpnlib.data.molecules import properties, to_smiles, to_tokens
 from fpnlib.families.encoding import Latents
 from fpnlib.families.molecules import QUANTITIES
-from fpnlib.families.requests import LinearGaussian, Neighbours, Rejection, targets
+from fpnlib.families.requests import (
+    LinearGaussian,
+    Neighbours,
+    Rejection,
+    read_back,
+    targets,
+)
 from fpnlib.metrics.molecules import frechet_chemnet_distance, set_scores, similarity
 from fpnlib.training import fit
 from fpnlib.widgets.molecules import MoleculeExplorer
@@ -106,6 +113,27 @@ def test_without_the_extra_one_line_says_how_to_get_it(monkeypatch):
         data.load("nci")
 
 
+def test_pieces_give_back_their_tokens():
+    x = torch.randint(1, 4, (200, 12), generator=torch.Generator().manual_seed(0))
+    x = x * (torch.arange(12) < torch.arange(200)[:, None] % 13)  # of every length, 0 too
+    merges = pieces.learn(x, tokens=4, merges=20)
+    found = pieces.merge(x, merges, tokens=4)
+    assert found.shape[1] < 12
+    assert torch.equal(pieces.expand(found, pieces.table(merges, tokens=4), 12), x)
+
+
+def test_a_pair_of_equal_tokens_is_merged_from_the_left():
+    x = torch.tensor([[1, 1, 1, 2, 1, 1], [1, 1, 1, 1, 1, 0]])
+    found = pieces.merge(x, [(1, 1)], tokens=3)
+    assert found.tolist() == [[3, 1, 2, 3, 0], [3, 3, 1, 0, 0]]
+
+
+def test_the_models_pieces_are_common_parts_of_molecules():
+    tokens = to_tokens(SMILES)
+    found = pieces.merge(tokens, MERGES, len(TOKENS))
+    assert 2 * (found > 0).sum() < (tokens > 0).sum()
+
+
 def test_a_latent_depends_on_its_own_molecule_alone():
     base = SelfiesVAE(latent_dim=4, hidden=16, encoder_hidden=8).eval()
     tokens = to_tokens(SMILES)
@@ -157,6 +185,18 @@ def test_rejection_keeps_the_latent_that_is_read_nearest_to_the_request():
 
     z = Rejection(Prior(), joint()).sample(torch.tensor([[1.0, NAN]]).repeat(50, 1))
     assert (z[:, 0] - 4).abs().mean() < 0.5
+
+
+def test_reading_back_keeps_what_the_object_shows_and_not_what_the_latent_promised():
+    drawn = torch.randn(400 * 2, generator=torch.Generator().manual_seed(0))
+    coarse = Frozen(adapt(None, encode=lambda x: x, decode=torch.round))
+    z, y = torch.randn(200, 2), torch.rand(200, 1)
+    plugin = FlowPlugin(2, Reals(["u"])).fit(z, y, epochs=1, progress=False)
+    asked = torch.full((400, 1), 0.5)
+    kept = read_back(lambda y, seed: drawn, coarse, plugin, 4)(asked, 0)
+    shown = plugin.log_prob(drawn.round(), asked[:1]).view(400, 4)
+    assert torch.isin(kept, drawn).all()
+    assert torch.equal(plugin.log_prob(kept.round(), asked), shown.max(1).values)
 
 
 def test_targets_are_what_real_molecules_have():

@@ -41,6 +41,13 @@ class Base(nn.Module):
         return self.decoder(z)
 
 
+class Coarse(Base):
+    """Its objects show latents only roughly."""
+
+    def decode(self, z):
+        return super().decode(z).round()
+
+
 def network(base=None, condition=None):
     torch.manual_seed(0)
     condition = Classes(NAMES) if condition is None else condition
@@ -216,6 +223,18 @@ def test_a_model_without_encoder_generates_and_edits_latents():
     torch.testing.assert_close(fitted.edit(X, Y, to=Y), net(X), atol=1e-3, rtol=1e-3)
     with pytest.raises(TypeError, match="has no encode, so nothing to reconstruct"):
         fitted.reconstruct(X)
+    with pytest.raises(TypeError, match="has no encode; leave candidates at 1"):
+        fitted.generate("cat", candidates=2)
+
+
+def test_of_several_candidates_the_most_probable_is_kept():
+    fitted = network(Coarse()).fit(X, Y, **QUICK)
+    everything = fitted.generate(["cat", "dog"], 12, seed=0)
+    kept = fitted.generate(["cat", "dog"], 3, candidates=4, seed=0)
+    labels = ["cat"] * 12 + ["dog"] * 12
+    shown = fitted.plugin.log_prob(fitted.encode(everything), labels).view(6, 4)
+    best = shown.argmax(1) + 4 * torch.arange(6)
+    assert torch.equal(kept, everything[best])
 
 
 GLOBAL = Base()

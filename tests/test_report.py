@@ -227,7 +227,7 @@ def test_a_folder_without_a_page_keeps_no_other_from_its_own(folder, tmp_path_fa
     assert f"{empty / 'manifest.json'} is missing" in error and error.count("\n") == 1
 
 
-@pytest.mark.parametrize("path", sorted((PROJECT / "notebooks").glob("0*.ipynb")))
+@pytest.mark.parametrize("path", sorted((PROJECT / "notebooks").glob("[01]*.ipynb")))
 def test_captions_stand_in_the_order_of_the_notebook(path):
     cells = [cell.source for cell in read(path, 4).cells if cell.cell_type == "code"]
     places = []

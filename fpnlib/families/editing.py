@@ -57,7 +57,7 @@ def editors(study: Study, base: str = "", n: int = 10_000) -> dict[str, Editor]:
     own = {f"{OURS}, until read": until_read} if confidence else {}
     own |= study.recipe(base)[1].editors(model)
     if len(study.names) <= model.latent_dim:  # each attribute takes a coordinate
-        own |= {"PluGeN": _plugen(study, base).edit}
+        own |= {"PluGeN": plugen(study, base).edit}
     linear = {
         "linear regression": LinearRegression(train.mean, train.y),
         "difference of means": MeanDifferences(train.mean, train.y),
@@ -65,12 +65,18 @@ def editors(study: Study, base: str = "", n: int = 10_000) -> dict[str, Editor]:
     return {OURS: ours, **own, **linear}
 
 
-def _plugen(study: Study, base: str) -> PluGeN:
-    """Return PluGeN, fitted to the same latents as the plugin."""
+def plugen(study: Study, base: str = "", real: bool = False) -> PluGeN:
+    """Return PluGeN, fitted to the same latents as the plugin.
+
+    Args:
+        study: of a family with attributes or quantities.
+        base: name of the base model; empty: the first.
+        real: whether the labels are quantities.
+    """
     base, recipe = study.recipe(base)
     latents, width = study.latents(base), study.base(base).latent_dim
     torch.manual_seed(study.run.seed)
-    model = PluGeN(width, len(study.names))
+    model = PluGeN(width, len(study.names), real)
 
     def train(checkpoint: Checkpoint) -> History:
         data, shown = study.training_latents(base), latents.validation

@@ -1,18 +1,21 @@
-"""Latents for requested quantities: by a plugin, and by three ways without one."""
+"""Latents for requested quantities: by a plugin, by PluGeN, and by three simpler ways."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 from sklearn.neighbors import NearestNeighbors
 from sklearn.neural_network import MLPRegressor
 from torch import Tensor
 
+from fpnlib.base_models.frozen import Frozen
+from fpnlib.families.editing import plugen
 from fpnlib.families.encoding import Latents, Sampler, sampler
-from fpnlib.families.family import FLOW_NAMES
 from fpnlib.families.study import Study
 from fpnlib.plugin import FlowPlugin
+from fpnlib.reading import best_of
 
 NEAREST = 50  # training latents of which one is drawn for a request
 LEARNED = 50_000  # training latents behind the predictor and the search for neighbours
@@ -94,34 +97,66 @@ class Rejection:
 
     def sample(self, asked: Tensor, seed: int = 0) -> Tensor:
         """Draw latents (n, D) for requests (n, q), with NaN for what is unsaid."""
-        wanted = (asked - self.mean) / self.scale
         kept = []
-        for number, some in enumerate(wanted.split(1000)):
+        for number, some in enumerate(asked.split(1000)):
             z = self.plugin.sample(n=self.candidates * len(some), seed=seed + number)
             read = torch.from_numpy(self.predictor.predict(z.numpy()))
-            groups = read.reshape(len(some), self.candidates, -1)
-            misses = (groups - some[:, None]).square().nan_to_num(0).sum(2)
-            best = misses.argmin(1) + self.candidates * torch.arange(len(some))
-            kept.append(z[best])
+            wanted = ((some - self.mean) / self.scale).repeat_interleave(self.candidates, 0)
+            misses = (read - wanted).square().nan_to_num(0).sum(1)
+            kept.append(best_of(z, -misses, self.candidates))
         return torch.cat(kept)
 
 
-def request_samplers(study: Study, noise: float, base: str = "") -> dict[str, Sampler]:
+def read_back(sample: Sampler, base: Frozen, plugin: FlowPlugin, candidates: int) -> Sampler:
+    """Return a way that decodes several latents for a request and keeps the best of them.
+
+    As in ``FlowPluginNetwork.generate`` each object is encoded again, and the one whose latent is
+    the most probable for the request is kept.
+
+    Args:
+        sample: draws the latents.
+        base: the autoencoder.
+        plugin: has the probabilities.
+        candidates: latents for a request.
+    """
+
+    def draw(asked: Tensor, seed: int) -> Tensor:
+        many = asked.repeat_interleave(candidates, 0)
+        z = sample(many, seed)
+        return best_of(z, plugin.log_prob(base.encode(base.decode(z)), many), candidates)
+
+    return draw
+
+
+def request_samplers(
+    study: Study, noise: float, candidates: int, base: str = ""
+) -> dict[str, Sampler]:
     """Return the ways to draw latents for requests (n, q), by name: the plugins first.
 
     Args:
         study: of a family with quantities.
         noise: on neighbours' latents, as a share of their deviation.
+        candidates: latents that are decoded for a request by the ways that read back.
         base: name of the base model; empty: the first.
     """
-    train, recipe = study.latents(base).train, study.recipe(base)[1]
-    ways: dict[str, Sampler] = {}
-    for flow in recipe.flows:
-        ways[FLOW_NAMES[flow]] = sampler(study.plugin(base, flow))
-    ways["linear Gaussian"] = LinearGaussian(train).sample
-    ways["nearest neighbours"] = Neighbours(train, noise).sample
-    ways["rejection"] = Rejection(study.plugin(base), train).sample
-    return ways
+    train, plugin = study.latents(base).train, study.plugin(base)
+    model, ours = Frozen(study.base(base)), sampler(plugin)
+    ways: dict[str, Sampler] = {
+        "C-MAF": ours,
+        "PluGeN": plugen(study, base, real=True).sample,
+        "linear Gaussian": LinearGaussian(train).sample,
+        "nearest neighbours": Neighbours(train, noise).sample,
+        "rejection": Rejection(plugin, train).sample,
+    }
+
+    again = {}
+    for name, way in ways.items():
+        again[f"{name}, read back"] = read_back(way, model, plugin, candidates)
+    return (
+        ways
+        | again
+        | {"C-MAF, drawn again": partial(ours, confidence=study.settings["confidence"])}
+    )
 
 
 def targets(y: Tensor, columns: Sequence[int], n: int) -> Tensor:

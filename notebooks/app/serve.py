@@ -14,7 +14,11 @@ from typing import Any
 from jupyter_client.ioloop import AsyncIOLoopKernelManager
 
 PAGE = Path(__file__).with_name("sliders.ipynb")
-IMPORTED = ["ipykernel.kernelapp", "fpnlib.families.pretrained", "fpnlib.widgets"]
+IMPORTED = [
+    "ipykernel.kernelapp",
+    "fpnlib.families.pretrained",
+    "fpnlib.widgets.molecules",
+]
 LAUNCHER = "ipykernel_launcher"
 MANAGER = "MappingKernelManager"
 OPTIONS = {
