@@ -14,6 +14,7 @@ from fpnlib.widgets.parts import Explorer
 
 MOLECULES = 6  # drawn at a time
 ACROSS = 3  # of them in a row
+CANDIDATES = 4  # decoded for each that is drawn
 SIZE = (230, 170)  # of a drawing in pixels
 REACH = 2.5  # deviations on each side of the mean that a slider goes
 STEPS = 50  # of a slider
@@ -53,7 +54,10 @@ class MoleculeExplorer(Explorer):
         Raises:
             ValueError: an unknown quantity.
         """
-        smiles = to_smiles(self.network.generate(request or None, n=MOLECULES, seed=seed))
+        tokens = self.network.generate(
+            request or None, n=MOLECULES, candidates=CANDIDATES, seed=seed
+        )
+        smiles = to_smiles(tokens)
         shown = list(request) or list(self.names)
         captions = []
         for row in properties(smiles).tolist():
