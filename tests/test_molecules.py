@@ -188,7 +188,7 @@ def test_rejection_keeps_the_latent_that_is_read_nearest_to_the_request():
 
 
 def test_reading_back_keeps_what_the_object_shows_and_not_what_the_latent_promised():
-    drawn = torch.randn(400 * 2, generator=torch.Generator().manual_seed(0))
+    drawn = torch.randn(1600, 2, generator=torch.Generator().manual_seed(0))
     coarse = Frozen(adapt(None, encode=lambda x: x, decode=torch.round))
     z, y = torch.randn(200, 2), torch.rand(200, 1)
     plugin = FlowPlugin(2, Reals(["u"])).fit(z, y, epochs=1, progress=False)
