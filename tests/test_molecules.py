@@ -248,3 +248,14 @@ def test_the_panels_picture_is_of_the_request_and_the_seed():
     panel = MoleculeExplorer(tiny_network())
     assert panel.picture({"QED": 0.5}, 1) == panel.picture({"QED": 0.5}, 1)
     assert panel.picture({"QED": 0.5}, 1) != panel.picture({"QED": 0.5}, 2)
+
+
+def test_the_panel_shows_its_picture_within_a_kernel_too():
+    from rdkit.Chem.Draw import IPythonConsole  # which changes RDKit's functions at once
+
+    IPythonConsole.InstallIPythonRenderer()
+    try:
+        panel = MoleculeExplorer(tiny_network())
+        assert "<svg" in panel.picture({"QED": 0.5}, 1)
+    finally:
+        IPythonConsole.UninstallIPythonRenderer()

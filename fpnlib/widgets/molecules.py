@@ -64,10 +64,14 @@ class MoleculeExplorer(Explorer):
             values = dict(zip(self.names, row))
             captions.append(", ".join(f"{name} {values[name]:.3g}" for name in shown))
         molecules = [Chem.MolFromSmiles(one) for one in smiles]
-        options = Draw.MolDrawOptions()
-        options.drawMolsSameScale = False
-        look = {"molsPerRow": ACROSS, "subImgSize": SIZE, "useSVG": True, "drawOptions": options}
-        return Draw.MolsToGridImage(molecules, legends=captions, **look)
+        width, height = SIZE
+        rows = -(-MOLECULES // ACROSS)
+        # Not by MolsToGridImage, which returns something else within a kernel.
+        drawing = Draw.MolDraw2DSVG(ACROSS * width, rows * height, width, height)
+        drawing.drawOptions().drawMolsSameScale = False
+        drawing.DrawMolecules(molecules, legends=captions)
+        drawing.FinishDrawing()
+        return drawing.GetDrawingText()
 
     def request(self) -> dict[str, float]:
         """What the checked sliders ask for, by name."""
