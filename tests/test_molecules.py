@@ -16,13 +16,7 @@ from fpnlib.data import molecules
 from fpnlib.data.molecules import properties, to_smiles, to_tokens
 from fpnlib.families.encoding import Latents
 from fpnlib.families.molecules import QUANTITIES
-from fpnlib.families.requests import (
-    LinearGaussian,
-    Neighbours,
-    Rejection,
-    read_back,
-    targets,
-)
+from fpnlib.families.requests import LinearGaussian, Neighbours, Rejection, read_back, targets
 from fpnlib.metrics.molecules import frechet_chemnet_distance, set_scores, similarity
 from fpnlib.training import fit
 from fpnlib.widgets.molecules import MoleculeExplorer

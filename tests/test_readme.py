@@ -310,6 +310,19 @@ def test_the_longest_training_takes_what_is_said():
     assert int(said) == round(max(seconds.values()) / 60) == round(seconds["ConvVAE"] / 60)
 
 
+def test_the_molecules_base_model_took_what_is_said():
+    kept = json.loads((ROOT / "outputs/pretrained/moses_SelfiesVAE.json").read_text())["meta"]
+    assert f"after {kept['core_hours']:.1f} core-hours" in FLAT
+
+
+def test_the_nearest_neighbours_that_are_read_back_are_ahead():
+    assert "When molecules are read back, the nearest neighbours are ahead of all other" in FLAT
+    rows = {way: list(map(float, errors)) for way, *errors in requests() if "read back" in way}
+    ahead = rows.pop("nearest neighbours, read back")
+    for errors in rows.values():
+        assert all(low < error for low, error in zip(ahead, errors))
+
+
 def test_an_edit_is_live_and_decoding_without_the_trace_pays():
     """An edit takes at most 50 ms on one core; solving without the trace takes half the time."""
     kept = ROOT / "outputs" / "benchmarks"

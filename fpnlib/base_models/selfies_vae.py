@@ -72,11 +72,14 @@ class SelfiesVAE(nn.Module):
         self.decoder = nn.GRU(EMBEDDING + latent_dim + PIECES, hidden)
         self.logits = nn.Linear(hidden, PIECES)
         self.counts = nn.Linear(latent_dim, PIECES)
-        written = pieces.table(MERGES, len(TOKENS))
+        written, one_hot = pieces.table(MERGES, len(TOKENS)), torch.eye(PIECES)
+        one_hot[END] = 0  # is not counted
+        contents = one_hot[written].sum(1)[
+            :, : len(TOKENS)
+        ]  # how often each token is in each piece
         self.register_buffer("written", written, persistent=False)
-        contents = _counts(written, len(TOKENS))
+        self.register_buffer("one_hot", one_hot, persistent=False)
         self.register_buffer("contents", contents, persistent=False)
-        self.register_buffer("one_hot", torch.eye(PIECES) * (contents.sum(1) > 0), persistent=False)
 
     def posterior(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation of q(z | x), each (n, latent_dim).
@@ -184,9 +187,3 @@ def _trimmed(x: Tensor) -> tuple[Tensor, Tensor]:
     found = pad(pieces.merge(ended, MERGES, len(TOKENS)), (0, 1), value=END)
     lengths = (found != END).sum(1)
     return found[:, : int(lengths.max()) + 1].T, lengths
-
-
-def _counts(rows: Tensor, kinds: int) -> Tensor:
-    """How often each kind is in rows (n, length) of numbers, as (n, kinds); END is not counted."""
-    inside = (rows != END).float()
-    return inside.new_zeros(len(rows), kinds).scatter_add(1, rows, inside)

@@ -11,6 +11,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from fpnlib.conditions import Reals
 from fpnlib.families.encoding import encode
 from fpnlib.families.study import Study
 from fpnlib.metrics.editing import (
@@ -65,18 +66,17 @@ def editors(study: Study, base: str = "", n: int = 10_000) -> dict[str, Editor]:
     return {OURS: ours, **own, **linear}
 
 
-def plugen(study: Study, base: str = "", real: bool = False) -> PluGeN:
+def plugen(study: Study, base: str = "") -> PluGeN:
     """Return PluGeN, fitted to the same latents as the plugin.
 
     Args:
         study: of a family with attributes or quantities.
         base: name of the base model; empty: the first.
-        real: whether the labels are quantities.
     """
     base, recipe = study.recipe(base)
     latents, width = study.latents(base), study.base(base).latent_dim
     torch.manual_seed(study.run.seed)
-    model = PluGeN(width, len(study.names), real)
+    model = PluGeN(width, len(study.names), isinstance(study.condition, Reals))
 
     def train(checkpoint: Checkpoint) -> History:
         data, shown = study.training_latents(base), latents.validation

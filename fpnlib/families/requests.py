@@ -131,7 +131,7 @@ def read_back(sample: Sampler, base: Frozen, plugin: FlowPlugin, candidates: int
 def request_samplers(
     study: Study, noise: float, candidates: int, base: str = ""
 ) -> dict[str, Sampler]:
-    """Return the ways to draw latents for requests (n, q), by name: the plugins first.
+    """Return the ways to draw latents for requests (n, q), by name: the plugin first.
 
     Args:
         study: of a family with quantities.
@@ -143,20 +143,15 @@ def request_samplers(
     model, ours = Frozen(study.base(base)), sampler(plugin)
     ways: dict[str, Sampler] = {
         "C-MAF": ours,
-        "PluGeN": plugen(study, base, real=True).sample,
+        "PluGeN": plugen(study, base).sample,
         "linear Gaussian": LinearGaussian(train).sample,
         "nearest neighbours": Neighbours(train, noise).sample,
         "rejection": Rejection(plugin, train).sample,
     }
-
-    again = {}
-    for name, way in ways.items():
-        again[f"{name}, read back"] = read_back(way, model, plugin, candidates)
-    return (
-        ways
-        | again
-        | {"C-MAF, drawn again": partial(ours, confidence=study.settings["confidence"])}
-    )
+    for name, way in list(ways.items()):
+        ways[f"{name}, read back"] = read_back(way, model, plugin, candidates)
+    ways["C-MAF, drawn again"] = partial(ours, confidence=study.settings["confidence"])
+    return ways
 
 
 def targets(y: Tensor, columns: Sequence[int], n: int) -> Tensor:
