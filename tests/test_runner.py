@@ -344,12 +344,15 @@ def test_a_run_never_writes_where_its_notebooks_are(tiny, capsys, below):
         (["--set", "scale=big"], "parameter 'scale' must be a number like 1.0, got 'big'"),
         (["--set", "fail=1"], "parameter 'fail' must be true or false like False, got 1"),
         (["--set", "seed"], "--set takes name=value, got 'seed'"),
-        (["--set", "seed=1", "seed=2"], "--set gives seed twice; for a run of each value give a"),
-        (["--set", "out=x"], "a run's folder is given with --out x, not with --set"),
-        (["--set", "seed=[1,"], "--set takes a value as YAML has it: while parsing a flow node"),
+        (
+            ["--set", "seed=1", "seed=2"],
+            "--set has seed twice; a list of values makes one run for each",
+        ),
+        (["--set", "out=x"], "the run's folder is set with --out x, not with --set"),
+        (["--set", "seed=[1,"], "--set takes a value in YAML: while parsing a flow node"),
         (["--only", "02_secnd"], "unknown notebook '02_secnd'; did you mean '01_second'?"),
         (["--profile", "smal"], "unknown profile 'smal'; did you mean 'small'?"),
-        (["--fresh", "--only", "01"], "--fresh starts a whole run over"),
+        (["--fresh", "--only", "01"], "--fresh starts the whole run over"),
         (["--notebooks", "/"], "no notebooks found"),
     ],
 )
@@ -789,7 +792,7 @@ def test_a_notebook_depends_on_the_groups_of_the_families_that_it_names(grouped)
         ({"override": "flow_epochs=3"}, "like digits.flow_epochs=64, got 'flow_epochs=3'"),
         ({"override": "digits.flow_epochs"}, "override takes pairs like digits.flow_epochs=64"),
         ({"digits.name": "a b"}, "'digits.name' must be a value without spaces, got 'a b'"),
-        ({"profile": "paper"}, "the profile is given with --profile"),
+        ({"profile": "paper"}, "the profile is set with --profile"),
         ({"seed": -1}, "parameter 'seed' must be 0 or more, got -1"),
     ],
 )

@@ -384,7 +384,7 @@ def test_numbers_figures_and_tables_go_where_they_belong(tmp_path):
     assert {Path(path).parts[0] for path in used} == {"results", "figures", "tables"}
 
 
-def test_the_cells_of_a_table_are_recorded_by_name(tmp_path):
+def test_the_cells_of_a_table_are_recorded_by_name(tmp_path, capsys):
     run = Run("05", out=tmp_path)
     table = pd.DataFrame({"model": ["a", "b"], "train": [0.5, None], "test": [0.25, 0.125]})
     table["paper, test"] = [0.3, None]
@@ -398,6 +398,11 @@ def test_the_cells_of_a_table_are_recorded_by_name(tmp_path):
         ("test of a", 0.25, 0.3, 7, "x"),
         ("test of b", 0.125, None, 7, "y"),
     ]
+    assert "test of a: 0.2500  (paper: 0.3000)\n" in capsys.readouterr().out
+    run.record(pd.DataFrame({"score": [0.5] * 11, "row": range(11)}), name="{column} {row}")
+    assert capsys.readouterr().out == "11 numbers recorded\n"
+    run.record("parameters", 1234567)
+    assert capsys.readouterr().out == "parameters: 1,234,567\n"
 
 
 def test_the_papers_numbers_stand_beside_its_own_dataset_only(folder):

@@ -268,7 +268,7 @@ def test_no_worker_is_idle_while_runs_wait(monkeypatch, tmp_path):
         (["--seeds", "0", "1", "--workers", "0"], "workers must be a positive whole number, got 0"),
         (["--workers", "2", "--scheduler", "tcp://x:1"], "--workers are processes of this machine"),
         (["--seeds", "0", "1", "--set", "seed=5"], "--seeds and --set seed=… both say the seed"),
-        (["--seeds", "0", "1", "--jobs", "2"], "--jobs is of one run's notebooks"),
+        (["--seeds", "0", "1", "--jobs", "2"], "--jobs is for the notebooks of one run"),
     ],
 )
 def test_mistakes_are_refused_before_anything_runs(notebooks, tmp_path, capsys, more, said):

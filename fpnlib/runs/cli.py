@@ -7,6 +7,7 @@ import shutil
 import sys
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -38,50 +39,62 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    about = "Flow Plugin Networks: the experiments as notebooks."
-    short = "demo is short for run --profile demo"
-    parser = argparse.ArgumentParser(prog="fpnlib", description=about, epilog=short)
+    about = "Run the notebooks of the Flow Plugin Network, and look at what they made."
+    parser = argparse.ArgumentParser(prog="python -m fpnlib", description=about)
     commands = parser.add_subparsers(required=True, metavar="command")
     _add_run(commands)
-    page = commands.add_parser("report", help="write a run's page, report.html, into its folder")
+    commands.add_parser("demo", help="short for: run --profile demo")
+    page = _add(commands, "report", "write report.html, a page of figures and tables, for each run")
     page.set_defaults(do=_report)
-    check = commands.add_parser("verify", help="check a run's files and some of its numbers")
+    check = _add(commands, "verify", "check the files of runs, and compute some numbers again")
     check.set_defaults(do=_verify)
     for command in (page, check):
-        command.add_argument("folders", nargs="*", type=_path, help="default: all in outputs/")
-    check.add_argument("--data", type=_path, metavar="FOLDER", help="default: $FPN_DATA")
-    check.add_argument("--files-only", action="store_true", help="compute nothing")
-    copy = commands.add_parser("data", help="make a small copy of a dataset's images, once")
+        about = "folders of runs (default: all in outputs)"
+        command.add_argument("folders", nargs="*", type=_path, help=about)
+    check.add_argument("--files-only", action="store_true", help="check the files only")
+    copy = _add(commands, "data", "store cropped and resized copies of a dataset's images")
     copy.set_defaults(do=_prepare)
     copy.add_argument("dataset", choices=["celeba"])
-    copy.add_argument("--size", type=int, default=64, help="pixels a side (default: 64)")
-    copy.add_argument("--data", type=_path, metavar="FOLDER", help="default: $FPN_DATA")
+    copy.add_argument("--size", type=int, default=64, help="width in pixels (default: 64)")
+    for command in (check, copy):
+        about = "folder of the datasets (default: $FPN_DATA, else data)"
+        command.add_argument("--data", type=_path, metavar="FOLDER", help=about)
     return parser
 
 
+def _add(commands: argparse._SubParsersAction, name: str, about: str) -> argparse.ArgumentParser:
+    return commands.add_parser(name, help=about, description=about.capitalize() + ".")
+
+
 def _add_run(commands: argparse._SubParsersAction) -> None:
-    about = "execute the notebooks with a profile's parameters"
-    after = "A notebook that fails stops no other; the errors come last, and the exit code is 1."
-    run = commands.add_parser("run", help=about, description=about.capitalize() + ".", epilog=after)
+    run = _add(commands, "run", "execute the notebooks with the parameters of a profile")
+    run.epilog = "If a notebook fails, the others continue. The exit code is then 1."
     run.set_defaults(do=_run)
-    several = {"nargs": "+", "action": "extend", "default": []}
-    run.add_argument("--profile", required=True, help="demo, paper, …: see notebooks/profiles")
-    run.add_argument("--out", type=_path, metavar="FOLDER", help="default: outputs/<profile>")
-    run.add_argument("--only", **several, metavar="NOTEBOOK", help="by the start of its name")
-    about = "parameters in place of the profile's; family.name=value for a family's setting"
+    several: dict[str, Any] = {"nargs": "+", "action": "extend", "default": []}
+    about = "a file in notebooks/profiles, for example demo or paper"
+    run.add_argument("--profile", required=True, help=about)
+    about = "the run's folder (default: outputs/<profile>)"
+    run.add_argument("--out", type=_path, metavar="FOLDER", help=about)
+    about = "only these notebooks, by the first characters of their names: 04 08"
+    run.add_argument("--only", **several, metavar="NOTEBOOK", help=about)
+    about = "replace a notebook's parameter (seed=1) or a family's setting (digits.flow_epochs=8)"
     run.add_argument("--set", **several, metavar="NAME=VALUE", help=about)
     run.add_argument("--fresh", action="store_true", help="empty the run's folder and start over")
-    about = "notebooks side by side (default: one a core; one on a GPU)"
+    about = "notebooks that run at the same time (default: one for each core; one on a GPU)"
     run.add_argument("--jobs", type=int, metavar="N", help=about)
-    run.add_argument("--limit", type=_seconds, metavar="TIME", help="of the run: 90s, 15m or 2h")
-    run.add_argument("--cell-limit", type=_seconds, metavar="TIME", help="of each cell")
-    run.add_argument("--notebooks", type=_path, metavar="FOLDER", help="the folder of notebooks")
-    about = "a run for each seed, and for each value of a list: --set flow_width=[40,224]"
+    about = "stop the run after this time: 90s, 15m or 2h"
+    run.add_argument("--limit", type=_seconds, metavar="TIME", help=about)
+    about = "stop a cell after this time"
+    run.add_argument("--cell-limit", type=_seconds, metavar="TIME", help=about)
+    about = "folder of the notebooks (default: notebooks)"
+    run.add_argument("--notebooks", type=_path, metavar="FOLDER", help=about)
+    about = "One run for each seed and each value of a list: --set digits.flow_width=[40,224]"
     many = run.add_argument_group("sweeps", about)
-    many.add_argument("--seeds", **several, type=int, metavar="SEED")
-    about = "runs at a time (default: one a core; one on a GPU)"
+    many.add_argument("--seeds", **several, type=int, metavar="SEED", help="one run for each seed")
+    about = "runs at the same time (default: one for each core; one on a GPU)"
     many.add_argument("--workers", type=int, metavar="N", help=about)
-    many.add_argument("--scheduler", metavar="ADDRESS", help="a Dask cluster: tcp://host:port")
+    about = "run on a Dask cluster: tcp://host:port"
+    many.add_argument("--scheduler", metavar="ADDRESS", help=about)
 
 
 def _run(given: argparse.Namespace) -> int:
@@ -90,10 +103,12 @@ def _run(given: argparse.Namespace) -> int:
     from fpnlib.runs.plan import fan_out
 
     if given.fresh and given.only:
-        raise ValueError("--fresh starts a whole run over; to repeat one notebook, delete its copy")
+        raise ValueError(
+            "--fresh starts the whole run over; to repeat one notebook, delete its executed copy"
+        )
     values = _values(given.set)
     if "out" in values:
-        raise ValueError(f"a run's folder is given with --out {values['out']}, not with --set")
+        raise ValueError(f"the run's folder is set with --out {values['out']}, not with --set")
     common = {
         "only": given.only,
         "values": values,
@@ -118,7 +133,7 @@ def _sweep(given: argparse.Namespace, common: dict) -> int:
     from fpnlib.store import Manifest
 
     if given.jobs is not None:
-        raise ValueError("--jobs is of one run's notebooks; a sweep has --workers")
+        raise ValueError("--jobs is for the notebooks of one run; for a sweep use --workers")
     folder = sweeps.sweep(
         given.profile,
         seeds=given.seeds,
@@ -192,12 +207,12 @@ def _values(assignments: list[str]) -> dict[str, object]:
         if not (name and equals):
             raise ValueError(f"--set takes name=value, got '{name}'")
         if name in values:
-            raise ValueError(f"--set gives {name} twice; for a run of each value give a list")
+            raise ValueError(f"--set has {name} twice; a list of values makes one run for each")
         try:
             values[name] = yaml.safe_load(value)
         except yaml.YAMLError as error:
             reason = " ".join(str(error).split())
-            raise ValueError(f"--set takes a value as YAML has it: {reason}") from None
+            raise ValueError(f"--set takes a value in YAML: {reason}") from None
     return values
 
 
@@ -208,7 +223,7 @@ def _seconds(text: str) -> float:
     except ValueError:
         seconds = 0
     if not 0 < seconds < float("inf"):
-        raise argparse.ArgumentTypeError(f"a time is like 90s, 15m or 2h, got '{text}'")
+        raise argparse.ArgumentTypeError(f"expected a time like 90s, 15m or 2h, got '{text}'")
     return seconds
 
 

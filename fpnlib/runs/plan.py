@@ -56,7 +56,7 @@ def plan(
     flat, groups = read_profile(notebooks / "profiles" / f"{profile}.yaml")
     _refuse_unknown([*flat, *(["profile"] if groups else [])], declared.values())
     if "profile" in values:
-        raise ValueError("the profile is given with --profile, not with --set")
+        raise ValueError("the profile is set with --profile, not with --set")
     given = _with_override(values, list(chosen.values()))
     given = {"out": f"outputs/{profile}"} | flat | given | {"profile": profile}
     given |= {"out": out} if out is not None else {}

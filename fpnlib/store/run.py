@@ -86,6 +86,8 @@ class Run:
     ) -> None:
         """Keep one number, or the numbers of a table, in ``results/<notebook>.json``.
 
+        The numbers are printed, or only counted if a table has more than ten.
+
         Args:
             quantity: what was measured, or a table whose cells are kept one by one. Missing cells
                 are left out; a column "paper, <column>" has the paper's values.
@@ -100,8 +102,9 @@ class Run:
             about: whatever else a reader needs, JSON-able.
         """
         if not isinstance(quantity, pd.DataFrame):
-            self._record(quantity, value, paper, {"n": n, **about})
+            print(self._record(quantity, value, paper, {"n": n, **about}))
             return
+        lines = []
         if columns is None:
             floats = quantity.select_dtypes("float")
             columns = floats.columns[~floats.columns.str.startswith("paper, ")]
@@ -112,15 +115,17 @@ class Run:
             count = row.get("n") if count is None else row.get(count, count)
             cell = {"n": count} | {other: row[other] for other in more} | about
             named = name.format_map(row | {"column": column})
-            self._record(named, row[column], row.get(f"paper, {column}"), cell)
+            lines.append(self._record(named, row[column], row.get(f"paper, {column}"), cell))
+        print("\n".join(lines) if len(lines) <= 10 else f"{len(lines)} numbers recorded")
 
-    def _record(self, quantity: str, value: Any, paper: float | None, about: dict) -> None:
+    def _record(self, quantity: str, value: Any, paper: float | None, about: dict) -> str:
         paper = None if pd.isna(paper) else paper
         about["n"] = None if about["n"] is None else int(about["n"])
         value = self.results.record(quantity, float(value), paper=paper, seed=self.seed, **about)
         self.used(self.results.path)
         beside = "" if paper is None else f"  (paper: {paper:.4f})"
-        print(f"{quantity}: {value:.4f}{beside}")
+        count = value > 1 and value.is_integer()
+        return f"{quantity}: {value:,.0f}{beside}" if count else f"{quantity}: {value:.4f}{beside}"
 
     def figure(self, figure: Figure, name: str) -> Figure:
         """Save a figure as ``figures/<notebook>_<name>.png`` and return it to be shown."""
