@@ -384,6 +384,15 @@ def test_numbers_figures_and_tables_go_where_they_belong(tmp_path):
     assert {Path(path).parts[0] for path in used} == {"results", "figures", "tables"}
 
 
+def test_of_a_long_table_the_first_rows_are_shown(tmp_path, capsys):
+    run = Run("05", out=tmp_path)
+    shown = run.table(pd.DataFrame({"a": range(51)}), "long")
+    assert len(shown.index) == 10
+    assert capsys.readouterr().out.endswith("10 of 51 rows; the others are in 05_long.csv\n")
+    assert len(pd.read_csv(tmp_path / "tables" / "05_long.csv")) == 51
+    assert len(run.table(pd.DataFrame({"a": range(50)}), "short").index) == 50
+
+
 def test_the_cells_of_a_table_are_recorded_by_name(tmp_path, capsys):
     run = Run("05", out=tmp_path)
     table = pd.DataFrame({"model": ["a", "b"], "train": [0.5, None], "test": [0.25, 0.125]})

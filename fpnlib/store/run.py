@@ -138,10 +138,16 @@ class Run:
         return figure
 
     def table(self, table: pd.DataFrame, name: str, digits: int = 4) -> Any:
-        """Save a table as ``tables/<notebook>_<name>.csv`` and return it styled to be shown."""
+        """Save a table as ``tables/<notebook>_<name>.csv`` and return it styled to be shown.
+
+        Of more than fifty rows, the first ten are shown.
+        """
         path = self.folder / "tables" / f"{self.notebook}_{name}.csv"
         write(path, table.to_csv(index=False))
         self.used(path)
+        if len(table) > 50:
+            print(f"the first 10 of {len(table):,} rows; the others are in {path.name}")
+            table = table.head(10)
         return table.style.format(precision=digits, na_rep="–").hide(axis="index")
 
     def note(self, section: str, values: Mapping) -> None:
