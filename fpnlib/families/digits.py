@@ -42,7 +42,7 @@ def _ae_flow(settings: Settings) -> dict:
 
 def _flows(shape: Callable, epochs: str, settings: tuple[str, ...]) -> dict[str, Plug]:
     training = _training(FLOW_TRAINING, {"learning_rate": 8e-3}, epochs)
-    plug = Plug(shape=shape, training=training, settings=(*settings, epochs))
+    plug = Plug(shape=shape, training=training, settings=(*settings, epochs, "flow_seed"))
     return {"maf": plug, "realnvp": plug}
 
 
@@ -55,6 +55,7 @@ DIGITS = Family(
         "conditional_epochs": 6,
         "flow_epochs": 30,
         "flow_width": 64,
+        "flow_seed": 0,  # added to the run's seed for the plugins' trainings
         "ae_flow_epochs": 12,
         "ae_flow_layers": 5,  # the paper's text says 10, the authors' file 5
         "ae_flow_blocks": 2,  # the text says 5, the file 2

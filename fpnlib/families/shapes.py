@@ -103,6 +103,7 @@ SHAPES = Family(
         "flow_width": 128,  # the authors' is 1024
         "flow_dropout": 0.1,  # the authors' is 0.2
         "flow_epochs": 80,
+        "flow_seed": 0,  # added to the run's seed for the plugins' trainings
         "judge_epochs": 16,
         "confidence": 0.5,  # latents read as asked with less of it are drawn again
     },

@@ -275,7 +275,8 @@ class Study:
 
     def _fitted(self, name: str, base: str, flow: str, draws: str, shape: dict) -> FlowPlugin:
         model, plug = self.base(base), self.family.bases[base].flows[flow]
-        torch.manual_seed(self.run.seed)
+        seed = self.run.seed + self.settings.get("flow_seed", 0)
+        torch.manual_seed(seed)
         arguments = {**plug.shape(self.settings), **shape}
         plugin = FlowPlugin(model.latent_dim, self.condition, flow, **arguments)
         settings = self.family.changed(self.settings, plug.settings) | shape
@@ -284,7 +285,7 @@ class Study:
 
         def train(checkpoint: Checkpoint) -> History:
             sets = self.training_latents(base), self.latents(base).validation
-            fitting: dict[str, Any] = {"seed": self.run.seed, "checkpoint": checkpoint}
+            fitting: dict[str, Any] = {"seed": seed, "checkpoint": checkpoint}
             fitting |= plug.training(self.data, self.settings)
             return plug.fit(plugin, *sets, draws == "fresh", **fitting)
 
