@@ -96,6 +96,12 @@ def test_another_setting_or_seed_makes_another_model(tmp_path, capsys, change):
     assert not same(first, other)
 
 
+def test_plugins_of_other_seeds_share_the_base(tmp_path):
+    one, other = start(tmp_path / "one"), start(tmp_path / "other", "vectors.flow_seed=1")
+    assert one.base().key_ == other.base().key_ and same(one.base(), other.base())
+    assert one.plugin().key_ != other.plugin().key_ and not same(one.plugin(), other.plugin())
+
+
 def test_other_data_make_other_models(tmp_path, capsys):
     first = start(tmp_path).base()
     other = start(tmp_path)

@@ -302,10 +302,11 @@ def test_folders_of_odd_values_stay_in_the_sweeps_folder():
         assert "/" not in name and ".." not in name.split("-")[0][:5] and len(name) < 80
 
 
-def test_means_are_over_seeds_and_apart_for_what_else_varies(tmp_path):
+@pytest.mark.parametrize("name", ["seed", "digits.flow_seed"])
+def test_means_are_over_seeds_and_apart_for_what_else_varies(tmp_path, name):
     points = {}
     for scale, seed in itertools.product((1, 2), (0, 1)):
-        points[f"{scale},{seed}"] = {"scale": scale, "seed": seed}
+        points[f"{scale},{seed}"] = {"scale": scale, name: seed}
         row = {"quantity": "loss", "value": scale * (1 + seed), "paper": None, "n": None}
         results = tmp_path / "runs" / f"{scale},{seed}" / "results"
         store.write_json(results / "00_tiny.json", [row])

@@ -42,7 +42,7 @@ def _ae_flow(settings: Settings) -> dict:
 
 def _flows(shape: Callable, epochs: str, settings: tuple[str, ...]) -> dict[str, Plug]:
     training = _training(FLOW_TRAINING, {"learning_rate": 8e-3}, epochs)
-    plug = Plug(shape=shape, training=training, settings=(*settings, epochs, "flow_seed"))
+    plug = Plug(shape=shape, training=training, settings=(*settings, epochs))
     return {"maf": plug, "realnvp": plug}
 
 

@@ -279,7 +279,7 @@ class Study:
         torch.manual_seed(seed)
         arguments = {**plug.shape(self.settings), **shape}
         plugin = FlowPlugin(model.latent_dim, self.condition, flow, **arguments)
-        settings = self.family.changed(self.settings, plug.settings) | shape
+        settings = self.family.changed(self.settings, (*plug.settings, "flow_seed")) | shape
         if draws != "fresh":
             settings["draws"] = draws
 

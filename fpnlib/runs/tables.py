@@ -13,10 +13,10 @@ SPREAD = ["paper", "mean", "standard deviation", "least", "most", "runs", "mean 
 
 
 def _varied(points: Mapping[str, Mapping[str, object]]) -> list[str]:
-    """Return the parameters that differ between the points, the seed last."""
+    """Return the parameters that differ between the points, seeds last."""
     table = pd.DataFrame(points.values()).map(repr)
     names = list(table.columns[table.nunique() > 1])
-    return sorted(names, key=lambda name: name == "seed")
+    return sorted(names, key=lambda name: name.endswith("seed"))
 
 
 def gathered(
@@ -63,7 +63,8 @@ def _rows(run: Path, varying: Mapping[str, object], notebooks: Sequence[str]) ->
 
 def _summary(table: pd.DataFrame) -> pd.DataFrame:
     """Return mean and standard deviation (n − 1) over the seeds, for all else that varied."""
-    apart = list(table.columns.drop(["seed", "value", "paper", "n"], errors="ignore"))
+    others = table.columns.drop(["value", "paper", "n"])
+    apart = [name for name in others if not name.endswith("seed")]
     rows = []
     for keys, group in table.groupby(apart, sort=False, dropna=False):
         value, paper = group["value"], group["paper"].iloc[0]
