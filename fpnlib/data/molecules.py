@@ -201,7 +201,7 @@ def _prepare(name: str, parts: Mapping[str, Sequence[str]], path: Path) -> dict:
     refused: list[str] = []
     for split, smiles in parts.items():
         jobs = [delayed(_read)(smiles[at : at + CHUNK]) for at in range(0, len(smiles), CHUNK)]
-        workers = cpu_count() if len(jobs) > 1 else 1
+        workers = cpu_count() if len(jobs) > 8 else 1  # because a worker imports for seconds
         done = Parallel(workers, return_as="generator")(jobs)
         look = {"unit": f" × {CHUNK}", "disable": None, "dynamic_ncols": True}
         rows = []

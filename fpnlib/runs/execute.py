@@ -182,8 +182,7 @@ def _abreast(width: int, call: Callable, paths: list, stop: Callable) -> None:
     """Do ``call(path)`` for each, ``width`` at a time.
 
     A CellError stops no other call. Upon any other failure, and when the time is up, no other call
-    begins. An interrupt calls ``stop``, upon which the running calls should fail. Side by side the
-    last begin first, because the long notebooks are among them.
+    begins. An interrupt calls ``stop``, upon which the running calls should fail.
 
     Raises what stopped it, else the first failure in the order of ``paths``; the others are printed
     before.
@@ -199,9 +198,8 @@ def _abreast(width: int, call: Callable, paths: list, stop: Callable) -> None:
                 stopped.set()
             raise
 
-    order = -1 if width > 1 else 1
     with ThreadPoolExecutor(width) as pool:
-        futures = [pool.submit(unless_stopped, path) for path in paths[::order]][::order]
+        futures = [pool.submit(unless_stopped, path) for path in paths]
         try:
             wait(futures)
         except KeyboardInterrupt:
