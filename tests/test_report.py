@@ -49,6 +49,9 @@ def folder(tmp_path):
     return tmp_path
 
 
+MARKDOWN = {"cell_type": "markdown", "source": ["# 08 · Some"]}
+
+
 @pytest.fixture
 def sweep(tmp_path):
     """A sweep's folder: three runs, two widths, more numbers than a page shows of a table."""
@@ -112,6 +115,17 @@ def test_a_sweeps_means_stand_beside_the_papers_values_and_come_first(sweep):
     (sweep / "tables" / "summary.csv").write_text("quantity,paper\nx,1\n")
     with pytest.raises(ValueError, match="summary.csv is damaged .no summary: "):
         report.write(sweep)
+
+
+def test_a_sweep_has_its_notebooks_title_and_its_tall_figure_in_full_width(sweep, monkeypatch):
+    store.write(sweep / "captions.yaml", "{}")
+    store.write_json(sweep / "08_some.ipynb", {"cells": [MARKDOWN]})
+    monkeypatch.setattr(report, "CAPTIONS", sweep / "captions.yaml")
+    header = PNG[:16] + (10).to_bytes(4) + (40).to_bytes(4)
+    store.write(sweep / "figures" / "08_some_spread.png", header + PNG[24:])
+    shown = page(sweep)
+    assert ("figure", {"class": "tall"}) in shown.tags
+    assert "08 · Some" in shown.text and "The sweep as a whole" in shown.text
 
 
 def test_what_was_executed_elsewhere_says_where(folder):

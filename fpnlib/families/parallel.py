@@ -26,7 +26,8 @@ def run_in_processes(function: Callable[..., None], jobs: Sequence[tuple], worke
 
 
 def _run_quietly(function: Callable[..., None], job: tuple) -> None:
-    with contextlib.redirect_stdout(io.StringIO()):
+    hidden = io.StringIO()  # the bars of several workers would mix
+    with contextlib.redirect_stdout(hidden), contextlib.redirect_stderr(hidden):
         function(*job)
 
 

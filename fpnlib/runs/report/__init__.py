@@ -153,7 +153,8 @@ def _sections(manifest: Manifest, made: dict, files: dict[str, Path]) -> list[di
     rest = {name: path for name, path in files.items() if not name.startswith(tuple(starts))}
     shown = _shown(rest, "")
     if shown:
-        whole = {"id": "whole", "title": "The run as a whole", "source": "", "shown": shown}
+        title = "The sweep as a whole" if sweep else "The run as a whole"
+        whole = {"id": "whole", "title": title, "source": "", "shown": shown}
         sections.append(whole | {"copies": {}, "made": {}, "numbers": []})
     return sections
 
@@ -166,7 +167,8 @@ def _section(manifest: Manifest, stem: str, files: dict[str, Path]) -> dict:
     for run in manifest.runs():
         if (manifest.folder / "runs" / run / name).is_file():
             copies[run] = f"runs/{run}/{name}"
-    title = _title(copy) if copy.is_file() else None
+    source = CAPTIONS.with_name(f"{stem}.ipynb")  # a sweep keeps no copy of its own
+    title = next((_title(path) for path in (copy, source) if path.is_file()), None)
     shown = _shown(files, f"{stem}_")
     return {"id": stem, "title": title or stem, "copies": copies, "shown": shown}
 
@@ -240,7 +242,8 @@ def _figure(path: Path) -> dict:
         return {}
     width, height = int.from_bytes(data[16:20]), int.from_bytes(data[20:24])  # of the header
     source = f"data:image/png;base64,{base64.b64encode(data).decode()}"
-    return {"source": source, "wide": width > WIDE * height}
+    shape = "row" if width > WIDE * height else "tall" if height > WIDE * width else ""
+    return {"source": source, "shape": shape}
 
 
 def _table(path: Path) -> dict:
