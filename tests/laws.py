@@ -17,6 +17,18 @@ def one_line(error, said):
     assert "\n" not in str(caught.value)
 
 
+def refusals(rows, given=tuple, errors=(TypeError, ValueError)):
+    """A test that each row's call, with the arguments that ``given`` makes, fails in one line."""
+
+    @pytest.mark.parametrize(("call", "line"), rows)
+    def test(call, line):
+        arguments = given()
+        with one_line(errors, line):
+            call(*arguments)
+
+    return test
+
+
 def same_state(one, other):
     """Whether two state dicts hold the same numbers to the bit."""
     return one.keys() == other.keys() and all(torch.equal(one[key], other[key]) for key in one)

@@ -12,7 +12,7 @@ import torch
 from test_faces import write_faces
 
 from fpnlib import data
-from fpnlib.data.drawn.faces import ATTRIBUTES, load_drawn_faces
+from fpnlib.data.drawn.faces import load_drawn_faces
 from fpnlib.families import FACES, Run, Study
 from fpnlib.families.editing import (
     OURS,
@@ -147,12 +147,6 @@ def test_strength_is_the_way_from_where_the_latent_stands(study, network):
         if "MSP" in name:
             wanted = torch.where(to != y, 2 * to - 1, network.base.read(z))
             torch.testing.assert_close(network.base.read(whole), wanted, atol=0.1, rtol=0)
-
-
-def test_what_excludes_each_other_never_goes_together_in_drawn_faces(study):
-    y = load_drawn_faces(train=2_000).train.y
-    for group in study.condition.exclusive:
-        assert (y[:, [ATTRIBUTES.index(name) for name in group]].sum(1) <= 1).all(), group
 
 
 def test_what_excludes_each_other_hardly_goes_together_in_celeba(shared):

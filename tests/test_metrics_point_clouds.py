@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from laws import one_line
+from laws import refusals
 
 from fpnlib.data.drawn.shapes import SHAPES, load_drawn_shapes
 from fpnlib.metrics import point_clouds as metrics
@@ -127,8 +127,7 @@ def test_more_samples_than_needed_are_left_out():
     assert some == metrics.compare(x[[0, 2, 3]], y[[0, 2, 3]], reference, y_ref, classes=2)
 
 
-@pytest.mark.parametrize(
-    ("call", "line"),
+test_bad_input_gets_one_clear_line = refusals(
     [
         (lambda: metrics._pairwise(clouds(2), clouds(2), "chamfr"), "did you mean 'chamfer'"),
         (lambda: compared(clouds(2)[..., :2], clouds(2)), r"samples must .* got \(2, 7, 2\)"),
@@ -141,10 +140,8 @@ def test_more_samples_than_needed_are_left_out():
         (lambda: cloud_judge(3)(torch.zeros(2, 4, 3)), "is degenerate"),
         (lambda: cloud_judge(0), "num_classes must be a positive"),
     ],
-)  # fmt: skip
-def test_bad_input_gets_one_clear_line(call, line):
-    with one_line(ValueError, line):
-        call()
+    errors=ValueError,
+)
 
 
 def test_the_judge_learns_shapes_whatever_their_units():

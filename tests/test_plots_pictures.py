@@ -6,6 +6,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
+from laws import refusals
 
 from fpnlib import plots
 from fpnlib.data.drawn.shapes import draw_shape
@@ -114,20 +115,16 @@ def test_texts_have_room_and_do_not_meet(names):
         assert box.x1 <= figure.bbox.x1 and box.y1 <= figure.bbox.y1
 
 
-@pytest.mark.parametrize(
-    ("draw", "line"),
+test_what_cannot_be_shown_is_said_in_one_line = refusals(
     [
-        (lambda: plots.grid(torch.rand(28, 28)), "of clouds (points, 3), got rows of shape (28,)"),
-        (lambda: plots.grid(255 * IMAGES), "images must lie in [0, 1], got 0.0203 to 255"),
-        (lambda: plots.grid(torch.rand(4, 2, 8, 8)), "got rows of shape (2, 8, 8)"),
+        (lambda: plots.grid(torch.rand(28, 28)), r"clouds \(points, 3\), got .* of shape \(28,\)"),
+        (lambda: plots.grid(255 * IMAGES), r"images must lie in \[0, 1\], got 0.0203 to 255"),
+        (lambda: plots.grid(torch.rand(4, 2, 8, 8)), r"got rows of shape \(2, 8, 8\)"),
         (lambda: plots.grid(IMAGES * torch.nan), "pictures has 2,352 NaN or infinite"),
         (lambda: plots.grid(IMAGES, "abc"), "row_labels must name 4 rows, got 3"),
         (lambda: plots.grid(IMAGES, None, "ab"), "column_labels must name 3 columns, got 2"),
         (lambda: plots.grid([]), "pictures must have a picture in some row, got none"),
         (lambda: plots.grid(IMAGES[0], columns=0), "columns must be a positive whole number"),
     ],
+    errors=ValueError,
 )
-def test_what_cannot_be_shown_is_said_in_one_line(draw, line):
-    with pytest.raises(ValueError, match="^.*$") as error:
-        draw()
-    assert line in str(error.value)

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from laws import refusals
 from torch.testing import assert_close
 
 from fpnlib.plugen import PluGeN
@@ -94,15 +95,12 @@ def test_a_quantity_is_drawn_and_edited_in_its_own_units():
     assert 1 < moved[:, 0].mean() < 3
 
 
-@pytest.mark.parametrize(
-    ("fail", "said"),
+test_bad_input_gets_one_line = refusals(
     [
         (lambda: PluGeN(2, 3), "attributes must be 1 to 2, got 3"),
         (lambda: untrained(False).sample(torch.zeros(3, 2)), r"y must have shape \(n, 1\)"),
         (lambda: untrained(False).fit(torch.zeros(3, 2), torch.zeros(4, 1)), "same length"),
         (lambda: untrained(False).log_prob(torch.zeros(3, 4), torch.zeros(3, 1)), r"\(n, 2\)"),
     ],
+    errors=ValueError,
 )
-def test_bad_input_gets_one_line(fail, said):
-    with pytest.raises(ValueError, match=said):
-        fail()

@@ -40,8 +40,8 @@ def true_log_prob(z, y):
 def fitted(request):
     torch.manual_seed(0)
     z, y = gaussians(2000)
-    plugin = FlowPlugin(2, THREE, request.param, hidden_features=24, num_layers=4)
-    return plugin.fit(z, y, epochs=25, batch_size=512, learning_rate=1e-2)
+    plugin = FlowPlugin(2, THREE, request.param, hidden_features=24, num_layers=3)
+    return plugin.fit(z, y, epochs=15, batch_size=512, learning_rate=1e-2)
 
 
 def test_a_known_conditional_gaussian_is_recovered(fitted):
@@ -94,7 +94,7 @@ def test_the_train_prior_is_the_frequencies():
 def test_fresh_draws_spread_the_latents_by_their_std():
     z, y = MEANS[torch.arange(3).repeat(500)], torch.arange(3).repeat(500)
     plugin = FlowPlugin(2, THREE, hidden_features=16, num_layers=2)
-    plugin.fit(z, y, std=torch.full_like(z, 0.7), epochs=40, batch_size=128, learning_rate=1e-2)
+    plugin.fit(z, y, std=torch.full_like(z, 0.7), epochs=20, batch_size=128, learning_rate=1e-2)
     spread = plugin.sample(range(3), n=2000, seed=0).unflatten(0, (3, 2000)).std(1)
     torch.testing.assert_close(spread, torch.full((3, 2), 0.7), atol=0.1, rtol=0)
 
@@ -268,26 +268,17 @@ def test_a_rare_class_is_learned_and_not_held_out(seed):
 @pytest.mark.parametrize(
     ("call", "line"),
     [
-        (lambda p, z: p.log_prob(z, 3), "class 3 is out of range; expected 0 to 2"),
         (lambda p, z: p.log_prob(z[:, :1], 0), r"z must have shape \(n, 2\), got \(4, 1\)"),
-        (lambda p, z: p.log_prob(z / 0, 0), "NaN or infinite"),
-        (lambda p, z: p.log_prob("seven", 0), "z must be a tensor or an array"),
-        (lambda p, z: p.fit(z, [0, 1, 2]), "z and y must have the same length, got 4 and 3"),
         (lambda p, z: p.fit(z, NO_C, validation=(z, NO_C)), "class 'c' has no samples"),
         (lambda p, z: p.fit(z, [0, 1, 2, 0], std=z[:2]), "z and std must have the same length"),
-        (lambda p, z: p.sample(0, n=0), "n must be a positive whole number, got 0"),
         (lambda p, z: p.sample(0, n=1.5), "n must be a positive whole number, got 1.5"),
         (lambda p, z: p.sample(0, n=1, temperature=-1), "temperature must be"),
         (lambda p, z: p.log_posterior(z, "uniform"), "unknown prior 'uniform'"),
         (lambda p, z: p.log_posterior(z, torch.ones(3)), "must be 3 probabilities that sum to 1"),
-        (lambda p, z: FlowPlugin(2, THREE, "mfa"), "unknown flow 'mfa'; did you mean 'maf'?"),
-        (lambda p, z: FlowPlugin(0, THREE), "latent_dim must be a positive"),
-        (lambda p, z: FlowPlugin(2, THREE, spread=0), "spread must be above 0 and finite, got 0"),
         (lambda p, z: FlowPlugin(2, THREE, spread=-1), "spread must be above 0 and finite, got -1"),
         (lambda p, z: FlowPlugin(2, THREE, UNUSUAL), "StandardNormal distribution"),
         (lambda p, z: FlowPlugin(2, THREE, build_flow("maf", 2, 7)), "context"),
         (lambda p, z: FlowPlugin(5, THREE, build_flow("maf", 2, 3)), "5 latents"),
-        (lambda p, z: FlowPluginNetwork(nn.Linear(2, 2), p), "Linear has no decode"),
         (lambda p, z: FlowPluginNetwork(Elsewhere(), FlowPlugin(3, THREE)), "dim, got 2 and 3"),
     ],
 )

@@ -241,7 +241,7 @@ def test_training_by_likelihood_and_by_matching_learns_a_shape():
         torch.manual_seed(0)
         model = PointFlow(**SMALL | dict(method="rk4", steps=4)).standardise(x)
         before = model.eval().log_prob(x).mean()
-        settings = dict(epochs=20, batch_size=14, learning_rate=2e-2, clip_norm=5.0)
+        settings = dict(epochs=10, batch_size=14, learning_rate=2e-2, clip_norm=5.0)
         history = fit(model, getattr(model, name), (x[:56],), (x[56:],), **settings)
         assert model.log_prob(x).mean() > before + 1, name
         assert history.best_validation < history.epochs[0]["validation"]

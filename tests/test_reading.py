@@ -10,7 +10,7 @@ from fpnlib.reading import complete_values, fill_values
 
 pytestmark = pytest.mark.filterwarnings("ignore:the flow describes", "ignore:.*overflowed")
 
-FIT = {"epochs": 25, "batch_size": 200, "learning_rate": 1e-2, "progress": False}
+FIT = {"epochs": 15, "batch_size": 200, "learning_rate": 1e-2, "progress": False}
 
 
 def randn(*shape, seed=0):
@@ -51,7 +51,7 @@ def sure():
 
 @pytest.fixture(scope="module")
 def unsure():
-    return fitted(Attributes(["red", "tall"], unknown=True), *attributes(4000), epochs=40)
+    return fitted(Attributes(["red", "tall"], unknown=True), *attributes(4000), epochs=25)
 
 
 @pytest.fixture(scope="module")
@@ -152,17 +152,6 @@ def test_masking_hides_every_part_alone_and_together():
     assert pairs[(True, True)] > 0.1 and abs(pairs[(True, False)] - pairs[(False, True)]) < 0.03
     whole = Vector(3, unknown=True).masked(torch.ones(4000, 3), torch.Generator().manual_seed(0))
     assert torch.equal(whole.isnan().any(1), whole.isnan().all(1))
-
-
-def test_what_is_unsaid_follows_the_data(unsure):
-    _, y = attributes(20000, seed=7)
-    read = {red: y[y[:, 0] == red, 1].mean().item() for red in (0, 1)}
-    for red, sign in ((0, "-"), (1, "+")):
-        z = unsure.sample(f"{sign}red", 4000, seed=red)
-        tall = torch.sigmoid(3 * z[:, 1] - 4.5 + np.log(read[red] / (1 - read[red])))
-        assert abs(tall.mean() - read[red]) < 0.05
-    z = unsure.sample(n=4000, seed=2)
-    torch.testing.assert_close(z.mean(0), 3 * y.mean(0), atol=0.2, rtol=0)
 
 
 MIXED = Several(

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from laws import refusals
 from sklearn.discriminant_analysis import (
     LinearDiscriminantAnalysis,
     QuadraticDiscriminantAnalysis,
@@ -105,8 +106,7 @@ def test_samples_follow_the_seed_and_the_classes_asked_for():
     assert torch.equal(model.sample(asked).mean(1) > 50, asked.bool())
 
 
-@pytest.mark.parametrize(
-    ("fail", "said"),
+test_class_baselines_refuse_in_one_line = refusals(
     [
         (lambda z, y: ClassMixtures(z, 2 * y, 1), "class 1 has 0 samples"),
         (lambda z, y: ClassMixtures(z, y, components=31), "class 0 has 30 samples"),
@@ -117,10 +117,9 @@ def test_samples_follow_the_seed_and_the_classes_asked_for():
         (lambda z, y: ClassGaussians(z, y, 1.5), "pooled must be between 0 and 1"),
         (lambda z, y: likeliest(lambda share: ClassGaussians(z, y), [], z, y), "no option"),
     ],
+    given=lambda: (torch.randn(60, 3), torch.arange(60) % 2),
+    errors=ValueError,
 )
-def test_class_baselines_refuse_in_one_line(fail, said):
-    with pytest.raises(ValueError, match=said):
-        fail(torch.randn(60, 3), torch.arange(60) % 2)
 
 
 def test_what_a_mixture_does_not_read_as_asked_is_drawn_again():

@@ -420,15 +420,6 @@ def test_the_cells_of_a_table_are_recorded_by_name(tmp_path, capsys):
     assert capsys.readouterr().out == "parameters: 1,234,567\n"
 
 
-def test_the_papers_numbers_stand_beside_its_own_dataset_only(folder):
-    grid = {"logistic_regression": {"grid": (1.0,), "n_jobs": 1}}
-    table = classification_table(start(folder), grid).set_index("model")
-    assert table.loc["FPN (C-MAF)", ["paper, train", "paper, test"]].tolist() == [0.75, 0.5]
-    assert table.loc["logistic regression", "paper, test"] == 0.125
-    elsewhere = start(folder, family=dataclasses.replace(VECTORS, paper_dataset="another"))
-    assert elsewhere.paper("maf") == (None, None)
-
-
 @pytest.mark.parametrize(
     ("call", "line"),
     [
