@@ -136,7 +136,26 @@ def test_the_authors_weights_of_the_autoencoder_are_read(names):
     base.load_state_dict(original.state_dict())
 
 
-@pytest.mark.parametrize("read", [load_msp, partial(load_pointflow, mean=torch.zeros(3), std=1.0)])
+each_reader = pytest.mark.parametrize(
+    "read", [load_msp, partial(load_pointflow, mean=torch.zeros(3), std=1.0)]
+)
+
+
+@each_reader
+def test_what_is_no_released_checkpoint_is_refused_in_one_line(read, tmp_path):
+    path = tmp_path / "checkpoint.pt"
+    with one_line(FileNotFoundError, "no checkpoint at"):
+        read(path)
+    for state, said in (({"weight": torch.zeros(3)}, "holds"), ([1, 2], "holds no state dict")):
+        torch.save(state, path)
+        with one_line(ValueError, said):
+            read(path)
+    path.write_bytes(path.read_bytes()[:-9])
+    with one_line(ValueError, "is damaged or no checkpoint"):
+        read(path)
+
+
+@each_reader
 def test_a_released_checkpoint_with_code_in_it_is_refused_and_the_code_does_not_run(read, tmp_path):
     path, evidence = tmp_path / "checkpoint.pt", tmp_path / "evidence"
     for write in (torch.save, lambda thing, path: path.write_bytes(pickle.dumps(thing))):

@@ -6,6 +6,7 @@ from dataclasses import asdict
 import numpy as np
 import pytest
 import torch
+from joblib import parallel_config
 from laws import one_line
 from sklearn.base import BaseEstimator, ClassifierMixin
 
@@ -15,7 +16,6 @@ from fpnlib.baselines import (
     accuracies,
     automl,
     linear_svm,
-    logistic_regression,
     rbf_svm,
 )
 
@@ -46,13 +46,6 @@ def test_each_separates_what_is_separable(name):
     assert scores.train_accuracy == scores.test_accuracy == 1
     assert scores.seconds > 0
     assert json.loads(json.dumps(asdict(scores)))["settings"] == scores.settings
-
-
-def test_chance_is_what_labels_without_meaning_give():
-    (z, _), (z_test, _) = shells(), shells(seed=1)
-    y = torch.randint(2, (400,), generator=torch.Generator().manual_seed(2))
-    scores = logistic_regression(z, y, z_test, y, grid=(1.0,), n_jobs=1)
-    assert scores.test_accuracy == pytest.approx(0.5, abs=0.1)
 
 
 def test_only_the_curved_boundary_separates_shells():
@@ -97,7 +90,10 @@ def test_macro_accuracy_counts_each_class_alike():
 
 
 def test_scores_do_not_depend_on_the_number_of_jobs():
-    one, two = (linear_svm(*shells(), *shells(seed=1), grid=(0.1, 1.0), n_jobs=n) for n in (1, 2))
+    with parallel_config("threading"):  # processes take seconds to start
+        one, two = (
+            linear_svm(*shells(), *shells(seed=1), grid=(0.1, 1.0), n_jobs=n) for n in (1, 2)
+        )
     assert one.settings == two.settings and one.test_accuracy == two.test_accuracy
 
 

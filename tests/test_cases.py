@@ -127,38 +127,27 @@ def test_whole_numbers_of_any_kind_are_seeds(seed):
 
 
 SIZE, UNCONDITIONAL = Reals(["size"]), MaskedAutoregressiveFlow(4, 8, 2, 1)
-test_what_makes_no_sense_gets_one_line = refusals(
-    [
-        (lambda: plugin().fit(Z, Y, std=torch.full_like(Z, -2.0)), r"\(0.5 \* logvar\).exp\(\)"),
-        (lambda: plugin().fit(Z, torch.eye(3)[Y]), r"for one-hot rows pass y.argmax\(1\)"),
-        (lambda: plugin().fit(Z, Y, validation=[(Z, Y)]), r"validation must be \(z, y\), got list"),
-        (lambda: plugin().fit(Z, Y, validation=(Z[:0], Y[:0]), epochs=1), "0 validation samples"),
-        (lambda: plugin().fit(Z, Y, noise=-1.0), "noise must be 0 or more and finite, got -1"),
-        (lambda: plugin().fit(Z, Y, batch_size=2.5), "batch_size must be a positive whole number"),
-        (lambda: plugin().fit(Z, Y, epochs=0), "epochs must be a positive whole number, got 0"),
-        (lambda: plugin().fit(Z, [None, *Y.tolist()[1:]]), r"label 0 is missing"),
-        (lambda: plugin().fit(np.ma.masked_less(Z.numpy(), 0), Y), "NaN or infinite entries"),
-        (lambda: plugin().fit(Z, np.ma.masked_equal(Y.numpy(), 0)), "label 0 is missing"),
-        (lambda: plugin(SIZE).fit(Z, Y, validation=(Z[:2], [1, None])), "of row 1 is unknown"),
-        (lambda: plugin(SIZE).edit(Z[:2], 1.0, [1, None]), "of row 1 is unknown or unsaid"),
-        (lambda: Classes(pd.Series(["a", None]).unique()), "name 1 of classes is missing"),
-        (
-            lambda: FlowPlugin(4, Classes("ab"), UNCONDITIONAL),
-            "flow does not take 4 latents and a con",
-        ),
-        (lambda: plugin().predict(Z, None), "prior must be 'flat', 'train' or 3 probabilities"),
-        (lambda: plugin().predict(Z, {"a": 1}), "prior must be a tensor or an array of numbers"),
-        (
-            lambda: Classes(10),
-            r"classes need a list of names, got 10; for numbers write range\(n\)",
-        ),
-        (lambda: Attributes("Smiling"), r"attributes need a list of names; write \['Smiling'\]"),
-        (lambda: SIZE.values(pd.Series(["a", "b"])), "quantities must be numbers"),
-        (lambda: FlowPlugin(4, ["a"]), "condition must be Classes"),
-        (
-            lambda: FlowPlugin((), Classes("ab")),
-            "latent_dim must be a positive whole number, got 0",
-        ),
-        (lambda: FlowPlugin(4.0, Classes("ab")), "latent_dim must be a positive whole number"),
-    ]
-)
+BAD = [
+    (lambda: plugin().fit(Z, Y, std=torch.full_like(Z, -2.0)), r"\(0.5 \* logvar\).exp\(\)"),
+    (lambda: plugin().fit(Z, torch.eye(3)[Y]), r"for one-hot rows pass y.argmax\(1\)"),
+    (lambda: plugin().fit(Z, Y, validation=[(Z, Y)]), r"validation must be \(z, y\), got list"),
+    (lambda: plugin().fit(Z, Y, validation=(Z[:0], Y[:0]), epochs=1), "0 validation samples"),
+    (lambda: plugin().fit(Z, Y, noise=-1.0), "noise must be 0 or more and finite, got -1"),
+    (lambda: plugin().fit(Z, Y, batch_size=2.5), "batch_size must be a positive whole number"),
+    (lambda: plugin().fit(Z, Y, epochs=0), "epochs must be a positive whole number, got 0"),
+    (lambda: plugin().fit(Z, [None, *Y.tolist()[1:]]), r"label 0 is missing"),
+    (lambda: plugin().fit(np.ma.masked_less(Z.numpy(), 0), Y), "NaN or infinite entries"),
+    (lambda: plugin().fit(Z, np.ma.masked_equal(Y.numpy(), 0)), "label 0 is missing"),
+    (lambda: plugin(SIZE).fit(Z, Y, validation=(Z[:2], [1, None])), "of row 1 is unknown"),
+    (lambda: plugin(SIZE).edit(Z[:2], 1.0, [1, None]), "of row 1 is unknown or unsaid"),
+    (lambda: Classes(pd.Series(["a", None]).unique()), "name 1 of classes is missing"),
+    (lambda: FlowPlugin(4, Classes("ab"), UNCONDITIONAL), "flow does not take 4 latents and a con"),
+    (lambda: plugin().predict(Z, None), "prior must be 'flat', 'train' or 3 probabilities"),
+    (lambda: plugin().predict(Z, {"a": 1}), "prior must be a tensor or an array of numbers"),
+    (lambda: Classes(10), r"classes need a list of names, got 10; for numbers write range\(n\)"),
+    (lambda: Attributes("Smiling"), r"attributes need a list of names; write \['Smiling'\]"),
+    (lambda: SIZE.values(pd.Series(["a", "b"])), "quantities must be numbers"),
+    (lambda: FlowPlugin(4, ["a"]), "condition must be Classes"),
+    (lambda: FlowPlugin((), Classes("ab")), "latent_dim must be a positive whole number, got 0"),
+]
+test_what_makes_no_sense_gets_one_line = refusals(BAD)

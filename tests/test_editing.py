@@ -170,21 +170,15 @@ CURVE = pd.DataFrame({"strength": [0, 1, 2, 3], "others": [0.0, 0.03, 0.09, 0.2]
 @pytest.mark.parametrize(
     ("achieved", "most", "expected"),
     [
-        pytest.param(
-            (0, 0.5, 0.8, 1),
-            0.1,
-            2,
-            id="between two strengths, nearly the most that few others allow",
-        ),
+        pytest.param((0, 0.5, 0.8, 1), 0.1, 2, id="nearly the most that few others allow"),
         pytest.param((0, 0.5, 0.8, 1), 0.5, 2.9, id="nearly all that is achieved"),
         pytest.param((0, 0.795, 0.8, 1), 0.1, 1, id="the smallest that does nearly as well"),
         pytest.param((0, 0.9, 0.8, 1), 0.1, 1, id="less may achieve more"),
     ],
 )
 def test_a_strength_is_chosen_by_what_it_achieves_and_changes(achieved, most, expected):
-    curve = pd.concat(
-        [CURVE.assign(editor="a", achieved=achieved), CURVE.assign(editor="b", achieved=0)]
-    )
+    achieving = CURVE.assign(editor="a", achieved=achieved)
+    curve = pd.concat([achieving, CURVE.assign(editor="b", achieved=0)])
     assert chosen_strengths(curve, most) == {"a": expected, "b": 0}
 
 

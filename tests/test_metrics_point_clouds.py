@@ -1,9 +1,6 @@
 """Distances between clouds, scores of sets of them, and the judge."""
 
 import itertools
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -57,26 +54,6 @@ def test_distances_are_of_sets(distance, monkeypatch):
     assert torch.allclose(measure(a, b), whole, atol=1e-6)
     assert torch.allclose(metrics._pairwise(a, b, distance), whole, atol=1e-5)
     assert torch.allclose(metrics._pairwise(a, None, distance), measure(a, a), atol=1e-5)
-
-
-SCRIPT = """
-import torch
-from fpnlib.metrics.point_clouds import _pairwise
-from memory import peak
-torch.set_num_threads(1)
-others = torch.randn(40, 2048, 3)
-before = peak()
-assert _pairwise(others[:1], others, "chamfer").shape == (1, 40)
-print(peak() - before)
-"""
-
-
-def test_a_row_of_40_clouds_of_2048_points_takes_little_memory():
-    """All of its distances at once would be 0.7 GB."""
-    run = [sys.executable, "-c", SCRIPT]
-    folder = Path(__file__).parent
-    done = subprocess.run(run, check=True, capture_output=True, text=True, cwd=folder)
-    assert int(done.stdout) < 2**28
 
 
 def at(*places):

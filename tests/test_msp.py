@@ -127,28 +127,16 @@ def test_sizes_that_do_not_work_are_refused():
         MSP(5, size=16, features=1)
 
 
-def test_checkpoints_that_are_none_of_its_are_refused_in_one_line(small, tmp_path):
-    path = tmp_path / "MSP_CelebA.tch"
-    with pytest.raises(FileNotFoundError, match="no checkpoint at"):
+def test_checkpoints_are_read_and_others_refused_in_one_line(small, tmp_path):
+    path, wide = tmp_path / "MSP_CelebA.tch", MSP(5, size=16, features=4, decoder_features=6)
+    for model in (small, wide):
+        torch.save(model.state_dict(), path)
+        read = load_msp(path)
+        assert read.config == model.config
+        assert_close(read.state_dict(), model.state_dict())
+    torch.save({k: v for k, v in small.state_dict().items() if k != "fc2.bias"}, path)
+    with one_line(ValueError, "holds another architecture than MSP: Missing key.*fc2.bias"):
         load_msp(path)
-    torch.save(small.state_dict(), path)
-    assert_close(load_msp(path).state_dict(), small.state_dict())
-    wide = MSP(attributes=5, size=16, features=4, decoder_features=6)
-    torch.save(wide.state_dict(), path)
-    assert load_msp(path).config == wide.config
-    path.write_bytes(path.read_bytes()[:2000])
-    with one_line(ValueError, "damaged"):
-        load_msp(path)
-    other = "holds another architecture than MSP"
-    incomplete = {k: v for k, v in small.state_dict().items() if k != "fc2.bias"}
-    for state, message in (
-        ({"weight": torch.zeros(3)}, other),
-        (incomplete, f"{other}: Missing key.*fc2.bias"),
-        ([1, 2], "holds no state dict"),
-    ):
-        torch.save(state, path)
-        with one_line(ValueError, message):
-            load_msp(path)
 
 
 def test_fidelity_adds_absolute_differences(small):

@@ -381,7 +381,7 @@ test_what_cannot_be_gets_one_line = refusals(
         (lambda: adapted(encode=lambda x: (x, x)).fit(X, Y), "encode of Adapted returned tuple"),
         (
             lambda: adapted(encode=torch.Tensor.cfloat).fit(X, Y),
-            "latents of Adapted must hold real numbers, got",
+            "latents of Adapted must hold real",
         ),
         (lambda: network().fit(X[:, 1:], Y), r"encode of Base does not take .*32 \(90, 4\): "),
         (lambda: network().fit(X.byte(), Y), r"uint8 .*; for bytes pass x.float\(\) / 255"),

@@ -4,18 +4,16 @@
 """
 
 import json
-import os
-import subprocess
-import sys
 
 import nbformat
 import numpy as np
+import papermill
 import pytest
 from small import small
 
 from fpnlib.data.drawn import shapes
 from fpnlib.families import FACES, SHAPES, Plug, Run, Trained, study
-from fpnlib.runs import execute, kernel
+from fpnlib.runs import execute
 from fpnlib.runs.copies import code_cells
 from fpnlib.store import PROJECT
 
@@ -44,18 +42,12 @@ def test_it_runs_and_leaves_figures_and_results(folder, name):
 def test_plain_papermill_gives_the_same_bits_from_any_folder(folder, tmp_path):
     """The runner executed it beside the notebook that trains half of its models."""
     name = NOTEBOOKS[-1]
-    source = str(PROJECT / "notebooks" / f"{name}.ipynb")
-    given = small(name) | {"out": str(tmp_path / "run")}
-    parameters = [text for name, value in given.items() for text in ("-p", name, str(value))]
-    command = [sys.executable, "-m", "papermill", source, "out.ipynb", "--no-progress-bar"]
-    # One thread, as in the runner: more threads add up in another order.
-    env = os.environ | dict.fromkeys(kernel.THREADS, "1")
-    process = {"cwd": tmp_path, "env": env, "capture_output": True, "text": True}
-    done = subprocess.run([*command, *parameters], check=False, **process)
-    assert done.returncode == 0, done.stderr
-    executed = nbformat.read(tmp_path / "out.ipynb", as_version=4)
-    code = code_cells(executed.cells)
-    assert all(cell.execution_count for cell in code if cell.source)
+    source, given = PROJECT / "notebooks" / f"{name}.ipynb", small(name)
+    given["out"] = str(tmp_path / "run")
+    executed = papermill.execute_notebook(
+        source, tmp_path / "out.ipynb", given, cwd=tmp_path, progress_bar=False
+    )
+    assert all(cell.execution_count for cell in code_cells(executed.cells) if cell.source)
     results = f"results/{name}.json"
     assert (tmp_path / "run" / results).read_bytes() == (folder / results).read_bytes()
 

@@ -178,7 +178,7 @@ BAD = {
     "unknown column 'seconds'": lambda: plots.costs(COSTS.drop(columns="seconds")),
     "did you mean 'achieved'": lambda: plots.attribute_scores(EDITS, {"achived": "x"}),
     "points must have shape (n, 2), got (6, 3)": lambda: plots.embedding(
-        {"base": (torch.rand(6, 3), LABELS)}
+        {"a": (POINTS[:, [0, 1, 1]], LABELS)}
     ),
     "labels must have shape (6,), got (5,)": lambda: plots.embedding({"a": (POINTS, LABELS[:5])}),
     "unknown panel 'c'": lambda: plots.densities(*DENSITIES, samples={"c": POINTS}),

@@ -215,7 +215,7 @@ def test_sampling_solves_for_the_points_alone(monkeypatch):
 
 def test_a_large_batch_takes_the_steps_of_its_hardest_cloud():
     model = small(tolerance=1e-6)
-    field, z = model.decoder.fields[0], 4 * torch.randn(100, 5)
+    field, z = model.decoder.fields[0], 4 * torch.randn(50, 5)
     calls, velocity = [], field.velocity
 
     def counted(*arguments, **named):
@@ -495,7 +495,6 @@ def test_other_checkpoints_are_refused_in_one_line(tmp_path):
             load_pointflow(path)
 
     refused("holds 'enc.disc.0.weight'", {"enc.disc.0.weight": torch.zeros(2)})
-    refused("holds no state dict", [1, 2])
     incomplete = {name: good[name] for name in good if name != "encoder.conv2.weight"}
     refused("Missing key.*encoder.points.3.weight", incomplete)
     narrow = {"point_cnf.chain.1.odefunc.diffeq.layers.1._layer.weight": torch.zeros(16, 15)}
@@ -512,8 +511,3 @@ def test_other_checkpoints_are_refused_in_one_line(tmp_path):
     (tmp_path / "train_set_std.npy").unlink()
     with pytest.raises(FileNotFoundError, match="train_set_std.npy is not beside .*checkpoint.pt"):
         load_pointflow(tmp_path / "checkpoint.pt")
-    (tmp_path / "checkpoint.pt").write_bytes(b"not a checkpoint")
-    with pytest.raises(ValueError, match="is damaged or no checkpoint"):
-        load_pointflow(tmp_path / "checkpoint.pt")
-    with pytest.raises(FileNotFoundError, match="no checkpoint at"):
-        load_pointflow(tmp_path / "nowhere.pt")

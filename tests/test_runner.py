@@ -339,10 +339,7 @@ def test_a_run_never_writes_where_its_notebooks_are(tiny, capsys, below):
         (["--set", "scale=big"], "parameter 'scale' must be a number like 1.0, got 'big'"),
         (["--set", "fail=1"], "parameter 'fail' must be true or false like False, got 1"),
         (["--set", "seed"], "--set takes name=value, got 'seed'"),
-        (
-            ["--set", "seed=1", "seed=2"],
-            "--set has seed twice; a list of values makes one run for each",
-        ),
+        (["--set", "seed=1", "seed=2"], "--set has seed twice; a list of values makes one run"),
         (["--set", "out=x"], "the run's folder is set with --out x, not with --set"),
         (["--set", "seed=[1,"], "--set takes a value in YAML: while parsing a flow node"),
         (["--only", "02_secnd"], "unknown notebook '02_secnd'; did you mean '01_second'?"),

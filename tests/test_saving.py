@@ -38,7 +38,7 @@ CASES = {
     "vector": (Vector(2, unknown=True), Z / 2, None),
     "several": (PAIR, NAMED, {"kind": "Sea Lion"}),
 }
-FLOWS = ["maf", "realnvp", "spline"]
+FITTED = [*((kind, "maf") for kind in CASES), ("classes", "realnvp"), ("classes", "spline")]
 
 
 def fitted(condition, y, flow="maf", **more):
@@ -57,8 +57,7 @@ def plugin():
     return fitted(Classes("abc"), Y)
 
 
-@pytest.mark.parametrize("flow", FLOWS)
-@pytest.mark.parametrize("kind", CASES)
+@pytest.mark.parametrize(("kind", "flow"), FITTED)
 def test_a_loaded_plugin_is_the_one_saved(tmp_path, kind, flow):
     condition, y, asked = CASES[kind]
     plugin = fitted(condition, y, flow)

@@ -432,10 +432,7 @@ def test_the_cells_of_a_table_are_recorded_by_name(tmp_path, capsys):
         (lambda s: start(s.run.folder, "vectros.epochs=3"), "did you mean 'vectors'"),
         (lambda s: Study(Run("x", out=s.run.folder, profile="dmeo"), VECTORS), "'demo'"),
         (lambda s: classification_table(s, {"rbf_smv": {}}), "did you mean 'rbf_svm'"),
-        (
-            lambda s: start(s.run.folder, "vectors.epochs=x"),
-            "must be a whole number like 2, got 'x'",
-        ),
+        (lambda s: start(s.run.folder, "vectors.epochs=x"), "a whole number like 2, got 'x'"),
     ],
 )
 def test_bad_input_gets_one_clear_line(folder, call, line):

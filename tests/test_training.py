@@ -218,12 +218,6 @@ def test_a_loss_of_nan_keeps_the_last_good_weights_and_says_what_to_change():
     assert all(torch.isfinite(value).all() for value in net.state_dict().values())
 
 
-def test_no_data():
-    net, (x, y), validation = problem()
-    with pytest.raises(ValueError, match="needs data, got 0 training"):
-        fit(net, None, (x[:0], y[:0]), validation, epochs=1, batch_size=8, learning_rate=1e-3)
-
-
 def test_a_last_batch_of_one_joins_the_one_before_it():
     """Batch norm refuses a batch of one in training."""
     net, sizes = nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3)), []

@@ -1,4 +1,4 @@
-"""The memory that a large batch takes beyond its inputs and outputs does not grow with it."""
+"""The memory that flows and distances take beyond inputs and outputs does not grow with them."""
 
 import json
 import subprocess
@@ -23,6 +23,7 @@ CASES = [
 SCRIPT = """
 import json, os, sys, torch
 from fpnlib.flows import build_flow
+from fpnlib.metrics.point_clouds import _pairwise
 from memory import peak
 
 torch.set_num_threads(1)
@@ -45,10 +46,16 @@ def measure(name, call, hidden, many, dtype):
             assert calls[call](z, context).isfinite().all()
     return peak() - before
 
+def distances():
+    others = torch.randn(40, 2048, 3)  # all distances at once would be 0.7 GB
+    before = peak()
+    assert _pairwise(others[:1], others, "chamfer").shape == (1, 40)
+    return peak() - before
+
 measure("maf", "from noise", 64, 9, "float32")  # what a child need not load again
-for case in json.loads(sys.argv[1]):
+for case in [*json.loads(sys.argv[1]), None]:
     if not (child := os.fork()):
-        print(measure(*case), flush=True)
+        print(measure(*case) if case else distances(), flush=True)
         os._exit(0)
     os.waitpid(child, 0)
 """
@@ -58,10 +65,12 @@ def test_memory_is_bounded():
     run = [sys.executable, "-c", SCRIPT, json.dumps(CASES)]
     folder = Path(__file__).parent
     done = subprocess.run(run, check=True, capture_output=True, text=True, cwd=folder)
-    grown = list(map(int, done.stdout.splitlines()))  # bytes, by each case's largest batch
+    # Bytes, by each case's largest batch, and by the distances to 40 clouds of 2,048 points.
+    *grown, of_distances = map(int, done.stdout.splitlines())
     assert len(grown) == len(CASES), done.stderr
     for case, size in zip(CASES, grown, strict=True):
         assert size < allowed(*case), case
+    assert of_distances < 2**28
 
 
 def allowed(name, call, hidden, many, dtype):
