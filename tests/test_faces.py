@@ -292,7 +292,7 @@ def test_a_prepared_copy_is_made_once_and_read_instead_of_the_originals(tmp_path
 
 def test_preparing_resumes_and_half_a_copy_is_not_read(tmp_path):
     folder = write_celeba(tmp_path)
-    damage(folder, "truncated")
+    truncate(folder / "img_align_celeba")
     with one_line(ValueError, "000002.jpg is damaged"):
         prepare_celeba(tmp_path, size=16)
     copy = folder / "img_align_celeba_16"
@@ -368,38 +368,28 @@ def test_the_crop_is_the_middle(tmp_path):
         assert edge.min() > 0.8
 
 
-def damage(folder, what):
-    images = folder / "img_align_celeba"
-    if what == "no images":
-        for path in images.iterdir():
-            path.unlink()
-    elif what == "no list":
-        (folder / "list_attr_celeba.txt").unlink()
-    elif what == "truncated":
-        path = images / "000002.jpg"
-        path.write_bytes(path.read_bytes()[:600])
-    elif what == "alpha":
-        Image.new("RGBA", (178, 218)).save(images / "000002.jpg", format="png")
-    elif what == "size":
-        Image.new("RGB", (64, 64)).save(images / "000002.jpg")
-    elif what == "not in the list":
-        Image.new("RGB", (178, 218)).save(images / "000777.jpg")
+def truncate(images):
+    path = images / "000002.jpg"
+    path.write_bytes(path.read_bytes()[:600])
+
+
+def an_image(mode, size, name="000002.jpg"):
+    return lambda images: Image.new(mode, size).save(images / name, format="png")
 
 
 @pytest.mark.parametrize(
-    ("what", "kind", "message"),
+    ("damage", "message"),
     [
-        ("no images", FileNotFoundError, "CelebA: no images in .*set FPN_DATA to the folder that"),
-        ("no list", FileNotFoundError, "CelebA: list_attr_celeba.txt is not in"),
-        ("truncated", ValueError, "000002.jpg is damaged"),
-        ("alpha", ValueError, "must be 178×218 or 16×16 pixels in RGB, got 178×218, RGBA"),
-        ("size", ValueError, "000002.jpg must be 178×218 or 16×16 pixels in RGB, got 64×64, RGB"),
-        ("not in the list", ValueError, "list_attr_celeba.txt has no row for 000777"),
+        (shutil.rmtree, "CelebA: no images in .*set FPN_DATA to the folder that"),
+        (truncate, "000002.jpg is damaged"),
+        (an_image("RGBA", (178, 218)), "178×218 or 16×16 pixels in RGB, got 178×218, RGBA"),
+        (an_image("RGB", (64, 64)), "000002.jpg must be 178×218 or 16×16 pixels in RGB, got 64×64"),
+        (an_image("RGB", (178, 218), "000777.jpg"), "list_attr_celeba.txt has no row for 000777"),
     ],
 )
-def test_what_is_missing_or_damaged_gets_one_line(tmp_path, what, kind, message):
-    damage(write_celeba(tmp_path), what)
-    with one_line(kind, message):
+def test_images_that_are_missing_or_damaged_get_one_line(tmp_path, damage, message):
+    damage(write_celeba(tmp_path) / "img_align_celeba")
+    with one_line((FileNotFoundError, ValueError), message):
         load_celeba(tmp_path, size=16)
 
 
@@ -420,10 +410,13 @@ def test_lists_that_do_not_fit_get_one_line(tmp_path, lists, message):
         load_celeba(tmp_path, size=16)
 
 
-def test_an_image_with_two_rows_is_refused(tmp_path):
+def test_an_image_with_two_rows_and_a_list_that_is_missing_are_refused(tmp_path):
     path = write_celeba(tmp_path, n=3) / "list_attr_celeba.txt"
     path.write_text(path.read_text() + "000001.jpg 1 1 1\n")
     with pytest.raises(ValueError, match="000001 has two rows"):
+        load_celeba(tmp_path, size=16)
+    path.unlink()
+    with one_line(FileNotFoundError, "CelebA: list_attr_celeba.txt is not in"):
         load_celeba(tmp_path, size=16)
 
 

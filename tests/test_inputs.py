@@ -11,15 +11,12 @@ from lamps import lamps
 from laws import one_line, untrained_judge
 from torch import nn
 
-from fpnlib import adapt, checks
+from fpnlib import Classes, FlowPlugin, FlowPluginNetwork, adapt, checks
 from fpnlib.base_models import ConvVAE
 from fpnlib.baselines import logistic_regression
-from fpnlib.conditions import Classes
 from fpnlib.metrics.editing import MeanDifferences
 from fpnlib.metrics.images import diversity, frechet_distance, right_class_rate
 from fpnlib.metrics.latents import class_separation, two_sample_accuracy
-from fpnlib.network import FlowPluginNetwork
-from fpnlib.plugin import FlowPlugin
 from fpnlib.rivals import ClassMixtures
 from fpnlib.training import fit
 from fpnlib.widgets import AttributeEditor, DigitExplorer

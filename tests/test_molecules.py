@@ -8,9 +8,9 @@ import pytest
 import torch
 from laws import one_line
 
-from fpnlib import FlowPlugin, FlowPluginNetwork, Reals, data
+from fpnlib import FlowPlugin, FlowPluginNetwork, Reals, adapt, data
 from fpnlib.base_models import SelfiesVAE, pieces
-from fpnlib.base_models.frozen import Frozen, adapt
+from fpnlib.base_models.frozen import Frozen
 from fpnlib.base_models.selfies_vae import LENGTH, MERGES, TOKENS
 from fpnlib.data import molecules
 from fpnlib.data.molecules import properties, to_smiles, to_tokens

@@ -11,11 +11,8 @@ from nflows.flows import Flow
 from nflows.transforms import CompositeTransform
 from torch import nn
 
-from fpnlib.base_models.frozen import adapt
-from fpnlib.conditions import Attributes, Classes
+from fpnlib import Attributes, Classes, FlowPlugin, FlowPluginNetwork, adapt
 from fpnlib.flows import build_flow
-from fpnlib.network import FlowPluginNetwork
-from fpnlib.plugin import FlowPlugin
 
 MEANS = torch.tensor([[2.0, -1.0], [-3.0, 4.0], [0.0, 0.5]])
 FACTORS = torch.tensor(

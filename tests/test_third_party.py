@@ -59,10 +59,6 @@ class WithOutputs(nn.Module):
         return self.decoder(z)
 
 
-def pca():
-    return PCA(4).fit(torch.rand(40, 64).numpy())
-
-
 def generator():
     layers = nn.Linear(4, 64), nn.BatchNorm1d(64), nn.Sigmoid(), nn.Unflatten(1, (1, 8, 8))
     return nn.Sequential(*layers)
@@ -103,7 +99,7 @@ base = adapt(model, encode=lambda x: posterior(model.encode(x)), decode=model.de
         (4,),
     ),
     "PCA": (
-        pca,
+        lambda: PCA(4).fit(torch.rand(40, 64).numpy()),
         """
 base = adapt(model, encode=lambda x: model.transform(x.flatten(1)),
              decode=lambda z: model.inverse_transform(z).reshape(-1, 1, 8, 8))

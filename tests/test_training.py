@@ -45,14 +45,19 @@ def run(checkpoint=None, noise=0.0, **settings):
     """A fit; with ``noise`` its loss draws, as a VAE's does."""
     net, train, validation = problem()
 
-    def mse(a, b):
-        return nn.functional.mse_loss(net(a + noise * torch.randn_like(a) if noise else a), b)
+    def loss(a, b):
+        return mse(net)(a + noise * torch.randn_like(a) if noise else a, b)
 
     settings = dict(epochs=6, batch_size=32, learning_rate=2e-2, seed=3) | settings
     train = settings.pop("train", train)
-    history = fit(net, mse, train, validation, checkpoint=checkpoint, **settings)
+    history = fit(net, loss, train, validation, checkpoint=checkpoint, **settings)
     with torch.no_grad():
-        return net, history, float(mse(*validation))
+        return net, history, float(loss(*validation))
+
+
+def mse(net):
+    """The mean squared error of a net's outputs."""
+    return lambda x, y: nn.functional.mse_loss(net(x), y)
 
 
 def fit_briefly(loss, x, net, **settings):
@@ -161,9 +166,8 @@ def test_the_modes_of_the_caller_change_nothing(mode):
     weights = []
     for context in (nullcontext, MODES[mode]):
         net, train, validation = problem()
-        loss = lambda a, b: nn.functional.mse_loss(net(a), b)  # noqa: B023, E731
         with context():
-            fit(net, loss, train, validation, epochs=2, batch_size=64, learning_rate=1e-2)
+            fit(net, mse(net), train, validation, epochs=2, batch_size=64, learning_rate=1e-2)
         weights.append(net[0].weight)
     assert torch.equal(*weights)
 
@@ -184,8 +188,7 @@ def test_a_module_may_check_all_data_once():
     net, train, validation = problem()
     seen = []
     net.check_input = lambda *batch: seen.append([len(part) for part in batch])
-    loss = lambda a, b: nn.functional.mse_loss(net(a), b)  # noqa: E731
-    fit(net, loss, train, validation, epochs=3, batch_size=64, learning_rate=1e-3)
+    fit(net, mse(net), train, validation, epochs=3, batch_size=64, learning_rate=1e-3)
     assert seen == [[200, 200], [100, 100]]
 
 
@@ -198,8 +201,8 @@ def test_a_frozen_parameter_stays_as_it_is():
     net, train, validation = problem()
     net[0].requires_grad_(False)
     before = net[0].weight.clone()
-    fit(net, lambda a, b: nn.functional.mse_loss(net(a), b), train, validation,
-        epochs=2, batch_size=64, learning_rate=1e-2, weight_decay=0.1)  # fmt: skip
+    settings = dict(epochs=2, batch_size=64, learning_rate=1e-2, weight_decay=0.1)
+    fit(net, mse(net), train, validation, **settings)
     assert torch.equal(net[0].weight, before)
 
 
@@ -211,10 +214,9 @@ def test_a_loss_of_nan_keeps_the_last_good_weights_and_says_what_to_change():
         "epoch 3: the loss is nan, on validation .*"
         "learning_rate than 0.001 or clip_norm helps; .* epoch [012] are kept"
     )
-    loss = lambda a, b: nn.functional.mse_loss(net(a), b)  # noqa: E731
     draw = lambda generator: next(calls)  # noqa: E731
     with pytest.raises(FloatingPointError, match=said):
-        fit(net, loss, draw, validation, epochs=5, batch_size=64, learning_rate=1e-3)
+        fit(net, mse(net), draw, validation, epochs=5, batch_size=64, learning_rate=1e-3)
     assert all(torch.isfinite(value).all() for value in net.state_dict().values())
 
 

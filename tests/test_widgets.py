@@ -11,9 +11,7 @@ from lamps import lamps
 from PIL import Image
 from torch import nn
 
-from fpnlib.conditions import Classes
-from fpnlib.network import FlowPluginNetwork
-from fpnlib.plugin import FlowPlugin
+from fpnlib import Classes, FlowPlugin, FlowPluginNetwork
 from fpnlib.widgets import AttributeEditor, DigitExplorer
 from fpnlib.widgets.parts import png
 

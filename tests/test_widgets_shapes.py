@@ -3,10 +3,8 @@
 import pytest
 import torch
 
+from fpnlib import Classes, FlowPlugin, FlowPluginNetwork
 from fpnlib.base_models import PointFlow
-from fpnlib.conditions import Classes
-from fpnlib.network import FlowPluginNetwork
-from fpnlib.plugin import FlowPlugin
 from fpnlib.widgets import ShapeExplorer
 
 

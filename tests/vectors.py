@@ -57,6 +57,4 @@ VECTORS = Family(
         settings=("judge_epochs",),
     ),
     score=class_scores,
-    paper={"maf": (0.75, 0.5), "logistic_regression": (0.25, 0.125)},
-    paper_dataset="vectors",
 )
