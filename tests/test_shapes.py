@@ -187,7 +187,7 @@ def shapenet(tmp_path_factory):
 
 
 def test_55_categories_imbalanced_as_shapenet_from_end_to_end(shapenet, tmp_path, capsys):
-    epochs = "shapes.base_epochs=4 shapes.flow_epochs=20"
+    epochs = "shapes.base_epochs=4 shapes.flow_epochs=12"
     with pytest.MonkeyPatch.context() as patch:
         few = partial(load_shapenet, points=32)
         patch.setitem(data.DATASETS, "shapenet", lambda r, seed, download: few(r, seed))
