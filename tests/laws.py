@@ -17,6 +17,12 @@ def one_line(error, said):
     assert "\n" not in str(caught.value)
 
 
+def error_line(capsys):
+    """The one line that a command wrote to stderr."""
+    (line,) = capsys.readouterr().err.splitlines()
+    return line
+
+
 def refusals(rows, given=tuple, errors=(TypeError, ValueError)):
     """A test that each row's call, with the arguments that ``given`` makes, fails in one line."""
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from laws import note_files
+from laws import error_line, note_files
 from nbformat import read, v4, write
 
 from fpnlib import store
@@ -229,8 +229,7 @@ def result(**fields):
 def test_what_is_damaged_is_named_in_one_line(folder, capsys, file, content, said):
     (folder / file).write_text(json.dumps(content))
     assert main(["report", str(folder)]) == 2
-    (error,) = capsys.readouterr().err.splitlines()
-    assert said in error and not (folder / "report.html").exists()
+    assert said in error_line(capsys) and not (folder / "report.html").exists()
 
 
 def test_a_folder_without_a_page_keeps_no_other_from_its_own(folder, tmp_path_factory, capsys):

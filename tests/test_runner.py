@@ -20,7 +20,7 @@ import torch
 import zmq
 from joblib import cpu_count
 from jupyter_client.connect import LocalPortCache
-from laws import one_line
+from laws import error_line, one_line
 from nbclient.exceptions import CellTimeoutError, DeadKernelError
 from nbclient.output_widget import OutputWidget
 from nbformat import v4
@@ -322,8 +322,7 @@ def test_a_run_never_writes_where_its_notebooks_are(tiny, capsys, below):
     before = {path: path.read_bytes() for path in sources.rglob("*") if path.is_file()}
     for more in ([], ["--fresh"]):
         assert main([*command(sources, tiny / "project"), *more]) == 2
-        error = capsys.readouterr().err
-        assert "would overwrite the notebooks in" in error and error.count("\n") == 1
+        assert "would overwrite the notebooks in" in error_line(capsys)
     assert before == {path: path.read_bytes() for path in sources.rglob("*") if path.is_file()}
 
 
@@ -351,8 +350,7 @@ def test_a_run_never_writes_where_its_notebooks_are(tiny, capsys, below):
 )
 def test_mistakes_are_refused_in_one_line_before_anything_runs(tiny, capsys, more, said):
     assert run(tiny, *more) == (2, "")
-    error = capsys.readouterr().err
-    assert error.startswith(f"error: {said}") and error.count("\n") == 1
+    assert error_line(capsys).startswith(f"error: {said}")
 
 
 @pytest.mark.parametrize(
@@ -368,8 +366,7 @@ def test_mistakes_are_refused_in_one_line_before_anything_runs(tiny, capsys, mor
 def test_a_wrong_profile_is_one_line(tiny, capsys, profile, said):
     (tiny / "profiles" / "small.yaml").write_text(profile)
     assert run(tiny) == (2, "")
-    error = capsys.readouterr().err
-    assert said in error and error.count("\n") == 1
+    assert said in error_line(capsys)
 
 
 @pytest.mark.parametrize("keep", [0, 60, -7], ids=["empty", "begun", "almost whole"])
@@ -377,8 +374,7 @@ def test_a_damaged_manifest_is_one_line_before_anything_runs(tiny, capsys, keep)
     path = tiny / "out" / "manifest.json"
     path.write_bytes(path.read_bytes()[:keep])
     assert run(tiny) == (2, "")
-    (error,) = capsys.readouterr().err.splitlines()
-    assert error.startswith(f"error: {path} is damaged")
+    assert error_line(capsys).startswith(f"error: {path} is damaged")
 
 
 def test_a_folder_inside_the_project_is_named_relative_to_it(tiny, monkeypatch):
@@ -409,7 +405,7 @@ CUT = '{"cells": [], "metadata": {}, "nbform'
 def test_a_damaged_source_is_named_and_nobody_is_told_to_delete_it(tiny, capsys, text):
     (tiny / "01_second.ipynb").write_text(text)
     assert run(tiny) == (2, "")
-    (error,) = capsys.readouterr().err.splitlines()
+    error = error_line(capsys)
     said = f"error: {tiny / '01_second.ipynb'} is no notebook that can be executed ("
     assert error.startswith(said) and "delete" not in error
 
@@ -527,9 +523,8 @@ def test_a_reply_that_comes_while_an_output_widget_is_told_is_not_lost(tmp_path,
 def test_a_second_run_into_one_folder_is_refused_by_the_name_of_the_first(tiny, capsys):
     with claim(tiny / "out"):
         assert run(tiny) == (2, "")
-    error = capsys.readouterr().err
-    assert f"out is in use by process {os.getpid()} on {socket.gethostname()}, since 2" in error
-    assert error.count("\n") == 1
+    said = f"out is in use by process {os.getpid()} on {socket.gethostname()}, since 2"
+    assert said in error_line(capsys)
 
 
 def test_what_a_killed_run_holds_is_taken_up(tiny, capsys):
@@ -656,8 +651,7 @@ def test_paths_in_the_environment_mean_what_the_shell_means(tmp_path, monkeypatc
 def test_without_a_checkout_the_command_says_what_it_needs(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(plan, "PROJECT", tmp_path)
     assert main(["run", "--profile", "demo", "--notebooks", str(tmp_path)]) == 2
-    error = capsys.readouterr().err
-    assert "from a checkout (git clone" in error and error.count("\n") == 1
+    assert "from a checkout (git clone" in error_line(capsys)
 
 
 @pytest.mark.parametrize("more", [["--out", "x y"], ["--out", "x y", "--fresh"]])

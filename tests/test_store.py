@@ -108,22 +108,21 @@ def test_a_json_of_an_earlier_version_without_a_digest_is_read(tmp_path):
     assert read_meta(path) == {"1": [2, 3], "b": 0.1}
 
 
-def stop(at, monkeypatch):
-    """Let the renaming of temporary files end at the given one, as a kill or a disk does."""
-    replace, done = os.replace, []
+def no_space(monkeypatch, name, after=0):
+    """Let a function of ``os`` fail after so many calls, as on a full disk."""
+    call, done = getattr(os, name), []
 
-    def instead(source, target):
-        if len(done) == at:
+    def instead(*arguments):
+        if len(done) == after:
             raise OSError(28, "No space left on device")
-        done.append(target)
-        replace(source, target)
+        done.append(call(*arguments))
 
-    monkeypatch.setattr(os, "replace", instead)
+    monkeypatch.setattr(os, name, instead)
 
 
 def test_a_stop_between_the_two_files_leaves_no_complete_looking_pair(tmp_path, monkeypatch):
     path = save_tensors(tmp_path / "x.safetensors", TENSORS, {"version": 1})
-    stop(1, monkeypatch)
+    no_space(monkeypatch, "replace", after=1)
     with pytest.raises(OSError, match="cannot write .*x.json .*No space left"):
         save_tensors(path, {"weight": torch.zeros(2)}, {"version": 2})
     with pytest.raises(FileNotFoundError):
@@ -133,14 +132,7 @@ def test_a_stop_between_the_two_files_leaves_no_complete_looking_pair(tmp_path, 
 
 def test_a_disk_that_is_full_spares_the_earlier_pair(tmp_path, monkeypatch):
     path = save_tensors(tmp_path / "x.safetensors", TENSORS, {"version": 1})
-    sync, synced = os.fsync, []
-
-    def full(file):
-        if synced:  # the second of the two
-            raise OSError(28, "No space left on device")
-        synced.append(sync(file))
-
-    monkeypatch.setattr(os, "fsync", full)
+    no_space(monkeypatch, "fsync", after=1)  # of the second of the two
     with pytest.raises(OSError, match="cannot write .*No space left"):
         save_tensors(path, {"weight": torch.zeros(2)}, {"version": 2})
     kept, meta = load_tensors(path)
@@ -150,11 +142,7 @@ def test_a_disk_that_is_full_spares_the_earlier_pair(tmp_path, monkeypatch):
 
 def test_a_write_that_fails_keeps_the_old_file_and_no_litter(tmp_path, monkeypatch):
     path = store.write(tmp_path / "x.txt", "old")
-
-    def no_space(*_):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(os, "replace", no_space)
+    no_space(monkeypatch, "replace")
     with one_line(OSError, "cannot write .*x.txt .*No space left"):
         store.write(path, "new")
     assert path.read_text() == "old" and os.listdir(tmp_path) == ["x.txt"]

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 from distributed import Client, Event, LocalCluster
 from distributed.utils import get_mp_context
-from laws import note_files
+from laws import error_line, note_files
 from test_runner import command, write_notebook
 
 from fpnlib import plots, store
@@ -198,8 +198,8 @@ def test_a_scheduler_that_is_not_there_is_one_line(notebooks, tmp_path, capsys, 
     monkeypatch.setattr(cluster, "PATIENCE", (0.5, 0.5))
     for address in ("tcp://127.0.0.1:9", "nonsense://x"):
         assert sweep(notebooks, tmp_path / "out", "--seeds", "0", "1", "--scheduler", address) == 2
-        (said,) = capsys.readouterr().err.splitlines()
-        assert said.startswith(f"error: no Dask scheduler answers at {address} (")
+        said = f"error: no Dask scheduler answers at {address} ("
+        assert error_line(capsys).startswith(said)
 
 
 def test_a_scheduler_without_workers_is_one_line(notebooks, tmp_path, capsys, monkeypatch):
@@ -273,8 +273,7 @@ def test_no_worker_is_idle_while_runs_wait(monkeypatch, tmp_path):
 )
 def test_mistakes_are_refused_before_anything_runs(notebooks, tmp_path, capsys, more, said):
     assert sweep(notebooks, tmp_path / "out", *more) == 2
-    error = capsys.readouterr().err
-    assert error.startswith(f"error: {said}") and error.count("\n") == 1
+    assert error_line(capsys).startswith(f"error: {said}")
     assert not (tmp_path / "out" / "runs").exists()
 
 
