@@ -345,7 +345,7 @@ def test_a_run_never_writes_where_its_notebooks_are(tiny, capsys, below):
         (["--profile", "smal"], "unknown profile 'smal'; did you mean 'small'?"),
         (["--fresh", "--only", "01"], "--fresh starts the whole run over"),
         (["--notebooks", "/"], "no notebooks found"),
-        (["--out", "/dev/null/out"], "[Errno 20] cannot write /dev/null/out"),
+        (["--out", str(Path(__file__, "out"))], "[Errno "),  # a folder in a file
     ],
 )
 def test_mistakes_are_refused_in_one_line_before_anything_runs(tiny, capsys, more, said):

@@ -39,6 +39,13 @@ def folder(run, tmp_path):
     return shutil.copytree(run, tmp_path / "run")
 
 
+def said_of(folder, *faults):
+    """What verify says of a folder that has these faults."""
+    said = []
+    assert verify.verify(folder, say=said.append) == [*faults]
+    return said
+
+
 def record(folder, value):
     """Put another value in the number's place, and let the manifest vouch for it."""
     path = folder / "results" / "02_base_models.json"
@@ -49,9 +56,8 @@ def record(folder, value):
 
 
 def test_a_run_that_holds_is_computed_again_and_left_as_it_was(folder):
-    before, said = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}, []
-    assert verify.verify(folder, say=said.append) == []
-    files, number, computed = said
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+    files, number, computed = said_of(folder)
     assert files == "3 files, 0 not as the manifest has them"
     assert number.startswith(f"{QUANTITY}: ") and computed == "1 number computed again"
     assert before == {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
@@ -77,12 +83,10 @@ def test_a_number_within_its_tolerance_holds(folder):
 def test_a_file_that_is_another_or_missing_is_named_and_nothing_is_computed(folder):
     (folder / MODEL).write_bytes(b"other")
     (folder / "results" / "02_base_models.json").unlink()
-    said = []
-    assert verify.verify(folder, say=said.append) == [
-        "results/02_base_models.json is missing",
-        f"{MODEL} is not the file that the run made: its sha256 differs from the manifest's",
-    ]
-    assert said == ["3 files, 2 not as the manifest has them", "0 numbers computed again"]
+    missing = "results/02_base_models.json is missing"
+    another = f"{MODEL} is not the file that the run made: its sha256 differs from the manifest's"
+    said = ["3 files, 2 not as the manifest has them", "0 numbers computed again"]
+    assert said_of(folder, missing, another) == said
 
 
 def test_a_model_of_other_parameters_does_not_hold_and_is_never_made(folder):
@@ -96,9 +100,8 @@ def test_a_model_that_is_not_there_is_said_and_never_made(folder):
     for path in (folder / MODEL, (folder / MODEL).with_suffix(".json")):
         path.unlink()
     note_files(folder)
-    said = []
-    assert verify.verify(folder, say=said.append) == [] and not (folder / MODEL).exists()
-    _, absent, computed = said
+    _, absent, computed = said_of(folder)
+    assert not (folder / MODEL).exists()
     assert absent == f"{QUANTITY}: not computed: no model 'ConvAE' is stored"
     assert computed == "0 numbers computed again"
 
@@ -107,9 +110,7 @@ def test_numbers_of_other_data_are_not_compared(folder):
     record(folder, 0.5)
     used = {"parameters": PARAMETERS, "data": {"digits": "another checksum"}}
     Manifest(folder).note("notebooks", {"02_base_models": used})
-    said = []
-    assert verify.verify(folder, say=said.append) == []
-    assert f"{QUANTITY}: not computed: digits is not the data of the run" in said[1]
+    assert f"{QUANTITY}: not computed: digits is not the data of the run" in said_of(folder)[1]
 
 
 def test_data_that_is_not_there_is_said_and_not_fetched(folder, tmp_path, monkeypatch):
@@ -124,8 +125,7 @@ def test_data_that_is_not_there_is_said_and_not_fetched(folder, tmp_path, monkey
     monkeypatch.setenv("FPN_DATA", str(tmp_path / "none"))
     elsewhere = PARAMETERS | {"dataset": "mnist", "data_dir": str(tmp_path / "elsewhere")}
     Manifest(folder).note("notebooks", {"02_base_models": {"parameters": elsewhere}})
-    said = []
-    assert verify.verify(folder, say=said.append) == []
+    said = said_of(folder)
     assert said[1].startswith(f"{QUANTITY}: not computed: MNIST: ")
     assert str(tmp_path / "none") in said[1]
     assert said[2] == "0 numbers computed again"
@@ -160,8 +160,7 @@ def test_another_version_of_the_library_and_unlisted_files_are_said_and_no_fault
         entries[name] = {"parameters": PARAMETERS, "library": version}
     Manifest(folder).note("notebooks", entries)
     store.write(folder / "figures" / "drawn_later.png", "")
-    said = []
-    assert verify.verify(folder, say=said.append) == []
+    said = said_of(folder)
     assert said[1] == "1 more that it does not have: figures/drawn_later.png"
     assert said[2] == "made by another version of the library: 02_base_models"
 
