@@ -3,6 +3,7 @@
 import math
 import re
 from collections.abc import Callable, Collection, Iterable, Sequence
+from contextlib import suppress
 from difflib import get_close_matches
 from numbers import Integral, Number
 from typing import Any
@@ -146,7 +147,7 @@ def labels(y: object, names: Sequence[object], *, missing: bool = False) -> Tens
     >>> labels(["Sea lion", b"cat"], ["cat", "sea_lion"])
     tensor([1, 0])
     """
-    column = column_of(y, len(names))
+    column = column_of(y, names)
     codes, distinct = pd.factorize(column)
     find = _lookup(names)
     indices = np.array([*map(find, distinct), -1])[codes]
@@ -158,8 +159,8 @@ def labels(y: object, names: Sequence[object], *, missing: bool = False) -> Tens
     return torch.from_numpy(indices).to(y.device if isinstance(y, Tensor) else "cpu")
 
 
-def column_of(y: object, count: int) -> np.ndarray:
-    """Labels as an array (n,) of numbers or objects."""
+def column_of(y: object, names: Sequence[object]) -> np.ndarray:
+    """Labels of named classes as an array (n,) of numbers or objects."""
     if isinstance(y, Tensor):
         y = y.detach().cpu()
         column = (y.float() if y.dtype in HALF else y).numpy()
@@ -173,13 +174,20 @@ def column_of(y: object, count: int) -> np.ndarray:
     if column.ndim > 1 and column.shape[1:] == (1,):
         column = column[:, 0]
     if column.ndim > 1:
-        remedy = "; for one-hot rows pass y.argmax(1)" if column.shape[1] == count else ""
+        remedy = "; for one-hot rows pass y.argmax(1)" if column.shape[1] == len(names) else ""
         raise ValueError(f"labels must have shape (n,), got {column.shape}{remedy}")
     column = np.atleast_1d(column)
     if column.dtype.kind in "iuf":
         return column
-    decoded = [label.decode() if isinstance(label, bytes) else label for label in column]
-    return np.array(decoded, dtype=object)
+    return np.array([_plain_label(label, names) for label in column], dtype=object)
+
+
+def _plain_label(label: Any, names: Sequence[object]) -> Any:
+    """A label without bytes and bools. True is a name, or else the second of two classes."""
+    if isinstance(label, bool | np.bool_):
+        named = len(names) > 2 or "True" in map(str, names)
+        return str(label) if named else int(label)
+    return label.decode() if isinstance(label, bytes) else label
 
 
 def _filled(x: object) -> object:
@@ -257,10 +265,8 @@ def fitting(name: str, value: object, default: object) -> object:
     if default is None or type(value) is type(default):
         return value
     if isinstance(default, float) and not isinstance(value, bool):
-        try:
+        with suppress(TypeError, ValueError):
             return float(value)  # type: ignore[arg-type]
-        except (TypeError, ValueError):
-            pass
     kinds: dict[type, str] = {
         bool: "true or false",
         int: "a whole number",
@@ -320,7 +326,7 @@ def class_indices(y: object) -> Tensor:
         ValueError, TypeError: as :func:`labels` of names 0, 1, ….
     """
     wide = getattr(y, "ndim", 1) > 1
-    column = column_of(y, y.shape[-1] if wide else 0)  # type: ignore[attr-defined]
+    column = column_of(y, range(y.shape[-1] if wide else 0))  # type: ignore[attr-defined]
     most = pd.to_numeric(pd.Series(column), errors="coerce").max()
     return labels(y, range(1 + (int(most) if most > 0 else 0)))
 

@@ -327,9 +327,7 @@ class FlowPluginNetwork(nn.Module):
                 raise TypeError("fit needs labels: fit(x, y), or batches (x, y)")
             batches = DataLoader(x, BATCH) if isinstance(x, Dataset) else x
         elif hasattr(x, "__getitem__") and not isinstance(x, str | Mapping | Dataset):
-            if hasattr(x, "toarray") or getattr(x, "layout", torch.strided) != torch.strided:
-                x = checks.numbers(x)  # sparse
-            batches = ((x[start : start + BATCH], None) for start in range(0, len(x), BATCH))
+            batches = ((part, None) for part in self._frozen.batches(x) if len(part))
         else:
             raise TypeError(f"x must be an array, got {type(x).__name__}; of batches pass no y")
         means: list[Tensor] = []

@@ -88,6 +88,7 @@ def test_numbers_are_looked_up_by_value(names):
     assert means[0] + 1 < means[1] < means[2] - 1
     assert Classes([3, 5, 7]).index(torch.tensor([7, 3])).tolist() == [2, 0]
     assert Classes(["cat", "dog"]).index([1, 0]).tolist() == [1, 0]
+    assert Classes(["True", "False"]).index([False, np.True_]).tolist() == [1, 0]
     assert Classes([0.1, 0.3]).index(torch.tensor([0.3, 0.1])).tolist() == [1, 0]
     assert Classes(["cat", "dog"]).encode({"class": ["dog"]}).tolist() == [[0, 1]]
     with pytest.raises(ValueError, match="unknown class '4'; known: 3, 5, 7"):
@@ -144,6 +145,7 @@ BAD = [
     (lambda: FlowPlugin(4, Classes("ab"), UNCONDITIONAL), "flow does not take 4 latents and a con"),
     (lambda: plugin().predict(Z, None), "prior must be 'flat', 'train' or 3 probabilities"),
     (lambda: plugin().predict(Z, {"a": 1}), "prior must be a tensor or an array of numbers"),
+    (lambda: Classes("abc").index([True]), "unknown class 'True'; known: a, b, c"),
     (lambda: Classes(10), r"classes need a list of names, got 10; for numbers write range\(n\)"),
     (lambda: Attributes("Smiling"), r"attributes need a list of names; write \['Smiling'\]"),
     (lambda: SIZE.values(pd.Series(["a", "b"])), "quantities must be numbers"),

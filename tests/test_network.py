@@ -99,6 +99,11 @@ KINDS = {
     "numbers out of order": (Classes([5, 3, 7]), torch.tensor([3, 5, 7])[Y]),
     "numbers as texts": (Classes(["7", "3", "5"]), np.array([3, 5, 7], "int16")[Y]),
     "another column": (Classes(NAMES), pd.DataFrame({"species": TEXTS})),
+    "another column of bools": (Classes(["cat", "dog"]), pd.DataFrame({"dog": (Y > 0).numpy()})),
+    "bools of two classes": (Classes(["cat", "dog"]), Y > 0),
+    "array of bools": (Classes(["cat", "dog"]), (Y > 0).numpy()),
+    "list of bools": (Classes(["cat", "dog"]), (Y > 0).tolist()),
+    "column called type": (Several(type=Classes(NAMES)), {"type": TEXTS}),
     "bools": (Attributes(BOTH), TWO),
     "table of bools": (Attributes(BOTH), pd.DataFrame(TWO.numpy(), columns=BOTH)),
     "one bool": (Attributes(["red"]), TWO[:, 0].numpy()),
@@ -112,11 +117,13 @@ KINDS = {
 @pytest.mark.parametrize("kind", KINDS)
 def test_labels_come_back_in_the_kind_that_the_fit_had(kind):
     condition, y = KINDS[kind]
-    found = network(condition=condition).fit(X, y, **QUICK).classify(X[:7])
+    fitted = network(condition=condition).fit(X, y, **QUICK)
+    found = fitted.classify(X[:7])
     assert type(found) is (dict if isinstance(y, dict) else type(y))
     dtype = "int64" if kind == "category" else getattr(y, "dtype", None)
     assert str(getattr(found, "dtype", None)) == str(dtype)
-    if isinstance(y, pd.DataFrame) and len(y.columns) == 2:
+    if isinstance(y, pd.DataFrame):
+        assert list(fitted.read(X[:7]))[: len(y.columns)] == list(y)
         assert found.dtypes.equals(y.dtypes)
     if isinstance(condition, Classes):
         values = {str(label) for label in np.asarray(found).ravel()}

@@ -434,6 +434,8 @@ OF_AN_ENTRY = '{"notebooks": {"00_first": {"parameters": {}, %s}}}'
         ("results", "[1]", "$[0] must be object, got 1"),
         ("results", '[{"quantity": "a"}]', "$[0] must contain ["),
         ("results", '[{"quantity": "a", "value": "1"}]', "$[0].value must be number, got '1'"),
+        ("results", '[{"quantity": "a", "value": NaN}]', "no valid JSON: "),
+        ("results", '[{"quantity": "a", "value": 1e999}]', "$[0].value must be smaller than"),
         ("results", "[{", "no valid JSON"),
         ("manifest", '{"notebooks": {"a": []}}', "$.notebooks.a must be object, got []"),
         ("manifest", '{"notebooks": {"a": {}}}', "$.notebooks.a must contain ['parameters']"),

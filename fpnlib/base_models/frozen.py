@@ -98,7 +98,7 @@ class Frozen:
 
     def encode(self, x: Any) -> Tensor:
         """Latents (n, …), in batches; of a distribution the means."""
-        return _batched(lambda part: self.posterior(part)[0], _array_or_objects(x))
+        return _joined([self.posterior(part)[0] for part in self.batches(x)])
 
     def decode(self, z: Tensor) -> Tensor:
         """Objects (n, …) of latents (n, …), in batches.
@@ -107,7 +107,15 @@ class Frozen:
             TypeError: ``decode`` returns no array.
             ValueError: the base model does not take z.
         """
-        return _batched(lambda part: _array_of(self._call("decode", part), "decode", self.base), z)
+        decoded = (self._call("decode", part) for part in self.batches(z))
+        return _joined([_array_of(part, "decode", self.base) for part in decoded])
+
+    def batches(self, x: Any) -> list[Any]:
+        """Parts of objects, or of latents, that go through the base model together."""
+        if not isinstance(x, np.ndarray):
+            with suppress(TypeError):  # objects that are no numbers stay as they are
+                x = checks.numbers(x)
+        return [x[start : start + BATCH] for start in range(0, max(1, len(x)), BATCH)]
 
     @contextmanager
     def unchanged(self) -> Iterator[None]:
@@ -173,8 +181,8 @@ class Frozen:
         """``x`` on the device and in the floating type of the base model's weights."""
         if not self.modules:
             return x
-        x = _array_or_objects(x)
-        x = checks.numbers(x) if isinstance(x, np.ndarray) else x
+        with suppress(TypeError):
+            x = checks.numbers(x)
         for weight in self._tensors():
             if weight.is_floating_point() and isinstance(x, Tensor):
                 dtype = weight.dtype if x.is_floating_point() else x.dtype
@@ -194,19 +202,7 @@ def _refusal(name: str, base: object, given: Any, error: Exception) -> Exception
     return (TypeError if isinstance(error, TypeError) else ValueError)(message)
 
 
-def _array_or_objects(x: Any) -> Any:
-    """Tables, lists and sparse matrices of numbers as a dense tensor; other objects as they are."""
-    if isinstance(x, np.ndarray):
-        return x
-    try:
-        return checks.numbers(x)
-    except TypeError:
-        return x
-
-
-def _batched(function: Callable[[Any], Tensor], x: Any) -> Tensor:
-    starts = range(0, max(1, len(x)), BATCH)
-    parts = [function(x[start : start + BATCH]) for start in starts]
+def _joined(parts: list[Tensor]) -> Tensor:
     return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 

@@ -254,7 +254,7 @@ class _PointEncoder(nn.Module):
 
     def __init__(self, latent_dim: int, widths: Sequence[int], stochastic: bool):
         super().__init__()
-        self.points = nn.Sequential(*_layers((3, *widths))[:-1])  # no ReLU before the maximum
+        self.points = nn.Sequential(*dense_layers((3, *widths))[:-1])  # no ReLU before the maximum
         self.mean = _head(widths[-1], latent_dim)
         self.log_variance = _head(widths[-1], latent_dim) if stochastic else None
 
@@ -292,10 +292,11 @@ def _in_batches(function: Callable[..., Any], points: int, *tensors: Tensor) -> 
 
 def _head(features: int, latent_dim: int) -> nn.Sequential:
     widths = (features, *HEAD_WIDTHS)
-    return nn.Sequential(*_layers(widths), nn.Linear(widths[-1], latent_dim))
+    return nn.Sequential(*dense_layers(widths), nn.Linear(widths[-1], latent_dim))
 
 
-def _layers(widths: Sequence[int]) -> list[nn.Module]:
+def dense_layers(widths: Sequence[int]) -> list[nn.Module]:
+    """Linear layers between widths, each with a batch norm and a ReLU."""
     layers: list[nn.Module] = []
     for inputs, outputs in zip(widths, widths[1:]):
         layers += [nn.Linear(inputs, outputs), nn.BatchNorm1d(outputs), nn.ReLU()]

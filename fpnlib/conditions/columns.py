@@ -127,7 +127,7 @@ class Choice(Column):
     def remember(self, labels: Any) -> None:
         """Note whether the labels of a fit are names or indices."""
         numbers = all(isinstance(item, int | float) for item in self.items)
-        column = checks.column_of(labels, len(self.items))
+        column = checks.column_of(labels, self.items)
         indices = all(isinstance(label, Number) or pd.isna(label) for label in column)
         self.indexed = indices and not numbers
 

@@ -176,8 +176,9 @@ class Condition(nn.Module):
                     f"contradictory edits: '{name}' is both {labels[name]} and {value}"
                 )
             labels[name] = value
+        numbers = {name: label for name, label in labels.items() if isinstance(label, int | float)}
         for group in self.exclusive:
-            wanted = [name for name in group if _above_zero(labels.get(name))]
+            wanted = [name for name in group if numbers.get(name, 0) > 0]
             if len(wanted) > 1:
                 raise ValueError(
                     f"contradictory edits: '{wanted[0]}' and '{wanted[1]}' exclude each other"
@@ -219,23 +220,30 @@ class Condition(nn.Module):
 
     def remember(self, y: object) -> None:
         """Note what the labels of a fit are, so that :meth:`labels` returns the same kind."""
-        dtype = str(getattr(y, "dtype", "")).removeprefix("torch.")
+        first = next(iter(y), "") if isinstance(y, list) else ""
+        dtype = str(getattr(y, "dtype", type(first).__name__)).removeprefix("torch.")
         kinds = {"dict": Mapping, "Tensor": Tensor, "ndarray": np.ndarray}
-        alike = [name for name, kind in kinds.items() if isinstance(y, kind)]
-        self.label_kind_ = {"type": [*alike, type(y).__name__][0], "dtype": dtype}
+        alike = (name for name, kind in kinds.items() if isinstance(y, kind))
+        heading = ""
+        if isinstance(y, pd.DataFrame) and len(y.columns) == len(self.columns) == 1:
+            heading, dtype = str(y.columns[0]), str(y.dtypes.iloc[0])
         named = {self.columns[0].name: y} if len(self.columns) == 1 else {}
         if isinstance(y, Mapping | pd.DataFrame):
             named |= {self._plain.get(checks.plain_name(str(key)), str(key)): y[key] for key in y}
+        self.label_kind_ = {}
         for column in self.columns:
             own = named.get(column.name)
             self.label_kind_[column.name] = str(getattr(own, "dtype", "")).removeprefix("torch.")
             if isinstance(column, Choice) and own is not None:
                 column.remember(own)
+        container = next(alike, type(y).__name__)
+        self.label_kind_ |= {"type": container, "dtype": dtype, "heading": heading}
 
     def named(self, values: Tensor) -> dict[str, np.ndarray]:
-        """A user's labels (n,) of values (n, width), by name."""
+        """A user's labels (n,) of values (n, width), by name; a table's only column by its own."""
+        heading = self.label_kind_.get("heading")
         parts = zip(self.columns, values.split(self.widths, 1))
-        return {column.name: column.labels(own) for column, own in parts}
+        return {heading or column.name: column.labels(own) for column, own in parts}
 
     def labels(self, values: Tensor) -> Any:
         """Labels of values (n, width), of the kind that the fit had: tensor, list, table."""
@@ -244,8 +252,9 @@ class Condition(nn.Module):
         array = table[0] if len(table) == 1 else np.stack(table, 1)
         if array.dtype == object and self.width > len(self.columns) == 1:
             array = values.cpu().numpy()  # a vector
-        array, numeric = _cast(array, kind.get("dtype", "")), array.dtype.kind in "iufb"
-        columns = {name: _cast(own, kind.get(name, "")) for name, own in columns.items()}
+        dtype, numeric = kind.get("dtype", ""), array.dtype.kind in "iufb"
+        array = _cast(array, dtype)
+        columns = {name: _cast(own, kind.get(name, dtype)) for name, own in columns.items()}
         container = kind.get("type", "Tensor")
         if container == "Tensor":
             return torch.from_numpy(array) if numeric else array
@@ -297,10 +306,6 @@ class Condition(nn.Module):
         if end == len(pieces) or "=" in pieces[end] or pieces[end][0] in SIGNS:
             return False
         return not self._end_of_word(pieces, end)
-
-
-def _above_zero(label: Any) -> bool:
-    return isinstance(label, int | float) and label > 0
 
 
 def _cast(array: np.ndarray, dtype: str) -> np.ndarray:

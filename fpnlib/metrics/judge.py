@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from fpnlib import checks
+from fpnlib.base_models.pointflow import dense_layers
 
 AT_ONCE = 400_000  # numbers in a batch: 510 digits, 32 faces, 65 clouds of 2,048 points
 FEATURES = 128  # of digits and faces
@@ -148,7 +149,7 @@ def digit_judge(num_classes: int = 10) -> Judge:
     checks.positive("num_classes", num_classes)
     convolutions = [*_pooling(1, 16, padding=2), *_pooling(16, 32, padding=0)]
     return Judge(
-        nn.Sequential(*convolutions, nn.Flatten(), *_dense((32 * 5 * 5, FEATURES))),
+        nn.Sequential(*convolutions, nn.Flatten(), *dense_layers((32 * 5 * 5, FEATURES))),
         FEATURES,
         num_classes,
         prepare=partial(checks.images, channels=1, size=28),
@@ -182,7 +183,7 @@ def face_judge(num_attributes: int, size: int = 64, width: int = 16) -> Judge:
     flat = widths[-1] * (size // 16) ** 2
     halving = map(_halving, widths, widths[1:])
     return Judge(
-        nn.Sequential(*halving, nn.Flatten(), *_dense((flat, FEATURES))),
+        nn.Sequential(*halving, nn.Flatten(), *dense_layers((flat, FEATURES))),
         FEATURES,
         num_attributes,
         exclusive=False,
@@ -227,19 +228,12 @@ class _CloudBody(nn.Module):
 
     def __init__(self, widths: Sequence[int], head_widths: Sequence[int]):
         super().__init__()
-        self.points = nn.Sequential(*_dense((3, *widths))[:-1])  # no ReLU before the maximum
-        self.cloud = nn.Sequential(*_dense((widths[-1], *head_widths)))
+        self.points = nn.Sequential(*dense_layers((3, *widths))[:-1])  # no ReLU before the maximum
+        self.cloud = nn.Sequential(*dense_layers((widths[-1], *head_widths)))
 
     def forward(self, x: Tensor) -> Tensor:
         features = self.points(x.flatten(0, 1)).unflatten(0, x.shape[:2])
         return self.cloud(features.amax(1))
-
-
-def _dense(widths: Sequence[int]) -> list[nn.Module]:
-    layers: list[nn.Module] = []
-    for inputs, outputs in zip(widths, widths[1:]):
-        layers += [nn.Linear(inputs, outputs), nn.BatchNorm1d(outputs), nn.ReLU()]
-    return layers
 
 
 def _pooling(inputs: int, outputs: int, padding: int) -> list[nn.Module]:

@@ -63,8 +63,8 @@ def read_json(path: PathLike) -> Any:
         FileNotFoundError: no such file.
         ValueError: the file is truncated or no JSON; one line that names it.
     """
-    try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
+    try:  # int refuses NaN and infinity, which are no JSON
+        return json.loads(Path(path).read_text(encoding="utf-8"), parse_constant=int)
     except (ValueError, RecursionError) as error:
         raise damaged(path, f"no valid JSON: {error}") from None
 
