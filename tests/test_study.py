@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import threading
+import warnings
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from fpnlib.families import Plug, Run, Study, Trained, study
 from fpnlib.families.classification import classification_table
 from fpnlib.families.encoding import encode
 from fpnlib.families.generation import judged_objects
+from fpnlib.families.parallel import run_in_processes
 from fpnlib.store.tensors import Checkpoint, load_tensors, save_tensors
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*overflowed")  # the flows are hardly trained
@@ -163,6 +165,13 @@ def test_a_pretrained_plugin_needs_the_base_that_it_was_fitted_to(folder, tmp_pa
     other = start(tmp_path / "run", seed=1)
     other.plugin()
     assert (tmp_path / "run" / "models" / "Linear_maf.json").exists()
+
+
+def test_what_workers_warn_of_is_said_where_they_were_asked_for():
+    with pytest.warns(UserWarning, match="the ") as said:
+        run_in_processes(warnings.warn, [("the first",), ("the second",)], workers=2)
+    assert {str(warning.message) for warning in said} == {"the first", "the second"}
+    assert {warning.filename for warning in said} == {__file__}
 
 
 def test_prepared_side_by_side_they_have_the_same_bits(folder, tmp_path, monkeypatch):

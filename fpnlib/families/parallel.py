@@ -5,30 +5,39 @@ import io
 import os
 import threading
 import time
+import warnings
 from collections.abc import Callable, Sequence
 
 from joblib import Parallel, delayed, parallel_config
 from tqdm.auto import tqdm
 
+from fpnlib.latents import warn
+
 
 def run_in_processes(function: Callable[..., None], jobs: Sequence[tuple], workers: int) -> None:
     """Call ``function(*job)`` for every job, in worker processes of one thread each.
 
-    What the workers print is dropped. They end when this process is killed.
+    What the workers print is dropped; their warnings are said here. They end when this process
+    is killed.
     """
     settings = {"n_jobs": min(len(jobs), workers), "inner_max_num_threads": 1}
     calls = [delayed(_run_quietly)(function, job) for job in jobs]
     parent = (os.getpid(),)
     with parallel_config("loky", **settings, initializer=_end_with, initargs=parent):
         done = Parallel(return_as="generator_unordered")(calls)
-        for _ in tqdm(done, total=len(jobs), desc="side by side", unit="model"):
-            pass
+        for caught in tqdm(done, total=len(jobs), desc="side by side", unit="model"):
+            for message, category in caught:
+                warn(message, category)
 
 
-def _run_quietly(function: Callable[..., None], job: tuple) -> None:
-    hidden = io.StringIO()  # the bars of several workers would mix
-    with contextlib.redirect_stdout(hidden), contextlib.redirect_stderr(hidden):
+def _run_quietly(function: Callable[..., None], job: tuple) -> list[tuple[str, type[Warning]]]:
+    """Call the function without its output, because the bars of several workers would mix."""
+    with contextlib.ExitStack() as hidden:
+        hidden.enter_context(contextlib.redirect_stdout(io.StringIO()))
+        hidden.enter_context(contextlib.redirect_stderr(io.StringIO()))
+        caught = hidden.enter_context(warnings.catch_warnings(record=True))
         function(*job)
+    return [(str(warning.message), warning.category) for warning in caught]
 
 
 def _end_with(parent: int) -> None:
