@@ -26,18 +26,18 @@ def run_in_processes(function: Callable[..., None], jobs: Sequence[tuple], worke
     with parallel_config("loky", **settings, initializer=_end_with, initargs=parent):
         done = Parallel(return_as="generator_unordered")(calls)
         for caught in tqdm(done, total=len(jobs), desc="side by side", unit="model"):
-            for message, category in caught:
-                warn(message, category)
+            for warning in caught:
+                warn(str(warning.message), warning.category)
 
 
-def _run_quietly(function: Callable[..., None], job: tuple) -> list[tuple[str, type[Warning]]]:
+def _run_quietly(function: Callable[..., None], job: tuple) -> list[warnings.WarningMessage]:
     """Call the function without its output, because the bars of several workers would mix."""
     with contextlib.ExitStack() as hidden:
         hidden.enter_context(contextlib.redirect_stdout(io.StringIO()))
         hidden.enter_context(contextlib.redirect_stderr(io.StringIO()))
         caught = hidden.enter_context(warnings.catch_warnings(record=True))
         function(*job)
-    return [(str(warning.message), warning.category) for warning in caught]
+    return caught
 
 
 def _end_with(parent: int) -> None:

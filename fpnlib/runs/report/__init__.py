@@ -167,8 +167,9 @@ def _section(manifest: Manifest, stem: str, files: dict[str, Path]) -> dict:
     for run in manifest.runs():
         if (manifest.folder / "runs" / run / name).is_file():
             copies[run] = f"runs/{run}/{name}"
-    source = CAPTIONS.with_name(f"{stem}.ipynb")  # a sweep keeps no copy of its own
-    title = next((_title(path) for path in (copy, source) if path.is_file()), None)
+    if not copy.is_file():
+        copy = CAPTIONS.with_name(f"{stem}.ipynb")  # a sweep keeps no copy of its own
+    title = _title(copy) if copy.is_file() else None
     shown = _shown(files, f"{stem}_")
     return {"id": stem, "title": title or stem, "copies": copies, "shown": shown}
 
