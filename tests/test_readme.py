@@ -286,6 +286,30 @@ SPEEDS = [
     (r"PointFlow: (\S+) times", "decoding", "with the trace, as the original", "times", min),
     (r"picture: median (\S+) ms", "edit_latency", "all", "median ms", min),
     (r"95th percentile (\S+) ms\.", "edit_latency", "all", "95th percentile ms", min),
+    (
+        r"classifies (\S+) of 1,000 test digits",
+        "conditions",
+        "zuko's NSF on digits: accuracy",
+        "value",
+        min,
+    ),
+    (
+        r"class in (\S+) of its samples",
+        "conditions",
+        "zuko's NSF on digits: right class of s",
+        "value",
+        min,
+    ),
+    (
+        r"of its samples and in (\S+) of its edits",
+        "conditions",
+        "zuko's NSF on digits: right class of e",
+        "value",
+        min,
+    ),
+    (r"category in (\S+) of C-MAF's", "conditions", "183 shapes, C-MAF: right", "value", min),
+    (r"samples, in (\S+) of C-RNVP's", "conditions", "183 shapes, C-RNVP: right", "value", min),
+    (r"in (\S+) of the Gaussians'\.", "conditions", "183 shapes, category Gaussians", "value", min),
 ]
 
 

@@ -1,39 +1,47 @@
 """How well plugins keep to what was asked of them, for each kind of condition.
 
 On MNIST, with the kept ConvVAE and its judge: a quantity, a class with a quantity, labels of which
-half are unknown, and a pair of colour and digit that was never seen. On drawn faces, with the kept
-MSP and its judge: attributes of which half are unknown. Each part trains its plugin on one thread
-and replaces its rows in conditions.csv. MNIST lies in FPN_DATA.
+half are unknown, a pair of colour and digit that was never seen, and classes with a flow of zuko's.
+On drawn faces, with the kept MSP and its judge: attributes of which half are unknown. On ModelNet,
+with the kept PointFlow and its judge: 183 shapes and the default settings. Each part trains its
+plugin on one thread and replaces its rows in conditions.csv. MNIST and ModelNet lie in FPN_DATA.
 """
 
 from __future__ import annotations
 
 import argparse
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pandas as pd
 import torch
+import zuko
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from fpnlib import Attributes, Classes, FlowPlugin, FlowPluginNetwork, Reals, Several, store
-from fpnlib.base_models import ConvVAE
+from fpnlib.base_models import ConvVAE, PointFlow
 from fpnlib.data import load_drawn_faces, load_mnist
+from fpnlib.data.point_clouds import load_modelnet
 from fpnlib.families.pretrained import pretrained
-from fpnlib.metrics.judge import Judge, digit_judge, face_judge
+from fpnlib.families.shapes import SIZES
+from fpnlib.metrics.judge import Judge, cloud_judge, digit_judge, face_judge
+from fpnlib.rivals import ClassGaussians
 from fpnlib.store.tensors import load_module
 from fpnlib.training import fit
 
 MODELS = store.PROJECT / "outputs" / "paper" / "models"
-FACES_JUDGE = store.PROJECT / "outputs" / "pretrained" / "drawn_faces_faces_judge.safetensors"
+PRETRAINED = store.PROJECT / "outputs" / "pretrained"
 DIGITS = range(10)
 LEVELS = torch.tensor([0.1, 0.5, 0.9])
 TINTS = torch.eye(3) * 0.85 + 0.15  # red, green and blue, which show a little in the other channels
 COLOURS = ["red", "green", "blue"]
 DRAWS = 10_000  # of each request that leaves the other attributes unsaid
 CONFIDENCE = 0.5  # with which the plugin reads what is not drawn again
+FEW, CATEGORIES = 183, ("airplane", "chair", "sofa", "table")  # shapes to fit, in all
 UNSEEN = (0, 7)  # no base model and no plugin sees a red 7
 TRAINING = {"batch_size": 1024, "learning_rate": 3e-3, "progress": False}
 
@@ -148,12 +156,67 @@ def tinted_digits() -> Iterator[Row]:
     yield "tinted digits, the digit unknown: colours read right", right_colour, "≥ .95"
 
 
+def zuko_flow() -> Iterator[Row]:
+    """A neural spline flow of zuko's as the plugin: classes of 12,000 digits."""
+    digits = Digits()
+
+    def build() -> zuko.flows.NSF:
+        torch.manual_seed(0)
+        return zuko.flows.NSF(digits.base.latent_dim, len(DIGITS), transforms=3)
+
+    network = FlowPluginNetwork(digits.base, classes=DIGITS, flow=build())
+    train, test = digits.train.first(12_000), digits.test.first(1_000)
+    network.fit(train.x, train.y, epochs=16, batch_size=256, learning_rate=5e-3, progress=False)
+    asked = torch.tensor(DIGITS).repeat_interleave(100)
+    made = network.generate(DIGITS, n=100, seed=0)
+    opposite = (test.y + 5) % 10
+    edited = network.edit(test.x, test.y, to=opposite)
+    with TemporaryDirectory() as folder:
+        network.save(f"{folder}/plugin.safetensors")
+        loaded = FlowPluginNetwork.load(f"{folder}/plugin.safetensors", digits.base, build())
+    same = (loaded.generate(DIGITS, n=100, seed=0) == made).flatten(1).all(1)
+    name = "zuko's NSF on digits"
+    yield f"{name}: accuracy on means", _share(network.classify(test.x) == test.y), ""
+    yield f"{name}: right class of samples", _share(digits.judge.predict(made) == asked), ""
+    yield f"{name}: right class of edits", _share(digits.judge.predict(edited) == opposite), ""
+    yield f"{name}: samples that are the same after saving and loading", _share(same), "1"
+
+
+def few_shapes() -> Iterator[Row]:
+    """183 shapes of four categories with the default settings, beside category Gaussians."""
+    data, base, judge = load_modelnet(points=256), PointFlow(**SIZES["small"]), cloud_judge(11)
+    load_module(PRETRAINED / "modelnet_PointFlow.safetensors", base.eval())
+    load_module(PRETRAINED / "modelnet_shapes_judge.safetensors", judge.eval())
+    chosen = torch.tensor([data.classes.index(name) for name in CATEGORIES])
+    rows = torch.isin(data.train.y, chosen).nonzero()[:, 0]
+    rows = rows[torch.randperm(len(rows), generator=_seeded(0))[:FEW]]
+    x, y = data.train.x[rows], torch.searchsorted(chosen, data.train.y[rows])
+    asked = torch.arange(len(CATEGORIES)).repeat_interleave(100)
+
+    def right(z: Tensor) -> float:
+        return _share(judge.predict(base.decode(z, 256, 0)) == chosen[asked])
+
+    for flow, name in {"maf": "C-MAF", "realnvp": "C-RNVP"}.items():
+        torch.manual_seed(0)
+        network = FlowPluginNetwork(base, classes=CATEGORIES, flow=flow)
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always")
+            network.fit(x, y, progress=False)
+        share = right(network.plugin.sample(asked, seed=0))
+        warned = any("worse than" in str(warning.message) for warning in said)
+        goal = "the Gaussians', or a warning"
+        yield f"{FEW} shapes, {name}: right category", share, goal
+        yield f"{FEW} shapes, {name}: a warning says that Gaussians fit better", float(warned), ""
+    gaussians = ClassGaussians(network.encode(x), y)
+    yield f"{FEW} shapes, category Gaussians: right category", right(gaussians.sample(asked, 0)), ""
+
+
 def faces() -> Iterator[Row]:
     """Attributes of drawn faces: half of them unknown, and one asked with the others unsaid."""
     data, network = load_drawn_faces(), pretrained("faces")
     names, exclusive = network.condition.names, network.condition.exclusive
     judge = face_judge(len(names))
-    load_module(FACES_JUDGE, judge.eval())
+    load_module(PRETRAINED / "drawn_faces_faces_judge.safetensors", judge.eval())
     mean, std = _posterior(network.base, data.train.x)
     y, z_test, y_test = data.train.y.float(), network.encode(data.test.x[:80]), data.test.y[:80]
     hidden, networks = torch.rand(y.shape, generator=_seeded(0)) < 0.5, {}
@@ -300,6 +363,8 @@ PARTS = {
     "class_and_quantity": class_and_quantity,
     "half_unknown": half_unknown,
     "tinted_digits": tinted_digits,
+    "zuko_flow": zuko_flow,
+    "few_shapes": few_shapes,
     "faces": faces,
 }
 
