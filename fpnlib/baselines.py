@@ -57,7 +57,8 @@ Array = Tensor | np.ndarray
 class Scores:
     """How a classifier did: accuracies in [0, 1], seconds of search and final fit, chosen settings.
 
-    The ``macro`` accuracies are the means of the classes' own; None if they were not kept.
+    The ``macro`` accuracies are the means of the classes' own. ``predicted`` is a text of the test
+    samples' classes, which a file holds in one line.
     """
 
     name: str
@@ -65,8 +66,9 @@ class Scores:
     test_accuracy: float
     seconds: float
     settings: dict
-    train_macro: float | None = None
-    test_macro: float | None = None
+    train_macro: float
+    test_macro: float
+    predicted: str
 
 
 def accuracies(y: np.ndarray, predicted: np.ndarray) -> tuple[float, float]:
@@ -264,9 +266,10 @@ def _scores(
     name: str, train: tuple, test: tuple, started: float, settings: dict[str, Any]
 ) -> Scores:
     """Scores of the predictions on train and test, each (classes, predictions)."""
-    on_train, on_test = accuracies(*train), accuracies(*test)
-    took = time.perf_counter() - started
-    return Scores(name, on_train[0], on_test[0], took, settings, on_train[1], on_test[1])
+    (train_accuracy, train_macro), (accuracy, macro) = accuracies(*train), accuracies(*test)
+    took, predicted = time.perf_counter() - started, " ".join(map(str, test[1]))
+    shares = train_accuracy, accuracy, took, settings, train_macro, macro
+    return Scores(name, *shares, predicted)
 
 
 def _predict(classifier: ClassifierMixin, z: np.ndarray) -> np.ndarray:

@@ -30,11 +30,17 @@ class _ClassDensities:
     means: Tensor
     factors: Tensor
 
-    def sample(self, y: Tensor, seed: int = 0, confidence: float = 0.0) -> Tensor:
+    def sample(
+        self, y: Tensor, seed: int = 0, *, temperature: float = 1.0, confidence: float = 0.0
+    ) -> Tensor:
         """Draw one latent (n, D) for each class index of y (n,), the same for the same seed.
 
-        Latents whose class has a posterior probability below ``confidence`` are drawn again, up to
-        ten times.
+        Args:
+            y: class indices (n,).
+            seed: of the draws.
+            temperature: stretches each Gaussian's deviations.
+            confidence: latents whose class has a smaller posterior probability are drawn again, up
+                to ten times.
 
         Raises:
             ValueError: a class out of range.
@@ -46,7 +52,8 @@ class _ClassDensities:
             of = y[rows]
             component = torch.multinomial(self.weights[of], 1, generator=generator).squeeze(1)
             noise = torch.randn(len(of), self.means.shape[-1], 1, generator=generator)
-            scaled = (self.factors[of, component] @ noise.to(self.means)).squeeze(-1)
+            noise = temperature * noise.to(self.means)
+            scaled = (self.factors[of, component] @ noise).squeeze(-1)
             z = self.means[of, component] + scaled
             if not confidence:
                 return z, torch.zeros(len(z))

@@ -100,12 +100,18 @@ def test_images_are_scored_beside_the_test_images_whose_features_are_read_once(d
     assert darker["Fréchet distance"] > itself["Fréchet distance"]
 
 
-def test_a_lead_is_over_the_best_baseline_with_the_error_of_a_difference():
-    scores = pd.Series({"RBF SVM": 0.9, "AutoML": 0.8, "FPN (C-MAF)": 0.95, "FPN (C-RNVP)": 0.85})
-    table = leads(scores, 100)
+def test_a_lead_is_over_the_best_baseline_with_the_error_of_paired_answers():
+    y, rng = torch.arange(100) % 10, np.random.default_rng(0)
+    wrong = {"RBF SVM": 10, "AutoML": 20, "FPN (C-MAF)": 5, "FPN (C-RNVP)": 15}
+    rows = []
+    for model, count in wrong.items():
+        predicted = y.clone()
+        predicted[:count] += 1
+        rows.append({"model": model, "predicted": predicted.tolist()})
+    table = leads(pd.DataFrame([*rows, {"model": "AutoML, left out"}]), y)
     assert table["model"].tolist() == ["FPN (C-MAF)", "FPN (C-RNVP)"]
     assert table["best baseline"].tolist() == ["RBF SVM"] * 2
     assert table["lead"].tolist() == pytest.approx([0.05, -0.05])
-    right = np.random.default_rng(0).binomial(100, [[0.9], [0.95]], (2, 20_000)) / 100
-    error = 2 * (right[1] - right[0]).std()
-    assert table["± two standard errors"][0] == pytest.approx(error, rel=0.03)
+    drawn = rng.permuted(np.arange(100) < 5, axis=0)[rng.integers(100, size=(20_000, 100))]
+    error = 2 * drawn.mean(1).std()
+    assert table["± two standard errors"].tolist() == pytest.approx([error] * 2, rel=0.03)

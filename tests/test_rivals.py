@@ -132,3 +132,11 @@ def test_what_a_mixture_does_not_read_as_asked_is_drawn_again():
     assert read.min() >= 0.6
     kept = gaussians.log_prob(plain).softmax(1)[torch.arange(400), asked] >= 0.6
     assert torch.equal(sure[kept], plain[kept]) and not kept.all()
+
+
+def test_a_temperature_stretches_the_deviations():
+    y = torch.arange(40) % 2
+    gaussians = ClassGaussians(torch.randn(40, 3), y)
+    cold, warm = gaussians.sample(y, seed=1), gaussians.sample(y, seed=1, temperature=2.0)
+    centre = gaussians.means[y, 0]
+    assert torch.allclose(warm - centre, 2 * (cold - centre), atol=1e-5)

@@ -6,8 +6,10 @@ from dataclasses import asdict
 from itertools import product
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import torch
+from torch import Tensor
 
 from fpnlib import checks
 from fpnlib.baselines import AUTOML_NEEDS, BASELINES, Scores, accuracies
@@ -45,7 +47,7 @@ def classification_table(
         One row for each model, prior and kind of features. "learned from" counts objects; the
         accuracies lie in [0, 1], and "macro" is the mean of the classes'. What a baseline learned
         from is not called validation, so that cell is missing. If there are several priors, the
-        model's name says which.
+        model's name says which. "predicted" has the classes of the test objects.
 
     Raises:
         ValueError: an unknown baseline, with the nearest name.
@@ -80,7 +82,7 @@ def _baseline_scores(study: Study, name: str, base: str, features: str, **settin
     """
     base, _ = study.recipe(base)
     latents = study.latents(base)
-    key = Key(f"baseline/{name}", {"features": features} | settings, (latents.key_,))
+    key = Key(f"baseline/{name}/2", {"features": features} | settings, (latents.key_,))
 
     def make() -> dict:
         both, test = latents.train.joined(latents.validation), latents.test
@@ -105,24 +107,25 @@ def plugin_accuracies(
     return accuracies(latents.y.numpy(force=True), predicted.numpy(force=True))
 
 
-def leads(scores: pd.Series, n: int) -> pd.DataFrame:
-    """Compare each plugin with the best baseline.
+def leads(table: pd.DataFrame, y: Tensor) -> pd.DataFrame:
+    """Compare each plugin with the best baseline on the same objects.
 
     Args:
-        scores: accuracies by model on the same ``n`` objects.
-        n: number of objects.
+        table: rows of :func:`classification_table` for one kind of features.
+        y: classes (n,) of the test objects.
 
     Returns:
-        Columns "model", "best baseline", "lead" (negative: behind) and two standard errors of
-        such a difference, as if the two were independent.
+        Columns "model", "best baseline", "lead" in accuracy (negative: behind), and two standard
+        errors of the paired difference.
     """
-    plugins = scores.index.str.startswith("FPN")
-    rival = scores[~plugins].idxmax()
+    predicted = table.set_index("model")["predicted"].dropna()
+    right = pd.DataFrame(dict(predicted)).eq(y.numpy(force=True), axis=0).astype(float)
+    plugins = right.columns.str.startswith("FPN")
+    rival = right.loc[:, ~plugins].mean().idxmax()
     rows = []
-    for model in scores.index[plugins]:
-        both = scores[[model, rival]]
-        error = math.sqrt((both * (1 - both) / n).sum())
-        rows.append([model, rival, scores[model] - scores[rival], 2 * error])
+    for model in right.columns[plugins]:
+        lead = right[model] - right[rival]
+        rows.append([model, rival, lead.mean(), 2 * lead.sem()])
     return pd.DataFrame(rows, columns=["model", "best baseline", "lead", "± two standard errors"])
 
 
@@ -141,7 +144,8 @@ def _baseline_row(study: Study, name: str, settings: Mapping, base: str, feature
     row |= {"model": scores.name, "train": scores.train_accuracy, "validation": math.nan}
     row |= {"test": scores.test_accuracy, "train, macro": scores.train_macro}
     row |= {"test, macro": scores.test_macro, "seconds": scores.seconds}
-    return row | {"chosen": _chosen(scores.settings)}
+    predicted = np.array(scores.predicted.split(), dtype=int)
+    return row | {"chosen": _chosen(scores.settings), "predicted": predicted}
 
 
 def _plugin_row(study: Study, base: str, flow: str, prior: str, features: str) -> dict:
@@ -150,8 +154,9 @@ def _plugin_row(study: Study, base: str, flow: str, prior: str, features: str) -
     row = {"model": f"FPN ({FLOW_NAMES[flow]})", "prior": prior, **about}
     row["train"], train_macro = plugin_accuracies(plugin, latents.train, features, prior)
     row["validation"], _ = plugin_accuracies(plugin, latents.validation, features, prior)
-    row["test"], test_macro = plugin_accuracies(plugin, latents.test, features, prior)
-    row |= {"train, macro": train_macro, "test, macro": test_macro}
+    predicted = plugin.predict(getattr(latents.test, features), prior).numpy(force=True)
+    row["test"], test_macro = accuracies(latents.test.y.numpy(force=True), predicted)
+    row |= {"train, macro": train_macro, "test, macro": test_macro, "predicted": predicted}
     history = plugin.history_
     chosen = f"epoch {history.best_epoch} of {len(history.epochs)}"
     return row | {"seconds": study.run.seconds(f"{base}_{flow}"), "chosen": chosen}

@@ -61,6 +61,7 @@ DIGITS = Family(
         "ae_flow_blocks": 2,  # the text says 5, the file 2
         "judge_epochs": 10,
         "confidence": 0.5,  # latents read as asked with less of it are drawn again
+        "temperature": 1.0,  # of such draws on the ConvVAE
     },
     condition=lambda dataset, names: Classes(names),
     bases={
@@ -70,6 +71,7 @@ DIGITS = Family(
             settings=("vae_epochs",),
             objective=_image_loss,
             flows=_flows(_vae_flow, "flow_epochs", ("flow_width",)),
+            again=lambda s: {"confidence": s["confidence"], "temperature": s["temperature"]},
         ),
         "ConvAE": Base(
             build=lambda data, settings: ConvAE(LATENT_DIM),
@@ -77,6 +79,7 @@ DIGITS = Family(
             settings=("ae_epochs",),
             objective=_image_loss,
             flows=_flows(_ae_flow, "ae_flow_epochs", ("ae_flow_layers", "ae_flow_blocks")),
+            again=lambda s: {"confidence": s["confidence"]},
         ),
         # A rival that is trained from scratch with the classes; it takes no plugin.
         "ConditionalVAE": Base(

@@ -14,7 +14,7 @@ from fpnlib.plugin import FlowPlugin
 from fpnlib.rivals import POOLED, ClassGaussians, ClassMixtures, likeliest
 
 Sampler = Callable[..., Tensor]
-"""A way to draw latents: (labels (n,), seed, confidence=…) -> latents (n, latent_dim)."""
+"""A way to draw latents: (labels (n,), seed, confidence=…, …) -> latents (n, latent_dim)."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ def samplers_of_classes(
     kind: str,
     *,
     components: int,
-    confidence: float,
+    again: Mapping[str, float],
     seed: int,
 ) -> dict[str, Sampler]:
     """Return every way to draw latents of classes, by name.
@@ -78,15 +78,15 @@ def samplers_of_classes(
         plugins: by name.
         kind: what the classes are called, e.g. "class".
         components: at most so many Gaussians in each class' mixture; 0: no mixtures.
-        confidence: if above 0, each way is there a second time, and draws again what it does not
-            read as asked with this probability.
+        again: "confidence" and "temperature" of each way's second entry, which draws again what it
+            does not read as asked with this confidence. 0: there are none.
         seed: of the mixtures' fit.
     """
     samplers = _gaussian_samplers(latents, kind, components, seed)
     for name, plugin in plugins.items():
         samplers[name] = sampler(plugin)
-    for name, sample in list(samplers.items()) if confidence else ():
-        samplers[f"{name}, drawn again"] = partial(sample, confidence=confidence)
+    for name, sample in list(samplers.items()) if again["confidence"] else ():
+        samplers[f"{name}, drawn again"] = partial(sample, **again)
     if latents.train.std.any():
         samplers["unconditional"] = partial(_from_prior, latents.train.mean.shape[1])
     return samplers

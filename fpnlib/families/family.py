@@ -163,6 +163,8 @@ class Base(Trained):
         keep_latents: keep the posterior means in a file, because encoding is slow.
         further: what a plugin's training encodes beside the training split.
         editors: ways of its own to edit attributes, by name.
+        again: "confidence" and "temperature" of samples that are drawn again while they are not
+            read as asked; with a confidence of 0 none are.
     """
 
     flows: Mapping[str, Plug] = field(default_factory=dict)
@@ -172,6 +174,7 @@ class Base(Trained):
     keep_latents: bool = False
     further: Callable[[Dataset], Sequence[Split]] = lambda data: []
     editors: Callable[[Any], dict[str, Editor]] = lambda module: {}
+    again: Callable[[Settings], dict[str, float]] = lambda settings: {"confidence": 0.0}
 
 
 @dataclass(frozen=True)

@@ -123,6 +123,7 @@ SHAPES = Family(
             decode_batch=50,
             keep_latents=True,
             flows={flow: _plug(*sizes) for flow, sizes in FLOWS.items()},
+            again=lambda s: {"confidence": s["confidence"]},
         )
     },
     judge=Trained(

@@ -157,10 +157,11 @@ class Study:
 
     def sources(
         self, base: str = "", components: int = 0, **options: Any
-    ) -> dict[str, Callable[[Tensor, int], Tensor]]:
+    ) -> dict[str, Callable[..., Tensor]]:
         """Return every way to draw objects for labels: name -> (labels (n,), seed) -> objects.
 
-        The ways are those of ``samplers_of_classes``, with the family's setting ``confidence``.
+        The ways are those of ``samplers_of_classes``. They also take settings of the sampling,
+        temperature and confidence, as keywords.
 
         Args:
             base: name of the base model; empty: the first.
@@ -169,12 +170,12 @@ class Study:
         """
         base, recipe = self.recipe(base)
         plugins = {FLOW_NAMES[flow]: self.plugin(base, flow) for flow in recipe.flows}
-        settings = {"components": components, "seed": self.run.seed}
-        settings["confidence"] = self.settings.get("confidence", 0.0)
+        settings: dict[str, Any] = {"components": components, "seed": self.run.seed}
+        settings["again"] = recipe.again(self.settings)
         samplers = samplers_of_classes(self.latents(base), plugins, self.family.kind, **settings)
 
-        def draw(sample: Sampler, y: Tensor, seed: int) -> Tensor:
-            return self.decode(base, sample(y, seed), seed, **options)
+        def draw(sample: Sampler, y: Tensor, seed: int, **sampling: float) -> Tensor:
+            return self.decode(base, sample(y, seed, **sampling), seed, **options)
 
         return {name: partial(draw, sample) for name, sample in samplers.items()}
 
