@@ -172,7 +172,7 @@ def _drawn(path: Path, count: int, seed: int) -> list[str]:
     data = path.read_bytes() if path.is_file() else gzip.decompress(packed.read_bytes())
     lines = [line.partition(",")[0] for line in data.decode().split()][1:]
     order = np.random.default_rng(seed).permutation(len(lines))
-    return [lines[row] for row in order[:count]]
+    return np.array(lines)[order[:count]].tolist()
 
 
 def _prepared(name: str, parts: Mapping[str, Sequence[str]]) -> Dataset:

@@ -217,7 +217,7 @@ def _draw(folder: Path, table: pd.DataFrame) -> list[str]:
     from fpnlib import plots
 
     names, varied = [], table.columns[: table.columns.get_loc("notebook")]
-    across = [name for name in varied if not name.endswith("seed")]
+    across = list(varied[~varied.str.endswith("seed")])
     for notebook, rows in table.groupby("notebook", sort=True):
         figure, png = plots.spread(rows, across=across), io.BytesIO()
         figure.savefig(png, format="png", dpi=110, pil_kwargs={"optimize": True})

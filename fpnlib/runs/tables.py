@@ -64,7 +64,7 @@ def _rows(run: Path, varying: Mapping[str, object], notebooks: Sequence[str]) ->
 def _summary(table: pd.DataFrame) -> pd.DataFrame:
     """Return mean and standard deviation (n − 1) over the seeds, for all else that varied."""
     others = table.columns.drop(["value", "paper", "n"])
-    apart = [name for name in others if not name.endswith("seed")]
+    apart = list(others[~others.str.endswith("seed")])
     rows = []
     for keys, group in table.groupby(apart, sort=False, dropna=False):
         value, paper = group["value"], group["paper"].iloc[0]
