@@ -266,10 +266,12 @@ def _scores(
     name: str, train: tuple, test: tuple, started: float, settings: dict[str, Any]
 ) -> Scores:
     """Scores of the predictions on train and test, each (classes, predictions)."""
-    (train_accuracy, train_macro), (accuracy, macro) = accuracies(*train), accuracies(*test)
-    took, predicted = time.perf_counter() - started, " ".join(map(str, test[1]))
-    shares = train_accuracy, accuracy, took, settings, train_macro, macro
-    return Scores(name, *shares, predicted)
+    seconds = time.perf_counter() - started
+    (train_share, train_macro), (test_share, test_macro) = accuracies(*train), accuracies(*test)
+    predicted = " ".join(map(str, test[1]))
+    return Scores(
+        name, train_share, test_share, seconds, settings, train_macro, test_macro, predicted
+    )
 
 
 def _predict(classifier: ClassifierMixin, z: np.ndarray) -> np.ndarray:
