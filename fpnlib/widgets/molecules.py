@@ -42,7 +42,8 @@ class MoleculeExplorer(Explorer):
             self.sliders[column.name] = _slider(column)
         pairs = zip(self.asked.values(), self.sliders.values())
         rows = [widgets.HBox([box, slider]) for box, slider in pairs]
-        self.arrange(widgets.HTML(), rows, "other molecules")
+        view = widgets.HTML(layout=widgets.Layout(max_width="100%"))
+        self.arrange(view, rows, "other molecules")
 
     def picture(self, request: Mapping[str, float], seed: int) -> str:
         """Drawings of six molecules with what RDKit computes of them, as SVG.
@@ -71,7 +72,8 @@ class MoleculeExplorer(Explorer):
         drawing.drawOptions().drawMolsSameScale = False
         drawing.DrawMolecules(molecules, legends=captions)
         drawing.FinishDrawing()
-        return drawing.GetDrawingText()
+        narrow = "<svg style='max-width: 100%; height: auto'"  # shrinks with the page
+        return drawing.GetDrawingText().replace("<svg", narrow, 1)
 
     def request(self) -> dict[str, float]:
         """What the checked sliders ask for, by name."""
