@@ -9,6 +9,9 @@ PY := $(BIN)/python
 PYTHON ?= $(shell for python in python3.11 python3 python; do \
 	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$python && break; done)
 
+# One test worker more than cores, because tests wait for kernels; at most four.
+WORKERS = $(shell $(PY) -c "import os; print(min(4, os.cpu_count() + 1))")
+
 .PHONY: help demo paper report verify book check test test-faults test-browser lab app bench clean
 
 help:  ## list these targets
@@ -37,7 +40,7 @@ check: $(VENV)/.test  ## layout, lint rules, import layers, type hints, clean no
 	$(PY) -m nbstripout --verify --keep-id notebooks/*.ipynb notebooks/app/*.ipynb
 
 test: $(VENV)/.test  ## the tests
-	$(PY) -m pytest -n logical --maxprocesses 4 --dist worksteal $(ARGS)
+	$(PY) -m pytest -n $(WORKERS) --dist worksteal $(ARGS)
 
 test-faults: $(VENV)/.test  ## runs killed at thirty random moments, full disks, damaged files
 	FPN_KILLS=30 $(PY) -m pytest tests/test_faults.py $(ARGS)
