@@ -243,9 +243,11 @@ def test_a_number_in_the_text_is_what_the_runs_recorded(said, run, notebook, qua
 
 OF_TABLE_1, OF_TABLE_2 = "Table 1, {}, test accuracy", "Table 2, {}, test accuracy"
 EDITED = "achieved, {}, " + TOLD_WELL
+REQUESTED = "right class, ConvVAE, {}"
 AHEAD = [
     ("each image, both flows are ahead of", OF_TABLE_1, r"FPN .*, draws", "[^F].*, draws"),
     ("the RBF SVM is ahead of both flows, by", OF_TABLE_1, "RBF SVM, means", "FPN .*, means"),
+    ("flows drawn again are ahead of", REQUESTED, "C-.*, drawn again", "class mixtures.*"),
     ("The RBF SVM has the highest accuracy", OF_TABLE_2, "RBF SVM", "(?!RBF).*"),
     ("the plugin is ahead of MSP's own editing and", EDITED, "C-.*", "(MSP|difference).*"),
     ("the plugin is ahead of MSP's own editing (MSP", EDITED, "C-.*", "MSP's own"),
@@ -258,6 +260,7 @@ RUNS = {
     OF_TABLE_1: ("paper", "08_classification"),
     OF_TABLE_2: ("paper", "08_classification"),
     EDITED: ("paper", "07_attribute_editing"),
+    REQUESTED: ("paper", "04_conditional_generation"),
 }
 
 
@@ -317,6 +320,12 @@ def test_a_speed_in_the_text_is_what_the_benchmark_measured(said, file, rows, co
     measured = table.loc[table.iloc[:, 0].str.startswith(rows), column]
     (text,) = re.findall(said, FLAT)
     assert float(text.replace(",", "")) == pytest.approx(which(measured), rel=0.03)  # as rounded
+
+
+def test_samples_are_drawn_again_by_the_settings_that_are_said():
+    settings = resolve(DIGITS, "paper")
+    assert f"posterior probability below {settings['confidence']}." in FLAT
+    assert f"*temperature*, of {settings['temperature']}." in FLAT
 
 
 def test_the_longest_training_takes_what_is_said():
