@@ -161,6 +161,29 @@ class LatentSpace(nn.Module):
         message = f"{count:,} of {total:,} latents overflowed in the flow and were {remedy}"
         warn(message, RuntimeWarning)
 
+    def report_draws(self, first: Tensor, kept: Tensor, confidence: float) -> None:
+        """Count the latents that were drawn again, and warn of some.
+
+        Args:
+            first: how surely the first draws (n,) are read as asked; below 0 if they overflowed.
+            kept: the same of the draws that were kept.
+            confidence: below which latents were drawn again.
+        """
+        redrawn = int((first < 0).sum() - (kept < 0).sum())
+        if redrawn > 0:
+            self.report(redrawn, len(kept), "drawn again")
+        self.redrawn_ += int(((first >= 0) & (first < confidence)).sum())
+        unsure = int(((kept >= 0) & (kept < confidence)).sum())
+        self.report_unsure(unsure, len(kept), confidence)
+
+    def report_unsure(self, count: int, total: int, confidence: float) -> None:
+        """Warn if some latents are not read as asked."""
+        if count:
+            warn(
+                f"{count:,} of {total:,} latents are read as asked with less than the confidence"
+                f" of {confidence:g}; ask for less of it"
+            )
+
 
 def draw_again(
     draw: Callable[[Tensor], tuple[Tensor, Tensor]], rows: Tensor, enough: float

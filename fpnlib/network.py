@@ -191,7 +191,9 @@ class FlowPluginNetwork(nn.Module):
             y: labels, as in ``FlowPlugin.sample``.
             n: objects for each label.
             temperature: standard deviation of the noise; below 1, objects are more alike.
-            confidence: draw again what the plugin reads as asked with less of it; 0: never.
+            confidence: draw again, up to ten times, objects that are encoded again and read as
+                asked with a smaller probability, as in ``FlowPlugin.sample``; 0: never. Without
+                ``encode``, the latents are read.
             candidates: objects to decode for each that is returned. They are encoded again, and the
                 one whose latent is the most probable for the label is kept.
             seed: of all draws; None: torch's global generator.
@@ -203,6 +205,7 @@ class FlowPluginNetwork(nn.Module):
         if checks.positive("candidates", candidates) > 1 and not self._frozen.encodes:
             raise TypeError(f"{type(self.base).__name__} has no encode; leave candidates at 1")
         settings: Any = {"temperature": temperature, "confidence": confidence, "seed": seed}
+        settings["read_back"] = self._frozen.round_trip
         x = self.decode(self.plugin.sample(y, n * candidates, **settings))
         if candidates == 1:
             return x

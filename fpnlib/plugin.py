@@ -1,6 +1,6 @@
 """``FlowPlugin``: a conditional flow p(z | y) on the latents of an autoencoder (section 3)."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Self
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from fpnlib import checks
 from fpnlib.conditions import Classes, from_spec
 from fpnlib.density import LEAST_WIDTH, SPREAD, LatentDensity
-from fpnlib.latents import draw_again, inference, standard_normal, warn
+from fpnlib.latents import draw_again, inference, standard_normal
 from fpnlib.reading import confidence_in, fill_values, read_values, reads
 from fpnlib.store.plugins import load_plugin, save_plugin
 from fpnlib.training import History
@@ -123,7 +123,7 @@ class FlowPlugin(LatentDensity):
             context = torch.lerp(own[rows], wanted[rows], float(strength) * factor)
             result[rows] = self._latent(noise[rows], context)
             rows = rows[self._confidence(result[rows], asked[rows], said[rows]) < confidence]
-        self._report_unsure(len(rows), len(flat), confidence)
+        self.report_unsure(len(rows), len(flat), confidence)
         return self._shaped(result, z)
 
     @inference
@@ -231,6 +231,7 @@ class FlowPlugin(LatentDensity):
         *,
         temperature: float = 1.0,
         confidence: float = 0.0,
+        read_back: Callable[[Tensor], Tensor] | None = None,
         seed: int | None = None,
     ) -> Tensor:
         """Draw latents z ~ p(z | y) (section 3.3).
@@ -243,6 +244,8 @@ class FlowPlugin(LatentDensity):
             confidence: draw again, up to ten times, what the plugin itself reads as asked with a
                 smaller probability (eq. 17); the most probable draw is kept. Of several labels the
                 least probable counts; of a quantity, its two-sided tail probability. 0: never.
+            read_back: function of latents (m, *latent_shape); what it returns is read in their
+                place, e.g. the latents of their objects: ``lambda z: encode(decode(z))``.
             seed: of all draws; None: torch's global generator.
 
         Returns:
@@ -266,17 +269,18 @@ class FlowPlugin(LatentDensity):
         def draw(rows: Tensor) -> tuple[Tensor, Tensor]:
             noise = standard_normal(self.loc_.expand(len(rows), -1), generator)
             z = self._inverse(temperature * noise, context[rows])
-            sure = self._confidence(z, values[rows], said[rows]) if judged else z.new_zeros(len(z))
-            return z, sure.masked_fill(self.overflowed(z), -1.0)
+            fine = ~self.overflowed(z)
+            sure = torch.where(fine, 0.0, -1.0).to(z)
+            if judged and fine.any():
+                rows, seen = rows[fine], z[fine]
+                if read_back:
+                    seen = self._flat(read_back(self._shaped(seen)), "what read_back returns")
+                sure[fine] = self._confidence(seen, values[rows], said[rows])
+            return z, sure
 
         rows = torch.arange(len(context), device=context.device)
         z, first, sure = draw_again(draw, rows, confidence)
-        redrawn = int((first < 0).sum() - (sure < 0).sum())
-        if redrawn > 0:
-            self.report(redrawn, len(z), "drawn again")
-        self.redrawn_ += int(((first >= 0) & (first < confidence)).sum())
-        unsure = int(((sure >= 0) & (sure < confidence)).sum())
-        self._report_unsure(unsure, len(z), confidence)
+        self.report_draws(first, sure, confidence)
         return self._shaped(self.clamp(z, sure < 0))
 
     @inference
@@ -313,14 +317,6 @@ class FlowPlugin(LatentDensity):
         """How surely latents are read as asked (n,); 0 if they overflowed."""
         sure = confidence_in(self.flow, self.condition, self.standardise(z), asked, said)
         return sure.nan_to_num(0)
-
-    def _report_unsure(self, count: int, total: int, confidence: float) -> None:
-        """Warn if some latents are not read as asked."""
-        if count:
-            warn(
-                f"{count:,} of {total:,} latents are read as asked with less than the confidence"
-                f" of {confidence:g}; ask for less of it"
-            )
 
     @inference
     def _read(self, z: Tensor, y: object) -> tuple[Tensor, Tensor]:

@@ -31,7 +31,13 @@ class _ClassDensities:
     factors: Tensor
 
     def sample(
-        self, y: Tensor, seed: int = 0, *, temperature: float = 1.0, confidence: float = 0.0
+        self,
+        y: Tensor,
+        seed: int = 0,
+        *,
+        temperature: float = 1.0,
+        confidence: float = 0.0,
+        read_back: Callable[[Tensor], Tensor] | None = None,
     ) -> Tensor:
         """Draw one latent (n, D) for each class index of y (n,), the same for the same seed.
 
@@ -41,6 +47,7 @@ class _ClassDensities:
             temperature: stretches each Gaussian's deviations.
             confidence: latents whose class has a smaller posterior probability are drawn again, up
                 to ten times.
+            read_back: as in ``FlowPlugin.sample``.
 
         Raises:
             ValueError: a class out of range.
@@ -57,7 +64,8 @@ class _ClassDensities:
             z = self.means[of, component] + scaled
             if not confidence:
                 return z, torch.zeros(len(z))
-            return z, self.log_prob(z).softmax(1).gather(1, of[:, None])[:, 0]
+            seen = read_back(z) if read_back else z
+            return z, self.log_prob(seen).softmax(1).gather(1, of[:, None])[:, 0]
 
         return draw_again(draw, torch.arange(len(y)), confidence)[0]
 

@@ -36,6 +36,27 @@ def test_samples_are_read_as_asked(classes, confidence):
     assert posterior.min() >= confidence
 
 
+def test_what_is_read_back_is_read_as_asked(classes):
+    def moved(z):
+        assert not classes.overflowed(z).any()
+        return z + 0.7
+
+    z = classes.sample("b", n=300, confidence=0.6, read_back=moved, seed=0)
+    assert classes.log_posterior(moved(z))[:, 1].exp().min() >= 0.6
+    assert classes.log_posterior(z)[:, 1].exp().min() < 0.6
+
+
+def test_latents_read_back_as_they_are_change_nothing(classes):
+    plain = classes.sample("a", n=300, confidence=0.8, seed=0)
+    same = classes.sample("a", n=300, confidence=0.8, read_back=torch.clone, seed=0)
+    assert torch.equal(same, plain)
+
+
+def test_what_is_read_back_in_another_shape_is_refused(classes):
+    with pytest.raises(ValueError, match="what read_back returns must have shape"):
+        classes.sample("a", confidence=0.5, read_back=lambda z: z[:, :1])
+
+
 def test_the_distribution_is_that_of_samples_that_are_read_as_asked(classes):
     kept = classes.sample("a", n=4000, confidence=0.8, seed=0)
     plain = classes.sample("a", n=4000, seed=1)

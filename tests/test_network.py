@@ -244,6 +244,23 @@ def test_of_several_candidates_the_most_probable_is_kept():
     assert torch.equal(kept, everything[best])
 
 
+@pytest.mark.filterwarnings("ignore:.* of 80 latents are read")
+def test_objects_are_drawn_again_until_they_are_read_as_asked():
+    coarse = adapt(None, encode=torch.clone, decode=torch.round)
+    fitted = network(coarse).fit(X, Y, **QUICK | {"epochs": 30})
+    asked = ["cat"] * 40 + ["dog"] * 40
+    plain = fitted.generate(asked, seed=0)
+    sure = fitted.generate(asked, confidence=0.6, seed=0)
+
+    def read(x):
+        found = fitted.plugin.log_posterior(fitted.encode(x)).exp()
+        return found[torch.arange(80), torch.arange(80) // 40]
+
+    before, after = read(plain), read(sure)
+    assert torch.equal(sure[before >= 0.6], plain[before >= 0.6])
+    assert (after >= before).all() and (after < 0.6).sum() < (before < 0.6).sum()
+
+
 GLOBAL = Base()
 
 

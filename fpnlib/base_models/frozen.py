@@ -110,6 +110,13 @@ class Frozen:
         decoded = (self._call("decode", part) for part in self.batches(z))
         return _joined([_array_of(part, "decode", self.base) for part in decoded])
 
+    def round_trip(self, z: Tensor) -> Tensor:
+        """Latents (n, …) of the objects that latents (n, …) decode to.
+
+        Without an encoder, the latents themselves.
+        """
+        return self.encode(self.decode(z)) if self.encodes else z
+
     def batches(self, x: Any) -> list[Any]:
         """Parts of objects, or of latents, that go through the base model together."""
         if not isinstance(x, np.ndarray):

@@ -122,5 +122,5 @@ def _gaussian_samplers(
     return samplers
 
 
-def _from_prior(width: int, y: Tensor, seed: int) -> Tensor:
+def _from_prior(width: int, y: Tensor, seed: int, **unused: Any) -> Tensor:
     return torch.randn(len(y), width, generator=torch.Generator().manual_seed(seed))

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from fpnlib import checks, plots, store
+from fpnlib.base_models.frozen import Frozen
 from fpnlib.conditions import Condition
 from fpnlib.data import Dataset, load
 from fpnlib.families.encoding import Encoded, Latents, Sampler, encode, samplers_of_classes
@@ -161,7 +162,8 @@ class Study:
         """Return every way to draw objects for labels: name -> (labels (n,), seed) -> objects.
 
         The ways are those of ``samplers_of_classes``. They also take settings of the sampling,
-        temperature and confidence, as keywords.
+        temperature and confidence, as keywords. The confidence is that of the decoded objects,
+        encoded again.
 
         Args:
             base: name of the base model; empty: the first.
@@ -174,8 +176,13 @@ class Study:
         settings["again"] = recipe.again(self.settings)
         samplers = samplers_of_classes(self.latents(base), plugins, self.family.kind, **settings)
 
+        encode = Frozen(self.base(base)).encode
+
         def draw(sample: Sampler, y: Tensor, seed: int, **sampling: float) -> Tensor:
-            return self.decode(base, sample(y, seed, **sampling), seed, **options)
+            def decode(z: Tensor) -> Tensor:
+                return self.decode(base, z, seed, **options)
+
+            return decode(sample(y, seed, read_back=lambda z: encode(decode(z)), **sampling))
 
         return {name: partial(draw, sample) for name, sample in samplers.items()}
 
