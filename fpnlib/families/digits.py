@@ -40,9 +40,10 @@ def _ae_flow(settings: Settings) -> dict:
     return shape | {"hidden_features": 100, "batch_norm": True}
 
 
-def _flows(shape: Callable, epochs: str, settings: tuple[str, ...]) -> dict[str, Plug]:
+def _flows(shape: Callable, names: str, settings: tuple[str, ...]) -> dict[str, Plug]:
+    epochs, seed = f"{names}_epochs", f"{names}_seed"
     training = _training(FLOW_TRAINING, {"learning_rate": 8e-3}, epochs)
-    plug = Plug(shape=shape, training=training, settings=(*settings, epochs))
+    plug = Plug(shape=shape, training=training, settings=(*settings, epochs), seed=seed)
     return {"maf": plug, "realnvp": plug}
 
 
@@ -55,10 +56,11 @@ DIGITS = Family(
         "conditional_epochs": 6,
         "flow_epochs": 30,
         "flow_width": 64,
-        "flow_seed": 0,  # added to the run's seed for the plugins' trainings
+        "flow_seed": 0,  # added to the run's seed for the ConvVAE's plugins
         "ae_flow_epochs": 12,
         "ae_flow_layers": 5,  # the paper's text says 10, the authors' file 5
         "ae_flow_blocks": 2,  # the text says 5, the file 2
+        "ae_flow_seed": 0,
         "judge_epochs": 10,
         "confidence": 0.5,  # latents read as asked with less of it are drawn again
         "temperature": 1.0,  # of such draws on the ConvVAE
@@ -70,7 +72,7 @@ DIGITS = Family(
             training=_training(VAE_TRAINING, {"batch_size": 32}, "vae_epochs"),
             settings=("vae_epochs",),
             objective=_image_loss,
-            flows=_flows(_vae_flow, "flow_epochs", ("flow_width",)),
+            flows=_flows(_vae_flow, "flow", ("flow_width",)),
             again=lambda s: {"confidence": s["confidence"], "temperature": s["temperature"]},
         ),
         "ConvAE": Base(
@@ -78,7 +80,7 @@ DIGITS = Family(
             training=_training(AE_TRAINING, {"batch_size": 32}, "ae_epochs"),
             settings=("ae_epochs",),
             objective=_image_loss,
-            flows=_flows(_ae_flow, "ae_flow_epochs", ("ae_flow_layers", "ae_flow_blocks")),
+            flows=_flows(_ae_flow, "ae_flow", ("ae_flow_layers", "ae_flow_blocks")),
             again=lambda s: {"confidence": s["confidence"]},
         ),
         # A rival that is trained from scratch with the classes; it takes no plugin.

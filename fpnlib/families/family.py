@@ -112,6 +112,7 @@ class Plug:
         settings: names of the family's settings that it depends on, or prefixes that end in "_".
         noise: standard deviation of the noise on latents in training, as a share of theirs. It
             stands in for the posterior of a base model that has none.
+        seed: name of a setting that is added to the run's seed, if the family has it.
         version: to be raised when one of its defaults changes.
     """
 
@@ -119,6 +120,7 @@ class Plug:
     training: Callable[[Dataset, Settings], dict]
     settings: tuple[str, ...] = ()
     noise: float = 0.0
+    seed: str = "flow_seed"
     version: int = 1
 
     def fit(

@@ -283,11 +283,11 @@ class Study:
 
     def _fitted(self, name: str, base: str, flow: str, draws: str, shape: dict) -> FlowPlugin:
         model, plug = self.base(base), self.family.bases[base].flows[flow]
-        seed = self.run.seed + self.settings.get("flow_seed", 0)
+        seed = self.run.seed + self.settings.get(plug.seed, 0)
         torch.manual_seed(seed)
         arguments = {**plug.shape(self.settings), **shape}
         plugin = FlowPlugin(model.latent_dim, self.condition, flow, **arguments)
-        settings = self.family.changed(self.settings, (*plug.settings, "flow_seed")) | shape
+        settings = self.family.changed(self.settings, (*plug.settings, plug.seed)) | shape
         if draws != "fresh":
             settings["draws"] = draws
 
