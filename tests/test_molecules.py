@@ -164,6 +164,8 @@ def test_a_linear_gaussian_draws_what_is_asked_for_and_leaves_the_rest():
     z = LinearGaussian(joint()).sample(torch.tensor([[2.0, NAN]]).repeat(2000, 1))
     assert z.mean(0).tolist() == pytest.approx([7.0, 0.0], abs=0.1)
     assert z.std(0).tolist() == pytest.approx([0.1, 1.0], abs=0.06)
+    cold = LinearGaussian(joint()).sample(torch.tensor([[2.0, NAN]]).repeat(9, 1), temperature=0.0)
+    assert cold.std(0).tolist() == pytest.approx([0.0, 0.0], abs=1e-6)
 
 
 def test_neighbours_have_about_what_is_asked_for():
@@ -174,7 +176,7 @@ def test_neighbours_have_about_what_is_asked_for():
 
 def test_rejection_keeps_the_latent_that_is_read_nearest_to_the_request():
     class Prior:
-        def sample(self, n, seed):
+        def sample(self, n, temperature, seed):
             return joint(n).mean
 
     z = Rejection(Prior(), joint()).sample(torch.tensor([[1.0, NAN]]).repeat(50, 1))

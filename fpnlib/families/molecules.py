@@ -64,6 +64,7 @@ MOLECULES = Family(
         "flow_width": 192,
         "flow_epochs": 10,
         "confidence": 0.5,  # latents read as asked with less of it are drawn again
+        "temperature": 0.7,  # of latents for a request
     },
     options=lambda settings: {"molecules": settings["train_molecules"]},
     condition=lambda dataset, names: Reals(names, unknown=True),

@@ -33,11 +33,11 @@ class LinearGaussian:
         both = torch.cat([train.y, train.draw], 1).double()
         self.mean, self.covariance = both.mean(0), both.T.cov()
 
-    def sample(self, asked: Tensor, seed: int = 0) -> Tensor:
+    def sample(self, asked: Tensor, seed: int = 0, temperature: float = 1.0) -> Tensor:
         """Draw latents (n, D) for requests (n, q), with NaN for what is unsaid."""
         generator = torch.Generator().manual_seed(seed)
         z = self.mean[self.quantities :].repeat(len(asked), 1)
-        noise = torch.randn(z.shape, generator=generator, dtype=z.dtype)
+        noise = temperature * torch.randn(z.shape, generator=generator, dtype=z.dtype)
         for said in (~asked.isnan()).unique(dim=0):
             rows = (~asked.isnan() == said).all(1)
             known = said.nonzero()[:, 0]
@@ -95,11 +95,12 @@ class Rejection:
         scaled = (train.y[:LEARNED] - self.mean) / self.scale
         self.predictor.fit(train.draw[:LEARNED].numpy(), scaled.numpy())
 
-    def sample(self, asked: Tensor, seed: int = 0) -> Tensor:
+    def sample(self, asked: Tensor, seed: int = 0, temperature: float = 1.0) -> Tensor:
         """Draw latents (n, D) for requests (n, q), with NaN for what is unsaid."""
         kept = []
         for number, some in enumerate(asked.split(1000)):
-            z = self.plugin.sample(n=self.candidates * len(some), seed=seed + number)
+            n = self.candidates * len(some)
+            z = self.plugin.sample(n=n, temperature=temperature, seed=seed + number)
             read = torch.from_numpy(self.predictor.predict(z.numpy()))
             wanted = ((some - self.mean) / self.scale).repeat_interleave(self.candidates, 0)
             misses = (read - wanted).square().nan_to_num(0).sum(1)
@@ -133,6 +134,8 @@ def request_samplers(
 ) -> dict[str, Sampler]:
     """Return the ways to draw latents for requests (n, q), by name: the plugin first.
 
+    All but the neighbours' noise have the family's ``temperature``.
+
     Args:
         study: of a family with quantities.
         noise: on neighbours' latents, as a share of their deviation.
@@ -140,17 +143,21 @@ def request_samplers(
         base: name of the base model; empty: the first.
     """
     train, plugin = study.latents(base).train, study.plugin(base)
-    model, ours = Frozen(study.base(base)), sampler(plugin)
-    ways: dict[str, Sampler] = {
-        "C-MAF": ours,
+    model = Frozen(study.base(base))
+    warm: dict[str, Sampler] = {
+        "C-MAF": sampler(plugin),
         "PluGeN": plugen(study, base).sample,
         "linear Gaussian": LinearGaussian(train).sample,
-        "nearest neighbours": Neighbours(train, noise).sample,
         "rejection": Rejection(plugin, train).sample,
     }
+    temperature = study.settings["temperature"]
+    ways: dict[str, Sampler] = {}
+    for name, way in warm.items():
+        ways[name] = partial(way, temperature=temperature)
+    ways["nearest neighbours"] = Neighbours(train, noise).sample
     for name, way in list(ways.items()):
         ways[f"{name}, read back"] = read_back(way, model, plugin, candidates)
-    ways["C-MAF, drawn again"] = partial(ours, confidence=study.settings["confidence"])
+    ways["C-MAF, drawn again"] = partial(ways["C-MAF"], confidence=study.settings["confidence"])
     return ways
 
 

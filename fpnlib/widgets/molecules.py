@@ -15,6 +15,7 @@ from fpnlib.widgets.parts import Explorer
 MOLECULES = 6  # drawn at a time
 ACROSS = 3  # of them in a row
 CANDIDATES = 4  # decoded for each that is drawn
+TEMPERATURE = 0.7  # of their latents, as in notebook 10
 SIZE = (230, 170)  # of a drawing in pixels
 REACH = 2.5  # deviations on each side of the mean that a slider goes
 STEPS = 50  # of a slider
@@ -56,7 +57,11 @@ class MoleculeExplorer(Explorer):
             ValueError: an unknown quantity.
         """
         tokens = self.network.generate(
-            request or None, n=MOLECULES, candidates=CANDIDATES, seed=seed
+            request or None,
+            n=MOLECULES,
+            temperature=TEMPERATURE,
+            candidates=CANDIDATES,
+            seed=seed,
         )
         smiles = to_smiles(tokens)
         shown = list(request) or list(self.names)
