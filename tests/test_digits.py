@@ -50,6 +50,16 @@ def test_another_width_is_another_plugin(digits):
     assert (digits.run.folder / "models" / "ConvVAE_maf_hidden_features_9.json").is_file()
 
 
+def test_each_base_models_plugins_have_a_seed_of_their_own(tmp_path):
+    def keys(seed):
+        override = f"{SIZES} digits.ae_flow_epochs=1 digits.flow_seed={seed}"
+        study = Study(Run("08", out=tmp_path, override=override), DIGITS)
+        return [study.plugin(base).key_ for base in ("ConvVAE", "ConvAE")]
+
+    of_vae, of_ae = zip(keys(0), keys(1))
+    assert of_vae[0] != of_vae[1] and of_ae[0] == of_ae[1]
+
+
 def test_table_1_has_every_model_and_says_what_it_learned_from(digits, table):
     models = ["logistic regression", "AutoML", "FPN (C-MAF)", "FPN (C-RNVP)"]
     assert list(table.index.get_level_values("model").unique()) == models
