@@ -231,6 +231,7 @@ def test_a_table_is_what_the_runs_recorded(header):
 SHAPES_JUDGE = "judge, test accuracy"
 FACES_JUDGE = "judge, test balanced accuracy, mean over attributes"
 DIGITS_JUDGED = "right class, ConvVAE, C-MAF"
+DIGITS_CHECKED = f"{DIGITS_JUDGED}, drawn again"
 EXACT = "test molecules rebuilt exactly, from means"
 REBUILT = "reconstruction of test faces, mean squared error"
 OURS, NO_EDIT = f"C-MAF (ours), {TOLD_WELL}", f"achieved, no edit, {TOLD_WELL}"
@@ -242,6 +243,7 @@ NUMBERS = [
     (r"plugin achieves (\S+) of the edits", "paper", "07_attribute_editing", f"achieved, {OURS}"),
     (r"\((\S+) without any edit", "paper", "07_attribute_editing", NO_EDIT),
     (r"assigns (\S+) of C-MAF's digits", "paper", "04_conditional_generation", DIGITS_JUDGED),
+    (r"class, and (\S+) if the plugin", "paper", "04_conditional_generation", DIGITS_CHECKED),
     (r"autoencoder rebuilds (\S+) of the test molecules", "paper", "10_molecules", EXACT),
 ]
 
