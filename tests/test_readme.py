@@ -354,12 +354,17 @@ def test_the_molecules_base_model_took_what_is_said():
     assert f"after {kept['core_hours']:.1f} core-hours" in FLAT
 
 
-def test_the_nearest_neighbours_that_are_read_back_are_ahead():
+def test_who_is_ahead_when_molecules_are_read_back():
     assert "When molecules are read back, the nearest neighbours are ahead of all other" in FLAT
     rows = {way: list(map(float, errors)) for way, *errors in requests() if "read back" in way}
     ahead = rows.pop("nearest neighbours, read back")
     for errors in rows.values():
         assert all(low < error for low, error in zip(ahead, errors))
+    assert "ahead of the linear Gaussian, and of PluGeN except in TPSA" in FLAT
+    ours = rows["C-MAF, read back"]
+    assert all(low < error for low, error in zip(ours, rows["linear Gaussian, read back"]))
+    of_plugen = [low < error for low, error in zip(ours, rows["PluGeN, read back"])]
+    assert of_plugen == [True, False, *[True] * 5]
 
 
 def test_an_edit_is_live_and_decoding_without_the_trace_pays():
