@@ -226,6 +226,7 @@ def test_a_table_is_what_the_runs_recorded(header):
         pytest.fail("the table should have these rows:\n\n" + "\n".join(expected), pytrace=False)
 
 
+FIGURE_13 = "06_point_clouds"
 SHAPES_JUDGE = "judge, test accuracy"
 FACES_JUDGE = "judge, test balanced accuracy, mean over attributes"
 DIGITS_JUDGED = "right class, ConvVAE, C-MAF"
@@ -363,6 +364,20 @@ def test_who_is_ahead_when_molecules_are_read_back():
     assert all(low < error for low, error in zip(ours, rows["linear Gaussian, read back"]))
     of_plugen = [low < error for low, error in zip(ours, rows["PluGeN, read back"])]
     assert of_plugen == [True, False, *[True] * 5]
+
+
+def test_flows_are_ahead_of_the_mixture_in_distance_and_behind_the_gaussians_in_neighbours():
+    digits, shapes = Results("paper", "04_conditional_generation"), Results("paper", FIGURE_13)
+    for flow, again in product(FLOWS.values(), ("", ", drawn again")):
+        distance, neighbours = f"Fréchet distance, ConvAE, {{}}{again}", f"1-nna, {{}}{again}"
+        ours, mixture = (
+            digits.of(distance.format(way), "value") for way in (flow, "class mixtures")
+        )
+        assert ours < mixture
+        ours, simple = (
+            shapes.of(neighbours.format(way), "value") for way in (flow, "category Gaussians")
+        )
+        assert ours > simple > 0.5
 
 
 def test_an_edit_is_live_and_decoding_without_the_trace_pays():
