@@ -53,11 +53,9 @@ def prepare_flow(flow: Flow) -> None:
 def _check_masks(module: nn.Module, tensors: dict[str, Tensor], prefix: str, *rest: Any) -> None:
     """Take the masks out of an nflows state dict; report those that are not the module's."""
     errors = rest[-1]
-    for name in MASKS:
-        mask, expected = tensors.pop(prefix + name, None), module._buffers.get(name)
-        if mask is None or expected is None:
-            continue
-        if not torch.equal(mask.to(expected), expected):
+    for name in MASKS & module._buffers.keys():
+        mask, expected = tensors.pop(prefix + name, None), module._buffers[name]
+        if mask is not None and not torch.equal(mask.to(expected), expected):
             errors.append(f"{prefix}{name} is of other widths, or drawn at random")
 
 

@@ -1,6 +1,7 @@
 """Conditional MAF and RealNVP, as configured in section 5.1.1 of the paper, and spline flows."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -92,12 +93,11 @@ def conditional_realnvp(
     network = _network(hidden_features, width, num_blocks, dropout, batch_norm)
     mask = torch.ones(features)
     mask[::2] = -1
+    make_network = partial(ResidualNet, **network)
     layers: list[Transform] = []
     for layer in range(num_layers):
-        coupling = AffineCouplingTransform(
-            mask * (-1) ** layer, lambda inputs, outputs: ResidualNet(inputs, outputs, **network)
-        )
-        layers += [coupling, BatchNorm(features)] if batch_norm else [coupling]
+        layers.append(AffineCouplingTransform(mask * (-1) ** layer, make_network))
+        layers += [BatchNorm(features)] if batch_norm else []
     return ConditionalFlow(CompositeTransform(layers), features, context_features, embedding)
 
 

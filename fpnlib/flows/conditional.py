@@ -1,6 +1,7 @@
 """An nflows ``Flow`` that also maps noise to data and computes densities under every context."""
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from nflows.distributions import StandardNormal
@@ -71,11 +72,12 @@ class ConditionalFlow(Flow):  # type: ignore[misc]
         >>> flow.class_log_prob(torch.zeros(5, 2), torch.eye(3)).shape
         torch.Size([5, 3])
         """
-        self._check(inputs, contexts, paired=False)
+        _check_width("inputs", inputs, self.features)
+        _check_width("context", contexts, self.context_features)
         if not len(contexts):
             raise ValueError("class_log_prob needs one context or more, got none")
         # A quarter of a batch stays in the CPU's cache while all contexts pass over it.
-        return self._in_batches(lambda part: self._class_log_prob(part, contexts), inputs, share=4)
+        return self._in_batches(partial(self._class_log_prob, contexts=contexts), inputs, share=4)
 
     def sample(self, num_samples: int, context: Tensor, batch_size: int | None = None) -> Tensor:
         """Return samples (K, num_samples, D) for contexts (K, C).
@@ -103,10 +105,8 @@ class ConditionalFlow(Flow):  # type: ignore[misc]
             if terms is not None:
                 squares, log_det = terms
                 return log_det - squares / 2 - self._distribution._log_z.to(squares.dtype)
-        share = len(contexts)
-        return self._in_batches(
-            lambda part: self._pair_log_prob(part, contexts), inputs, share=share
-        )
+        log_prob = partial(self._pair_log_prob, contexts=contexts)
+        return self._in_batches(log_prob, inputs, share=len(contexts))
 
     def _pair_log_prob(self, inputs: Tensor, contexts: Tensor) -> Tensor:
         repeated = inputs.repeat_interleave(len(contexts), 0)
@@ -119,10 +119,10 @@ class ConditionalFlow(Flow):  # type: ignore[misc]
     def _sample(self, num_samples: int, context: Tensor) -> Tensor:
         weight = next(self.parameters())
         context = None if context is None else torch.as_tensor(context).to(weight)
-        self._check(None, context)
-        n = len(context) * checks.positive("num_samples", num_samples)
-        noise = torch.randn(n, self.features, dtype=weight.dtype, device=weight.device)
+        _check_width("context", context, self.context_features)
         contexts = context.repeat_interleave(num_samples, 0)
+        shape = len(contexts), self.features
+        noise = torch.randn(shape, dtype=weight.dtype, device=weight.device)
         return self._in_batches(self._inverse, noise, contexts).view(len(context), num_samples, -1)
 
     def _in_batches(
@@ -155,23 +155,14 @@ class ConditionalFlow(Flow):  # type: ignore[misc]
             return False
         return inputs.requires_grad or any(p.requires_grad for p in self.parameters())
 
-    def _check(
-        self,
-        inputs: Tensor | None,
-        context: Tensor | None,
-        name: str = "inputs",
-        paired: bool = True,
-    ) -> None:
-        """Raise ValueError unless the widths, and for pairs the lengths, are right."""
-        if context is None:
-            raise ValueError(f"context must have shape (n, {self.context_features}), got None")
-        if inputs is not None:
-            _check_width(name, inputs, self.features)
+    def _check(self, inputs: Tensor, context: Tensor, name: str = "inputs") -> None:
+        """Raise ValueError unless widths and lengths are right."""
+        _check_width(name, inputs, self.features)
         _check_width("context", context, self.context_features)
-        if paired and inputs is not None:
-            checks.same_length(inputs, context, (name, "context"))
+        checks.same_length(inputs, context, (name, "context"))
 
 
-def _check_width(name: str, tensor: Tensor, width: int) -> None:
-    if tensor.ndim != 2 or tensor.shape[1] != width:
-        raise ValueError(f"{name} must have shape (n, {width}), got {tuple(tensor.shape)}")
+def _check_width(name: str, tensor: Tensor | None, width: int) -> None:
+    shape = None if tensor is None else tuple(tensor.shape)
+    if shape is None or len(shape) != 2 or shape[1] != width:
+        raise ValueError(f"{name} must have shape (n, {width}), got {shape}")

@@ -39,10 +39,12 @@ def cost_against_dimension(seed: int = 0) -> pd.DataFrame:
 
 def _samplers(features: int, seed: int) -> dict[str, Callable[[], object]]:
     """Return the calls to measure, on a flow of random weights with ten classes."""
-    with torch.random.fork_rng([]):
+    with torch.random.fork_rng([]), torch.no_grad():
         torch.manual_seed(seed)
         flow = conditional_maf(features, 10, hidden_features=64, num_layers=2).eval()
-        temper(flow)
+        for name, parameter in flow.named_parameters():
+            if "final_layer.weight" in name:
+                parameter.mul_(0.1)  # small, as in a trained flow
         noise = torch.randn(SAMPLES, features)
     context = torch.eye(10)[torch.arange(SAMPLES) % 10]
     return {
@@ -50,20 +52,6 @@ def _samplers(features: int, seed: int) -> dict[str, Callable[[], object]]:
         "ours": lambda: flow.transform_from_noise(noise, context),
         "one pass": lambda: CompositeTransform.forward(flow._transform, noise, context),
     }
-
-
-@torch.no_grad()
-def temper(flow: torch.nn.Module) -> None:
-    """Give a flow of random weights the scale of a trained one.
-
-    The networks' outputs become small, and batch norms get the statistics of standard normal data.
-    """
-    for name, parameter in flow.named_parameters():
-        if "final_layer.weight" in name:
-            parameter.mul_(0.1)
-    for name, buffer in flow.named_buffers():
-        if name.endswith("running_var"):
-            buffer.fill_(1.0)
 
 
 @torch.no_grad()

@@ -38,7 +38,6 @@ from nflows.transforms import CompositeTransform
 from tqdm.auto import tqdm
 
 from fpnlib.flows import build_flow
-from fpnlib.flows.cost import temper
 from fpnlib.flows.engine.kernels import MANY
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -65,6 +64,20 @@ def plain(flow: Flow) -> Flow:
     twin = copy.deepcopy(flow)
     transform = CompositeTransform(list(twin._transform._transforms))
     return Flow(transform, twin._distribution, twin._embedding_net).train(flow.training)
+
+
+@torch.no_grad()
+def temper(flow: Flow) -> None:
+    """Give a flow of random weights the scale of a trained one.
+
+    The networks' outputs become small, and batch norms get the statistics of standard normal data.
+    """
+    for name, parameter in flow.named_parameters():
+        if "final_layer.weight" in name:
+            parameter.mul_(0.1)
+    for name, buffer in flow.named_buffers():
+        if name.endswith("running_var"):
+            buffer.fill_(1.0)
 
 
 def maf(widths: Widths, **settings) -> Flow:
