@@ -59,9 +59,8 @@ class Frozen:
 
     def __init__(self, base: object):
         if not callable(getattr(base, "decode", None)):
-            raise TypeError(
-                f"{type(base).__name__} has no decode; pass adapt(model, decode=…, encode=…)"
-            )
+            kind = type(base).__name__
+            raise TypeError(f"{kind} has no decode; pass adapt(model, decode=…, encode=…)")
         self.base = base
         self.modules, self.arrays = _parts(base)
         self.speaks_numpy = False
@@ -81,12 +80,10 @@ class Frozen:
         base: Any = self.base
         if not self.encodes:
             return checks.numbers(x), None
-        found = self._call("posterior" if hasattr(base, "posterior") else "encode", x)
-        mean, std = found, None
         if hasattr(base, "posterior"):
-            mean, std = found
-        elif not isinstance(found, Tensor | np.ndarray):
-            mean, std = _moments(found)
+            mean, std = self._call("posterior", x)
+        else:
+            mean, std = _moments(self._call("encode", x))
         self.speaks_numpy |= isinstance(mean, np.ndarray) and not self.modules
         mean, kind = _array_of(mean, "encode", base), type(base).__name__
         if mean.is_complex():
@@ -98,7 +95,7 @@ class Frozen:
 
     def encode(self, x: Any) -> Tensor:
         """Latents (n, …), in batches; of a distribution the means."""
-        return _joined([self.posterior(part)[0] for part in self.batches(x)])
+        return torch.cat([self.posterior(part)[0] for part in self.batches(x)])
 
     def decode(self, z: Tensor) -> Tensor:
         """Objects (n, …) of latents (n, …), in batches.
@@ -108,7 +105,7 @@ class Frozen:
             ValueError: the base model does not take z.
         """
         decoded = (self._call("decode", part) for part in self.batches(z))
-        return _joined([_array_of(part, "decode", self.base) for part in decoded])
+        return torch.cat([_array_of(part, "decode", self.base) for part in decoded])
 
     def round_trip(self, z: Tensor) -> Tensor:
         """Latents (n, …) of the objects that latents (n, …) decode to.
@@ -199,18 +196,12 @@ class Frozen:
 
 def _refusal(name: str, base: object, given: Any, error: Exception) -> Exception:
     """The error for what a base model does not take, in one line that says what it was given."""
-    shape = tuple(getattr(given, "shape", ()))
-    said = (
-        f"{getattr(given, 'dtype', type(given).__name__)} {shape}: {' '.join(str(error).split())}"
-    )
+    kind, shape = getattr(given, "dtype", type(given).__name__), tuple(getattr(given, "shape", ()))
+    said = f"{kind} {shape}: {' '.join(str(error).split())}"
     message = f"{name} of {type(base).__name__} does not take {said:.240}"
     if isinstance(given, Tensor) and not given.is_floating_point():
         message += "; for bytes pass x.float() / 255"
     return (TypeError if isinstance(error, TypeError) else ValueError)(message)
-
-
-def _joined(parts: list[Tensor]) -> Tensor:
-    return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
 def _array_of(found: object, name: str, base: object) -> Tensor:
@@ -224,6 +215,8 @@ def _array_of(found: object, name: str, base: object) -> Tensor:
 
 def _moments(found: object) -> tuple[Any, Any]:
     """Mean and deviation of a distribution; of other objects themselves and None."""
+    if isinstance(found, Tensor | np.ndarray):
+        return found, None
     try:
         mean = getattr(found, "mean", found)
         return mean, getattr(found, "stddev", getattr(found, "std", None))
@@ -233,24 +226,24 @@ def _moments(found: object) -> tuple[Any, Any]:
 
 def _parts(base: object) -> tuple[list[nn.Module], list[np.ndarray]]:
     """Modules and arrays that an object holds, directly or in what it holds."""
-    modules: dict[int, nn.Module] = {}
-    arrays: dict[int, np.ndarray] = {}
-    seen: set[int] = set()
+    modules: list[nn.Module] = []
+    arrays: list[np.ndarray] = []
+    seen: dict[int, Any] = {}  # keeps the objects, because ids of dropped ones are used again
 
     def visit(item: Any, depth: int) -> None:
         if id(item) in seen or depth > DEEPEST:
             return
-        seen.add(id(item))
+        seen[id(item)] = item
         if isinstance(item, nn.Module):
-            modules[id(item)] = item
+            modules.append(item)
         elif isinstance(item, np.ndarray):
-            arrays[id(item)] = item
+            arrays.append(item)
         else:
             for held in _held(item):
                 visit(held, depth + 1)
 
     visit(base, 0)
-    return [*modules.values()], [*arrays.values()]
+    return modules, arrays
 
 
 def _held(item: Any) -> list[Any]:
