@@ -185,9 +185,7 @@ class PointFlow(nn.Module):
             points: how many of each cloud, from the first, the decoder is trained on; None: all.
                 The encoder sees all, at little cost.
         """
-        x = (x - self.mean_) / self.std_
-        z, divergence = self._latents(x)
-        x = x[:, :points]
+        x, z, divergence = self._with_latents(x, points)
         probe = torch.randint(0, 2, x.shape, device=x.device).to(x) * 2 - 1
         log_prob = self.decoder.log_prob(x, z, self.solver, probe)
         return divergence / x.shape[1] - log_prob.mean()
@@ -210,9 +208,7 @@ class PointFlow(nn.Module):
             fields = len(self.decoder.fields)
             raise ValueError(f"flow matching trains one field; this model has {fields}; use loss")
         field, (first, last) = self.decoder.fields[0], self.decoder.norms
-        x = (x - self.mean_) / self.std_
-        z, divergence = self._latents(x)
-        x = x[:, :points]
+        x, z, divergence = self._with_latents(x, points)
         with torch.no_grad():  # a norm that learns would shrink the points to shrink the error
             x = first(x)
             u = _paired(last.inverse(torch.randn_like(x)), x)
@@ -232,13 +228,19 @@ class PointFlow(nn.Module):
         mean, std = torch.stack(means).mean(0), torch.stack(deviations).mean(0)
         return mean, std.expand_as(mean)
 
-    def _latents(self, x: Tensor) -> tuple[Tensor, Tensor | float]:
-        """Draws from the posteriors (n, latent_dim), and their mean divergence from N(0, I)."""
+    def _with_latents(self, x: Tensor, points: int | None) -> tuple[Tensor, Tensor, Tensor | float]:
+        """What the losses take of clouds x (n, ·, 3).
+
+        Returns:
+            The first ``points`` of each, standardised; draws from the posteriors (n, latent_dim);
+            and the posteriors' mean divergence from N(0, I).
+        """
+        x = (x - self.mean_) / self.std_
         mean, std = self.encoder(x)
         if not self.config["stochastic"]:
-            return mean, 0.0
+            return x[:, :points], mean, 0.0
         divergence = 0.5 * (mean.square() + std.square() - 1).sum(1) - std.log().sum(1)
-        return mean + std * torch.randn_like(mean), divergence.mean()
+        return x[:, :points], mean + std * torch.randn_like(mean), divergence.mean()
 
 
 class _PointEncoder(nn.Module):
