@@ -93,6 +93,7 @@ class TestAsAFlow:
         flow = self.flow()
         assert flow.transform_from_noise(torch.zeros(0, 6), torch.zeros(0, 3)).shape == (0, 6)
         assert flow.log_prob(torch.zeros(0, 6), torch.zeros(0, 3)).shape == (0,)
+        assert flow.sample(2, torch.zeros(0, 3)).shape == (0, 2, 6)
 
 
 def layer(hidden=9, **settings):

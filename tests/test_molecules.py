@@ -149,6 +149,7 @@ def test_the_base_model_learns_to_rebuild_molecules_exactly():
     many = tokens.repeat(20, 1)
     fit(base, base.loss, (many,), (tokens,), epochs=12, batch_size=12, learning_rate=1e-2)
     assert to_smiles(base.decode(base.encode(tokens))) == SMILES
+    assert base.decode(torch.zeros(0, 8)).shape == (0, 52)
 
 
 def joint(n=4000):

@@ -101,7 +101,9 @@ def test_setting_an_attribute_moves_it_and_no_other(small):
     z = torch.randn(6, 8)
     chosen = torch.tensor([False, True, False, False, True])
     values = torch.full((6, 5), 0.7)
-    read = small.read(small.set(z, values, chosen))  # M begins orthonormal
+    edited = small.set(z, values, chosen)
+    assert_close(small.set(z.double(), values, chosen), edited.double())
+    read = small.read(edited)  # M begins orthonormal
     assert_close(read[:, chosen], values[:, chosen], atol=1e-5, rtol=0)
     assert_close(read[:, ~chosen], small.read(z)[:, ~chosen], atol=1e-5, rtol=0)
 

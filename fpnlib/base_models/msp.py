@@ -101,7 +101,7 @@ class MSP(nn.Module):
 
     def read(self, z: Tensor) -> Tensor:
         """M z (n, A), about -1 or 1, of latents z (n, D). Raises as :meth:`decode` does."""
-        return checks.latents(z, self.latent_dim, keep=True) @ self.M.T
+        return checks.latents(z, self.latent_dim, keep=True).to(self.M) @ self.M.T
 
     def set(self, z: Tensor, values: Tensor, chosen: Tensor) -> Tensor:
         """MSP's own editing: move latents along M's rows to set entries of M z.

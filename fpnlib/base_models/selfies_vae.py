@@ -74,9 +74,8 @@ class SelfiesVAE(nn.Module):
         self.counts = nn.Linear(latent_dim, PIECES)
         written, one_hot = pieces.table(MERGES, len(TOKENS)), torch.eye(PIECES)
         one_hot[END] = 0  # is not counted
-        contents = one_hot[written].sum(1)[
-            :, : len(TOKENS)
-        ]  # how often each token is in each piece
+        # How often each token is in each piece.
+        contents = one_hot[written].sum(1)[:, : len(TOKENS)]
         self.register_buffer("written", written, persistent=False)
         self.register_buffer("one_hot", one_hot, persistent=False)
         self.register_buffer("contents", contents, persistent=False)
@@ -119,7 +118,7 @@ class SelfiesVAE(nn.Module):
             next_log_prob[ended] = -torch.inf
             next_log_prob[ended, END] = 0
             together = log_prob.view(-1, 1) + next_log_prob
-            log_prob, best = together.view(len(first), -1).topk(BEAM, 1)
+            log_prob, best = together.view(-1, BEAM * PIECES).topk(BEAM, 1)
             rows = (first + best // PIECES).flatten()
             piece = (best % PIECES).view(1, -1)
             found = torch.cat([found[rows], piece.T], 1)
@@ -164,9 +163,8 @@ class SelfiesVAE(nn.Module):
 
     def _moments(self, found: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and log-variance of q(z | x) for pieces (length, n)."""
-        read = pack_padded_sequence(
-            self.embedding(found), lengths.clamp(min=1).cpu(), enforce_sorted=False
-        )
+        ends = lengths.clamp(min=1).cpu()
+        read = pack_padded_sequence(self.embedding(found), ends, enforce_sorted=False)
         states, last = self.encoder(read)
         everything = pad_packed_sequence(states)[0].float().sum(0) / LENGTH
         features = [*last.float(), everything]

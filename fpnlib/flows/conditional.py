@@ -123,7 +123,7 @@ class ConditionalFlow(Flow):  # type: ignore[misc]
         contexts = context.repeat_interleave(num_samples, 0)
         shape = len(contexts), self.features
         noise = torch.randn(shape, dtype=weight.dtype, device=weight.device)
-        return self._in_batches(self._inverse, noise, contexts).view(len(context), num_samples, -1)
+        return self._in_batches(self._inverse, noise, contexts).unflatten(0, (-1, num_samples))
 
     def _in_batches(
         self, function: Callable[..., Tensor], *tensors: Tensor, share: int = 1
