@@ -54,7 +54,7 @@ def _check_masks(module: nn.Module, tensors: dict[str, Tensor], prefix: str, *re
     """Take the masks out of an nflows state dict; report those that are not the module's."""
     errors = rest[-1]
     for name in MASKS & module._buffers.keys():
-        mask, expected = tensors.pop(prefix + name, None), module._buffers[name]
+        mask, expected = tensors.pop(prefix + name, None), module.get_buffer(name)
         if mask is not None and not torch.equal(mask.to(expected), expected):
             errors.append(f"{prefix}{name} is of other widths, or drawn at random")
 
