@@ -61,7 +61,7 @@ def test_what_the_repository_keeps_trained_fits_the_familys_defaults(tmp_path, m
 
     monkeypatch.setattr(Trained, "fit", train)
     monkeypatch.setattr(Plug, "fit", train)
-    monkeypatch.setattr(shapes, "draw_shape", lambda *_: np.zeros((shapes.POOL, 3), np.float32))
+    monkeypatch.setattr(shapes, "_draw_shape", lambda *_: np.zeros((shapes.POOL, 3), np.float32))
     kept = study.Study(Run("kept", out=tmp_path), family)
     for base, recipe in family.bases.items():
         for flow in recipe.flows:

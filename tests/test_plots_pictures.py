@@ -9,11 +9,11 @@ import torch
 from laws import refusals
 
 from fpnlib import plots
-from fpnlib.data.drawn.shapes import draw_shape
+from fpnlib.data.drawn.shapes import _draw_shape
 
 IMAGES = torch.rand(4, 3, 1, 28, 28, generator=torch.Generator().manual_seed(0))
 FACES = torch.rand(2, 3, 3, 64, 64, generator=torch.Generator().manual_seed(0))
-CHAIR = draw_shape("chair", np.random.default_rng(0), 400)
+CHAIR = _draw_shape("chair", np.random.default_rng(0), 400)
 
 
 def canvas(figure, k=0):

@@ -9,9 +9,9 @@ import pytest
 from laws import refusals
 
 from fpnlib import plots
-from fpnlib.data.drawn.shapes import draw_shape
+from fpnlib.data.drawn.shapes import _draw_shape
 
-CHAIR = draw_shape("chair", np.random.default_rng(0), 400)
+CHAIR = _draw_shape("chair", np.random.default_rng(0), 400)
 
 
 def inked(picture):

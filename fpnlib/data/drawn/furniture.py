@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
-from fpnlib.data.drawn.surfaces import Triangles, block, holed, lathe, loft, mirrored, tube, turned
+from fpnlib.data.drawn.surfaces import Triangles, block, lathe, loft, mirrored, tube, turned
 
 Rng = np.random.Generator
 Parts = Iterator[Triangles]
@@ -161,7 +161,7 @@ def _speaker(rng: Rng) -> Parts:
     for size in sizes * height / sizes.sum():
         radius, front = 0.42 * min(size, width), np.array([0, y + size / 2, depth / 2])
         deep, dome = front - [0, 0, 0.6 * radius], front - [0, 0, 0.35 * radius]
-        yield holed(front, width, size, radius)
+        yield _holed(width, size, radius) + front
         yield tube(front, front + [0, 0, 0.04], 1.15 * radius, radius, caps=False)
         yield tube(front, deep, radius, 0.35 * radius, caps=False)
         yield tube(deep, dome, 0.35 * radius, 0.15 * radius)
@@ -188,9 +188,8 @@ def _back(width: float, tall: float, seat: float, thick: float, rng: Rng) -> Tri
     if style == "board":
         low = rng.choice([0.0, 0.12])
         board = block(0, seat + low, 0, width, tall - low, thick)
-        return np.concatenate(
-            [board, mirrored(block(0.4 * width, seat, 0, 0.04, low + 0.01, thick))]
-        )
+        posts = mirrored(block(0.4 * width, seat, 0, 0.04, low + 0.01, thick))
+        return np.concatenate([board, posts])
     parts = [mirrored(block(width / 2 - 0.02, seat, 0, 0.04, tall, thick))]
     count = rng.integers(2, 5)
     if style == "upright":
@@ -203,6 +202,17 @@ def _back(width: float, tall: float, seat: float, thick: float, rng: Rng) -> Tri
         places = [seat + (k + 0.45) * step for k in range(count)]
         parts += [block(0, y, 0, width, 0.5 * step, 0.6 * thick) for y in places]
     return np.concatenate(parts)
+
+
+def _holed(width: float, height: float, radius: float) -> Triangles:
+    """A front towards +z, width × height around the origin, with a round hole in it."""
+    edge = np.linspace(-1, 1, 4, endpoint=False)
+    side = np.stack([edge, np.full(4, -1.0), np.zeros(4)], 1)
+    turned_side = side[:, [1, 0, 2]] * [-1, 1, 1]
+    square = np.concatenate([side, turned_side, -side, -turned_side])
+    outer = square * [width / 2, height / 2, 1]
+    inner = radius * outer / np.linalg.norm(outer, axis=1, keepdims=True)
+    return loft([inner, outer], caps=False)
 
 
 FURNITURE: dict[str, Callable[[Rng], Parts]] = {

@@ -136,7 +136,8 @@ def _look(has: Values, free: Values) -> Values:
 
 def _behind(canvas: _Canvas, has: Values, free: Values, look: Values) -> None:
     """Background, long hair, clothes with a collar, neck and ears."""
-    canvas.wash(_pastel(free.background_hue), torch.ones_like(canvas.x))
+    pastel = 0.48 + 0.55 * _hue(free.background_hue)
+    canvas.wash(pastel, torch.ones_like(canvas.x))
     glow = (1 - (canvas.x.square() + canvas.y.square()).sqrt()).clamp(min=0)
     canvas.wash((1.0, 1.0, 1.0), 0.28 * glow)
     haired, long = 1 - has.Bald, 1 - has.Male
@@ -325,7 +326,3 @@ def _hue(where: Tensor) -> Tensor:
     """Colours (n, 3) once around the circle of hues."""
     phase = torch.tensor([0.0, -1 / 3, 1 / 3])
     return 0.50 + 0.28 * (torch.pi * (where[:, 0] + 2 * phase)).cos()
-
-
-def _pastel(where: Tensor) -> Tensor:
-    return 0.48 + 0.55 * _hue(where)

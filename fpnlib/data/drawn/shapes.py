@@ -12,7 +12,7 @@ import torch
 from fpnlib import checks
 from fpnlib.data.dataset import Dataset, Split
 from fpnlib.data.drawn.furniture import FURNITURE
-from fpnlib.data.drawn.surfaces import sample
+from fpnlib.data.drawn.surfaces import Triangles
 from fpnlib.data.drawn.vehicles import VEHICLES
 from fpnlib.data.files import Root
 
@@ -34,26 +34,8 @@ SHAPES = {
 }
 
 
-def draw_shape(category: str, rng: np.random.Generator, points: int = POOL) -> np.ndarray:
-    """Draw one shape of a category: (points, 3), float32, uniform by area, with y up.
-
-    Its bounding box is centred, and its farthest point at distance 1.
-
-    Raises:
-        ValueError: an unknown category, with the nearest one.
-    """
-    checks.known("category", category, SHAPES)
-    surface = np.concatenate(list((FURNITURE | VEHICLES)[category](rng)))
-    return _unit_sphere(sample(surface, points, rng)).astype(np.float32)
-
-
 def load_drawn_shapes(
-    root: Root = None,
-    seed: int = 0,
-    download: bool = False,
-    *,
-    n: int = 3000,
-    points: int = POOL,
+    root: Root = None, seed: int = 0, download: bool = False, *, n: int = 3000, points: int = POOL
 ) -> Dataset:
     """Load drawn shapes: x (n, points, 3), float32, with y up, imbalanced as ShapeNet is.
 
@@ -80,7 +62,7 @@ def load_drawn_shapes(
         count = max(10, round(n * SHAPES[name] / total))
         for k in range(count):
             rng = np.random.default_rng([seed, y, k])
-            shapes.append(draw_shape(name, rng, points))
+            shapes.append(_draw_shape(name, rng, points))
             labels.append(y)
             parts.append(0 if k < 0.7 * count else 1 if k < 0.8 * count else 2)
     drawn = Split(torch.from_numpy(np.stack(shapes)), torch.tensor(labels))
@@ -91,7 +73,21 @@ def load_drawn_shapes(
     return Dataset("shapes", train, validation, test, names, digest)
 
 
-def _unit_sphere(points: np.ndarray) -> np.ndarray:
-    """Points (n, 3) centred on their bounding box, the farthest at distance 1."""
-    points = points - (points.max(0) + points.min(0)) / 2
-    return points / np.linalg.norm(points, axis=1).max()
+def _draw_shape(category: str, rng: np.random.Generator, points: int) -> np.ndarray:
+    """Draw one shape of a category: (points, 3), float32, uniform by area, with y up.
+
+    Its bounding box is centred, and its farthest point at distance 1.
+    """
+    surface = np.concatenate(list((FURNITURE | VEHICLES)[category](rng)))
+    cloud = _sample(surface, points, rng)
+    cloud -= (cloud.max(0) + cloud.min(0)) / 2
+    return (cloud / np.linalg.norm(cloud, axis=1).max()).astype(np.float32)
+
+
+def _sample(surface: Triangles, n: int, rng: np.random.Generator) -> np.ndarray:
+    """Draw ``n`` points (n, 3), uniformly by area."""
+    a, b, c = surface.transpose(1, 0, 2)
+    area = np.linalg.norm(np.cross(b - a, c - a), axis=1)
+    chosen = rng.choice(len(surface), size=n, p=area / area.sum())
+    u, v = np.sqrt(rng.random((n, 1))), rng.random((n, 1))  # uniform on a triangle
+    return (1 - u) * a[chosen] + u * (1 - v) * b[chosen] + u * v * c[chosen]

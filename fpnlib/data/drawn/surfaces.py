@@ -1,4 +1,4 @@
-"""Surfaces as triangles: a few solids to build shapes from, and points drawn uniformly by area.
+"""Surfaces as triangles: a few solids to build shapes from.
 
 A surface is an array of t triangles (t, 3, 3), each of three corners with coordinates x (width),
 y (up) and z (depth).
@@ -44,17 +44,6 @@ def plate(start: tuple, end: tuple) -> Triangles:
     return loft(rings)
 
 
-def holed(middle: ArrayLike, width: float, height: float, radius: float) -> Triangles:
-    """A front towards +z, width × height around the point ``middle``, with a round hole in it."""
-    edge = np.linspace(-1, 1, 4, endpoint=False)
-    side = np.stack([edge, np.full(4, -1.0), np.zeros(4)], 1)
-    turned_side = side[:, [1, 0, 2]] * [-1, 1, 1]
-    outer = np.concatenate([side, turned_side, -side, -turned_side])
-    outer = outer * [width / 2, height / 2, 1]
-    inner = radius * outer / np.linalg.norm(outer, axis=1, keepdims=True)
-    return loft([inner, outer], caps=False) + np.asarray(middle)
-
-
 def tube(
     start: ArrayLike, end: ArrayLike, radius: float, end_radius: float = 0.0, caps: bool = True
 ) -> Triangles:
@@ -93,12 +82,3 @@ def mirrored(*surfaces: Triangles) -> Triangles:
     """The surfaces, and their images on the other side of the plane x = 0."""
     one_side = np.concatenate(surfaces)
     return np.concatenate([one_side, one_side * [-1, 1, 1]])
-
-
-def sample(surface: Triangles, n: int, rng: np.random.Generator) -> np.ndarray:
-    """Draw ``n`` points (n, 3), uniformly by area."""
-    a, b, c = surface.transpose(1, 0, 2)
-    area = np.linalg.norm(np.cross(b - a, c - a), axis=1)
-    chosen = rng.choice(len(surface), size=n, p=area / area.sum())
-    u, v = np.sqrt(rng.random((n, 1))), rng.random((n, 1))  # uniform on a triangle
-    return (1 - u) * a[chosen] + u * (1 - v) * b[chosen] + u * v * c[chosen]

@@ -76,9 +76,8 @@ def _car(rng: Rng) -> Parts:
         top, half, inner = shoulder + 0.01, nose * width / 2, 0.47 * nose * width
         if k in (3, 4):
             top, half, inner = roof, width / 2, 0.36 * width
-        right = [(half, clear), (half, shoulder), (inner, top)]
-        left = [(-inner, top), (-half, shoulder)]
-        around = [(-half, clear), *right, *left]
+        around = [(-half, clear), (half, clear), (half, shoulder)]
+        around += [(inner, top), (-inner, top), (-half, shoulder)]
         rings.append([[x, y, (along - 0.5) * length] for x, y in around])
     yield loft(rings)
     wheel = tube([width / 2 - 0.12, radius, 0], [width / 2 + 0.05, radius, 0], radius)
@@ -132,9 +131,10 @@ def _rigging(rng: Rng, beam: float, deck: float) -> Parts:
     """A mast with one or two sails, and perhaps a cabin."""
     top, boom = rng.uniform(1.3, 1.9), 0.1
     yield tube([0, deck, 0.2], [0, deck + top, 0.2], 0.016)
-    yield _sail((boom, -0.85), (boom, 0.16), (top, 0.16), deck=deck)
+    # A sail is a triangle above the deck, whose first corner is swung out.
+    yield np.array([[[0.08, boom, -0.85], [0, boom, 0.16], [0, top, 0.16]]]) + [0, deck, 0]
     if rng.random() < 0.8:
-        yield _sail((0.2, 1.0), (0.06, 0.26), (0.85 * top, 0.24), deck=deck)
+        yield np.array([[[0.08, 0.2, 1], [0, 0.06, 0.26], [0, 0.85 * top, 0.24]]]) + [0, deck, 0]
     if rng.random() < 0.6:
         yield block(0, deck, -0.35, 0.55 * beam, 0.09, 0.6)
 
@@ -158,13 +158,6 @@ def _cabins(rng: Rng, beam: float, deck: float) -> Parts:
     yield block(0, deck + cabin, z - 0.08, 0.6 * beam, cabin, 0.55)
     if rng.random() < 0.6:
         yield tube([0, deck + 2 * cabin, z - 0.2], [0, deck + 4 * cabin, z - 0.3], 0.014)
-
-
-def _sail(*corners: tuple[float, float], deck: float) -> Triangles:
-    """A sail between three corners (height above the deck, z); the first is swung out."""
-    free, *mast = corners
-    fixed = [[0, deck + up, z] for up, z in mast]
-    return np.array([[[0.08, deck + free[0], free[1]], *fixed]])
 
 
 VEHICLES: dict[str, Callable[[Rng], Parts]] = {
