@@ -7,7 +7,6 @@ a training draws some anew.
 
 import hashlib
 import warnings
-from collections import defaultdict
 from pathlib import Path
 
 import numpy as np
@@ -116,36 +115,31 @@ def _read_clouds(name: str, folders: dict[str, Path], points: int, seed: int, up
     """The dataset of the categories in ``folders``; ``up`` is the upright axis on disk."""
     checks.positive("points", points)
     checks.known("axis", up, UPRIGHT)
-    files: dict[str, list[Path]] = defaultdict(list)
-    labels: dict[str, list[int]] = defaultdict(list)
-    for y, (category, folder) in enumerate(folders.items()):
-        for split, paths in _split_files(category, folder, seed).items():
-            files[split] += paths
-            labels[split] += [y] * len(paths)
-    clouds, sizes = {}, []
-    total = sum(map(len, files.values()))
+    found = [_split_files(category, folder, seed) for category, folder in folders.items()]
+    paths, labels, ends = [], [], []
+    for split in SPLITS:
+        for label, files in enumerate(found):
+            paths += files[split]
+            labels += [label] * len(files[split])
+        ends.append(len(paths))
+    pool, sizes = np.empty((len(paths), points, 3), np.float32), []
     look = {"unit": "cloud", "disable": None, "dynamic_ncols": True}  # None: not into a file
-    with tqdm(total=total, desc=name, **look) as progress:
-        for split in SPLITS:
-            clouds[split] = np.empty((len(files[split]), points, 3), np.float32)
-            for row, path in zip(clouds[split], files[split]):
-                cloud = _read_cloud(path, points)
-                row[:] = np.resize(cloud, row.shape)  # repeats the points of a smaller cloud
-                sizes.append(len(cloud))
-                progress.update()
+    for path, row in zip(tqdm(paths, name, **look), pool):
+        cloud = _read_cloud(path, points)
+        row[:] = np.resize(cloud, row.shape)  # repeats the points of a smaller cloud
+        sizes.append(len(cloud))
     most = max(sizes)
     if min(sizes) < most:
         said = f"{name}: the clouds have {min(sizes):,} to {most:,} points"
         warnings.warn(f"{said}; those of the smaller ones repeat", stacklevel=3)
-    digest, splits = hashlib.sha256(), {}
+    digest, splits = hashlib.sha256(), []
     columns, signs = UPRIGHT[up]
-    for split, pool in clouds.items():
-        x = pool[:, :most]
+    for x, y in zip(np.split(pool[:, :most], ends[:2]), np.split(labels, ends[:2])):
         digest.update(x.tobytes())
         upright = x[..., columns]
         upright *= np.array(signs, np.float32)
-        splits[split] = Split(torch.from_numpy(upright), torch.tensor(labels[split]))
-    train, validation, test = splits.values()
+        splits.append(Split(torch.from_numpy(upright), torch.from_numpy(y)))
+    train, validation, test = splits
     return Dataset(name, train, validation, test, tuple(folders), digest.hexdigest())
 
 
