@@ -51,7 +51,7 @@ def test_tokens_give_back_their_molecule():
 def test_every_sequence_of_tokens_is_a_valid_molecule():
     tokens = torch.randint(len(TOKENS), (200, LENGTH), generator=torch.Generator().manual_seed(0))
     smiles = to_smiles(tokens)
-    assert [molecules.molecule(one) is not None for one in smiles] == [True] * 200
+    assert [molecules._molecule(one) is not None for one in smiles] == [True] * 200
 
 
 def test_the_family_names_the_properties_of_the_data():

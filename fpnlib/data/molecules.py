@@ -1,12 +1,12 @@
 """Molecules as SELFIES (Krenn et al. 2020): MOSES, and for use offline those of RDKit's wheel."""
 
-import gzip
 import hashlib
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import torch
 from joblib import Parallel, cpu_count, delayed
 from torch import Tensor
@@ -36,7 +36,7 @@ PROPERTIES = {
     "weight": Descriptors.MolWt,  # in daltons
 }
 VALIDATION, TEST = 5_000, 30_000  # of MOSES' training and test molecules
-CHUNK = 1_000  # molecules that a worker takes at a time
+BATCH = 1_000  # molecules that a worker takes at a time
 NUMBERS = {token: number for number, token in enumerate(TOKENS)}
 REMEDY = "set FPN_DATA to the folder that has moses/train.csv and moses/test.csv, or these gzipped"
 
@@ -120,7 +120,7 @@ def to_smiles(tokens: Tensor) -> list[str]:
     for row in checks.array(tokens, ("n", "length"), "tokens").int().tolist():
         end = row.index(END) if END in row else len(row)
         text = selfies.decoder("".join(TOKENS[number] for number in row[:end]))
-        found.append(Chem.MolToSmiles(molecule(text)))
+        found.append(Chem.MolToSmiles(_molecule(text)))
     return found
 
 
@@ -134,10 +134,10 @@ def properties(smiles: Sequence[str]) -> Tensor:
     tensor([[-1.4000e-03,  2.0230e+01],
             [ 1.6866e+00,  0.0000e+00]])
     """
-    return torch.tensor([_properties(molecule(one)) for one in smiles])
+    return torch.tensor([_properties(_molecule(one)) for one in smiles])
 
 
-def molecule(smiles: str) -> Chem.Mol:
+def _molecule(smiles: str) -> Chem.Mol:
     """RDKit's molecule. Raises ValueError for text that is none."""
     found = Chem.MolFromSmiles(smiles)
     if found is None:
@@ -151,7 +151,7 @@ def _properties(of: Chem.Mol) -> list[float]:
 
 
 def _tokens(smiles: str) -> list[int]:
-    canonical = Chem.MolToSmiles(molecule(smiles))
+    canonical = Chem.MolToSmiles(_molecule(smiles))
     try:
         words = list(selfies.split_selfies(selfies.encoder(canonical)))
     except selfies.EncoderError:
@@ -166,13 +166,12 @@ def _tokens(smiles: str) -> list[int]:
 
 def _drawn(path: Path, count: int, seed: int) -> list[str]:
     """Random SMILES of a file of MOSES, which may be gzipped."""
-    packed = path.with_name(f"{path.name}.gz")
-    if not path.is_file() and not packed.is_file():
+    found = path if path.is_file() else path.with_name(f"{path.name}.gz")
+    if not found.is_file():
         raise FileNotFoundError(f"MOSES: {path.name} is not in {path.parent}; {REMEDY}")
-    data = path.read_bytes() if path.is_file() else gzip.decompress(packed.read_bytes())
-    lines = [line.partition(",")[0] for line in data.decode().split()][1:]
-    order = np.random.default_rng(seed).permutation(len(lines))
-    return np.array(lines)[order[:count]].tolist()
+    smiles = pd.read_csv(found, usecols=[0], dtype=str, keep_default_na=False).to_numpy()[:, 0]
+    order = np.random.default_rng(seed).permutation(len(smiles))
+    return smiles[order[:count]].tolist()
 
 
 def _prepared(name: str, parts: Mapping[str, Sequence[str]]) -> Dataset:
@@ -200,14 +199,16 @@ def _prepare(name: str, parts: Mapping[str, Sequence[str]], path: Path) -> dict:
     tensors: dict[str, Tensor] = {}
     refused: list[str] = []
     for split, smiles in parts.items():
-        jobs = [delayed(_read)(smiles[at : at + CHUNK]) for at in range(0, len(smiles), CHUNK)]
-        workers = cpu_count() if len(jobs) > 8 else 1  # because a worker imports for seconds
-        done = Parallel(workers, return_as="generator")(jobs)
-        look = {"unit": f" × {CHUNK}", "disable": None, "dynamic_ncols": True}
+        workers = cpu_count() if len(smiles) > 8 * BATCH else 1  # a worker imports for seconds
+        parallel = Parallel(workers, batch_size=BATCH, return_as="generator")
+        done = parallel(delayed(_read)(one) for one in smiles)
+        look = {"unit": "molecule", "disable": None, "dynamic_ncols": True}
         rows = []
-        for part, reasons in tqdm(done, f"{name}, {split}", len(jobs), **look):
-            rows += part
-            refused += reasons
+        for row, reason in tqdm(done, f"{name}, {split}", len(smiles), **look):
+            if reason:
+                refused.append(reason)
+            else:
+                rows.append(row)
         if not rows:
             raise ValueError(f"{name}: no molecule for {split} fits; {refused[-1]}")
         x, y = zip(*rows)
@@ -218,12 +219,9 @@ def _prepare(name: str, parts: Mapping[str, Sequence[str]], path: Path) -> dict:
     return meta
 
 
-def _read(smiles: Sequence[str]) -> tuple[list[tuple], list[str]]:
-    """Tokens and properties of the molecules that fit, and why others do not."""
-    rows, refused = [], []
-    for one in smiles:
-        try:
-            rows.append((_tokens(one), _properties(molecule(one))))
-        except ValueError as error:
-            refused.append(str(error))
-    return rows, refused
+def _read(smiles: str) -> tuple[tuple, str]:
+    """Tokens and properties of a molecule, or why it does not fit."""
+    try:
+        return (_tokens(smiles), _properties(_molecule(smiles))), ""
+    except ValueError as error:
+        return (), str(error)
