@@ -63,9 +63,8 @@ class Split:
     def take(self, rows: Any) -> Self:
         """The objects of these rows: a slice, indices or a mask (n,)."""
         source = self._source[rows] if isinstance(self._source, Tensor) else self._source
-        return type(self)(
-            source, self.y[rows], {name: part[rows] for name, part in self.extra.items()}
-        )
+        extra = {name: part[rows] for name, part in self.extra.items()}
+        return type(self)(source, self.y[rows], extra)
 
     def first(self, n: int) -> Self:
         """The first ``n`` objects, or all of them if there are fewer."""

@@ -104,22 +104,19 @@ def prepare_celeba(root: Root = None, size: int = 64) -> Path:
     """
     folder = data_root(root) / "celeba"
     target = folder / f"{IMAGES}_{checks.positive('size', size)}"
-    jobs = []
-    for path in _images(folder, IMAGES):
-        copy = target / f"{path.stem}.png"
-        if not copy.is_file():
-            jobs.append(delayed(_prepare)(path, copy, size))
-    copies = Parallel(n_jobs=-1, return_as="generator_unordered")(jobs)
-    for _ in tqdm(copies, "preparing", total=len(jobs), unit="image", dynamic_ncols=True):
-        pass
+    bar = tqdm(_images(folder, IMAGES), "preparing", unit="image", dynamic_ncols=True)
+    Parallel(n_jobs=-1)(delayed(_prepare)(path, target, size) for path in bar)
     write_json(target / PREPARED, {"from": IMAGES, "crop": CROP, "size": size})
     return target
 
 
-def _prepare(path: Path, copy: Path, size: int) -> None:
-    data = io.BytesIO()
-    Image.fromarray(_read_image(path, path.read_bytes(), size)).save(data, format="png")
-    write(copy, data.getvalue())
+def _prepare(path: Path, target: Path, size: int) -> None:
+    """Copy an image into the folder ``target`` if its copy is not there."""
+    copy = target / f"{path.stem}.png"
+    if not copy.is_file():
+        data = io.BytesIO()
+        Image.fromarray(_read_image(path, path.read_bytes(), size)).save(data, format="png")
+        write(copy, data.getvalue())
 
 
 def _prepared(folder: Path, size: int) -> list[Path]:
