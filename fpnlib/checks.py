@@ -120,9 +120,8 @@ def numbers(x: object, name: str = "x") -> Tensor:
         # torch takes neither negative strides, nor a foreign byte order, nor read-only memory.
         tensor = torch.from_numpy(np.array(values, values.dtype.newbyteorder("="), order="C"))
     except (TypeError, ValueError, RuntimeError):
-        raise TypeError(
-            f"{name} must be a tensor or an array of numbers, got {type(x).__name__}"
-        ) from None
+        kind = type(x).__name__
+        raise TypeError(f"{name} must be a tensor or an array of numbers, got {kind}") from None
     written_out = isinstance(x, Sequence) and tensor.dtype == torch.float64
     return tensor.float() if written_out else tensor
 
@@ -152,10 +151,8 @@ def labels(y: object, names: Sequence[object], *, missing: bool = False) -> Tens
     find = _lookup(names)
     indices = np.array([*map(find, distinct), -1])[codes]
     if not missing and (codes < 0).any():
-        row = int((codes < 0).argmax())
-        raise ValueError(
-            f"label {row} is missing; drop such rows, or make it a condition with unknown=True"
-        )
+        remedy = "drop such rows, or make it a condition with unknown=True"
+        raise ValueError(f"label {(codes < 0).argmax()} is missing; {remedy}")
     return torch.from_numpy(indices).to(y.device if isinstance(y, Tensor) else "cpu")
 
 
@@ -166,11 +163,10 @@ def column_of(y: object, names: Sequence[object]) -> np.ndarray:
         column = (y.float() if y.dtype in HALF else y).numpy()
     elif hasattr(y, "__array__"):
         column = np.asarray(_filled(y))
-    elif isinstance(y, Iterable) and not isinstance(y, str | bytes):
-        listed = [label.item() if isinstance(label, Tensor) else label for label in y]
-        column = np.array(listed, dtype=object)
     else:
-        column = np.array([y], dtype=object)
+        if isinstance(y, Iterable) and not isinstance(y, str | bytes):
+            y = [label.item() if isinstance(label, Tensor) else label for label in y]
+        column = np.array(y, dtype=object)
     if column.ndim > 1 and column.shape[1:] == (1,):
         column = column[:, 0]
     if column.ndim > 1:
@@ -191,17 +187,14 @@ def _plain_label(label: Any, names: Sequence[object]) -> Any:
 
 
 def _filled(x: object) -> object:
-    """A masked array with None in its gaps; other objects as they are."""
-    if isinstance(x, np.ma.MaskedArray):
-        x, masked = x.data.astype(object), np.ma.getmaskarray(x)
-        x[masked] = None
-    return x
+    """A masked array with NaN in its gaps; other objects as they are."""
+    return np.ma.filled(x.astype(object), np.nan) if isinstance(x, np.ma.MaskedArray) else x
 
 
 def _lookup(names: Sequence[object]) -> Callable[[object], int]:
     """Return the function from one label to its index."""
     texts = {str(name): index for index, name in enumerate(names)}
-    plain = by_plain_name(texts)
+    plain = {key: texts[name] for key, name in by_plain_name(texts).items()}
     numbers: dict[Any, int] = {name: k for k, name in enumerate(names) if isinstance(name, Number)}
     numbers = numbers or dict(zip(whole_numbers(names), range(len(names))))
     in_order = [*numbers.values()] == [*numbers]
@@ -209,13 +202,13 @@ def _lookup(names: Sequence[object]) -> Callable[[object], int]:
     def find(label: object) -> int:
         text = str(label)
         if not isinstance(label, Number):
-            found = texts.get(text, texts.get(plain.get(plain_name(text), "")))
+            found = texts.get(text, plain.get(plain_name(text)))
             if found is None:
                 raise unknown("class", text, names)
             return found
         if label in numbers:
             return numbers[label]
-        if label != round(label):  # type: ignore[call-overload]
+        if text in ("inf", "-inf") or label != round(label):  # type: ignore[call-overload]
             for name, index in numbers.items():
                 if math.isclose(label, name, rel_tol=1e-6):  # type: ignore[arg-type]
                     return index  # a name in single precision
@@ -223,9 +216,8 @@ def _lookup(names: Sequence[object]) -> Callable[[object], int]:
         if numbers and not in_order:
             raise unknown("class", label, names)
         if not 0 <= label < len(names):  # type: ignore[operator]
-            raise ValueError(
-                f"class {text.removesuffix('.0')} is out of range; expected 0 to {len(names) - 1}"
-            )
+            expected = f"expected 0 to {len(names) - 1}"
+            raise ValueError(f"class {text.removesuffix('.0')} is out of range; {expected}")
         return int(label)  # type: ignore[call-overload]
 
     return find
@@ -293,9 +285,8 @@ def images(x: object, channels: int, size: int) -> Tensor:
         ValueError: values outside [0, 1], or as :func:`array`.
     """
     if isinstance(x, Tensor) and not x.is_floating_point():
-        raise TypeError(
-            f"x must hold floats in [0, 1], got {x.dtype}; for bytes pass x.float() / 255"
-        )
+        remedy = "for bytes pass x.float() / 255"
+        raise TypeError(f"x must hold floats in [0, 1], got {x.dtype}; {remedy}")
     x = array(x, ("n", channels, size, size), keep=True)
     if x.numel() and (x.min() < 0 or x.max() > 1):
         raise ValueError(f"x must lie in [0, 1], got values from {x.min():.4g} to {x.max():.4g}")

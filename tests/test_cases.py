@@ -146,6 +146,8 @@ BAD = [
     (lambda: plugin().predict(Z, None), "prior must be 'flat', 'train' or 3 probabilities"),
     (lambda: plugin().predict(Z, {"a": 1}), "prior must be a tensor or an array of numbers"),
     (lambda: Classes("abc").index([True]), "unknown class 'True'; known: a, b, c"),
+    (lambda: Classes("abc").index([np.inf]), "whole numbers or names, got inf"),
+    (lambda: Classes(["", "a"]).index(["b"]), "unknown class 'b'"),
     (lambda: Classes(10), r"classes need a list of names, got 10; for numbers write range\(n\)"),
     (lambda: Attributes("Smiling"), r"attributes need a list of names; write \['Smiling'\]"),
     (lambda: SIZE.values(pd.Series(["a", "b"])), "quantities must be numbers"),
