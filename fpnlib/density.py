@@ -15,7 +15,7 @@ from fpnlib.flows import build_flow
 from fpnlib.flows.adapters import adapt_flow, prepare_flow
 from fpnlib.gaussians import gaussian_loss
 from fpnlib.latents import LatentSpace, Posteriors, inference, standard_normal, warn
-from fpnlib.reading import complete_values
+from fpnlib.reading import Reader
 from fpnlib.training import History, batch_size_for, fit
 
 # nflows' couplings scale by sigmoid(·) + 1e-3: they only contract, and need a wide input.
@@ -194,8 +194,8 @@ class LatentDensity(LatentSpace):
     def _requested(self, values: Tensor) -> Tensor:
         """Values (n, V) that are asked for. Warns if they are outside the range of the fit."""
         values = self.condition.known(values)
-        for column, part in zip(self.condition.columns, values.split(self.condition.widths, 1)):
-            remark = column.outside(part)
+        for column, place in self.condition.places():
+            remark = column.outside(values[:, place])
             if remark:
                 warn(f"{remark}; the samples may not have it")
         return values
@@ -245,8 +245,7 @@ class LatentDensity(LatentSpace):
 
     @inference
     def _completed(self, latents: Posteriors) -> Posteriors:
-        z, known = self.standardise(latents.mean), latents.values
-        values = complete_values(self.flow, self.condition, z, known, self._start())
+        values = self._reader().complete(self.standardise(latents.mean), latents.values)
         return latents._replace(values=values)
 
     def _keep(self, values: Tensor) -> None:
@@ -256,11 +255,11 @@ class LatentDensity(LatentSpace):
             rows = order[: KEPT // self.condition.width].to(values.device)
             self.training_values_ = values[rows].to(self.loc_)
 
-    def _start(self) -> Tensor:
-        """Values (m, V) to begin a reading from."""
+    def _reader(self) -> Reader:
+        start = self.seen_
         if isinstance(self.condition, Attributes):
-            return (self.log_prior_ > math.log(0.5)).to(self.loc_)[None]
-        return self.seen_.to(self.loc_)
+            start = self.log_prior_[None] > math.log(0.5)
+        return Reader(self.flow, self.condition, start.to(self.loc_))
 
     def _noise_level(self, n: int) -> float:
         """Noise for n latents without posteriors: the fewer for each dimension, the more."""

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from fpnlib import checks
 from fpnlib.conditions import Classes, from_spec
-from fpnlib.density import LEAST_WIDTH, SPREAD, LatentDensity
+from fpnlib.density import LatentDensity
 from fpnlib.latents import draw_again, inference, standard_normal
-from fpnlib.reading import confidence_in, fill_values, read_values, reads
+from fpnlib.reading import fill_values
 from fpnlib.store.plugins import load_plugin, save_plugin
 from fpnlib.training import History
 
@@ -111,18 +111,16 @@ class FlowPlugin(LatentDensity):
         own = self._rows(self.condition.context(values), flat)
         wanted = self._rows(self.condition.context(edited), flat)
         noise = self._noise(flat, own)
-        if not reads(self.condition, confidence):
-            return self._shaped(self._latent(noise, torch.lerp(own, wanted, float(strength))), z)
         asked = self._rows(edited, flat)
         changed = asked.where(asked != self._rows(values, flat), torch.nan)
-        said = self.condition.said(changed)
+        judged = self.condition.said(changed) & self._judges(confidence)
         result, rows = flat.clone(), torch.arange(len(flat), device=flat.device)
         for factor in STRENGTHS:
             if not len(rows):
                 break
             context = torch.lerp(own[rows], wanted[rows], float(strength) * factor)
             result[rows] = self._latent(noise[rows], context)
-            rows = rows[self._confidence(result[rows], asked[rows], said[rows]) < confidence]
+            rows = rows[self._confidence(result[rows], asked[rows], judged[rows]) < confidence]
         self.report_unsure(len(rows), len(flat), confidence)
         return self._shaped(result, z)
 
@@ -202,15 +200,12 @@ class FlowPlugin(LatentDensity):
             raise ValueError(
                 f"{path} was made with a flow of your own: pass flow, a {about['flow']}"
             )
-        settings = about["settings"]
-        if about["flow"] in SPREAD:  # files of earlier versions leave this default out
-            settings = {"hidden_features": LEAST_WIDTH} | settings
         plugin = cls(
             about["latent_shape"],
             from_spec(about["condition"]),
             about["flow"] if flow is None else flow,
             spread=about["spread"],
-            **settings,
+            **about["settings"],
         )
         plugin.condition.label_kind_ = about["labels"]["kind"]
         for column, indexed in zip(plugin.condition.columns, about["labels"]["indexed"]):
@@ -264,7 +259,7 @@ class FlowPlugin(LatentDensity):
         filled = fill_values(self.condition, values, self.training_values_, generator)
         context = self.condition.context(filled).to(self.loc_)
         said = self.condition.said(values)
-        judged = reads(self.condition, confidence)
+        judged = self._judges(confidence)
 
         def draw(rows: Tensor) -> tuple[Tensor, Tensor]:
             noise = standard_normal(self.loc_.expand(len(rows), -1), generator)
@@ -313,10 +308,25 @@ class FlowPlugin(LatentDensity):
         z = self._inverse(noise, context)
         return self.clamp(z, self.overflowed(z))
 
+    def _judges(self, confidence: float) -> bool:
+        """Whether latents are to be read.
+
+        Raises:
+            ValueError: a confidence below 0, or of 1 or more.
+            TypeError: a condition with a vector, which has no probability.
+        """
+        if not 0 <= confidence < 1:
+            raise ValueError(f"confidence must be 0 or more and below 1, got {confidence}")
+        for column in self.condition.columns:
+            if confidence and column.width > 1:
+                raise TypeError(
+                    f"'{column.name}' is a vector, which is not read with a probability"
+                )
+        return confidence > 0
+
     def _confidence(self, z: Tensor, asked: Tensor, said: Tensor) -> Tensor:
         """How surely latents are read as asked (n,); 0 if they overflowed."""
-        sure = confidence_in(self.flow, self.condition, self.standardise(z), asked, said)
-        return sure.nan_to_num(0)
+        return self._reader().confidence(self.standardise(z), asked, said).nan_to_num(0)
 
     @inference
     def _read(self, z: Tensor, y: object) -> tuple[Tensor, Tensor]:
@@ -324,8 +334,7 @@ class FlowPlugin(LatentDensity):
         flat = self._flat(z)
         nothing = torch.full((1, self.condition.width), torch.nan)
         known = self._rows(nothing if y is None else self.condition.values(y), flat)
-        z = self.standardise(flat)
-        return read_values(self.flow, self.condition, z, known, self._start())
+        return self._reader().read(self.standardise(flat), known)
 
     def _log_prior(self, prior: str | Tensor) -> Tensor:
         if isinstance(prior, str):

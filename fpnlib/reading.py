@@ -13,65 +13,132 @@ SURE = 0.95  # probability from which an unknown label that was read counts as k
 ROWS = 1024  # latents that are read together: bounds the memory
 
 
-def read_values(
-    flow: ConditionalFlow, condition: Condition, z: Tensor, known: Tensor, start: Tensor
-) -> tuple[Tensor, Tensor]:
-    """Find the most probable values of latents under p(z | y), with all values alike a priori.
-
-    A column that may be unknown is read with the other unknown ones left out. Other columns are
-    read one after the other, each given the others, until none changes: a coordinate ascent from
-    the most probable row of ``start``.
+class Reader:
+    """Reads values from latents under p(z | y), with all values alike a priori (eq. 17).
 
     Args:
         flow: p(z | context), in eval mode.
         condition: of the flow.
-        z: standardised latents (n, D).
-        known: values (n, V); NaN is to be read.
-        start: values (m, V) to begin from; vectors are read among them.
-
-    Returns:
-        Values (n, V), and for each column the probability of its value, or the deviation of a
-        quantity's posterior (n, columns).
+        start: values (m, V) to begin a reading from; vectors are read among them.
     """
-    found = []
-    for latents, rows in zip(z.split(ROWS), known.split(ROWS)):
-        found.append(_Reading(flow, condition, latents, rows, start).run())
-    values, scores = zip(*found)
-    return torch.cat(values), torch.cat(scores)
 
+    def __init__(self, flow: ConditionalFlow, condition: Condition, start: Tensor):
+        self.flow, self.condition, self.start = flow, condition, start
 
-def complete_values(
-    flow: ConditionalFlow, condition: Condition, z: Tensor, known: Tensor, start: Tensor
-) -> Tensor:
-    """Fill in the unknown classes and attributes that the flow reads with certainty.
+    def read(self, z: Tensor, known: Tensor) -> tuple[Tensor, Tensor]:
+        """Find the most probable values of latents.
 
-    A flow that never sees all labels of a latent learns what each means while others are unknown,
-    which is less than it means while they are known.
+        A column that may be unknown is read with the other unknown ones left out. Other columns are
+        read one after the other, each given the others, until none changes: a coordinate ascent
+        from the most probable row of ``start``.
 
-    Args:
-        flow: p(z | context), in eval mode.
-        condition: of the flow.
-        z: standardised latents (n, D).
-        known: values (n, V); NaN is unknown.
-        start: as in :func:`read_values`.
+        Args:
+            z: standardised latents (n, D).
+            known: values (n, V); NaN is to be read.
 
-    Returns:
-        Values (n, V), or ``known`` itself if nothing unknown is certain.
-    """
-    widths = torch.tensor(condition.widths, device=known.device)
-    chosen = [column.width == 1 and column.score == "probability" for column in condition.columns]
-    entries = torch.tensor(chosen, device=known.device).repeat_interleave(widths)
-    rows = (known.isnan() & entries).any(1)
-    if not rows.any():
-        return known
-    values, scores = read_values(flow, condition, z[rows], known[rows], start)
-    certain = (scores > SURE).repeat_interleave(widths, 1) & entries
-    found = certain & known[rows].isnan()
-    if not found.any():
-        return known
-    completed = known.clone()
-    completed[rows] = torch.where(found, values, known[rows])
-    return completed
+        Returns:
+            Values (n, V), and for each column the probability of its value, or the deviation of a
+            quantity's posterior (n, columns).
+        """
+        parts = zip(z.split(ROWS), known.split(ROWS))
+        values, scores = zip(*(self._read(*part) for part in parts))
+        return torch.cat(values), torch.cat(scores)
+
+    def complete(self, z: Tensor, known: Tensor) -> Tensor:
+        """Fill in the unknown classes and attributes that the flow reads with certainty.
+
+        A flow that never sees all labels of a latent learns what each means while others are
+        unknown, which is less than it means while they are known.
+
+        Args:
+            z: standardised latents (n, D).
+            known: values (n, V); NaN is unknown.
+
+        Returns:
+            Values (n, V), or ``known`` itself if nothing unknown is certain.
+        """
+        columns = self.condition.columns
+        chosen = [column.width == 1 and column.score == "probability" for column in columns]
+        wanted = self.condition.entries(torch.tensor(chosen, device=known.device)) & known.isnan()
+        rows = wanted.any(1)
+        if not rows.any():
+            return known
+        values, scores = self.read(z[rows], known[rows])
+        found = self.condition.entries(scores > SURE) & wanted[rows]
+        if not found.any():
+            return known
+        completed = known.clone()
+        completed[rows] = torch.where(found, values, known[rows])
+        return completed
+
+    def confidence(self, z: Tensor, asked: Tensor, said: Tensor) -> Tensor:
+        """How surely latents are read as asked, in [0, 1]: the smallest over what is said (n,).
+
+        Each column is read given the others. For classes and attributes the confidence is the
+        posterior probability of the asked value, or of the candidate nearest to it. For quantities
+        it is the two-sided tail probability of the asked value, which is 1 at the posterior's
+        median.
+
+        Args:
+            z: standardised latents (n, D).
+            asked: values (n, V); NaN is left out.
+            said: which columns are judged, bool (n, columns); they have candidates.
+        """
+        found = []
+        for latents, values, judged in zip(z.split(ROWS), asked.split(ROWS), said.split(ROWS)):
+            sure = latents.new_ones(len(latents))
+            for number, (column, place) in enumerate(self.condition.places()):
+                rows = judged[:, number]
+                if rows.any():
+                    candidates = column.candidates().to(latents)
+                    log_prob = self._log_prob(latents[rows], values[rows], place, candidates)
+                    own = values[rows, place]
+                    probability = _probability(log_prob, candidates[:, 0], own, column.score)
+                    sure[rows] = torch.minimum(sure[rows], probability)
+            found.append(sure)
+        return torch.cat(found)
+
+    def _read(self, z: Tensor, known: Tensor) -> tuple[Tensor, Tensor]:
+        """Values (n, V) and scores (n, columns) of a batch."""
+        columns, start = self.condition.columns, self.start.to(z)
+        free, maskable = known.isnan(), self.condition.maskable().to(z.device)
+        ascending = free & ~maskable
+        given = known  # what the other columns are read with
+        if ascending.any() and len(columns) > 1:
+            rows = start.masked_fill(maskable, torch.nan)
+            best = self.flow.class_log_prob(z, self.condition.context(rows)).argmax(1)
+            given = torch.where(ascending, start[best], known)
+        values = given.clone()
+        sure = [float(column.score == "probability") for column in columns]
+        scores = z.new_tensor(sure).repeat(len(z), 1)
+        for _ in range(SWEEPS):
+            before = given
+            for number, (column, place) in enumerate(self.condition.places()):
+                rows = free[:, place].any(1)
+                if rows.any():
+                    found = column.candidates()
+                    candidates = start[:, place].unique(dim=0) if found is None else found.to(z)
+                    log_prob = self._log_prob(z[rows], given[rows], place, candidates)
+                    best, scores[rows, number] = _summary(log_prob, candidates, column.score)
+                    values[rows, place] = best
+                    given = torch.where(ascending, values, given)
+            if torch.equal(given.nan_to_num(), before.nan_to_num()):
+                break
+        return values, scores
+
+    def _log_prob(self, z: Tensor, others: Tensor, place: slice, candidates: Tensor) -> Tensor:
+        """log p(z | others, each candidate in its place) (n, candidates); overwrites ``others``."""
+        others[:, place] = 0
+        marked = others.nan_to_num(torch.inf)  # unknown is not 0
+        if torch.equal(marked, marked[:1].expand_as(marked)):
+            contexts = others[:1].repeat(len(candidates), 1)
+            contexts[:, place] = candidates
+            return self.flow.class_log_prob(z, self.condition.context(contexts))
+        found = []
+        for candidate in candidates:
+            others[:, place] = candidate
+            found.append(self.flow.log_prob(z, self.condition.context(others)))
+        return torch.stack(found, 1)
 
 
 def best_of(items: Tensor, scores: Tensor, candidates: int) -> Tensor:
@@ -82,54 +149,6 @@ def best_of(items: Tensor, scores: Tensor, candidates: int) -> Tensor:
     """
     best = scores.view(-1, candidates).argmax(1, keepdim=True)
     return items.unflatten(0, (-1, candidates))[torch.arange(len(best)), best[:, 0].cpu()]
-
-
-def reads(condition: Condition, confidence: float) -> bool:
-    """Return whether latents are to be read.
-
-    Raises:
-        ValueError: a confidence below 0, or of 1 or more.
-        TypeError: a condition with a vector, which has no probability.
-    """
-    if not 0 <= confidence < 1:
-        raise ValueError(f"confidence must be 0 or more and below 1, got {confidence}")
-    for column in condition.columns:
-        if confidence and column.width > 1:
-            raise TypeError(f"'{column.name}' is a vector, which is not read with a probability")
-    return confidence > 0
-
-
-def confidence_in(
-    flow: ConditionalFlow, condition: Condition, z: Tensor, asked: Tensor, said: Tensor
-) -> Tensor:
-    """How surely the flow reads latents as asked, in [0, 1]: the smallest over what is said (n,).
-
-    Each column is read given the others, with all values alike a priori. For classes and attributes
-    the confidence is the posterior probability of the asked value, or of the candidate nearest to
-    it. For quantities it is the two-sided tail probability of the asked value, which is 1 at the
-    posterior's median.
-
-    Args:
-        flow: p(z | context), in eval mode.
-        condition: of the flow; columns with candidates.
-        z: standardised latents (n, D).
-        asked: values (n, V); NaN is left out.
-        said: which columns are judged, bool (n, columns).
-    """
-    found = []
-    for latents, values, judged in zip(z.split(ROWS), asked.split(ROWS), said.split(ROWS)):
-        reading = _Reading(flow, condition, latents, values, values[:0])
-        sure, places = latents.new_ones(len(latents)), torch.arange(condition.width)
-        for column, place, rows in zip(
-            condition.columns, places.split(condition.widths), judged.unbind(1)
-        ):
-            if rows.any():
-                candidates = column.candidates().to(latents)
-                log_prob = reading.log_prob(rows, place, candidates)
-                own = _probability(log_prob, candidates[:, 0], values[rows][:, place], column.score)
-                sure[rows] = torch.minimum(sure[rows], own)
-        found.append(sure)
-    return torch.cat(found)
 
 
 def fill_values(
@@ -173,67 +192,13 @@ def fill_values(
 
 def _nearest(condition: Condition, request: Tensor, seen: Tensor) -> Tensor:
     """The rows of ``seen`` that are nearest to a request (V,), in which inf stands for unsaid."""
-    distances, widths = seen.new_zeros(len(seen)), condition.widths
-    for column, own, values in zip(condition.columns, request.split(widths), seen.split(widths, 1)):
-        if own.isfinite().any():
-            distances += column.distances(values, own)
+    distances = seen.new_zeros(len(seen))
+    for column, place in condition.places():
+        if request[place].isfinite().any():
+            distances += column.distances(seen[:, place], request[place])
     matching = distances.isfinite()
     count = max(1, round(int(matching.sum()) ** NEAREST))
     return (matching & (distances <= distances.kthvalue(count).values)).nonzero()[:, 0]
-
-
-class _Reading:
-    """The reading of a batch of latents; the arguments are those of :func:`read_values`."""
-
-    def __init__(
-        self, flow: ConditionalFlow, condition: Condition, z: Tensor, known: Tensor, start: Tensor
-    ):
-        self.flow, self.condition, self.z, self.start = flow, condition, z, start.to(z)
-        self.free = known.isnan()
-        self.given = known.clone()  # what the other columns are read with
-        self.maskable = condition.maskable().to(z.device)
-        self.ascending = self.free & ~self.maskable
-        if self.ascending.any() and len(condition.columns) > 1:
-            rows = self.start.masked_fill(self.maskable, torch.nan)
-            best = flow.class_log_prob(z, condition.context(rows)).argmax(1)
-            self.given = torch.where(self.ascending, self.start[best], known)
-
-    def run(self) -> tuple[Tensor, Tensor]:
-        """Values (n, V) and scores (n, columns), as :func:`read_values` returns them."""
-        values = self.given.clone()
-        sure = [float(column.score == "probability") for column in self.condition.columns]
-        scores = self.z.new_tensor(sure).repeat(len(self.z), 1)
-        for _ in range(SWEEPS):
-            before, end = self.given.clone(), 0
-            for number, column in enumerate(self.condition.columns):
-                place, end = slice(end, end + column.width), end + column.width
-                rows = self.free[:, place].any(1)
-                if rows.any():
-                    found = column.candidates()
-                    seen = self.start[:, place].unique(dim=0)
-                    candidates = (seen if found is None else found).to(self.z)
-                    log_prob = self.log_prob(rows, place, candidates)
-                    best, scores[rows, number] = _summary(log_prob, candidates, column.score)
-                    values[rows, place] = best
-                    self.given = torch.where(self.ascending, values, self.given)
-            if torch.equal(self.given.nan_to_num(), before.nan_to_num()):
-                break
-        return values, scores
-
-    def log_prob(self, rows: Tensor, place: slice | Tensor, candidates: Tensor) -> Tensor:
-        """log p(z | given, with each candidate in its place) (rows, candidates)."""
-        z, others = self.z[rows], self.given[rows]
-        others[:, place] = 0
-        marked = others.nan_to_num(torch.inf)  # unknown is not 0
-        if torch.equal(marked, marked[:1].expand_as(marked)):
-            contexts = others[:1].repeat(len(candidates), 1)
-            contexts[:, place] = candidates
-            return self.flow.class_log_prob(z, self.condition.context(contexts))
-        found = []
-        for candidate in candidates:
-            others[:, place] = candidate
-            found.append(self.flow.log_prob(z, self.condition.context(others)))
-        return torch.stack(found, 1)
 
 
 def _summary(log_prob: Tensor, candidates: Tensor, score: str) -> tuple[Tensor, Tensor]:

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from fpnlib import Attributes, Classes, FlowPlugin, Reals, Several, Vector
-from fpnlib.reading import complete_values, fill_values
+from fpnlib.reading import Reader, fill_values
 
 pytestmark = pytest.mark.filterwarnings("ignore:the flow describes", "ignore:.*overflowed")
 
@@ -290,17 +290,17 @@ class _Unit:
 
 
 def test_unknown_attributes_that_latents_tell_are_filled_in_and_doubtful_ones_stay_unknown():
-    condition = Attributes(["red", "tall"], unknown=True)
+    reader = Reader(_Unit(), Attributes(["red", "tall"], unknown=True), torch.zeros(1, 2))
     z = torch.tensor([[4.0, 0.0], [2.0, 0.0], [0.0, 4.0]])
     known = torch.tensor([[torch.nan, 0.0], [torch.nan, 1.0], [torch.nan, torch.nan]])
-    filled = complete_values(_Unit(), condition, z, known, torch.zeros(1, 2))
+    filled = reader.complete(z, known)
     expected = torch.tensor([[1.0, 0.0], [torch.nan, 1.0], [0.0, 1.0]])
     torch.testing.assert_close(filled, expected, equal_nan=True)
-    again = complete_values(_Unit(), condition, z[1:2], filled[1:2], torch.zeros(1, 2))
+    again = reader.complete(z[1:2], filled[1:2])
     assert again.data_ptr() == filled[1:2].data_ptr(), "nothing is certain, so nothing is new"
 
 
 def test_quantities_stay_unknown():
     known = torch.tensor([[torch.nan], [2.0]])
-    filled = complete_values(_Unit(), Reals(["size"], unknown=True), known, known, known)
+    filled = Reader(_Unit(), Reals(["size"], unknown=True), known).complete(known, known)
     assert filled is known

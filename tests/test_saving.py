@@ -125,16 +125,6 @@ def test_the_kept_file_of_format_1_still_loads():
         assert file.metadata()["format"] == "1"
 
 
-@pytest.mark.parametrize("flow", ["maf", "realnvp"])
-def test_a_file_of_wide_latents_from_before_the_default_width_followed_them(tmp_path, flow):
-    plugin = FlowPlugin(48, Classes("abc"), flow, hidden_features=40, num_layers=1)
-    plugin.fit(torch.randn(60, 48), Y[:60], epochs=1, progress=False)
-    del plugin.config["hidden_features"]
-    plugin.save(tmp_path / "plugin.safetensors")
-    loaded = FlowPlugin.load(tmp_path / "plugin.safetensors")
-    assert torch.equal(loaded.sample("a", 3, seed=0), plugin.sample("a", 3, seed=0))
-
-
 def test_numbers_of_numpy_and_the_home_folder_are_taken(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     torch.manual_seed(0)

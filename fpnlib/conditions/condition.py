@@ -1,7 +1,7 @@
 """What conditions a flow: columns by name, edits by name, and the flow's context vectors."""
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -40,8 +40,7 @@ class Condition(nn.Module):
         self.columns = nn.ModuleList(columns)
         self.names = tuple(column.name for column in columns)
         self.spec = {"type": type(self).__name__, **spec}
-        self.widths = [column.width for column in columns]
-        self.width = sum(self.widths)
+        self.width = sum(column.width for column in columns)
         self.context_dim = sum(column.context_width for column in columns)
         self.unknown = any(column.unknown for column in columns)
         self._plain = checks.by_plain_name(self.names)
@@ -91,8 +90,7 @@ class Condition(nn.Module):
 
     def context(self, values: Tensor) -> Tensor:
         """Contexts (n, context_dim), float32, of values (n, width)."""
-        parts = values.split(self.widths, 1)
-        return torch.cat([column.context(own) for column, own in zip(self.columns, parts)], 1)
+        return torch.cat([column.context(values[:, place]) for column, place in self.places()], 1)
 
     def encode(self, y: object) -> Tensor:
         """Contexts (n, context_dim), float32, of labels.
@@ -106,10 +104,10 @@ class Condition(nn.Module):
         """The values (n, width). Raises ValueError for an unknown one that may not be unknown."""
         missing = values.isnan() & ~self.maskable().to(values.device)
         if missing.any():
-            row, place = missing.nonzero()[0].tolist()
-            owners = np.repeat([column.name for column in self.columns], self.widths)
+            row, entry = missing.nonzero()[0].tolist()
+            name = next(column.name for column, place in self.places() if entry < place.stop)
             raise ValueError(
-                f"'{owners[place]}' of row {row} is unknown or unsaid; give it, drop the row, or"
+                f"'{name}' of row {row} is unknown or unsaid; give it, drop the row, or"
                 " make the condition with unknown=True"
             )
         return values
@@ -191,18 +189,28 @@ class Condition(nn.Module):
         Raises:
             ValueError: values from which a column cannot be learned.
         """
-        for column, own in zip(self.columns, values.split(self.widths, 1)):
-            column.learn(own)
+        for column, place in self.places():
+            column.learn(values[:, place])
+
+    def places(self) -> Iterator[tuple[Any, slice]]:
+        """Each column, and the place of its own in values (n, width)."""
+        end = 0
+        for column in self.columns:
+            start, end = end, end + column.width
+            yield column, slice(start, end)
+
+    def entries(self, flags: Tensor) -> Tensor:
+        """Flags (..., columns) of columns as flags (..., width) of the entries of values."""
+        widths = torch.tensor([column.width for column in self.columns], device=flags.device)
+        return flags.repeat_interleave(widths, -1)
 
     def maskable(self) -> Tensor:
         """Whether each entry of the values may be unknown, bool (width,)."""
-        flags = torch.tensor([column.unknown for column in self.columns])
-        return flags.repeat_interleave(torch.tensor(self.widths))
+        return self.entries(torch.tensor([column.unknown for column in self.columns]))
 
     def said(self, values: Tensor) -> Tensor:
         """Whether each column of values (n, width) is known, bool (n, columns)."""
-        parts = values.split(self.widths, 1)
-        return torch.stack([~part.isnan().any(1) for part in parts], 1)
+        return torch.stack([~values[:, place].isnan().any(1) for _, place in self.places()], 1)
 
     def masked(self, values: Tensor, generator: torch.Generator) -> Tensor:
         """Hide known columns at random, so that the flow learns to do without them.
@@ -215,8 +223,7 @@ class Condition(nn.Module):
         n, device = len(values), values.device
         rate = torch.rand(n, 1, generator=generator, device=device) * 3 - 2
         hidden = torch.rand(n, len(self.columns), generator=generator, device=device) < rate
-        entries = hidden.repeat_interleave(torch.tensor(self.widths, device=device), 1)
-        return values.masked_fill(entries & self.maskable().to(device), torch.nan)
+        return values.masked_fill(self.entries(hidden) & self.maskable().to(device), torch.nan)
 
     def remember(self, y: object) -> None:
         """Note what the labels of a fit are, so that :meth:`labels` returns the same kind."""
@@ -242,8 +249,9 @@ class Condition(nn.Module):
     def named(self, values: Tensor) -> dict[str, np.ndarray]:
         """A user's labels (n,) of values (n, width), by name; a table's only column by its own."""
         heading = self.label_kind_.get("heading")
-        parts = zip(self.columns, values.split(self.widths, 1))
-        return {heading or column.name: column.labels(own) for column, own in parts}
+        return {
+            heading or column.name: column.labels(values[:, at]) for column, at in self.places()
+        }
 
     def labels(self, values: Tensor) -> Any:
         """Labels of values (n, width), of the kind that the fit had: tensor, list, table."""
@@ -264,16 +272,16 @@ class Condition(nn.Module):
 
     def _with(self, values: Tensor, labels: Mapping[str, Any] | pd.DataFrame) -> Tensor:
         """A copy of values (m, width) in which the named columns have other labels, 1 or n."""
-        starts = np.cumsum([0, *self.widths])
+        places = list(self.places())
         for given in labels:
-            place = self.column(str(given))
-            own = self.columns[place].values(labels[given])
+            column, place = places[self.column(str(given))]
+            own = column.values(labels[given])
             if len(own) > 1 and len(values) == 1:
                 values = values.expand(len(own), -1)
             if len(own) not in (1, len(values)):
                 raise ValueError(f"'{given}' has {len(own):,} labels for {len(values):,} rows")
             values = values.clone()
-            values[:, starts[place] : starts[place + 1]] = own.to(values)
+            values[:, place] = own.to(values)
         return values
 
     def _words(self, text: str) -> list[tuple[str, Any]]:
