@@ -41,15 +41,8 @@ class Column(nn.Module):
 
     def values(self, labels: Any) -> Tensor:
         """Values (n, width), float32, of a label or of labels (n,) or (n, width)."""
-        try:
-            numbers = checks.numbers(labels, self.name).float()
-        except TypeError:
-            raise TypeError(
-                f"the value of '{self.name}' must be a number, got {checks.shown(labels)}"
-            ) from None
-        if numbers.ndim < 2:
-            numbers = numbers.reshape(-1, self.width)
-        return checks.array(numbers, ("n", self.width), f"'{self.name}'", missing=True)
+        expected = f"the value of '{self.name}' must be a number"
+        return _values(labels, self.width, f"'{self.name}'", expected)
 
     def context(self, values: Tensor) -> Tensor:
         """Codes (n, context_width) of values (n, width)."""
@@ -94,6 +87,17 @@ class Column(nn.Module):
             return float(value)
         except ValueError:
             raise TypeError(f"the value of '{self.name}' must be a number, got '{value}'") from None
+
+
+def _values(labels: Any, width: int, name: str, expected: str) -> Tensor:
+    """Numbers as values (n, width), float32; one row may come without its first axis."""
+    try:
+        values = checks.numbers(labels).float()
+    except TypeError:
+        raise TypeError(f"{expected}, got {checks.shown(labels)}") from None
+    if values.ndim < 2:
+        values = values.reshape(-1, 1) if width == 1 else values[None]
+    return checks.array(values, ("n", width), name, missing=True)
 
 
 class Choice(Column):

@@ -1,7 +1,7 @@
 """What conditions a flow: columns by name, edits by name, and the flow's context vectors."""
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from fpnlib import checks
-from fpnlib.conditions.columns import Choice, Column
+from fpnlib.conditions.columns import Choice, Column, _values
 
 SIGNS = "+-−–"
 
@@ -78,15 +78,8 @@ class Condition(nn.Module):
         if isinstance(y, Mapping | pd.DataFrame):
             unsaid = torch.full((1, self.width), self.unsaid)
             return self._with(unsaid.masked_fill(self.maskable(), torch.nan), y)
-        try:
-            values = checks.numbers(y).float()
-        except TypeError:
-            raise TypeError(
-                f"{self.kinds} must be numbers (n, {self.width}) or names, got {checks.shown(y)}"
-            ) from None
-        if values.ndim < 2:
-            values = values.reshape(-1, 1) if self.width == 1 else values[None]
-        return checks.array(values, ("n", self.width), self.kinds, missing=True)
+        expected = f"{self.kinds} must be numbers (n, {self.width}) or names"
+        return _values(y, self.width, self.kinds, expected)
 
     def context(self, values: Tensor) -> Tensor:
         """Contexts (n, context_dim), float32, of values (n, width)."""
@@ -256,19 +249,20 @@ class Condition(nn.Module):
     def labels(self, values: Tensor) -> Any:
         """Labels of values (n, width), of the kind that the fit had: tensor, list, table."""
         kind, columns = self.label_kind_, self.named(values)
-        table = [*columns.values()]
-        array = table[0] if len(table) == 1 else np.stack(table, 1)
-        if array.dtype == object and self.width > len(self.columns) == 1:
+        container, dtype = kind.get("type", "Tensor"), kind.get("dtype", "")
+        if container in ("dict", "DataFrame"):
+            columns = {name: _cast(own, kind.get(name, dtype)) for name, own in columns.items()}
+            return columns if container == "dict" else pd.DataFrame(columns)
+        first, *others = columns.values()
+        array = np.stack([first, *others], 1) if others else first
+        if self.width > len(self.columns) == 1:
             array = values.cpu().numpy()  # a vector
-        dtype, numeric = kind.get("dtype", ""), array.dtype.kind in "iufb"
         array = _cast(array, dtype)
-        columns = {name: _cast(own, kind.get(name, dtype)) for name, own in columns.items()}
-        container = kind.get("type", "Tensor")
         if container == "Tensor":
-            return torch.from_numpy(array) if numeric else array
-        makers = {"DataFrame": pd.DataFrame, "dict": dict, "Series": lambda _: pd.Series(array)}
-        makers["ndarray"] = lambda _: array
-        return makers.get(container, lambda _: array.tolist())(columns)
+            return torch.from_numpy(array) if array.dtype.kind in "iufb" else array
+        if container == "Series":
+            return pd.Series(array)
+        return array if container == "ndarray" else array.tolist()
 
     def _with(self, values: Tensor, labels: Mapping[str, Any] | pd.DataFrame) -> Tensor:
         """A copy of values (m, width) in which the named columns have other labels, 1 or n."""
@@ -292,7 +286,7 @@ class Condition(nn.Module):
             end = self._end_of_word(pieces, start) or start + 1
             word = " ".join(pieces[start:end])
             rest = word.lstrip(SIGNS)
-            name, sign, value = rest.partition("=")[0], word[: -len(rest)], rest.partition("=")[2]
+            sign, (name, _, value) = word.removesuffix(rest), rest.partition("=")
             column = self.columns[self.column(name)]
             while value and isinstance(column, Choice) and self._continues(pieces, end):
                 value, end = f"{value} {pieces[end]}", end + 1
@@ -302,11 +296,13 @@ class Condition(nn.Module):
 
     def _end_of_word(self, pieces: Sequence[str], start: int) -> int:
         """The end of the longest name, with or without a value, that begins at ``start``, or 0."""
-        end, stop = 0, start + 1
-        while stop <= len(pieces) and "=" not in "".join(pieces[start : stop - 1]):
-            name = " ".join(pieces[start:stop]).lstrip(SIGNS).partition("=")[0]
-            known = name in self.names or checks.plain_name(name) in self._plain
-            end, stop = stop if known else end, stop + 1
+        end = 0
+        for stop in range(start + 1, len(pieces) + 1):
+            name, equals, _ = " ".join(pieces[start:stop]).lstrip(SIGNS).partition("=")
+            if name in self.names or checks.plain_name(name) in self._plain:
+                end = stop
+            if equals:
+                break
         return end
 
     def _continues(self, pieces: Sequence[str], end: int) -> bool:
@@ -321,37 +317,3 @@ def _cast(array: np.ndarray, dtype: str) -> np.ndarray:
     if array.dtype.kind not in "iufb" or not re.fullmatch(r"bool|u?int\d+|float\d+", dtype):
         return array
     return (array if dtype.startswith("float") else np.rint(array)).astype(dtype)
-
-
-def _by_index(names: Mapping) -> list[Any]:
-    """Names by index, of torchvision's ``class_to_idx`` or transformers' ``id2label``."""
-    for by_index in (names, {index: name for name, index in names.items()}):
-        if set(by_index) == set(range(len(names))):
-            return [by_index[index] for index in range(len(names))]
-    return list(names)
-
-
-def listed(names: object, what: str) -> list[Any]:
-    """Names as a list of texts and numbers, in an order that is the same in every process.
-
-    Raises:
-        TypeError: a single number.
-        ValueError: no names, or one twice.
-    """
-    if not isinstance(names, Iterable):
-        raise TypeError(f"{what} need a list of names, got {names!r}; for numbers write range(n)")
-    if isinstance(names, Mapping):
-        names = _by_index(names)
-    items = sorted(names, key=str) if isinstance(names, set | frozenset) else list(names)
-    if not items:
-        raise ValueError(f"{what} need at least one name, got none")
-    for place, item in enumerate(items):
-        plain = item.item() if hasattr(item, "item") else item
-        if pd.api.types.is_scalar(plain) and pd.isna(plain):
-            raise ValueError(f"name {place} of {what} is missing ({plain}); leave it out")
-        items[place] = plain if isinstance(plain, int | float) else str(plain)
-    texts = list(map(str, items))
-    if len(set(texts)) < len(texts):
-        twice = max(texts, key=texts.count)
-        raise ValueError(f"names of {what} must differ, got '{twice}' twice")
-    return items

@@ -2,12 +2,14 @@
 
 import copy
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
+import pandas as pd
 from torch import Tensor
 
 from fpnlib import checks
 from fpnlib.conditions.columns import Choice, Column, Scaled, Switch
-from fpnlib.conditions.condition import Condition, listed
+from fpnlib.conditions.condition import Condition
 
 
 class Classes(Condition):
@@ -36,7 +38,7 @@ class Classes(Condition):
     kind = "class"
 
     def __init__(self, names: Iterable[object], unknown: bool = False):
-        items = listed(names, "classes")
+        items = _listed(names, "classes")
         spec = {"names": items, "unknown": unknown}
         super().__init__([Choice("class", unknown, items)], spec)
         self.items, self.names = items, tuple(map(str, items))
@@ -185,11 +187,45 @@ class Several(Condition):
             columns += list(own)
             exclusive += part.exclusive
             specs[name] = part.spec
-        listed([column.name for column in columns], "several conditions")
+        _listed([column.name for column in columns], "several conditions")
         super().__init__(columns, {"parts": specs}, exclusive)
+
+
+def _by_index(names: Mapping) -> list[Any]:
+    """Names by index, of torchvision's ``class_to_idx`` or transformers' ``id2label``."""
+    for by_index in (names, {index: name for name, index in names.items()}):
+        if set(by_index) == set(range(len(names))):
+            return [by_index[index] for index in range(len(names))]
+    return list(names)
+
+
+def _listed(names: object, what: str) -> list[Any]:
+    """Names as a list of texts and numbers, in an order that is the same in every process.
+
+    Raises:
+        TypeError: a single number.
+        ValueError: no names, or one twice.
+    """
+    if not isinstance(names, Iterable):
+        raise TypeError(f"{what} need a list of names, got {names!r}; for numbers write range(n)")
+    if isinstance(names, Mapping):
+        names = _by_index(names)
+    items = sorted(names, key=str) if isinstance(names, set | frozenset) else list(names)
+    if not items:
+        raise ValueError(f"{what} need at least one name, got none")
+    for place, item in enumerate(items):
+        plain = item.item() if hasattr(item, "item") else item
+        if pd.api.types.is_scalar(plain) and pd.isna(plain):
+            raise ValueError(f"name {place} of {what} is missing ({plain}); leave it out")
+        items[place] = plain if isinstance(plain, int | float) else str(plain)
+    texts = list(map(str, items))
+    if len(set(texts)) < len(texts):
+        twice = max(texts, key=texts.count)
+        raise ValueError(f"names of {what} must differ, got '{twice}' twice")
+    return items
 
 
 def _texts(names: object, what: str) -> list[str]:
     if isinstance(names, str):
         raise TypeError(f"{what} need a list of names; write {[names]!r}")
-    return list(map(str, listed(names, what)))
+    return list(map(str, _listed(names, what)))
