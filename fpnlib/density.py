@@ -57,9 +57,11 @@ class LatentDensity(LatentSpace):
         shape = tuple(latent_dim) or (0,) if isinstance(latent_dim, Sequence) else (latent_dim,)
         latent_shape = tuple(checks.positive("latent_dim", size) for size in shape)
         super().__init__(math.prod(latent_shape), spread)
-        self.latent_shape = latent_shape
-        self.condition = copy.deepcopy(condition)
-        settings = _default_width(name, self.latent_dim) | settings
+        self.latent_shape, self.condition = latent_shape, copy.deepcopy(condition)
+        if name in SPREAD:
+            width = max(LEAST_WIDTH, min(self.latent_dim, MOST_WIDTH))
+            settings = {"hidden_features": width} | settings
+        self.settings = settings
         self.config = {
             "latent_dim": self.latent_dim,
             "condition": repr(condition),
@@ -67,8 +69,7 @@ class LatentDensity(LatentSpace):
             "spread": spread,
             **settings,
         }
-        flat = torch.full((len(condition),), 1 / len(condition))
-        self.register_buffer("log_prior_", flat.log())
+        self.register_buffer("log_prior_", torch.full((len(condition),), 1 / len(condition)).log())
         kept = not isinstance(condition, Classes | Attributes)  # of those the start is known
         self.register_buffer("seen_", torch.zeros(SEEN, condition.width), persistent=kept)
         self.register_buffer(
@@ -219,8 +220,10 @@ class LatentDensity(LatentSpace):
         self.condition.learn(train.values)
         if validation is None:
             train, held_out = train.split(self.condition.context(train.values), seed)
+        elif isinstance(validation, tuple | list) and len(validation) == 2:
+            held_out = self._posteriors(*validation, name="validation z")
         else:
-            held_out = self._posteriors(*_pair_of(validation), name="validation z")
+            raise TypeError(f"validation must be (z, y), got {type(validation).__name__}")
         self.condition.remember(y)
         self.learn(train)
         return train, held_out
@@ -268,17 +271,14 @@ class LatentDensity(LatentSpace):
 
     def _compare(self, train: tuple[Tensor, Tensor], shown: tuple[Tensor, Tensor]) -> None:
         """Note the validation loss of Gaussians, and warn if the flow's is worse."""
-        gaussian = gaussian_loss(train, shown, isinstance(self.condition, Classes))
+        classes = isinstance(self.condition, Classes)
+        gaussian = gaussian_loss(train, shown, classes)
         self.history_.gaussian, loss = gaussian, self.history_.best_validation
         if gaussian is not None and loss > gaussian + MARGIN:
-            model = "a Gaussian for each class"
-            if not isinstance(self.condition, Classes):
-                model = "a linear-Gaussian model"
-            warn(
-                f"the flow describes the validation latents worse than {model} does"
-                f" ({loss:.3f} against {gaussian:.3f} nats a dimension);"
-                " more latents, more noise or a smaller flow may help"
-            )
+            model = "a Gaussian for each class" if classes else "a linear-Gaussian model"
+            said = f"the flow describes the validation latents worse than {model} does"
+            losses = f"({loss:.3f} against {gaussian:.3f} nats a dimension)"
+            warn(f"{said} {losses}; more latents, more noise or a smaller flow may help")
 
     def _loss(self, z: Tensor, context: Tensor) -> Tensor:
         """Nats per dimension of standardised latents, which compare between base models."""
@@ -309,19 +309,6 @@ class LatentDensity(LatentSpace):
         except (RuntimeError, ValueError, AttributeError, TypeError, AssertionError) as error:
             reason = str(error).splitlines()[0]
             raise ValueError(f"flow does not take {widths}: {reason}") from None
-
-
-def _default_width(flow: str, latent_dim: int) -> dict[str, int]:
-    """Hidden features of a flow of ours that is given none."""
-    if flow not in SPREAD:
-        return {}
-    return {"hidden_features": max(LEAST_WIDTH, min(latent_dim, MOST_WIDTH))}
-
-
-def _pair_of(validation: object) -> tuple[Any, Any]:
-    if not isinstance(validation, tuple | list) or len(validation) != 2:
-        raise TypeError(f"validation must be (z, y), got {type(validation).__name__}")
-    return validation[0], validation[1]
 
 
 def _note_condition(density: LatentDensity, state: dict, prefix: str, metadata: dict) -> None:

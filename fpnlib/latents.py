@@ -149,9 +149,8 @@ class LatentSpace(nn.Module):
         if not count:
             return z
         if self.low_.isinf().any():
-            raise FloatingPointError(
-                f"{count:,} of {len(z):,} latents overflowed; fit the plugin first"
-            )
+            said = f"{count:,} of {len(z):,} latents overflowed"
+            raise FloatingPointError(f"{said}; fit the plugin first")
         self.report(count, len(z), "clamped to the range of the training latents")
         return torch.where(z.isnan(), self.loc_, z).clamp(self.low_, self.high_)
 
@@ -179,10 +178,8 @@ class LatentSpace(nn.Module):
     def report_unsure(self, count: int, total: int, confidence: float) -> None:
         """Warn if some latents are not read as asked."""
         if count:
-            warn(
-                f"{count:,} of {total:,} latents are read as asked with less than the confidence"
-                f" of {confidence:g}; ask for less of it"
-            )
+            said = f"{count:,} of {total:,} latents are read as asked"
+            warn(f"{said} with less than the confidence of {confidence:g}; ask for less of it")
 
 
 def draw_again(

@@ -94,10 +94,8 @@ class FlowPluginNetwork(nn.Module):
             self.plugin = plugin
             latent_dim = getattr(base, "latent_dim", None) or plugin.latent_dim
             if np.prod(latent_dim) != plugin.latent_dim:
-                raise ValueError(
-                    "base and plugin must share latent_dim,"
-                    f" got {latent_dim} and {plugin.latent_dim}"
-                )
+                given = f"{latent_dim} and {plugin.latent_dim}"
+                raise ValueError(f"base and plugin must share latent_dim, got {given}")
         for module in self._frozen.modules:
             for weight in module.parameters():  # TorchScript's modules have no requires_grad_
                 weight.requires_grad_(False)
@@ -305,10 +303,8 @@ class FlowPluginNetwork(nn.Module):
         if len(z) >= FEWEST and z.shape[1:].numel() == plugin.latent_dim:
             outside = plugin.overflowed(z.flatten(1).to(plugin.loc_)).double().mean().item()
             if outside > OUTSIDE:
-                warn(
-                    f"{outside:.0%} of the latents lie far outside the range of the fit;"
-                    " are base model and preprocessing the same?"
-                )
+                said = f"{outside:.0%} of the latents lie far outside the range of the fit"
+                warn(f"{said}; are base model and preprocessing the same?")
         return z
 
     def _notice_changes(self) -> None:
@@ -318,10 +314,8 @@ class FlowPluginNetwork(nn.Module):
             return
         self._version = version
         if self._frozen.digest() != self._digest:
-            warn(
-                f"the weights of {type(self.base).__name__} are not those that the plugin was"
-                " fitted to; fit it again"
-            )
+            weights = f"the weights of {type(self.base).__name__}"
+            warn(f"{weights} are not those that the plugin was fitted to; fit it again")
 
     def _encoded(self, x: Any, y: object, progress: bool) -> tuple[Tensor, Tensor | None, object]:
         """Means, deviations and labels of objects or of batches of them."""

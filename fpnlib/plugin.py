@@ -18,7 +18,6 @@ from fpnlib.store.plugins import load_plugin, save_plugin
 from fpnlib.training import History
 
 STRENGTHS = (1.0, 1.25, 1.5, 2.0, 2.5, 3.0)  # of edits until they are read, as shares of the first
-_ARGUMENTS = {"latent_dim", "condition", "flow", "spread"}
 
 
 class FlowPlugin(LatentDensity):
@@ -113,7 +112,7 @@ class FlowPlugin(LatentDensity):
         noise = self._noise(flat, own)
         asked = self._rows(edited, flat)
         changed = asked.where(asked != self._rows(values, flat), torch.nan)
-        judged = self.condition.said(changed) & self._judges(confidence)
+        judged = self.condition.judged(changed, confidence)
         result, rows = flat.clone(), torch.arange(len(flat), device=flat.device)
         for factor in STRENGTHS:
             if not len(rows):
@@ -170,7 +169,6 @@ class FlowPlugin(LatentDensity):
             ValueError: a path that does not end in ".safetensors".
         """
         indexed = [column.indexed for column in self.condition.columns]
-        settings = {key: self.config[key] for key in self.config if key not in _ARGUMENTS}
         about = {
             "latent_shape": self.latent_shape,
             "condition": self.condition.spec,
@@ -178,7 +176,7 @@ class FlowPlugin(LatentDensity):
             "flow": self.config["flow"],
             "own_flow": self.own_flow,
             "spread": self.spread,
-            "settings": settings,
+            "settings": self.settings,
             "history": asdict(self.history_),
         }
         save_plugin(path, self.state_dict(), about, self.base_ if base is None else base)
@@ -197,9 +195,8 @@ class FlowPlugin(LatentDensity):
         """
         tensors, about, base = load_plugin(path)
         if about["own_flow"] and flow is None:
-            raise ValueError(
-                f"{path} was made with a flow of your own: pass flow, a {about['flow']}"
-            )
+            remedy = f"pass flow, a {about['flow']}"
+            raise ValueError(f"{path} was made with a flow of your own: {remedy}")
         plugin = cls(
             about["latent_shape"],
             from_spec(about["condition"]),
@@ -258,19 +255,18 @@ class FlowPlugin(LatentDensity):
         generator = None if seed is None else self._generator(seed)
         filled = fill_values(self.condition, values, self.training_values_, generator)
         context = self.condition.context(filled).to(self.loc_)
-        said = self.condition.said(values)
-        judged = self._judges(confidence)
+        judged = self.condition.judged(values, confidence)
 
         def draw(rows: Tensor) -> tuple[Tensor, Tensor]:
             noise = standard_normal(self.loc_.expand(len(rows), -1), generator)
             z = self._inverse(temperature * noise, context[rows])
             fine = ~self.overflowed(z)
             sure = torch.where(fine, 0.0, -1.0).to(z)
-            if judged and fine.any():
+            if confidence and fine.any():
                 rows, seen = rows[fine], z[fine]
                 if read_back:
                     seen = self._flat(read_back(self._shaped(seen)), "what read_back returns")
-                sure[fine] = self._confidence(seen, values[rows], said[rows])
+                sure[fine] = self._confidence(seen, values[rows], judged[rows])
             return z, sure
 
         rows = torch.arange(len(context), device=context.device)
@@ -289,11 +285,10 @@ class FlowPlugin(LatentDensity):
         Raises:
             TypeError: a plugin for attributes, which do not exclude each other.
         """
-        count = len(self.condition)
         if not isinstance(self.condition, Classes):
             raise TypeError(f"Bayes' rule chooses among Classes, not {self.condition}; see read")
         z = self._flat(z)
-        contexts = torch.eye(count).to(self.loc_)
+        contexts = torch.eye(len(self.condition)).to(self.loc_)
         log_likelihood = self.flow.class_log_prob(self.standardise(z), contexts)
         return (log_likelihood + self._log_prior(prior)).log_softmax(-1)
 
@@ -308,25 +303,9 @@ class FlowPlugin(LatentDensity):
         z = self._inverse(noise, context)
         return self.clamp(z, self.overflowed(z))
 
-    def _judges(self, confidence: float) -> bool:
-        """Whether latents are to be read.
-
-        Raises:
-            ValueError: a confidence below 0, or of 1 or more.
-            TypeError: a condition with a vector, which has no probability.
-        """
-        if not 0 <= confidence < 1:
-            raise ValueError(f"confidence must be 0 or more and below 1, got {confidence}")
-        for column in self.condition.columns:
-            if confidence and column.width > 1:
-                raise TypeError(
-                    f"'{column.name}' is a vector, which is not read with a probability"
-                )
-        return confidence > 0
-
-    def _confidence(self, z: Tensor, asked: Tensor, said: Tensor) -> Tensor:
+    def _confidence(self, z: Tensor, asked: Tensor, judged: Tensor) -> Tensor:
         """How surely latents are read as asked (n,); 0 if they overflowed."""
-        return self._reader().confidence(self.standardise(z), asked, said).nan_to_num(0)
+        return self._reader().confidence(self.standardise(z), asked, judged).nan_to_num(0)
 
     @inference
     def _read(self, z: Tensor, y: object) -> tuple[Tensor, Tensor]:

@@ -71,8 +71,8 @@ class Reader:
         completed[rows] = torch.where(found, values, known[rows])
         return completed
 
-    def confidence(self, z: Tensor, asked: Tensor, said: Tensor) -> Tensor:
-        """How surely latents are read as asked, in [0, 1]: the smallest over what is said (n,).
+    def confidence(self, z: Tensor, asked: Tensor, judged: Tensor) -> Tensor:
+        """How surely latents are read as asked (n,), in [0, 1]: the smallest of what is judged.
 
         Each column is read given the others. For classes and attributes the confidence is the
         posterior probability of the asked value, or of the candidate nearest to it. For quantities
@@ -82,13 +82,13 @@ class Reader:
         Args:
             z: standardised latents (n, D).
             asked: values (n, V); NaN is left out.
-            said: which columns are judged, bool (n, columns); they have candidates.
+            judged: columns that count, bool (n, columns); they have candidates.
         """
         found = []
-        for latents, values, judged in zip(z.split(ROWS), asked.split(ROWS), said.split(ROWS)):
+        for latents, values, said in zip(z.split(ROWS), asked.split(ROWS), judged.split(ROWS)):
             sure = latents.new_ones(len(latents))
             for number, (column, place) in enumerate(self.condition.places()):
-                rows = judged[:, number]
+                rows = said[:, number]
                 if rows.any():
                     candidates = column.candidates().to(latents)
                     log_prob = self._log_prob(latents[rows], values[rows], place, candidates)

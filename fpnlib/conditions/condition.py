@@ -99,10 +99,8 @@ class Condition(nn.Module):
         if missing.any():
             row, entry = missing.nonzero()[0].tolist()
             name = next(column.name for column, place in self.places() if entry < place.stop)
-            raise ValueError(
-                f"'{name}' of row {row} is unknown or unsaid; give it, drop the row, or"
-                " make the condition with unknown=True"
-            )
+            remedy = "give it, drop the row, or make the condition with unknown=True"
+            raise ValueError(f"'{name}' of row {row} is unknown or unsaid; {remedy}")
         return values
 
     def edited(self, y: object, to: object) -> Tensor:
@@ -163,17 +161,15 @@ class Condition(nn.Module):
         for given, value in pairs:
             name = self.name(given)
             if name in labels and not np.array_equal(labels[name], value):
-                raise ValueError(
-                    f"contradictory edits: '{name}' is both {labels[name]} and {value}"
-                )
+                both = f"both {labels[name]} and {value}"
+                raise ValueError(f"contradictory edits: '{name}' is {both}")
             labels[name] = value
         numbers = {name: label for name, label in labels.items() if isinstance(label, int | float)}
         for group in self.exclusive:
             wanted = [name for name in group if numbers.get(name, 0) > 0]
             if len(wanted) > 1:
-                raise ValueError(
-                    f"contradictory edits: '{wanted[0]}' and '{wanted[1]}' exclude each other"
-                )
+                both = f"'{wanted[0]}' and '{wanted[1]}'"
+                raise ValueError(f"contradictory edits: {both} exclude each other")
         return labels
 
     def learn(self, values: Tensor) -> None:
@@ -201,9 +197,24 @@ class Condition(nn.Module):
         """Whether each entry of the values may be unknown, bool (width,)."""
         return self.entries(torch.tensor([column.unknown for column in self.columns]))
 
-    def said(self, values: Tensor) -> Tensor:
-        """Whether each column of values (n, width) is known, bool (n, columns)."""
-        return torch.stack([~values[:, place].isnan().any(1) for _, place in self.places()], 1)
+    def judged(self, values: Tensor, confidence: float) -> Tensor:
+        """Which columns of values (n, width) a reading has to confirm, bool (n, columns).
+
+        Those are the known columns, or none if the confidence is 0.
+
+        Raises:
+            ValueError: a confidence below 0, or of 1 or more.
+            TypeError: a condition with a vector, which has no probability.
+        """
+        if not 0 <= confidence < 1:
+            raise ValueError(f"confidence must be 0 or more and below 1, got {confidence}")
+        for column in self.columns:
+            if confidence and column.width > 1:
+                raise TypeError(
+                    f"'{column.name}' is a vector, which is not read with a probability"
+                )
+        known = [~values[:, place].isnan().any(1) for _, place in self.places()]
+        return torch.stack(known, 1) & (confidence > 0)
 
     def masked(self, values: Tensor, generator: torch.Generator) -> Tensor:
         """Hide known columns at random, so that the flow learns to do without them.

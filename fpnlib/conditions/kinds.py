@@ -92,10 +92,7 @@ class Attributes(Condition):
     kind, kinds, unsaid = "attribute", "attributes", 0.0
 
     def __init__(
-        self,
-        names: Iterable[str],
-        exclusive: Iterable[Sequence[str]] = (),
-        unknown: bool = False,
+        self, names: Iterable[str], exclusive: Iterable[Sequence[str]] = (), unknown: bool = False
     ):
         texts = _texts(names, self.kinds)
         groups = list(map(list, exclusive))
