@@ -61,14 +61,9 @@ class LatentDensity(LatentSpace):
         if name in SPREAD:
             width = max(LEAST_WIDTH, min(self.latent_dim, MOST_WIDTH))
             settings = {"hidden_features": width} | settings
-        self.settings = settings
-        self.config = {
-            "latent_dim": self.latent_dim,
-            "condition": repr(condition),
-            "flow": name,
-            "spread": spread,
-            **settings,
-        }
+        self.settings, self.own_flow = settings, not isinstance(flow, str)
+        self.config = {"latent_dim": self.latent_dim, "condition": repr(condition), "flow": name}
+        self.config |= {"spread": spread, **settings}
         self.register_buffer("log_prior_", torch.full((len(condition),), 1 / len(condition)).log())
         kept = not isinstance(condition, Classes | Attributes)  # of those the start is known
         self.register_buffer("seen_", torch.zeros(SEEN, condition.width), persistent=kept)
@@ -77,7 +72,6 @@ class LatentDensity(LatentSpace):
         )
         self.history_ = History()
         self.base_: Mapping[str, Any] = {}
-        self.own_flow = not isinstance(flow, str)
         if isinstance(flow, str):
             self.flow = build_flow(flow, self.latent_dim, condition.context_dim, **settings)
             prepare_flow(self.flow)
@@ -221,7 +215,8 @@ class LatentDensity(LatentSpace):
         if validation is None:
             train, held_out = train.split(self.condition.context(train.values), seed)
         elif isinstance(validation, tuple | list) and len(validation) == 2:
-            held_out = self._posteriors(*validation, name="validation z")
+            z_held, y_held = validation
+            held_out = self._posteriors(z_held, y_held, name="validation z")
         else:
             raise TypeError(f"validation must be (z, y), got {type(validation).__name__}")
         self.condition.remember(y)

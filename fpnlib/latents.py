@@ -209,19 +209,13 @@ def draw_again(
 
 def warn(message: str, category: type[Warning] = UserWarning) -> None:
     """Warn at the line that called the library."""
-    warnings.warn(message, category, stacklevel=_stacklevel())
+    inside = str(Path(__file__).parent), _contextlib.__file__  # torch's decorators are no caller
+    level, frame = 1, inspect.currentframe()
+    while frame is not None and frame.f_code.co_filename.startswith(inside):
+        level, frame = level + 1, frame.f_back
+    warnings.warn(message, category, stacklevel=level)
 
 
 def standard_normal(like: Tensor, generator: torch.Generator | None) -> Tensor:
     """Standard normal noise of the shape, type and device of ``like``."""
     return torch.randn(like.shape, generator=generator, device=like.device, dtype=like.dtype)
-
-
-def _stacklevel() -> int:
-    """The ``stacklevel`` of the caller's warning that points at the first line outside fpnlib."""
-    inside = str(Path(__file__).parent), _contextlib.__file__  # torch's decorators are no caller
-    level = -1  # this function's own frame
-    frame = inspect.currentframe()
-    while frame is not None and frame.f_code.co_filename.startswith(inside):
-        level, frame = level + 1, frame.f_back
-    return level + 1

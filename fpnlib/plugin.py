@@ -103,15 +103,13 @@ class FlowPlugin(LatentDensity):
         """
         if not -float("inf") < strength < float("inf"):
             raise ValueError(f"strength must be finite, got {strength}")
-        values = self._read(z, None)[0] if y is None else self.condition.values(y)
-        values = self.condition.known(values).to(self.loc_)
-        edited = self._requested(self.condition.edited(values, to).to(self.loc_))
         flat = self._flat(z)
-        own = self._rows(self.condition.context(values), flat)
-        wanted = self._rows(self.condition.context(edited), flat)
+        values = self._read(z, None)[0] if y is None else self.condition.values(y)
+        values = self._rows(self.condition.known(values), flat)
+        edited = self._rows(self._requested(self.condition.edited(values, to)), flat)
+        own, wanted = self.condition.context(values), self.condition.context(edited)
         noise = self._noise(flat, own)
-        asked = self._rows(edited, flat)
-        changed = asked.where(asked != self._rows(values, flat), torch.nan)
+        changed = edited.where(edited != values, torch.nan)
         judged = self.condition.judged(changed, confidence)
         result, rows = flat.clone(), torch.arange(len(flat), device=flat.device)
         for factor in STRENGTHS:
@@ -119,7 +117,7 @@ class FlowPlugin(LatentDensity):
                 break
             context = torch.lerp(own[rows], wanted[rows], float(strength) * factor)
             result[rows] = self._latent(noise[rows], context)
-            rows = rows[self._confidence(result[rows], asked[rows], judged[rows]) < confidence]
+            rows = rows[self._confidence(result[rows], edited[rows], judged[rows]) < confidence]
         self.report_unsure(len(rows), len(flat), confidence)
         return self._shaped(result, z)
 

@@ -184,9 +184,8 @@ def fill_values(
         else:
             unmatched += len(rows)
     if unmatched:
-        warn(
-            f"no kept training labels have all that {unmatched:,} of {len(asked):,} samples ask for"
-        )
+        samples = f"{unmatched:,} of {len(asked):,} samples"
+        warn(f"no kept training labels have all that {samples} ask for")
     return filled
 
 

@@ -56,6 +56,9 @@ class Column(nn.Module):
         """Known values in the units of the flow."""
         return values
 
+    def remember(self, labels: Any) -> None:
+        """Note what the labels of a fit are, as far as :meth:`labels` needs it."""
+
     def learn(self, values: Tensor) -> None:
         """Check the values (n, width) of a fit and take their scale.
 
@@ -100,7 +103,7 @@ def _values(labels: Any, width: int, name: str, expected: str) -> Tensor:
     return checks.array(values, ("n", width), name, missing=True)
 
 
-class Choice(Column):
+class _Choice(Column):
     """One of K classes: an index, and a one-hot code, which is zero for an unknown class."""
 
     def __init__(self, name: str, unknown: bool, items: Sequence[Any]):
@@ -150,7 +153,7 @@ class Choice(Column):
         return value
 
 
-class Switch(Column):
+class _Switch(Column):
     """A property that is there, 1, or not, 0, or to a degree."""
 
     def learn(self, values: Tensor) -> None:

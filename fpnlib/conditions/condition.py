@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from fpnlib import checks
-from fpnlib.conditions.columns import Choice, Column, _values
+from fpnlib.conditions.columns import Column, _values
 
 SIGNS = "+-−–"
 
@@ -245,7 +245,7 @@ class Condition(nn.Module):
         for column in self.columns:
             own = named.get(column.name)
             self.label_kind_[column.name] = str(getattr(own, "dtype", "")).removeprefix("torch.")
-            if isinstance(column, Choice) and own is not None:
+            if own is not None:
                 column.remember(own)
         container = next(alike, type(y).__name__)
         self.label_kind_ |= {"type": container, "dtype": dtype, "heading": heading}
@@ -299,7 +299,7 @@ class Condition(nn.Module):
             rest = word.lstrip(SIGNS)
             sign, (name, _, value) = word.removesuffix(rest), rest.partition("=")
             column = self.columns[self.column(name)]
-            while value and isinstance(column, Choice) and self._continues(pieces, end):
+            while value and self._continues(pieces, end):
                 value, end = f"{value} {pieces[end]}", end + 1
             found.append((column.name, column.edit(word, sign, value)))
             start = end
@@ -317,7 +317,7 @@ class Condition(nn.Module):
         return end
 
     def _continues(self, pieces: Sequence[str], end: int) -> bool:
-        """Whether a piece is part of the class before it: no other edit begins there."""
+        """Whether a piece is part of the value before it: no other edit begins there."""
         if end == len(pieces) or "=" in pieces[end] or pieces[end][0] in SIGNS:
             return False
         return not self._end_of_word(pieces, end)
