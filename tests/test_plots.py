@@ -167,9 +167,7 @@ def test_exact_zeros_of_a_jacobian_are_hatched():
 
 BAD = {
     "sum to 1": lambda: plots.posteriors(IMAGES[0], torch.zeros(3, 2), labels=[0, 1, 1]),
-    "log_posterior must have shape (3, K), got (2, 2)": lambda: plots.posteriors(
-        IMAGES[0], torch.zeros(2, 2), labels=[0, 1]
-    ),
+    "shape (3, K), got (2, 2)": lambda: plots.posteriors(IMAGES[0], HALF[:2], labels=[0, 1]),
     "unknown column 'train'": lambda: plots.training_curves({"a": [{"epoch": 1}]}, "loss"),
     "must have shape (K, K), got (2, 3)": lambda: plots.confusion(torch.ones(2, 3)),
     "no samples of class 1": lambda: plots.confusion(torch.tensor([[1, 0], [0, 0]])),
@@ -177,14 +175,10 @@ BAD = {
     "unknown column 'model'": lambda: plots.accuracies(TABLE.drop(columns="model")),
     "unknown column 'seconds'": lambda: plots.costs(COSTS.drop(columns="seconds")),
     "did you mean 'achieved'": lambda: plots.attribute_scores(EDITS, {"achived": "x"}),
-    "points must have shape (n, 2), got (6, 3)": lambda: plots.embedding(
-        {"a": (POINTS[:, [0, 1, 1]], LABELS)}
-    ),
+    "points must have shape (n, 2), got (6,)": lambda: plots.embedding({"a": (LABELS, LABELS)}),
     "labels must have shape (6,), got (5,)": lambda: plots.embedding({"a": (POINTS, LABELS[:5])}),
     "unknown panel 'c'": lambda: plots.densities(*DENSITIES, samples={"c": POINTS}),
-    "density_x must have shape (2001,), got (5,)": lambda: plots.change_of_variables(
-        *TWICE[:3], P_U[:5]
-    ),
+    "must have shape (2001,), got (1,)": lambda: plots.change_of_variables(*TWICE[:3], P_U[:1]),
     "unknown schema 'trainig'; did you mean 'training'?": lambda: plots.schema("trainig"),
 }
 

@@ -417,6 +417,11 @@ OF_AN_ENTRY = '{"notebooks": {"00_first": {"parameters": {}, %s}}}'
         ("results", "[1]", "$[0] must be object, got 1"),
         ("results", '[{"quantity": "a"}]', "$[0] must contain ["),
         ("results", '[{"quantity": "a", "value": "1"}]', "$[0].value must be number, got '1'"),
+        (
+            "results",
+            '[{"quantity": "a", "value": 1, "paper": "1"}]',
+            "$[0].paper must be number or",
+        ),
         ("results", '[{"quantity": "a", "value": NaN}]', "no valid JSON: "),
         ("results", '[{"quantity": "a", "value": 1e999}]', "$[0].value must be smaller than"),
         ("results", "[{", "no valid JSON"),

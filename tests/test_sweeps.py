@@ -4,6 +4,7 @@ import itertools
 import shutil
 from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 
 import dask
 import numpy as np
@@ -12,7 +13,7 @@ import pytest
 from distributed import Client, Event, LocalCluster
 from distributed.utils import get_mp_context
 from laws import error_line, note_files
-from test_runner import command, write_notebook
+from test_runner import LOG, command, write_notebook
 
 from fpnlib import plots, store
 from fpnlib.__main__ import main
@@ -26,8 +27,9 @@ scale = 1.0  # help of the scores
 levels = [1, 2]  # help a list by itself
 once = ""  # help a file: where it is not there yet, the worker is killed
 fail = -1  # help the seed that fails"""
-STEPS = """import json, os, random, signal
-from pathlib import Path
+STEPS = f"""NOTEBOOK = "00_tiny"
+{LOG}
+import os, random, signal
 draw = random.Random(seed).random
 rows = [("accuracy, A", draw(), 0.5), ("accuracy, B", scale * draw(), None)]
 rows.append(("loss", scale * draw() / 3, None))
@@ -37,12 +39,7 @@ if once and not Path(once).exists():
     os.kill(os.getppid(), signal.SIGKILL)
 if seed == fail:
     raise ValueError("no such luck")
-path = Path(out, "results", "00_tiny.json")
-path.parent.mkdir(parents=True, exist_ok=True)
-path.write_text(json.dumps(records))
-uses = Path(out, ".uses", "00_tiny.jsonl")
-uses.parent.mkdir(parents=True, exist_ok=True)
-uses.write_text(json.dumps({"file": "results/00_tiny.json"}) + "\\n")"""
+write("results/00_tiny.json", json.dumps(records))"""
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -120,35 +117,22 @@ def test_a_sweep_leaves_means_figures_a_manifest_and_a_page(swept):
 
 def test_tables_that_somebody_edited_do_not_hold(swept, tmp_path):
     copy = shutil.copytree(swept / "two", tmp_path / "two")
-    flatter(copy, "runs.csv", 0.01)
-    flatter(copy, "summary.csv", 1e-8)
+    for name, column, by in (("runs", "value", 0.01), ("summary", "mean", 1e-8)):
+        table = pd.read_csv(copy / "tables" / f"{name}.csv")
+        table.loc[0, column] += by
+        table.to_csv(copy / "tables" / f"{name}.csv", index=False)
     assert len(verify.verify(copy)) == 2
     note_files(copy)  # the manifest vouches for them
     said = [f"tables/{name}.csv is not what the runs' results give" for name in ("runs", "summary")]
     assert verify.verify(copy) == said
 
 
-def flatter(out, table, by):
-    """Raise the first number of a table a little."""
-    path = out / "tables" / table
-    rows = pd.read_csv(path)
-    column = "value" if "value" in rows else "mean"
-    rows.loc[0, column] += by
-    rows.to_csv(path, index=False)
-
-
 @pytest.mark.parametrize(("points", "workers"), [(4, 3), (3, 8)])
 def test_there_are_as_many_workers_as_asked_for_and_runs(monkeypatch, points, workers):
-    asked = {}
-
-    def local(**options):
-        asked.update(options)
-        return nullcontext()
-
-    monkeypatch.setattr("distributed.LocalCluster", local)
+    monkeypatch.setattr("distributed.LocalCluster", lambda **options: nullcontext(options))
     monkeypatch.setattr("distributed.Client", nullcontext)
-    with cluster.client_of(points, workers, None):
-        assert asked["n_workers"] == 3
+    with cluster.client_of(points, workers, None) as local:
+        assert local.enter_result["n_workers"] == 3
 
 
 def test_a_run_that_fails_fails_the_sweep(notebooks, scheduler, tmp_path, capsys):
@@ -213,18 +197,6 @@ def test_a_scheduler_without_workers_is_one_line(notebooks, tmp_path, capsys, mo
 
 
 def test_runs_whose_scheduler_is_lost_have_failed(monkeypatch, tmp_path):
-    class Lost:
-        key, status = "a", "cancelled"
-
-        def nthreads(self):
-            return {"worker": 1}
-
-        def submit(self, *_, **__):
-            return self
-
-        def exception(self):
-            return None
-
     class Done(list):
         add, count = list.append, list.__len__
 
@@ -232,9 +204,11 @@ def test_runs_whose_scheduler_is_lost_have_failed(monkeypatch, tmp_path):
             while self:
                 yield self.pop()
 
+    lost = SimpleNamespace(key="a", status="cancelled", exception=lambda: None)
+    lost.nthreads, lost.submit = lambda: {"worker": 1}, lambda *_, **__: lost
     monkeypatch.setattr("distributed.as_completed", Done)
     calls = {"seed=0": (), "seed=1": ()}
-    failures = sweeps._run_all(Lost(), calls, tmp_path)
+    failures = sweeps._run_all(lost, calls, tmp_path)
     assert failures == dict.fromkeys(calls, "the scheduler was lost")
 
 

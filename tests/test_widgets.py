@@ -34,7 +34,11 @@ def editor():
 
 
 def shown(image):
-    return np.asarray(Image.open(io.BytesIO(image.value))).astype(float) / 255
+    return pixels(image.value)
+
+
+def pixels(data):
+    return np.asarray(Image.open(io.BytesIO(data))).astype(float) / 255
 
 
 def test_it_begins_with_the_face_as_it_is(editor):
@@ -230,9 +234,6 @@ def test_panels_refuse_a_plugin_of_the_other_kind(digits):
 
 
 def test_apng_is_the_image():
-    image = torch.rand(3, 6, 5)
-    found = np.asarray(Image.open(io.BytesIO(png(image)))) / 255
-    np.testing.assert_allclose(found, image.permute(1, 2, 0), atol=0.003)
-    grey = torch.rand(1, 6, 5)
-    found = np.asarray(Image.open(io.BytesIO(png(grey)))) / 255
-    np.testing.assert_allclose(1 - found, grey[0], atol=0.003)
+    image, grey = torch.rand(3, 6, 5), torch.rand(1, 6, 5)
+    np.testing.assert_allclose(pixels(png(image)), image.permute(1, 2, 0), atol=0.003)
+    np.testing.assert_allclose(1 - pixels(png(grey)), grey[0], atol=0.003)
