@@ -1,13 +1,14 @@
 """A tab of the page of sliders takes little memory of its own, so that a class fits one machine."""
 
 import asyncio
+import sys
 from pathlib import Path
 
 import nbformat
+import psutil
 import pytest
 
 APP = Path(__file__).resolve().parents[1] / "notebooks" / "app"
-ROLLUP = "/proc/{}/smaps_rollup"
 LIMIT = 0.35e9  # bytes; .21e9 once numba has compiled what it keeps
 PATIENCE = 300  # seconds at most for a cell on a busy machine
 MOVE = """
@@ -32,14 +33,8 @@ def cells() -> list[str]:
     return [first, *named, MOVE]
 
 
-def private_memory(pid: int) -> int:
-    """Bytes that no other process shares."""
-    lines = Path(ROLLUP.format(pid)).read_text().splitlines()
-    return sum(1024 * int(line.split()[1]) for line in lines if line.startswith("Private"))
-
-
 async def memory_of_a_tab() -> int:
-    """Private bytes of a kernel of the app that has built the panels and moved their sliders."""
+    """Bytes of its own of a kernel of the app that has built the panels and moved their sliders."""
     from serve import Forking
 
     manager = Forking()
@@ -52,13 +47,13 @@ async def memory_of_a_tab() -> int:
             options = {"output_hook": lambda message: None, "timeout": PATIENCE}
             reply = await client.execute_interactive(code, **options)
             assert reply["content"]["status"] == "ok", reply["content"]
-        return private_memory(manager.provisioner.pid)
+        return psutil.Process(manager.provisioner.pid).memory_full_info().uss
     finally:
         client.stop_channels()
         await manager.shutdown_kernel()
 
 
-@pytest.mark.skipif(not Path(ROLLUP.format("self")).is_file(), reason="needs Linux")
+@pytest.mark.skipif(sys.platform != "linux", reason="needs Linux")
 def test_a_tab_builds_and_moves_its_panels_in_little_memory_of_its_own(monkeypatch):
     monkeypatch.syspath_prepend(APP)
     private = asyncio.run(memory_of_a_tab())

@@ -9,10 +9,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import nbformat
 import numpy as np
 import pytest
+from nbformat.v4 import new_code_cell, new_notebook
 from PIL import Image
-from test_runner import write_notebook
 
 from fpnlib.data import load_drawn_faces
 from fpnlib.families import study
@@ -86,6 +87,20 @@ def serve(tmp_path):
     for server in started:
         server.terminate()
         server.wait()
+
+
+@pytest.fixture
+def page(tmp_path):
+    """Writes a notebook of one cell."""
+
+    def write(code: str) -> Path:
+        python = {"name": "python3", "display_name": "Python 3", "language": "python"}
+        kernel = {"kernelspec": python}
+        notebook = new_notebook(cells=[new_code_cell(code)], metadata=kernel)
+        nbformat.write(notebook, tmp_path / "page.ipynb")
+        return tmp_path / "page.ipynb"
+
+    return write
 
 
 @pytest.fixture
@@ -167,9 +182,8 @@ test = load_drawn_faces().test.first(100)
 AttributeEditor(pretrained("faces"), test.x, test.y)"""
 
 
-def test_a_drag_in_jupyterlab_changes_the_face(browser, serve, faces, tmp_path):
-    write_notebook(tmp_path / "page.ipynb", "", FACES)
-    in_jupyterlab(browser, serve, tmp_path / "page.ipynb")
+def test_a_drag_in_jupyterlab_changes_the_face(browser, serve, page, faces):
+    in_jupyterlab(browser, serve, page(FACES))
     drag_and_look(browser, faces, "Eyeglasses")
 
 

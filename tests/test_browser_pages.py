@@ -7,9 +7,9 @@ import io
 
 import pytest
 from laws import note_files
-from nbformat import v4, write
 from PIL import Image
 from test_browser import browser, pytestmark  # noqa: F401 (fixtures)
+from test_report import folder  # noqa: F401 (fixture)
 
 from fpnlib import store
 from fpnlib.runs import report
@@ -31,31 +31,27 @@ return {
 
 
 @pytest.fixture
-def page(tmp_path):
+def page(folder):  # noqa: F811
     """The page of a run with long names, wide tables and large pictures."""
+    (folder / "figures" / "04_some_figure_7.png").unlink()  # it has no pixels
     for name, size in (("wide", (2400, 300)), ("tall", (300, 2000))):
         png = io.BytesIO()
         Image.new("L", size, 128).save(png, "png")
-        store.write(tmp_path / "figures" / f"04_conditional_generation_{name}.png", png.getvalue())
+        store.write(folder / "figures" / f"04_some_{name}.png", png.getvalue())
     cells = ["a rather long name of a column, " * 2] + [f"{k / 7}" for k in range(30)]
     row = ",".join(f'"{cell}"' for cell in cells)
-    store.write(tmp_path / "tables" / "04_conditional_generation_scores.csv", f"{row}\n" * 5)
-    results = store.Results(tmp_path / "results" / "04_conditional_generation.json")
+    store.write(folder / "tables" / "04_some_wide.csv", f"{row}\n" * 5)
+    results = store.Results(folder / "results" / "04_some.json")
     for k in range(20):
         quantity = f"right class at temperature {k / 10}, ConvVAE + C-MAF, test images"
         results.record(quantity, 0.9, paper=0.8, n=10_000)
-    copy = tmp_path / "notebooks" / "04_conditional_generation.ipynb"
-    copy.parent.mkdir()
-    heading = v4.new_markdown_cell("# 04 · Conditional generation: digits on request")
-    write(v4.new_notebook(cells=[heading]), copy)
-    manifest = Manifest(tmp_path)
     long = {"temperatures": list(range(60)), "data_dir": "/a/very/long" * 20}
-    made = {"parameters": long, "seconds": 81.3}
-    manifest.note("notebooks", {"04_conditional_generation": made})
-    manifest.note("environment", {"device": "cpu", "processor": "of a long name " * 5, "cores": 2})
-    note_files(manifest.folder)
-    store.write(tmp_path / "tables" / f"{'not_in_the_manifest' * 6}.csv", "a\n1\n")
-    return report.write(tmp_path)
+    manifest = Manifest(folder)
+    manifest.note("notebooks", {"04_some": {"parameters": long, "seconds": 81.3}})
+    manifest.note("environment", {"processor": "of a long name " * 5})
+    note_files(folder)
+    store.write(folder / "tables" / f"{'not_in_the_manifest' * 6}.csv", "a\n1\n")
+    return report.write(folder)
 
 
 @pytest.mark.parametrize("width", [1280, 380])

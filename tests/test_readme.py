@@ -45,14 +45,9 @@ def recorded(run: str, quantity: str, field: str = "value") -> float | str:
     return record[field]
 
 
-CLASSIFIERS = {
-    "logistic regression": "logistic_regression",
-    "linear SVM": "linear_svm",
-    "RBF SVM": "rbf_svm",
-    "AutoML": "automl",
-    "FPN (C-MAF)": "maf",
-    "FPN (C-RNVP)": "realnvp",
-}
+BASELINES = "logistic regression", "linear SVM", "RBF SVM", "AutoML"
+CLASSIFIERS = {name: name.lower().replace(" ", "_") for name in BASELINES}
+CLASSIFIERS |= {"FPN (C-MAF)": "maf", "FPN (C-RNVP)": "realnvp"}
 # Where the pages call a row otherwise than the runs.
 ROWS = {
     "AutoML (mlp, 8 trials)": "AutoML",
