@@ -188,20 +188,16 @@ def test_mnist_checksum_follows_the_bytes(tmp_path):
 def test_missing_mnist_names_file_folder_and_remedy(tmp_path):
     raw = write_mnist(tmp_path)
     (raw / "t10k-images-idx3-ubyte").unlink()
-    with pytest.raises(FileNotFoundError, match="t10k-images-idx3-ubyte") as raised:
+    with one_line(FileNotFoundError, f"t10k-images-idx3-ubyte .*{raw};.*FPN_DATA.*download=True"):
         data.load("mnist", root=tmp_path)
-    said = str(raised.value)
-    assert str(raw) in said and "FPN_DATA" in said and "download=True" in said and "\n" not in said
 
 
-def test_failed_download_names_file_reason_and_remedy(tmp_path, monkeypatch, capsys):
+def test_failed_download_names_file_reason_and_remedy(tmp_path, monkeypatch):
     nobody = ["http://127.0.0.1:9/"]  # where nobody answers
     monkeypatch.setattr("torchvision.datasets.MNIST.mirrors", nobody)
-    with pytest.raises(FileNotFoundError, match="could not be fetched") as raised:
+    said = f"train-images-idx3-ubyte .*{tmp_path}.* could not be fetched .*FPN_DATA"
+    with one_line(FileNotFoundError, said):
         data.load("mnist", root=tmp_path, download=True)
-    said = str(raised.value)
-    assert "train-images-idx3-ubyte" in said and str(tmp_path) in said
-    assert "FPN_DATA" in said and "\n" not in said
 
 
 def test_of_several_processes_one_fetches(tmp_path, monkeypatch):

@@ -138,10 +138,9 @@ def test_embeddings_share_their_axes_and_number_the_classes_at_their_medians():
 
 def test_longer_names_stand_above_their_points():
     (ax, *_) = plots.embedding({"base": (POINTS, LABELS)}, ["cat", "dog"]).axes
-    points = torch.as_tensor(POINTS)
     for k, text in enumerate(ax.texts):
         x, y = text.get_position()
-        own = points[torch.as_tensor(LABELS) == k]
+        own = POINTS[LABELS.eq(k)]
         assert x == own[:, 0].median() and y > own[:, 1].max()
 
 

@@ -39,13 +39,8 @@ def test_every_image_stands_in_its_place_by_its_label():
 
 @pytest.mark.parametrize(
     "pictures",
-    [
-        pytest.param(IMAGES, id="digits"),
-        pytest.param(torch.rand(2, 3, 1, 8, 8), id="small"),
-        pytest.param(torch.rand(2, 3, 1, 100, 100), id="large"),
-        pytest.param(FACES, id="faces"),
-        pytest.param([[CHAIR] * 3] * 2, id="clouds"),
-    ],
+    [IMAGES, torch.rand(2, 3, 1, 8, 8), torch.rand(2, 3, 1, 100, 100), FACES, [[CHAIR] * 3] * 2],
+    ids=["digits", "small", "large", "faces", "clouds"],
 )
 def test_every_dot_of_the_canvas_is_a_dot_of_the_figure(pictures):
     figure = plots.grid(pictures, ["a", "long label", "c", "d"][: len(pictures)], "xyz", "title")

@@ -155,10 +155,9 @@ def test_results_of_another_shape_are_named_and_the_others_computed(folder, text
 
 def test_another_version_of_the_library_and_unlisted_files_are_said_and_no_fault(folder):
     versions = {"02_base_models": "another", "05_latent_spaces": store.library_digest()}
-    entries = {}
     for name, version in versions.items():
-        entries[name] = {"parameters": PARAMETERS, "library": version}
-    Manifest(folder).note("notebooks", entries)
+        entry = {"parameters": PARAMETERS, "library": version}
+        Manifest(folder).note("notebooks", {name: entry})
     store.write(folder / "figures" / "drawn_later.png", "")
     said = said_of(folder)
     assert said[1] == "1 more that it does not have: figures/drawn_later.png"
