@@ -14,7 +14,7 @@ from fpnlib.conditions import Classes, from_spec
 from fpnlib.density import LatentDensity
 from fpnlib.latents import draw_again, inference, standard_normal
 from fpnlib.reading import fill_values
-from fpnlib.store.plugins import load_plugin, save_plugin
+from fpnlib.store.tensors import load_plugin, save_plugin
 from fpnlib.training import History
 
 STRENGTHS = (1.0, 1.25, 1.5, 2.0, 2.5, 3.0)  # of edits until they are read, as shares of the first

@@ -1,9 +1,10 @@
-"""Tensors and modules as safetensors with a JSON beside them. Nothing here is pickled."""
+"""Tensors, modules, checkpoints and plugins as safetensors. Nothing here is pickled."""
 
 import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import safetensors
 import safetensors.torch
@@ -20,6 +21,8 @@ from fpnlib.store.files import (
     damaged,
     write,
 )
+
+PLUGIN_FORMAT = "1"
 
 
 def save_tensors(path: PathLike, tensors: Mapping[str, Tensor], meta: Mapping) -> Path:
@@ -65,7 +68,7 @@ def load_tensors(path: PathLike) -> tuple[dict[str, Tensor], dict]:
     path = _weights(path)
     described = _described(path)
     if described is None or not path.is_file():
-        part = path if described else path.with_suffix(".json")
+        part = path if described else _json(path)
         pair = f"{path.name} and {path.stem}.json"
         raise FileNotFoundError(f"{part} is missing; expected {pair} in {path.parent}")
     data = path.read_bytes()
@@ -94,7 +97,7 @@ def read_meta(path: PathLike, **kinds: type) -> dict | None:
     return _expect(_json(path), described["meta"], **kinds)
 
 
-def load_module(path: PathLike, module: nn.Module) -> dict:
+def load_module(path: PathLike, module: nn.Module) -> None:
     """Load a state dict that :func:`save_tensors` wrote, on the module's own device.
 
     Args:
@@ -102,15 +105,12 @@ def load_module(path: PathLike, module: nn.Module) -> dict:
         module: a module of the same architecture. It makes room for tensors that it names in
             ``free_shapes``, if it has that.
 
-    Returns:
-        The ``meta``.
-
     Raises:
         ValueError: another architecture; one line with the first difference. ``module`` stays as it
             was.
         FileNotFoundError, ValueError: as :func:`load_tensors`.
     """
-    tensors, meta = load_tensors(path)
+    tensors, _ = load_tensors(path)
     own, free = module.state_dict(), getattr(module, "free_shapes", ())
     for name in [*own, *tensors]:
         found, expected = _shape(tensors, name), _shape(own, name)
@@ -119,7 +119,6 @@ def load_module(path: PathLike, module: nn.Module) -> dict:
             kind = type(module).__name__
             raise ValueError(f"{path} holds another architecture than {kind}: {difference}")
     module.load_state_dict(tensors)
-    return meta
 
 
 class Checkpoint:
@@ -137,13 +136,11 @@ class Checkpoint:
         if not self.path.is_file():
             return None
         try:
-            tensors = safetensors.torch.load_file(self.path)
-            with safetensors.safe_open(self.path, framework="pt") as file:
-                noted = file.metadata()
+            tensors, noted = _opened(self.path)
             if noted["sha256"] != _sha256(tensors, noted["meta"]):
                 raise ValueError("its sha256 is that of another content")
             return tensors, json.loads(noted["meta"])
-        except (safetensors.SafetensorError, TypeError, KeyError, ValueError) as error:
+        except (safetensors.SafetensorError, KeyError, ValueError) as error:
             raise ValueError(f"{self.path} is damaged ({error}); delete it to start over") from None
 
     def save(self, tensors: Mapping[str, Tensor], meta: Mapping) -> None:
@@ -157,12 +154,60 @@ class Checkpoint:
         self.path.unlink(missing_ok=True)
 
 
+def save_plugin(
+    path: str | Path, tensors: Mapping[str, Tensor], plugin: Mapping, base: Mapping
+) -> None:
+    """Write a fitted plugin atomically as one file: weights, names and settings.
+
+    Args:
+        path: of the file, which ends in ".safetensors".
+        tensors: of the plugin's state dict.
+        plugin: JSON-able: what the plugin was made with.
+        base: JSON-able: what it was fitted to; empty if that is unknown.
+
+    Raises:
+        ValueError: a path with another ending.
+        TypeError: settings that a file cannot hold.
+        OSError: as ``store.write``.
+    """
+    path = _weights(Path(path).expanduser())
+    metadata = {"format": PLUGIN_FORMAT, "plugin": _text(plugin), "base": _text(base)}
+    write(path, safetensors.torch.save(_contiguous(tensors), metadata))
+
+
+def load_plugin(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any], dict[str, Any]]:
+    """Read what :func:`save_plugin` wrote: tensors on the CPU, ``plugin`` and ``base``.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: a damaged file, or one of another kind or format.
+    """
+    path = Path(path).expanduser()
+    if not path.is_file():
+        raise FileNotFoundError(f"no plugin at {path}")
+    try:
+        tensors, metadata = _opened(path)
+    except safetensors.SafetensorError:
+        raise ValueError(f"{path} is truncated or damaged; save the plugin again") from None
+    if metadata.get("format") != PLUGIN_FORMAT or "plugin" not in metadata:
+        found = metadata.get("format", "none")
+        raise ValueError(f"{path} holds no plugin of format {PLUGIN_FORMAT}; its format is {found}")
+    return tensors, json.loads(metadata["plugin"]), json.loads(metadata["base"])
+
+
 def _weights(path: PathLike) -> Path:
     path = Path(path)
     if path.suffix != ".safetensors":
         remedy = f"did you mean '{path.stem}.safetensors'?"
         raise ValueError(f"weights are kept as .safetensors, got '{path.name}'; {remedy}")
     return path
+
+
+def _opened(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Return a file's tensors, on the CPU, and the texts that it holds beside them."""
+    with safetensors.safe_open(path, framework="pt") as file:
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        return tensors, file.metadata() or {}
 
 
 def _described(path: PathLike) -> dict | None:
@@ -191,3 +236,10 @@ def _sha256(tensors: Mapping[str, Tensor], meta: str) -> str:
         summed.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         summed.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
     return summed.hexdigest()
+
+
+def _text(values: Mapping) -> str:
+    try:
+        return json.dumps(values, default=_plain)
+    except TypeError as error:
+        raise TypeError(f"{error}; pass a flow of your own instead") from None
