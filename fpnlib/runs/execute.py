@@ -102,7 +102,9 @@ class _Session:
         title = f"[{paths.index(path) + 1}/{len(paths)}] {path.stem}"
         source, settings = source_of(path), self.todo.tasks[path]
         final = self.manifest.folder / "notebooks" / path.name
-        code, given = _content(source, settings)
+        code = [cell.source for cell in copies.code_cells(source.cells)]
+        given = dict(settings)
+        given.pop("out", None)  # a run that is moved stays finished
         groups = self.todo.groups_for(path, "\n".join(code))
         key = digest([code, given, self.library, groups])
         entry = self.manifest.read().get("notebooks", {}).get(path.stem, {})
@@ -116,7 +118,7 @@ class _Session:
         final.parent.mkdir(exist_ok=True)
         executed = self._execute(path, title, settings, final)
         seconds = round(perf_counter() - started, 1)
-        copies.save(copies.with_text_of(source, executed), final)
+        copies.save(executed, final, text_of=source)
         self._note(path, key, settings, seconds)
         tqdm.write(f"{title}: {seconds:g} s")
 
@@ -155,7 +157,7 @@ class _Session:
 
     def _refresh(self, name: str, entry: dict, source: nbformat.NotebookNode, final: Path) -> None:
         """Give a finished copy the text of its source, which may have been edited."""
-        copies.save(copies.with_text_of(source, nbformat.read(final, as_version=4)), final)
+        copies.save(nbformat.read(final, as_version=4), final, text_of=source)
         now = entry["files"] | self.manifest.files([f"notebooks/{final.name}"])
         if now != entry["files"]:
             self.manifest.note_notebook(name, entry | {"files": now})
@@ -168,14 +170,6 @@ class _Session:
         if self.manifest.files(entry["files"]) != entry["files"]:
             return False
         return self.inputs.are_still(entry, settings)
-
-
-def _content(source: nbformat.NotebookNode, settings: Mapping) -> tuple[list[str], dict]:
-    """A notebook's code and parameters, without the folder: a run that is moved stays finished."""
-    code = [cell.source for cell in copies.code_cells(source.cells)]
-    given = dict(settings)
-    given.pop("out", None)
-    return code, given
 
 
 def _abreast(width: int, call: Callable, paths: list, stop: Callable) -> None:

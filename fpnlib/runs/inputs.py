@@ -3,7 +3,6 @@
 import os
 from collections.abc import Iterable, Mapping
 from functools import cache
-from pathlib import Path
 from threading import Lock
 
 from fpnlib.runs import places
@@ -30,8 +29,8 @@ class Inputs:
 
         Returns:
             ``data``: checksums of datasets by name; ``files``: sha256 of the run's files by their
-            paths within its folder; ``inputs``: sha256 of files elsewhere, by path: relative
-            inside the project, else as :func:`places.named` has it.
+            paths within its folder; ``inputs``: sha256 of files elsewhere, by their paths as
+            :func:`places.named` has them.
         """
         told, data = Uses(self._manifest.folder, notebook).read()
         outside = set(filter(os.path.isabs, told))
@@ -40,7 +39,7 @@ class Inputs:
             if isinstance(value, str) and os.path.isfile(PROJECT / value):
                 outside.add(str(PROJECT / value))
         here = sorted(filter(os.path.isfile, outside))
-        inputs = {_name(path): sha256(path) for path in here}
+        inputs = {places.named(path): sha256(path) for path in here}
         return {"data": data, "inputs": inputs, "files": self._manifest.files(inside)}
 
     def are_still(self, entry: Mapping, settings: Mapping) -> bool:
@@ -63,11 +62,6 @@ class Inputs:
             if now not in (checksum, None):
                 return False
         return True
-
-
-def _name(path: str) -> str:
-    inside = Path(path).is_relative_to(PROJECT)
-    return str(Path(path).relative_to(PROJECT)) if inside else places.named(path)
 
 
 def _checksum(name: str, root: str | None, seed: int) -> str | None:

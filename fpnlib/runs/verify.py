@@ -79,7 +79,7 @@ def verify(
             points = manifest.runs()
         except ValueError as error:
             wrong.append(str(error))
-        _say_files(manifest, wrong, say)
+        _say_files(manifest, noted, wrong, say)
         if numbers:
             # Files that are not the run's give no number of the run's.
             entries = {} if wrong else noted.get("notebooks", {})
@@ -98,8 +98,9 @@ def verify(
     return wrong
 
 
-def _say_files(manifest: Manifest, wrong: list[str], say: Callable[[str], None]) -> None:
-    noted = manifest.read()
+def _say_files(
+    manifest: Manifest, noted: Mapping, wrong: list[str], say: Callable[[str], None]
+) -> None:
     say(f"{len(noted.get('files', {}))} files, {len(wrong)} not as the manifest has them")
     if unlisted := manifest.unlisted():
         say(f"{len(unlisted)} more that it does not have: {', '.join(unlisted)}")
@@ -144,9 +145,9 @@ def _changed_numbers(
                 if known not in studies:
                     parameters = entries[check.notebook]["parameters"]
                     studies[known] = _study(folder, check, parameters, data_dir)
-                _same_data(studies[known], entries[check.notebook])
+                _refuse_other_data(studies[known], entries[check.notebook])
                 again = check.compute(studies[known])
-        except (FileNotFoundError, _OtherDataError) as error:
+        except FileNotFoundError as error:
             say(f"{check.quantity}: not computed: {error}")
             continue
         except ValueError as error:
@@ -161,14 +162,11 @@ def _changed_numbers(
     return wrong
 
 
-class _OtherDataError(Exception):
-    """The dataset is not the one that the run used, so its numbers say nothing of the run."""
-
-
-def _same_data(study: Study, entry: Mapping) -> None:
+def _refuse_other_data(study: Study, entry: Mapping) -> None:
+    """Raise FileNotFoundError if the dataset here is another, which says nothing of the run."""
     data = study.data
     if entry.get("data", {}).get(data.name, data.checksum) != data.checksum:
-        raise _OtherDataError(f"{data.name} is not the data of the run: its checksum differs")
+        raise FileNotFoundError(f"{data.name} is not the data of the run: its checksum differs")
 
 
 def _recorded(folder: Path, check: _Check) -> float | None:

@@ -98,14 +98,14 @@ class Cache:
         meta = None if pretrained is None else read_meta(pretrained, **MODULE)
         if pretrained is not None and meta is not None and _fits(meta, key, module):
             self._load(pretrained, module, meta)
-            _say_loaded(name, "pretrained")
+            print(f"{name}: loaded, pretrained")
             return module, meta
         checkpoint = Checkpoint(self.folder / f".{name}-{key.digest}.safetensors")
         with self._kept(name, key, MODULE) as (path, kept):
             if kept is not None:
                 self._load(path, module, kept)
                 checkpoint.clear()  # of a process that was killed just before it did
-                _say_loaded(name, _made_elsewhere(kept))
+                print(f"{name}: loaded{_remark(kept)}")
                 return module, kept
             if self.read_only:
                 raise _absent(name, path)
@@ -129,7 +129,7 @@ class Cache:
                 save_tensors(path, tensors, _stamp(key))
             else:
                 tensors, _ = load_tensors(path)
-                _say_loaded(name, _made_elsewhere(meta))
+                print(f"{name}: loaded{_remark(meta)}")
             self.used(path)
             return tensors
 
@@ -138,8 +138,8 @@ class Cache:
         path = self.folder / f"{name}.json"
         kept = _unsealed(path, key=str, values=dict)
         if kept is not None and kept["key"] == key.digest:
-            if _made_elsewhere(kept):
-                _say_loaded(name, _made_elsewhere(kept))
+            if _remark(kept):
+                print(f"{name}: loaded{_remark(kept)}")
             self.used(path)
             return kept["values"]
         values = make()
@@ -175,11 +175,10 @@ class Cache:
             yield path, meta
 
 
-def _made_elsewhere(meta: Mapping) -> str:
-    """Return a remark for something made by another version of the library; empty otherwise."""
-    if meta.get("library") == library_digest():
-        return ""
-    return "made by another version of the library"
+def _remark(meta: Mapping) -> str:
+    """Return what to say of something made by another version of the library; else nothing."""
+    same = meta.get("library") == library_digest()
+    return "" if same else ", made by another version of the library"
 
 
 def _stamp(key: Key) -> dict:
@@ -208,10 +207,6 @@ def _absent(name: str, path: Path) -> Exception:
         said = f"the model '{name}' was not made with the run's own parameters and data"
         return ValueError(said)
     return FileNotFoundError(f"no model '{name}' is stored")
-
-
-def _say_loaded(name: str, remark: str) -> None:
-    print(f"{name}: loaded, {remark}" if remark else f"{name}: loaded")
 
 
 @contextmanager

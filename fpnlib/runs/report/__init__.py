@@ -40,7 +40,6 @@ class _Number:
     value: float
     paper: float | None = None
     n: int | None = None
-    seed: int | None = None
     deviation: float | None = None
     runs: int | None = None
 
@@ -189,14 +188,12 @@ def _title(copy: Path) -> str | None:
 
 def _results(folder: Path) -> dict[str, list[_Number]]:
     """The numbers of a run, by notebook."""
-    return {path.stem: _numbers(path) for path in sorted((folder / "results").glob("*.json"))}
-
-
-def _numbers(path: Path) -> list[_Number]:
-    numbers = []
-    for row in Results.read(path):
-        names = _Number.__dataclass_fields__.keys() & row.keys()
-        numbers.append(_Number(**{name: row[name] for name in names}))
+    numbers: dict[str, list[_Number]] = {}
+    for path in sorted((folder / "results").glob("*.json")):
+        numbers[path.stem] = []
+        for row in Results.read(path):
+            number = _Number(row["quantity"], row["value"], row.get("paper"), row.get("n"))
+            numbers[path.stem].append(number)
     return numbers
 
 
