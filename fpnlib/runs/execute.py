@@ -131,9 +131,8 @@ class _Session:
         try:
             executed = execute(path, running, settings, title=title, limits=self.limits)
         except CellError:
-            so_far = None if self.limits.interrupted else _read(running)
-            if so_far is not None:
-                copies.save(so_far, failed)
+            if running.is_file() and not self.limits.interrupted:
+                copies.save(nbformat.read(running, as_version=4), failed)
                 tqdm.write(f"{title}: failed, see {_near(failed)}")
             raise
         finally:
@@ -211,14 +210,6 @@ def _abreast(width: int, call: Callable, paths: list, stop: Callable) -> None:
 
 def _stops(failure: BaseException) -> bool:
     return isinstance(failure, TimeUp) or not isinstance(failure, CellError)
-
-
-def _read(path: Path) -> nbformat.NotebookNode | None:
-    """Return the copy that grew until its notebook failed; None if it is not whole."""
-    try:
-        return nbformat.read(path, as_version=4)
-    except (OSError, ValueError):
-        return None
 
 
 def _print_content(folder: Path) -> None:

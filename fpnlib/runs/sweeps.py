@@ -236,8 +236,7 @@ def _note(
 ) -> None:
     """Write the sweep's own manifest: what its runs noted, how they differ, which failed."""
     manifest = Manifest(folder)
-    done = filter(lambda name: name not in failed, names)
-    runs = {name: Manifest(folder / "runs" / name).read() for name in done}
+    runs = {name: Manifest(folder / "runs" / name).read() for name in names if name not in failed}
     sections = _common(runs)
     for notebook in notebooks:
         found = (noted.get("notebooks", {}).get(notebook) for noted in runs.values())

@@ -49,14 +49,12 @@ def gathered(
 
 def _rows(run: Path, varying: Mapping[str, object], notebooks: Sequence[str]) -> list[dict]:
     """Return a row for each number of a run: its record, what varied, and the notebook."""
-    rows, found = [], False
+    rows = []
     for notebook in notebooks:
-        path = run / "results" / f"{notebook}.json"
-        if not path.is_file():
-            continue
-        found, about = True, {**varying, "notebook": notebook}
-        rows += [record | about for record in Results.read(path)]
-    if not found:
+        path, about = run / "results" / f"{notebook}.json", {**varying, "notebook": notebook}
+        if path.is_file():
+            rows += [record | about for record in Results.read(path)]
+    if not rows:
         raise FileNotFoundError(f"{run} has no results; the workers need to share this folder")
     return rows
 
