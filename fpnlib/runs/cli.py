@@ -109,6 +109,10 @@ def _run(given: argparse.Namespace) -> int:
     values = _values(given.set)
     if "out" in values:
         raise ValueError(f"the run's folder is set with --out {values['out']}, not with --set")
+    if given.seeds and "seed" in values:
+        raise ValueError("--seeds and --set seed=… both say the seed; give one of them")
+    if given.seeds:
+        values["seed"] = given.seeds  # a list, which fans out
     common = {
         "only": given.only,
         "values": values,
@@ -116,7 +120,7 @@ def _run(given: argparse.Namespace) -> int:
         "out": given.out and _folder(given.out),
         "notebooks": given.notebooks or PROJECT / "notebooks",
     }
-    many = given.seeds or given.workers is not None or given.scheduler is not None
+    many = given.workers is not None or given.scheduler is not None
     try:
         if many or fan_out(values, given.only, common["notebooks"]):
             return _sweep(given, common)
@@ -136,7 +140,6 @@ def _sweep(given: argparse.Namespace, common: dict) -> int:
         raise ValueError("--jobs is for the notebooks of one run; for a sweep use --workers")
     folder = sweeps.sweep(
         given.profile,
-        seeds=given.seeds,
         workers=given.workers,
         scheduler=given.scheduler,
         limits=(given.cell_limit, given.limit),

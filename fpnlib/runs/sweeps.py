@@ -37,17 +37,16 @@ Points = dict[str, dict[str, object]]
 
 def sweep(
     profile: str,
+    values: Mapping[str, object],
     out: str | None = None,
     only: Iterable[str] = (),
-    values: Mapping[str, object] | None = None,
     fresh: bool = False,
     notebooks: Path = PROJECT / "notebooks",
-    seeds: Sequence[int] = (),
     workers: int | None = None,
     scheduler: str | None = None,
     limits: tuple[float | None, float | None] = (None, None),
 ) -> Path:
-    """Run every combination of ``seeds`` and of the lists among ``values``.
+    """Run every combination of the lists among ``values``, for example of seeds.
 
     In the sweep's folder, ``tables/runs.csv`` holds every number of every run and
     ``tables/summary.csv`` means and standard deviations over the seeds. ``figures`` shows their
@@ -56,12 +55,11 @@ def sweep(
 
     Args:
         profile: as for :func:`fpnlib.runs.execute.run`.
+        values: as for a run; a list fans out if the parameter is not a list itself.
         out: the sweep's folder, relative to the project; None: ``outputs/<profile>-sweep``.
         only: as for a run.
-        values: as for a run; a list fans out if the parameter is not a list itself.
         fresh: as for a run.
         notebooks: as for a run.
-        seeds: values of ``seed``; none: the profile's.
         workers: runs at a time on this machine; None: one a core, or one on a GPU.
         scheduler: address of a Dask cluster, ``tcp://host:port``. Its workers need the same
             library, the data, and the sweep's folder under the same path.
@@ -72,13 +70,13 @@ def sweep(
 
     Raises:
         ValueError, TypeError: as a run does, before anything runs; fewer than two combinations;
-            seeds given twice; workers of this machine and a scheduler.
+            workers of this machine and a scheduler.
         OSError: no scheduler at that address, or no workers; a folder that is in use or read-only.
         CellError: runs failed; one line for each. The numbers of the others are gathered.
     """
-    _refuse_contradictions(values or {}, seeds, workers, scheduler)
-    out = out if out is not None else f"outputs/{profile}-sweep"
-    values = dict(values or {}) | ({"seed": list(seeds)} if seeds else {})
+    if scheduler is not None and workers is not None:
+        raise ValueError("--workers are processes of this machine; a scheduler has its own")
+    out = f"outputs/{profile}-sweep" if out is None else out
     points, folder = _grid(values, fan_out(values, only, notebooks)), PROJECT / out
     for point in points.values():
         todo = plan(profile, out, only, point, notebooks)
@@ -95,15 +93,6 @@ def sweep(
     if failures:
         raise _error(failures, len(points))
     return folder
-
-
-def _refuse_contradictions(
-    values: Mapping[str, object], seeds: Sequence[int], workers: int | None, scheduler: str | None
-) -> None:
-    if scheduler is not None and workers is not None:
-        raise ValueError("--workers are processes of this machine; a scheduler has its own")
-    if seeds and "seed" in values:
-        raise ValueError("--seeds and --set seed=… both say the seed; give one of them")
 
 
 def _error(failures: Mapping[str, str], count: int) -> CellError:
