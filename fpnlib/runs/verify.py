@@ -8,7 +8,7 @@ import io
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import redirect_stdout
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -134,19 +134,15 @@ def _changed_numbers(
     folder: Path, entries: Mapping, data_dir: str, say: Callable[[str], None]
 ) -> list[str]:
     """Which of ``CHECKS`` give another number than the run recorded."""
-    wrong, computed, studies = [], 0, {}
+    wrong, computed = [], 0
+    study_of = cache(partial(_study, folder, entries, data_dir))
     for check in CHECKS:
         try:
             value = _recorded(folder, check) if check.notebook in entries else None
             if value is None:
                 continue
             with redirect_stdout(io.StringIO()):
-                known = check.notebook, check.dataset
-                if known not in studies:
-                    parameters = entries[check.notebook]["parameters"]
-                    studies[known] = _study(folder, check, parameters, data_dir)
-                _refuse_other_data(studies[known], entries[check.notebook])
-                again = check.compute(studies[known])
+                again = check.compute(study_of(check.notebook, check.dataset))
         except FileNotFoundError as error:
             say(f"{check.quantity}: not computed: {error}")
             continue
@@ -162,13 +158,6 @@ def _changed_numbers(
     return wrong
 
 
-def _refuse_other_data(study: Study, entry: Mapping) -> None:
-    """Raise FileNotFoundError if the dataset here is another, which says nothing of the run."""
-    data = study.data
-    if entry.get("data", {}).get(data.name, data.checksum) != data.checksum:
-        raise FileNotFoundError(f"{data.name} is not the data of the run: its checksum differs")
-
-
 def _recorded(folder: Path, check: _Check) -> float | None:
     path = folder / "results" / f"{check.notebook}.json"
     for record in Results.read(path) if path.is_file() else ():
@@ -177,13 +166,21 @@ def _recorded(folder: Path, check: _Check) -> float | None:
     return None
 
 
-def _study(folder: Path, check: _Check, parameters: Mapping, data_dir: str) -> Study:
-    """A study of the run with the notebook's own parameters, which neither trains nor writes."""
+def _study(folder: Path, entries: Mapping, data_dir: str, notebook: str, dataset: str) -> Study:
+    """A study of the run with the notebook's own parameters, which neither trains nor writes.
+
+    Raises FileNotFoundError if the data is missing or is not that of the run.
+    """
     given: dict[str, Any] = {}
+    parameters = entries[notebook]["parameters"]
     for name in {"profile", "override", "seed"} & parameters.keys():
         given[name] = parameters[name]
-    run = Run(check.notebook, out=folder.resolve(), data_dir=data_dir, read_only=True, **given)
-    return Study(run, FAMILIES[check.dataset], places.found(parameters[check.dataset]))
+    run = Run(notebook, out=folder.resolve(), data_dir=data_dir, read_only=True, **given)
+    study = Study(run, FAMILIES[dataset], places.found(parameters[dataset]))
+    name, checksum = study.data.name, study.data.checksum
+    if entries[notebook].get("data", {}).get(name, checksum) != checksum:
+        raise FileNotFoundError(f"{name} is not the data of the run: its checksum differs")
+    return study
 
 
 def _accuracy(study: Study, base: str, flow: str, features: str, prior: str = "flat") -> float:
