@@ -16,7 +16,13 @@ from fpnlib.data import molecules
 from fpnlib.data.molecules import properties, to_smiles, to_tokens
 from fpnlib.families.encoding import Latents
 from fpnlib.families.molecules import QUANTITIES
-from fpnlib.families.requests import LinearGaussian, Neighbours, Rejection, read_back, targets
+from fpnlib.families.requests import (
+    _linear_gaussian,
+    _neighbours,
+    _read_back,
+    _rejection,
+    targets,
+)
 from fpnlib.metrics.molecules import frechet_chemnet_distance, set_scores, similarity
 from fpnlib.training import fit
 from fpnlib.widgets.molecules import MoleculeExplorer
@@ -162,15 +168,15 @@ def joint(n=4000):
 
 
 def test_a_linear_gaussian_draws_what_is_asked_for_and_leaves_the_rest():
-    z = LinearGaussian(joint()).sample(torch.tensor([[2.0, NAN]]).repeat(2000, 1))
+    z = _linear_gaussian(joint(), torch.tensor([[2.0, NAN]]).repeat(2000, 1), 0, temperature=1.0)
     assert z.mean(0).tolist() == pytest.approx([7.0, 0.0], abs=0.1)
     assert z.std(0).tolist() == pytest.approx([0.1, 1.0], abs=0.06)
-    cold = LinearGaussian(joint()).sample(torch.tensor([[2.0, NAN]]).repeat(9, 1), temperature=0.0)
+    cold = _linear_gaussian(joint(), torch.tensor([[2.0, NAN]]).repeat(9, 1), 0, temperature=0.0)
     assert cold.std(0).tolist() == pytest.approx([0.0, 0.0], abs=1e-6)
 
 
 def test_neighbours_have_about_what_is_asked_for():
-    z = Neighbours(joint(), noise=0.0).sample(torch.tensor([[1.0, NAN], [NAN, -1.0]]))
+    z = _neighbours(joint(), 0.0, torch.tensor([[1.0, NAN], [NAN, -1.0]]), seed=0)
     assert z[0, 0].item() == pytest.approx(4.0, abs=0.5)
     assert z[1, 1].item() == pytest.approx(-1.0, abs=0.5)
 
@@ -180,7 +186,7 @@ def test_rejection_keeps_the_latent_that_is_read_nearest_to_the_request():
         def sample(self, n, temperature, seed):
             return joint(n).mean
 
-    z = Rejection(Prior(), joint()).sample(torch.tensor([[1.0, NAN]]).repeat(50, 1))
+    z = _rejection(Prior(), joint())(torch.tensor([[1.0, NAN]]).repeat(50, 1), 0, temperature=1.0)
     assert (z[:, 0] - 4).abs().mean() < 0.5
 
 
@@ -190,7 +196,7 @@ def test_reading_back_keeps_what_the_object_shows_and_not_what_the_latent_promis
     z, y = torch.randn(200, 2), torch.rand(200, 1)
     plugin = FlowPlugin(2, Reals(["u"])).fit(z, y, epochs=1, progress=False)
     asked = torch.full((400, 1), 0.5)
-    kept = read_back(lambda y, seed: drawn, coarse, plugin, 4)(asked, 0)
+    kept = _read_back(lambda y, seed: drawn, coarse, plugin, 4)(asked, 0)
     shown = plugin.log_prob(drawn.round(), asked[:1]).view(400, 4)
     assert torch.isin(kept, drawn).all()
     assert torch.equal(plugin.log_prob(kept.round(), asked), shown.max(1).values)

@@ -12,103 +12,75 @@ from torch import Tensor
 
 from fpnlib.base_models.frozen import Frozen
 from fpnlib.families.editing import plugen
-from fpnlib.families.encoding import Latents, Sampler, sampler
+from fpnlib.families.encoding import Latents, Sampler
 from fpnlib.families.study import Study
 from fpnlib.plugin import FlowPlugin
 from fpnlib.reading import best_of
 
 NEAREST = 50  # training latents of which one is drawn for a request
 LEARNED = 50_000  # training latents behind the predictor and the search for neighbours
+CANDIDATES = 64  # unconditional latents of which one is kept for a request
 
 
-class LinearGaussian:
-    """A Gaussian of quantities and latents together, conditioned on what is asked for.
+def _linear_gaussian(train: Latents, asked: Tensor, seed: int, temperature: float) -> Tensor:
+    """Draw from a Gaussian of quantities and latents together, given the quantities asked for."""
+    both, quantities = torch.cat([train.y, train.draw], 1).double(), train.y.shape[1]
+    mean, covariance = both.mean(0), both.T.cov()
+    generator = torch.Generator().manual_seed(seed)
+    z = mean[quantities:].repeat(len(asked), 1)
+    noise = temperature * torch.randn(z.shape, generator=generator, dtype=z.dtype)
+    for said in (~asked.isnan()).unique(dim=0):
+        rows = (~asked.isnan() == said).all(1)
+        known = said.nonzero()[:, 0]
+        given = covariance[known][:, known]
+        across = covariance[quantities:, known]
+        weights = torch.linalg.solve(given, across.T).T
+        left = covariance[quantities:, quantities:] - weights @ across.T
+        beyond = asked[rows][:, known].double() - mean[known]
+        z[rows] += beyond @ weights.T + noise[rows] @ torch.linalg.cholesky(left).T
+    return z.float()
 
-    Args:
-        train: training latents with their quantities.
+
+def _neighbours(train: Latents, noise: float, asked: Tensor, seed: int) -> Tensor:
+    """Draw one of the training latents whose quantities are nearest to the request, with noise.
+
+    The noise is a share of the latents' deviation.
     """
-
-    def __init__(self, train: Latents):
-        self.quantities = train.y.shape[1]
-        both = torch.cat([train.y, train.draw], 1).double()
-        self.mean, self.covariance = both.mean(0), both.T.cov()
-
-    def sample(self, asked: Tensor, seed: int = 0, temperature: float = 1.0) -> Tensor:
-        """Draw latents (n, D) for requests (n, q), with NaN for what is unsaid."""
-        generator = torch.Generator().manual_seed(seed)
-        z = self.mean[self.quantities :].repeat(len(asked), 1)
-        noise = temperature * torch.randn(z.shape, generator=generator, dtype=z.dtype)
-        for said in (~asked.isnan()).unique(dim=0):
-            rows = (~asked.isnan() == said).all(1)
-            known = said.nonzero()[:, 0]
-            given = self.covariance[known][:, known]
-            across = self.covariance[self.quantities :, known]
-            weights = torch.linalg.solve(given, across.T).T
-            left = self.covariance[self.quantities :, self.quantities :] - weights @ across.T
-            beyond = asked[rows][:, known].double() - self.mean[known]
-            z[rows] += beyond @ weights.T + noise[rows] @ torch.linalg.cholesky(left).T
-        return z.float()
+    latents, y = train.draw[:LEARNED], train.y[:LEARNED]
+    generator = torch.Generator().manual_seed(seed)
+    z = noise * latents.std(0) * torch.randn(len(asked), latents.shape[1], generator=generator)
+    chosen = torch.randint(NEAREST, (len(asked),), generator=generator)
+    for said in (~asked.isnan()).unique(dim=0):
+        rows = (~asked.isnan() == said).all(1).nonzero()[:, 0]
+        search = NearestNeighbors(n_neighbors=NEAREST).fit((y / y.std(0))[:, said].numpy())
+        wanted = (asked / y.std(0))[rows][:, said]
+        found = torch.from_numpy(search.kneighbors(wanted.numpy(), return_distance=False))
+        z[rows] += latents[found[torch.arange(len(rows)), chosen[rows]]]
+    return z
 
 
-class Neighbours:
-    """One of the training latents whose quantities are nearest to the request, with noise.
+def _rejection(plugin: FlowPlugin, train: Latents) -> Sampler:
+    """Return a way that keeps the best of many unconditional latents, by a predictor on latents."""
+    mean, scale = train.y.mean(0), train.y.std(0)
+    scaled = (train.y[:LEARNED] - mean) / scale
+    predictor = MLPRegressor(hidden_layer_sizes=(128, 128), early_stopping=True, random_state=0)
+    predictor.fit(train.draw[:LEARNED].numpy(), scaled.numpy())
 
-    Args:
-        train: training latents with their quantities.
-        noise: its standard deviation, as a share of the latents'.
-    """
-
-    def __init__(self, train: Latents, noise: float):
-        self.z, self.y = train.draw[:LEARNED], train.y[:LEARNED]
-        self.noise = noise * self.z.std(0)
-
-    def sample(self, asked: Tensor, seed: int = 0) -> Tensor:
-        """Draw latents (n, D) for requests (n, q), with NaN for what is unsaid."""
-        generator = torch.Generator().manual_seed(seed)
-        z = self.noise * torch.randn(len(asked), self.z.shape[1], generator=generator)
-        chosen = torch.randint(NEAREST, (len(asked),), generator=generator)
-        scaled = self.y / self.y.std(0)
-        for said in (~asked.isnan()).unique(dim=0):
-            rows = (~asked.isnan() == said).all(1).nonzero()[:, 0]
-            search = NearestNeighbors(n_neighbors=NEAREST).fit(scaled[:, said].numpy())
-            wanted = (asked / self.y.std(0))[rows][:, said]
-            found = torch.from_numpy(search.kneighbors(wanted.numpy(), return_distance=False))
-            z[rows] += self.z[found[torch.arange(len(rows)), chosen[rows]]]
-        return z
-
-
-class Rejection:
-    """The best of many unconditional latents of a plugin, by a predictor on latents.
-
-    Args:
-        plugin: draws the latents.
-        train: training latents with their quantities, from which the predictor learns.
-        candidates: latents drawn for each that is kept.
-    """
-
-    def __init__(self, plugin: FlowPlugin, train: Latents, candidates: int = 64):
-        self.plugin, self.candidates = plugin, candidates
-        self.mean, self.scale = train.y.mean(0), train.y.std(0)
-        self.predictor = MLPRegressor(
-            hidden_layer_sizes=(128, 128), early_stopping=True, random_state=0
-        )
-        scaled = (train.y[:LEARNED] - self.mean) / self.scale
-        self.predictor.fit(train.draw[:LEARNED].numpy(), scaled.numpy())
-
-    def sample(self, asked: Tensor, seed: int = 0, temperature: float = 1.0) -> Tensor:
-        """Draw latents (n, D) for requests (n, q), with NaN for what is unsaid."""
+    def sample(asked: Tensor, seed: int, temperature: float) -> Tensor:
         kept = []
         for number, some in enumerate(asked.split(1000)):
-            n = self.candidates * len(some)
-            z = self.plugin.sample(n=n, temperature=temperature, seed=seed + number)
-            read = torch.from_numpy(self.predictor.predict(z.numpy()))
-            wanted = ((some - self.mean) / self.scale).repeat_interleave(self.candidates, 0)
+            n = CANDIDATES * len(some)
+            z = plugin.sample(n=n, temperature=temperature, seed=seed + number)
+            read = torch.from_numpy(predictor.predict(z.numpy()))
+            wanted = ((some - mean) / scale).repeat_interleave(CANDIDATES, 0)
             misses = (read - wanted).square().nan_to_num(0).sum(1)
-            kept.append(best_of(z, -misses, self.candidates))
+            kept.append(best_of(z, -misses, CANDIDATES))
         return torch.cat(kept)
 
+    return sample
 
-def read_back(sample: Sampler, base: Frozen, plugin: FlowPlugin, candidates: int) -> Sampler:
+
+def _read_back(sample: Sampler, base: Frozen, plugin: FlowPlugin, candidates: int) -> Sampler:
     """Return a way that decodes several latents for a request and keeps the best of them.
 
     As in ``FlowPluginNetwork.generate`` each object is encoded again, and the one whose latent is
@@ -143,21 +115,21 @@ def request_samplers(
         base: name of the base model; empty: the first.
     """
     train, plugin = study.latents(base).train, study.plugin(base)
-    model = Frozen(study.base(base))
-    warm: dict[str, Sampler] = {
-        "C-MAF": sampler(plugin),
-        "PluGeN": plugen(study, base).sample,
-        "linear Gaussian": LinearGaussian(train).sample,
-        "rejection": Rejection(plugin, train).sample,
+    model, temperature = Frozen(study.base(base)), study.settings["temperature"]
+
+    def ours(asked: Tensor, seed: int, **settings: float) -> Tensor:
+        return plugin.sample(asked, seed=seed, temperature=temperature, **settings)
+
+    ways: dict[str, Sampler] = {
+        "C-MAF": ours,
+        "PluGeN": partial(plugen(study, base).sample, temperature=temperature),
+        "linear Gaussian": partial(_linear_gaussian, train, temperature=temperature),
+        "rejection": partial(_rejection(plugin, train), temperature=temperature),
+        "nearest neighbours": partial(_neighbours, train, noise),
     }
-    temperature = study.settings["temperature"]
-    ways: dict[str, Sampler] = {}
-    for name, way in warm.items():
-        ways[name] = partial(way, temperature=temperature)
-    ways["nearest neighbours"] = Neighbours(train, noise).sample
     for name, way in list(ways.items()):
-        ways[f"{name}, read back"] = read_back(way, model, plugin, candidates)
-    ways["C-MAF, drawn again"] = partial(ways["C-MAF"], confidence=study.settings["confidence"])
+        ways[f"{name}, read back"] = _read_back(way, model, plugin, candidates)
+    ways["C-MAF, drawn again"] = partial(ours, confidence=study.settings["confidence"])
     return ways
 
 
