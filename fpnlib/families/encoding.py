@@ -1,6 +1,6 @@
 """The latents of a dataset under a frozen base model, and simple ways to draw others like them."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any, Self
@@ -10,11 +10,10 @@ from torch import Tensor
 
 from fpnlib.base_models.frozen import Frozen
 from fpnlib.data import Split
-from fpnlib.plugin import FlowPlugin
 from fpnlib.rivals import POOLED, ClassGaussians, ClassMixtures, likeliest
 
 Sampler = Callable[..., Tensor]
-"""A way to draw latents: (labels (n,), seed, confidence=…, …) -> latents (n, latent_dim)."""
+"""A way to draw latents: (labels (n,), seed=…, confidence=…, …) -> latents (n, latent_dim)."""
 
 
 @dataclass(frozen=True)
@@ -62,47 +61,19 @@ def encode(base: Any, split: Split, seed: int, batch_size: int = 1000) -> Latent
     return Latents(mean, std, mean + std * noise, split.y.to(mean.device))
 
 
-def samplers_of_classes(
-    latents: Encoded,
-    plugins: Mapping[str, FlowPlugin],
-    kind: str,
-    *,
-    components: int,
-    again: Mapping[str, float],
-    seed: int,
+def gaussian_samplers(
+    latents: Encoded, kind: str, components: int, seed: int
 ) -> dict[str, Sampler]:
-    """Return every way to draw latents of classes, by name.
+    """Return Gaussians and mixtures as ways to draw latents of classes, by name.
+
+    Validation latents choose the pooled share of the covariances, and the number of Gaussians in
+    the mixtures.
 
     Args:
         latents: of the three splits.
-        plugins: by name.
         kind: what the classes are called, e.g. "class".
         components: at most so many Gaussians in each class' mixture; 0: no mixtures.
-        again: "confidence" and "temperature" of each way's second entry, which draws again what it
-            does not read as asked with this confidence. 0: there are none.
         seed: of the mixtures' fit.
-    """
-    samplers = _gaussian_samplers(latents, kind, components, seed)
-    for name, plugin in plugins.items():
-        samplers[name] = sampler(plugin)
-    for name, sample in list(samplers.items()) if again["confidence"] else ():
-        samplers[f"{name}, drawn again"] = partial(sample, **again)
-    if latents.train.std.any():
-        samplers["unconditional"] = partial(_from_prior, latents.train.mean.shape[1])
-    return samplers
-
-
-def sampler(plugin: FlowPlugin) -> Sampler:
-    """Return a plugin as a way to draw latents."""
-    return lambda y, seed, **settings: plugin.sample(y, seed=seed, **settings)
-
-
-def _gaussian_samplers(
-    latents: Encoded, kind: str, components: int, seed: int
-) -> dict[str, Sampler]:
-    """Return Gaussians and mixtures as ways to draw latents. Validation latents choose among them.
-
-    They choose the pooled share of the covariances, and the number of Gaussians in the mixtures.
     """
     train, held_out = latents.train, (latents.validation.draw, latents.validation.y)
     samplers: dict[str, Sampler] = {}
@@ -120,7 +91,3 @@ def _gaussian_samplers(
         chosen += f", mixtures of {count}"
     print(chosen)
     return samplers
-
-
-def _from_prior(width: int, y: Tensor, seed: int, **unused: Any) -> Tensor:
-    return torch.randn(len(y), width, generator=torch.Generator().manual_seed(seed))

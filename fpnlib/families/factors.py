@@ -12,7 +12,7 @@ from sklearn.decomposition import PCA
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from fpnlib.families.encoding import Encoded, Latents, Sampler, sampler
+from fpnlib.families.encoding import Encoded, Latents, Sampler
 from fpnlib.families.generation import first_of_each
 from fpnlib.families.study import Study
 from fpnlib.plugin import FlowPlugin
@@ -106,7 +106,7 @@ def _scores(
     shown, y = latents.test.draw[:samples], latents.test.y[:samples]
     with warnings.catch_warnings(action="ignore"):  # a flow behind Gaussians; latents clamped
         sample, predict = _fitted(study, setup, train, held_out, seed)
-        z = sample(y, seed)
+        z = sample(y, seed=seed)
     scores = {"seed": seed} | study.score(decode(z), y)
     scores["accuracy"] = (predict(shown).cpu() == y.cpu()).double().mean().item()
     return scores
@@ -127,7 +127,7 @@ def _fitted(
     training["epochs"] = max(1, min(MOST_EPOCHS, setup.seen // len(train.y)))
     training |= {"validation": (held_out.draw, held_out.y), "seed": seed} | TRAINING
     plugin.to(train.mean.device).fit(train.mean, train.y, **training)
-    return sampler(plugin), plugin.predict
+    return plugin.sample, plugin.predict
 
 
 def _labelled(latents: Latents, classes: int, labelled: int, seed: int) -> tuple[Latents, Latents]:

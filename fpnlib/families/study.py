@@ -19,7 +19,7 @@ from fpnlib import checks, plots, store
 from fpnlib.base_models.frozen import Frozen
 from fpnlib.conditions import Condition
 from fpnlib.data import Dataset, load
-from fpnlib.families.encoding import Encoded, Latents, Sampler, encode, samplers_of_classes
+from fpnlib.families.encoding import Encoded, Latents, Sampler, encode, gaussian_samplers
 from fpnlib.families.family import FLOW_NAMES, PRETRAINED, Base, Family, Settings, Trained
 from fpnlib.families.parallel import run_in_processes
 from fpnlib.families.settings import resolve
@@ -30,6 +30,7 @@ from fpnlib.store.run import Run
 from fpnlib.store.tensors import Checkpoint
 from fpnlib.training import History
 
+Train = Callable[[Checkpoint], History]
 SPLITS, DRAWS = ("train", "validation", "test"), ("fresh", "fixed")
 
 
@@ -100,21 +101,21 @@ class Study:
         model, kept_as = self.base(name), f"{name}_latents"
         key = self.key(f"{name}/latents", {}, model.key_)
 
-        def encode_split(split: str) -> Latents:
+        def encoded(split: str) -> Latents:
             seed = self.run.seed + SPLITS.index(split)
             return encode(model, getattr(self.data, split), seed)
 
-        def means_of_all() -> dict[str, Tensor]:
-            return {f"{split}.mean": encode_split(split).mean for split in SPLITS}
+        def means() -> dict[str, Tensor]:
+            return {f"{split}.mean": encoded(split).mean for split in SPLITS}
 
-        def load_split(split: str) -> Latents:
-            means = self.run.cache.tensors(kept_as, key, means_of_all)
-            mean = means[f"{split}.mean"].to(self.run.device)
+        def latents(split: str) -> Latents:
+            if not recipe.keep_latents:
+                return encoded(split)
+            mean = self.run.cache.tensors(kept_as, key, means)[f"{split}.mean"].to(self.run.device)
             y = getattr(self.data, split).y.to(mean.device)
             return Latents(mean, torch.zeros_like(mean), mean, y)
 
-        source = load_split if recipe.keep_latents else encode_split
-        return self._once(kept_as, lambda: Encoded(source, key.digest))
+        return self._once(kept_as, lambda: Encoded(latents, key.digest))
 
     def plugin(
         self, base: str = "", flow: str = "maf", *, draws: str = "fresh", **shape: Any
@@ -156,14 +157,11 @@ class Study:
             parts.append(recipe.decode(model, z, seed + len(parts), **options))
         return torch.cat(parts)
 
-    def sources(
-        self, base: str = "", components: int = 0, **options: Any
-    ) -> dict[str, Callable[..., Tensor]]:
+    def sources(self, base: str = "", components: int = 0, **options: Any) -> dict[str, Callable]:
         """Return every way to draw objects for labels: name -> (labels (n,), seed) -> objects.
 
-        The ways are those of ``samplers_of_classes``. They also take settings of the sampling,
-        temperature and confidence, as keywords. The confidence is that of the decoded objects,
-        encoded again.
+        They draw latents from Gaussians, mixtures, plugins and the base model's prior. As keywords
+        they take temperature and confidence, which is that of the decoded objects, encoded again.
 
         Args:
             base: name of the base model; empty: the first.
@@ -171,18 +169,21 @@ class Study:
             options: of the decoding.
         """
         base, recipe = self.recipe(base)
-        plugins = {FLOW_NAMES[flow]: self.plugin(base, flow) for flow in recipe.flows}
-        settings: dict[str, Any] = {"components": components, "seed": self.run.seed}
-        settings["again"] = recipe.again(self.settings)
-        samplers = samplers_of_classes(self.latents(base), plugins, self.family.kind, **settings)
-
+        ours = {FLOW_NAMES[flow]: self.plugin(base, flow).sample for flow in recipe.flows}
+        latents, again = self.latents(base), recipe.again(self.settings)
+        samplers = gaussian_samplers(latents, self.family.kind, components, self.run.seed) | ours
+        if again["confidence"]:
+            for name, sample in list(samplers.items()):
+                samplers[f"{name}, drawn again"] = partial(sample, **again)
+        if latents.train.std.any():
+            samplers["unconditional"] = partial(_from_prior, latents.train.mean.shape[1])
         encode = Frozen(self.base(base)).encode
 
         def draw(sample: Sampler, y: Tensor, seed: int, **sampling: float) -> Tensor:
             def decode(z: Tensor) -> Tensor:
                 return self.decode(base, z, seed, **options)
 
-            return decode(sample(y, seed, read_back=lambda z: encode(decode(z)), **sampling))
+            return decode(sample(y, seed=seed, read_back=lambda z: encode(decode(z)), **sampling))
 
         return {name: partial(draw, sample) for name, sample in samplers.items()}
 
@@ -236,15 +237,15 @@ class Study:
             steps: a method and its arguments, e.g. ``("plugin", "ConvVAE", "maf")``; keyword
                 arguments come last, in a dict.
         """
-        missing = [step for step in steps if not self.run.cache.has(self._step_name(step))]
+        calls = [_call(*step) for step in steps]
+        missing = [call for call in calls if not self.run.cache.has(self._kept_as(*call))]
         if len(missing) < 2 or cpu_count() < 2 or self.run.device.type != "cpu":
             return
         here = self.run.arguments, self.family, self.dataset
-        run_in_processes(_run_step, [(*here, step) for step in missing], cpu_count())
+        run_in_processes(_run_step, [(*here, call) for call in missing], cpu_count())
 
-    def _step_name(self, step: tuple) -> str:
+    def _kept_as(self, method: str, arguments: tuple, keywords: dict) -> str:
         """Return the name under which a step keeps what it makes."""
-        (method, *arguments), keywords = _call(step)
         if method == "plugin":
             return _plugin_name(*arguments, **keywords)
         return f"{self.family.name}_judge" if method == "judge" else arguments[0]
@@ -300,14 +301,7 @@ class Study:
         key = self.key(f"{base}/{flow}/{plug.version}", settings, model.key_)
         return self.kept(name, key, plugin, train, self.family.bases[base].pretrained_on)
 
-    def kept(
-        self,
-        name: str,
-        key: Key,
-        module: nn.Module,
-        train: Callable[[Checkpoint], History],
-        pretrained_on: str,
-    ) -> Any:
+    def kept(self, name: str, key: Key, module: nn.Module, train: Train, pretrained_on: str) -> Any:
         """Return a trained module, from the cache if it is there, with its ``history_``."""
         seconds = {}
 
@@ -332,15 +326,21 @@ class Study:
         return latents
 
 
-def _run_step(arguments: dict, family: Family, dataset: str, step: tuple) -> None:
+def _from_prior(width: int, y: Tensor, seed: int, **unused: Any) -> Tensor:
+    return torch.randn(len(y), width, generator=torch.Generator().manual_seed(seed))
+
+
+def _call(method: str, *arguments: Any) -> tuple[str, tuple, dict]:
+    """Return a step's method, its arguments, and its keyword arguments."""
+    if arguments and isinstance(arguments[-1], dict):
+        return method, arguments[:-1], arguments[-1]
+    return method, arguments, {}
+
+
+def _run_step(run: dict, family: Family, dataset: str, call: tuple) -> None:
     """Run a step of a study in another process."""
-    (method, *positional), keywords = _call(step)
-    getattr(Study(Run(**arguments), family, dataset), method)(*positional, **keywords)
-
-
-def _call(step: tuple) -> tuple[tuple, dict]:
-    """Return a step's method with its arguments, and its keyword arguments."""
-    return (step[:-1], step[-1]) if isinstance(step[-1], dict) else (step, {})
+    method, arguments, keywords = call
+    getattr(Study(Run(**run), family, dataset), method)(*arguments, **keywords)
 
 
 def _plugin_name(base: str, flow: str, draws: str = "fresh", **shape: Any) -> str:
