@@ -7,7 +7,6 @@ import torch
 
 from fpnlib.families import DIGITS, Run, Study
 from fpnlib.families.classification import classification_table, leads, plugin_accuracies
-from fpnlib.families.scores import image_scores
 from fpnlib.metrics import images
 
 SIZES = "digits.vae_epochs=1 digits.ae_epochs=1 digits.flow_epochs=2 digits.flow_width=8"
@@ -100,7 +99,7 @@ def test_images_are_scored_beside_the_test_images_whose_features_are_read_once(d
     judge, test, seen = digits.judge(), digits.data.test, []
     read = judge.read
     monkeypatch.setattr(judge, "read", lambda x: seen.append(len(x)) or read(x))
-    score = image_scores(judge, test)
+    score = DIGITS.score(judge, test)
     assert seen == [len(test)]
     itself, darker = score(test.x, test.y), score(0.3 * test.x, test.y)
     assert itself["diversity"] == 1 and itself["n"] == len(test)

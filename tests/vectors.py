@@ -6,7 +6,6 @@ from torch import nn
 from fpnlib.conditions import Classes
 from fpnlib.data import Dataset, Split
 from fpnlib.families import Base, Family, Plug, Trained
-from fpnlib.families.scores import class_scores
 from fpnlib.metrics.judge import Judge
 
 
@@ -56,5 +55,4 @@ VECTORS = Family(
         training=training("judge_epochs"),
         settings=("judge_epochs",),
     ),
-    score=class_scores,
 )

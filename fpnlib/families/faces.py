@@ -14,8 +14,8 @@ from fpnlib.base_models import MSP
 from fpnlib.conditions import Attributes
 from fpnlib.data import Dataset, Split
 from fpnlib.data.drawn.faces import draw
-from fpnlib.families.family import Base, Family, Loss, Plug, Settings, Trained, training_of
-from fpnlib.families.scores import attribute_scores
+from fpnlib.families.family import Base, Family, Loss, Plug, Score, Settings, Trained, training_of
+from fpnlib.metrics.editing import accuracy_per_attribute
 from fpnlib.metrics.judge import Judge, face_judge
 
 # A face has at most one attribute of each group, so adding one removes the others. CelebA's
@@ -105,6 +105,23 @@ def _calibrate(judge: Judge, data: Dataset) -> None:
     judge.calibrate(data.validation.x.to(device), data.validation.y)
 
 
+def _scores(judge: Judge, test: Split) -> Score:
+    """Return a function that scores objects by the attributes that the judge reads rightly.
+
+    In "balanced", presence and absence of an attribute weigh alike.
+    """
+
+    def score(x: Tensor, y: Tensor) -> dict[str, float]:
+        balanced = accuracy_per_attribute(judge, x, y, balanced=True)
+        return {
+            "right": accuracy_per_attribute(judge, x, y).mean().item(),
+            "balanced": balanced.nanmean().item(),
+            "n": len(x),
+        }
+
+    return score
+
+
 FACES = Family(
     name="faces",
     dataset="drawn_faces",
@@ -152,7 +169,7 @@ FACES = Family(
         view=_view,
         after=_calibrate,
     ),
-    score=attribute_scores,
+    score=_scores,
     prepare=lambda data, s: dataclasses.replace(data, train=data.train.first(s["train_faces"])),
     redraw=_redraw,
     private=("celeba",),

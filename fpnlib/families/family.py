@@ -16,6 +16,8 @@ from fpnlib.conditions import Condition
 from fpnlib.data import Dataset, Split
 from fpnlib.families.encoding import Latents
 from fpnlib.metrics.editing import Editor
+from fpnlib.metrics.images import right_class_rate
+from fpnlib.metrics.judge import Judge
 from fpnlib.plugin import FlowPlugin
 from fpnlib.store import PROJECT
 from fpnlib.training import History, batch_size_for, fit
@@ -26,6 +28,7 @@ FLOW_NAMES = {"maf": "C-MAF", "realnvp": "C-RNVP"}
 
 Settings = Mapping[str, Any]
 Loss = Callable[..., Tensor]
+Score = Callable[[Tensor, Tensor], dict[str, float]]
 View = Callable[[Split, Settings, torch.Generator | None], tuple[Tensor, Tensor]]
 
 
@@ -179,6 +182,11 @@ class Base(Trained):
     again: Callable[[Settings], dict[str, float]] = lambda settings: {"confidence": 0.0}
 
 
+def _class_scores(judge: Judge, test: Split) -> Score:
+    """Return a function that scores objects for classes by the judge alone."""
+    return lambda x, y: {"right class": right_class_rate(judge, x, y), "n": len(x)}
+
+
 @dataclass(frozen=True)
 class Family:
     """A family of objects, e.g. digits.
@@ -191,7 +199,8 @@ class Family:
         bases: the base models by name; the first is the default.
         judge: an independent network that reads the objects, or a function that does.
         score: of a judge and a test split a function that scores objects for labels:
-            (objects, labels) -> numbers by name.
+            (objects, labels) -> numbers by name. By default it is the share of objects that the
+            judge takes for their class.
         kind: what the dataset's classes are called in tables, e.g. "class".
         options: further arguments of the dataset's loader, from the settings.
         prepare: changes a loaded dataset, e.g. limits its size.
@@ -209,7 +218,7 @@ class Family:
     condition: Callable[[str, Sequence[str]], Condition]
     bases: Mapping[str, Base]
     judge: Trained | Callable[[Tensor], Any]
-    score: Callable[[Any, Split], Callable[[Tensor, Tensor], dict[str, float]]]
+    score: Callable[[Any, Split], Score] = _class_scores
     kind: str = "class"
     options: Callable[[Settings], dict] = lambda settings: {}
     prepare: Callable[[Dataset, Settings], Dataset] = lambda data, settings: data

@@ -11,7 +11,6 @@ from fpnlib.conditions import Classes
 from fpnlib.data import Dataset, Split
 from fpnlib.data.point_clouds import draw_points
 from fpnlib.families.family import Base, Family, Loss, Plug, Settings, Trained, training_of
-from fpnlib.families.scores import class_scores
 from fpnlib.metrics.judge import cloud_judge
 
 # PointFlow's published size, and one that a core trains in under an hour. Flow matching trains
@@ -132,7 +131,6 @@ SHAPES = Family(
         settings=("up", "judge_epochs"),
         view=lambda split, s, generator: _points(split, 256, generator),
     ),
-    score=class_scores,
     view=lambda dataset: {"azimuth": AZIMUTH.get(dataset, 35.0)},
     paper={  # Table 2: accuracy on train and test
         "logistic_regression": (0.9030, 0.8443),
