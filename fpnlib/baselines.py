@@ -262,9 +262,7 @@ def _multilayer_perceptron(seed: int) -> type:
     return MultilayerPerceptron
 
 
-def _scores(
-    name: str, train: tuple, test: tuple, started: float, settings: dict[str, Any]
-) -> Scores:
+def _scores(name: str, train: tuple, test: tuple, started: float, settings: dict) -> Scores:
     """Scores of the predictions on train and test, each (classes, predictions)."""
     seconds = time.perf_counter() - started
     (train_share, train_macro), (test_share, test_macro) = accuracies(*train), accuracies(*test)

@@ -72,15 +72,7 @@ def _baseline_scores(study: Study, name: str, base: str, features: str, **settin
     """Fit a baseline to the latents of train and validation together, and keep its scores.
 
     Its cross-validation needs no set of its own.
-
-    Args:
-        study: of a family with classes.
-        name: a name in ``baselines.BASELINES``.
-        base: name of the base model; empty: the first.
-        features: "draw" or "mean" of the posteriors.
-        settings: of the baseline.
     """
-    base, _ = study.recipe(base)
     latents = study.latents(base)
     key = Key(f"baseline/{name}/2", {"features": features} | settings, (latents.key_,))
 

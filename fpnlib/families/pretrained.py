@@ -44,8 +44,7 @@ def pretrained(name: str, used: Callable[[Path], None] = lambda path: None) -> F
         ValueError: an unknown name, with the nearest one.
         FileNotFoundError: the weights are not there.
     """
-    if name not in NETWORKS:
-        raise checks.unknown("pretrained network", name, NETWORKS)
+    checks.known("pretrained network", name, NETWORKS)
     base, build, condition = NETWORKS[name]
 
     def load(stem: Path, build: Callable, **settings: Any) -> Any:

@@ -45,8 +45,8 @@ def _options(settings: Settings) -> dict:
 
 
 def _build(data: Dataset, settings: Settings) -> PointFlow:
-    for name, choices in {"size": [*SIZES], "objective": [*OBJECTIVES]}.items():
-        checks.known(f"shapes.{name}", settings[name], choices)
+    checks.known("shapes.size", settings["size"], SIZES)
+    checks.known("shapes.objective", settings["objective"], OBJECTIVES)
     seen, step = settings["seen"], settings["step"]
     if step > seen:
         raise ValueError(f"shapes.step must be at most shapes.seen, {seen} points, got {step}")
