@@ -54,16 +54,16 @@ def editors(study: Study, base: str = "", n: int = 10_000) -> dict[str, Editor]:
         strength = float((to - y).abs().max())  # one for all edits, as in at_strengths
         return plugin.edit(z, whole, y, strength=strength, confidence=confidence)
 
+    ways: dict[str, Editor] = {OURS: ours}
     confidence = study.settings.get("confidence", 0.0)
-    own = {f"{OURS}, until read": until_read} if confidence else {}
-    own |= study.recipe(base)[1].editors(model)
+    if confidence:
+        ways[f"{OURS}, until read"] = until_read
+    ways |= study.recipe(base)[1].editors(model)
     if len(study.names) <= model.latent_dim:  # each attribute takes a coordinate
-        own |= {"PluGeN": plugen(study, base).edit}
-    linear = {
-        "linear regression": LinearRegression(train.mean, train.y),
-        "difference of means": MeanDifferences(train.mean, train.y),
-    }
-    return {OURS: ours, **own, **linear}
+        ways["PluGeN"] = plugen(study, base).edit
+    ways["linear regression"] = LinearRegression(train.mean, train.y)
+    ways["difference of means"] = MeanDifferences(train.mean, train.y)
+    return ways
 
 
 def plugen(study: Study, base: str = "") -> PluGeN:
@@ -263,9 +263,7 @@ def _edit_rows(
     """Return one row for each edit: what it was, and its scores."""
     columns = edits.columns.cpu()
     added = edits.to[torch.arange(len(columns)), edits.columns].cpu() > 0.5
-    about = {"editor": editor, "strength": strength}
-    about |= {
-        "attribute": np.array(study.names)[columns.numpy()],
-        "edit": np.where(added, "+", "-"),
-    }
+    about: dict[str, Any] = {"editor": editor, "strength": strength}
+    about["attribute"] = np.array(study.names)[columns.numpy()]
+    about["edit"] = np.where(added, "+", "-")
     return pd.DataFrame(about | {name: score.numpy() for name, score in scores.items()})

@@ -20,14 +20,13 @@ from fpnlib.metrics.images import right_class_rate
 from fpnlib.metrics.judge import Judge
 from fpnlib.plugin import FlowPlugin
 from fpnlib.store import PROJECT
-from fpnlib.training import History, batch_size_for, fit
+from fpnlib.training import History, Loss, batch_size_for, fit
 
 PRETRAINED = PROJECT / "outputs" / "pretrained"
 FLOW_NAMES = {"maf": "C-MAF", "realnvp": "C-RNVP"}
 """The paper's names of the flows."""
 
 Settings = Mapping[str, Any]
-Loss = Callable[..., Tensor]
 Score = Callable[[Tensor, Tensor], dict[str, float]]
 View = Callable[[Split, Settings, torch.Generator | None], tuple[Tensor, Tensor]]
 

@@ -1,12 +1,12 @@
 """Run jobs in worker processes that share the cores."""
 
-import contextlib
 import io
 import os
 import threading
 import time
-import warnings
 from collections.abc import Callable, Sequence
+from contextlib import redirect_stderr, redirect_stdout
+from warnings import WarningMessage, catch_warnings
 
 from joblib import Parallel, delayed, parallel_config
 from tqdm.auto import tqdm
@@ -30,12 +30,10 @@ def run_in_processes(function: Callable[..., None], jobs: Sequence[tuple], worke
                 warn(str(warning.message), warning.category)
 
 
-def _run_quietly(function: Callable[..., None], job: tuple) -> list[warnings.WarningMessage]:
+def _run_quietly(function: Callable[..., None], job: tuple) -> list[WarningMessage]:
     """Call the function without its output, because the bars of several workers would mix."""
-    with contextlib.ExitStack() as hidden:
-        hidden.enter_context(contextlib.redirect_stdout(io.StringIO()))
-        hidden.enter_context(contextlib.redirect_stderr(io.StringIO()))
-        caught = hidden.enter_context(warnings.catch_warnings(record=True))
+    hidden = io.StringIO()
+    with redirect_stdout(hidden), redirect_stderr(hidden), catch_warnings(record=True) as caught:
         function(*job)
     return caught
 
