@@ -13,6 +13,7 @@ import matplotlib as mpl
 import numpy as np
 from scipy.ndimage import distance_transform_edt
 from scipy.spatial import cKDTree
+from scipy.spatial.transform import Rotation
 
 from fpnlib import checks
 from fpnlib.plots.given import Array, checked
@@ -55,7 +56,7 @@ def render(
     """
     points, normals, colors, radius = _prepared(points)
     pixels, dot = FINER * checks.positive("size", size), max(DOT * radius, 1 / size)
-    view = _view(azimuth, elevation).T
+    view = Rotation.from_euler("yx", [azimuth, elevation], degrees=True).as_matrix().T
     seen, normals = (1 - dot) * points @ view, normals @ view
     order = np.lexsort([seen[:, 2]])  # from far to near
     order = order[np.abs(seen[order, :2]).max(1) <= 1 - dot]
@@ -128,17 +129,13 @@ def _prepared(points: Array) -> tuple[np.ndarray, np.ndarray, np.ndarray, float]
     first = np.sort(np.unique(given, axis=0, return_index=True)[1])  # of points that repeat
     given = given[first[np.linspace(0, len(first) - 1, min(len(first), MOST)).astype(int)]]
     framed = _framed(given)
-    low, high = COLORS
-    colors = mpl.colormaps[COLORMAP](low + (high - low) * _rank(given[:, 1]))[:, :3]
-    return framed, _normals(framed), colors, _spacing(framed)
-
-
-def _view(azimuth: float, elevation: float) -> np.ndarray:
-    """Rotation to right, up and towards the viewer."""
-    a, e = np.deg2rad([azimuth, elevation])
-    turn = np.array([[np.cos(a), 0, np.sin(a)], [0, 1, 0], [-np.sin(a), 0, np.cos(a)]])
-    tilt = np.array([[1, 0, 0], [0, np.cos(e), -np.sin(e)], [0, np.sin(e), np.cos(e)]])
-    return tilt @ turn
+    low, high = np.percentile(given[:, 1], [1, 99])
+    height = np.interp(given[:, 1], [low, max(high, low + 1e-9)], COLORS)
+    neighbors = range(1, 1 + min(AROUND, len(framed)))
+    distance, near = cKDTree(framed).query(framed, neighbors)
+    # Discs close a surface if they reach a little farther than to most points' fifth neighbour.
+    radius = float(np.clip(1.2 * np.median(distance[:, :6].max(1)), 0.02, 0.09))
+    return framed, _normals(framed, near), mpl.colormaps[COLORMAP](height)[:, :3], radius
 
 
 def _framed(points: np.ndarray) -> np.ndarray:
@@ -149,28 +146,16 @@ def _framed(points: np.ndarray) -> np.ndarray:
     return points / max(away[away <= 1.15 * np.percentile(away, 99)].max(), 1e-9)
 
 
-def _spacing(points: np.ndarray) -> float:
-    """Radius of discs that close a surface: the usual distance to the fifth neighbour, and more."""
-    neighbors = min(6, len(points))
-    distance, _ = cKDTree(points).query(points, neighbors)
-    return float(np.clip(1.2 * np.median(distance.reshape(len(points), -1)[:, -1]), 0.02, 0.09))
+def _normals(points: np.ndarray, near: np.ndarray) -> np.ndarray:
+    """Unit normals (n, 3), of either sign, of the surface through points (n, 3).
 
-
-def _normals(points: np.ndarray) -> np.ndarray:
-    """Unit normals (n, 3), of either sign, of the surface through points (n, 3)."""
-    _, near = cKDTree(points).query(points, min(AROUND, len(points)))
-    near = near.reshape(len(points), -1)
+    ``near`` (n, k) are the indices of each point's neighbours, nearest first.
+    """
     patches = points[near] - points[near].mean(1, keepdims=True)
     flattest = np.linalg.eigh(patches.mT @ patches)[1][:, :, 0]
     # The mean of the neighbours' normals, whatever their signs: edges are less noisy so.
     products = flattest[:, :, None] * flattest[:, None, :]
     return np.linalg.eigh(products[near[:, :6]].mean(1))[1][:, :, -1]
-
-
-def _rank(heights: np.ndarray) -> np.ndarray:
-    """Heights (n,) brought to [0, 1]."""
-    low, high = np.percentile(heights, [1, 99])
-    return ((heights - low) / max(high - low, 1e-9)).clip(0, 1)
 
 
 def _places(seen: np.ndarray, pixels: int) -> np.ndarray:

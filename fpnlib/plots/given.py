@@ -5,16 +5,10 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
 
 from fpnlib import checks
 
 Array = Any  # a tensor, a numpy array or nested lists of numbers
-
-
-def as_array(values: Array) -> np.ndarray:
-    """Numbers as a numpy array, also those of a tensor with a graph or on a GPU."""
-    return values.detach().cpu().numpy() if isinstance(values, torch.Tensor) else np.array(values)
 
 
 def checked(values: Array, name: str, *shape: int | str) -> np.ndarray:
@@ -24,8 +18,7 @@ def checked(values: Array, name: str, *shape: int | str) -> np.ndarray:
         ValueError: another shape, no numbers, or NaN or infinite numbers.
         TypeError: no real numbers.
     """
-    array = as_array(values)
-    checks.array(array, shape, name)
+    array = checks.array(values, shape, name).cpu().numpy()
     if not array.size:
         raise ValueError(f"{name} must not be empty, got shape {array.shape}")
     return array

@@ -14,7 +14,7 @@ from PIL import Image
 
 from fpnlib import checks
 from fpnlib.plots.clouds import render
-from fpnlib.plots.given import Array, as_array, checked
+from fpnlib.plots.given import Array, checked
 from fpnlib.plots.look import COLORS, EDGE, new_figure, style
 
 SIZES = {"gray": 0.48, "color": 0.82, "cloud": 1.0}  # inches of a picture's height
@@ -103,26 +103,28 @@ class _Panel:
 
 def _rows(objects: Array, columns: int) -> tuple[list[np.ndarray], str]:
     """Rows of images (n, channels, h, w) or of clouds (n, points, 3), and their kind."""
-    rows = list(map(as_array, objects))
-    if not isinstance(objects, list | tuple) and _kind(as_array(objects)):
-        whole, step = as_array(objects), checks.positive("columns", columns)
-        rows = [whole[start : start + step] for start in range(0, len(whole), step)]
+    if hasattr(objects, "shape") and _kind(objects):
+        objects = checks.numbers(objects).split(checks.positive("columns", columns))
+    rows: list[Any] = list(map(checks.numbers, objects))
     filled = list(filter(len, rows))
     if not filled:
         raise ValueError("pictures must have a picture in some row, got none")
     kind = _kind(filled[0])
     if kind is None:
         wanted = "rows of images (1 or 3, h, w) or of clouds (points, 3)"
-        raise ValueError(f"pictures must be {wanted}, got rows of shape {filled[0].shape}")
+        raise ValueError(f"pictures must be {wanted}, got rows of shape {tuple(filled[0].shape)}")
     shape = ("n", "points", 3) if kind == "cloud" else ("n", *filled[0].shape[1:])
-    for row in filled:
-        checked(row, "pictures", *shape)
-        if kind != "cloud" and (row.min() < -1e-3 or row.max() > 1 + 1e-3):
-            raise ValueError(f"images must lie in [0, 1], got {row.min():.3g} to {row.max():.3g}")
+    for i, row in enumerate(rows):
+        if not len(row):
+            continue
+        rows[i] = checked(row, "pictures", *shape)
+        low, high = rows[i].min(), rows[i].max()
+        if kind != "cloud" and (low < -1e-3 or high > 1 + 1e-3):
+            raise ValueError(f"images must lie in [0, 1], got {low:.3g} to {high:.3g}")
     return rows, kind
 
 
-def _kind(pictures: np.ndarray) -> str | None:
+def _kind(pictures: Array) -> str | None:
     """What pictures (n, ...) are: "gray", "color" or "cloud"; None: they are in rows."""
     if pictures.ndim == 3 and pictures.shape[-1] == 3:
         return "cloud"

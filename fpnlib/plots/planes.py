@@ -128,13 +128,10 @@ def densities(
         shown = ax.imshow(density, extent=extent, origin="lower", **look)
         if title in points:
             ax.scatter(*points[title].T, s=5, color="white", edgecolors=INK, linewidths=0.3)
-        ax.set(title=title, xlim=extent[:2], ylim=extent[2:])
+        ax.set(title=title, xlim=extent[:2], ylim=extent[2:], xlabel="$x_1$", ylabel="$x_2$")
+        ax.label_outer()
     for ax in axes.flat[len(values) :]:
         ax.set_visible(False)
-    for ax in axes[-1]:
-        ax.set_xlabel("$x_1$")
-    for ax in axes[:, 0]:
-        ax.set_ylabel("$x_2$")
     fig.colorbar(shown, ax=axes, label="density", shrink=0.85, pad=0.02).outline.set_visible(False)
     return fig
 
@@ -207,10 +204,9 @@ def deformations(panels: Mapping[str, Array], *, stride: int = 1) -> Figure:
         for lines, color in zip((points, points.transpose(1, 0, 2)), COLORS):
             curves = LineCollection(list(lines[::stride]), colors=[color], linewidths=0.8)
             ax.add_collection(curves)
-        ax.set(title=title, xlabel="first coordinate", aspect="equal")
-        ax.set(xlim=(left, right), ylim=(below, above))
+        ax.set(title=title, xlabel="first coordinate", ylabel="second coordinate")
+        ax.set(xlim=(left, right), ylim=(below, above), aspect="equal")
         ax.label_outer()
-    axes[0, 0].set_ylabel("second coordinate")
     return fig
 
 

@@ -8,11 +8,10 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 
 from fpnlib import checks
-from fpnlib.plots.given import Array, as_array, checked, names_of, need_columns
+from fpnlib.plots.given import Array, checked, names_of, need_columns
 from fpnlib.plots.look import COLORS, DASHED, FAINT, INK, MARKERS, MUTED, key, new_figure, style
 
 HATCHES = ("", "////", "....", "xxxx")
@@ -115,11 +114,10 @@ def confusion(
     top = max(float(off.max()) if classes > 1 else 0, 0.5)
     fig, axes = new_figure(0.43 * classes + 1.5, 0.4 * classes + 0.9)
     ax = axes[0, 0]
+    ax.set_facecolor(FAINT)  # of the diagonal
     shown = ax.imshow(off, cmap=sns.color_palette("YlOrBr", as_cmap=True), vmin=0, vmax=top)
     for i, j in np.ndindex(classes, classes):
         value = percent[i, j]
-        if i == j:
-            ax.add_patch(Rectangle((j - 0.5, i - 0.5), 1, 1, facecolor=FAINT, edgecolor="none"))
         if i == j or value >= 0.05:
             text = f"{value:.1f}" if value < 99.95 else "100"
             color = MUTED if i == j else "white" if value > 0.65 * top else INK
@@ -189,7 +187,7 @@ def posteriors(
         labels: true class indices (n,), which are marked with a triangle.
     """
     images = checked(images, "images", "n", "channels", "h", "w")
-    probabilities = checked(np.exp(as_array(log_posterior)), "log_posterior", len(images), "K")
+    probabilities = checked(checks.numbers(log_posterior).exp(), "log_posterior", len(images), "K")
     if not np.allclose(probabilities.sum(1), 1, atol=1e-3):
         raise ValueError("log_posterior's rows must be logarithms of probabilities that sum to 1")
     n, classes = probabilities.shape
@@ -201,14 +199,13 @@ def posteriors(
     fig, axes = new_figure(1.45 * columns, 2.3 * bands, 2 * bands, columns, height_ratios=heights)
     fig.set_dpi(200)
     triangle = {"marker": "v", "color": COLORS[3], "markersize": 4.5}
-    for ax in axes[-2:, n - (bands - 1) * columns :].flat:
+    for ax in axes.flat:
         ax.axis("off")
-    for k in range(n):
-        picture, bars = axes[2 * (k // columns) : 2 * (k // columns) + 2, k % columns]
+    for k, (picture, bars) in enumerate(zip(axes[::2].flat[:n], axes[1::2].flat[:n])):
         best = int(probabilities[k].argmax())
-        picture.axis("off")
         picture.imshow(images[k].transpose(1, 2, 0), cmap="gray_r", vmin=0, vmax=1)
         picture.set_title(f"{names[best]} ({_percent(probabilities[k, best])})")
+        bars.axis("on")
         _posterior_bars(bars, probabilities[k], names)
         if k % columns == 0:
             bars.set_ylabel("p(y | z)")

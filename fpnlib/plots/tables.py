@@ -13,12 +13,7 @@ from fpnlib.plots.given import checked, need_columns
 from fpnlib.plots.look import COLORS, DASHED, FAINT, INK, MARKERS, MUTED, key, new_figure, style
 
 RUN: dict[str, Any] = {"marker": "o", "color": COLORS[0], "alpha": 0.6, "markeredgewidth": 0}
-PAPER: dict[str, Any] = {
-    "marker": "D",
-    "markerfacecolor": "white",
-    "markeredgecolor": INK,
-    "markersize": 6,
-}
+PAPER: dict[str, Any] = {"marker": "D", "color": "white", "markeredgecolor": INK, "markersize": 6}
 
 
 @style()
@@ -232,13 +227,5 @@ def _draw_spread(ax: Axes, group: pd.DataFrame) -> None:
 
 def _write_beside(ax: Axes, row: float, text: str, offset: float, **look: Any) -> None:
     """Write a text to the right of the axes, ``offset`` points away, at a row's height."""
-    ax.annotate(
-        text,
-        (1, row),
-        xycoords=ax.get_yaxis_transform(),
-        xytext=(offset, 0),
-        textcoords="offset points",
-        va="center",
-        fontsize=8,
-        **look,
-    )
+    look |= {"xycoords": ax.get_yaxis_transform(), "textcoords": "offset points"}
+    ax.annotate(text, (1, row), (offset, 0), va="center", fontsize=8, **look)
