@@ -62,7 +62,7 @@ class AttributeEditor(Panel):
         for name in attributes.names:
             self.sliders[name] = self.slider(name.replace("_", " "), *RANGE, 0.0)
         self.original, self.edited = self.frame(), self.frame()
-        self._show = self.gathered(self.show)
+        self.view = self.edited
         self._held = False  # whether the sliders move by themselves
         self._moving: str | None = None  # the slider that moves by hand
         self._connect()
@@ -122,11 +122,9 @@ class AttributeEditor(Panel):
             self._slide_to(values, self.sliders)
             self.show()
 
-    def show(self) -> None:
-        """Draw the edited picture that the sliders ask for."""
-        with self.reported():
-            values = dict(zip(self.sliders, self._values()))
-            self.edited.value = png(self.picture(self.face.value, values))
+    def drawn(self) -> bytes:
+        """The edited picture that the sliders ask for, as a PNG."""
+        return png(self.picture(self.face.value, dict(zip(self.sliders, self._values()))))
 
     def _connect(self) -> None:
         """Let the controls call the methods."""
@@ -177,7 +175,7 @@ class AttributeEditor(Panel):
             self._moving, self._before = name, self._values()
         values = self.attributes.set(self._before, {name: change["new"]})[0]
         self._slide_to(values, self.attributes.excluded_by(name), moving=name)
-        self._show()
+        self.show_soon()
 
     def _values(self) -> list[float]:
         return [slider.value for slider in self.sliders.values()]

@@ -1,6 +1,7 @@
 """Molecules on request: a slider and a check box for each quantity, and live drawings."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import ipywidgets as widgets
 from rdkit import Chem
@@ -8,14 +9,12 @@ from rdkit.Chem import Draw
 
 from fpnlib.conditions import Reals
 from fpnlib.conditions.columns import Scaled
-from fpnlib.data.molecules import properties, to_smiles
+from fpnlib.data.molecules import PROPERTIES, properties, to_smiles
 from fpnlib.network import FlowPluginNetwork
 from fpnlib.widgets.parts import Explorer
 
-MOLECULES = 6  # drawn at a time
-ACROSS = 3  # of them in a row
-CANDIDATES = 4  # decoded for each that is drawn
-TEMPERATURE = 0.7  # of their latents, as in notebook 10
+ROWS, ACROSS = 2, 3  # of molecules that are drawn at a time
+SETTINGS: dict[str, Any] = {"candidates": 4, "temperature": 0.7}  # as in notebook 10
 SIZE = (230, 170)  # of a drawing in pixels
 REACH = 2.5  # deviations on each side of the mean that a slider goes
 STEPS = 50  # of a slider
@@ -36,13 +35,12 @@ class MoleculeExplorer(Explorer):
         self.names = self.condition.names
         self.asked: dict[str, widgets.Checkbox] = {}
         self.sliders: dict[str, widgets.FloatSlider] = {}
-        for column in network.plugin.condition.columns:
-            first = not self.asked  # is asked for, so that there is something to see
-            narrow = widgets.Layout(width="24px")
-            self.asked[column.name] = widgets.Checkbox(first, indent=False, layout=narrow)
-            self.sliders[column.name] = _slider(column)
-        pairs = zip(self.asked.values(), self.sliders.values())
-        rows = [widgets.HBox([box, slider]) for box, slider in pairs]
+        rows = []
+        for column in self.condition.columns:
+            first = not rows  # is asked for, so that there is something to see
+            box = widgets.Checkbox(first, indent=False, layout=widgets.Layout(width="24px"))
+            self.asked[column.name], self.sliders[column.name] = box, _slider(column)
+            rows.append(widgets.HBox([box, self.sliders[column.name]]))
         view = widgets.HTML(layout=widgets.Layout(max_width="100%"))
         self.arrange(view, rows, "other molecules")
 
@@ -56,24 +54,17 @@ class MoleculeExplorer(Explorer):
         Raises:
             ValueError: an unknown quantity.
         """
-        tokens = self.network.generate(
-            request or None,
-            n=MOLECULES,
-            temperature=TEMPERATURE,
-            candidates=CANDIDATES,
-            seed=seed,
-        )
-        smiles = to_smiles(tokens)
+        asked = request or None
+        smiles = to_smiles(self.network.generate(asked, ROWS * ACROSS, seed=seed, **SETTINGS))
         shown = list(request) or list(self.names)
         captions = []
         for row in properties(smiles).tolist():
-            values = dict(zip(self.names, row))
+            values = dict(zip(PROPERTIES, row))
             captions.append(", ".join(f"{name} {values[name]:.3g}" for name in shown))
         molecules = [Chem.MolFromSmiles(one) for one in smiles]
         width, height = SIZE
-        rows = -(-MOLECULES // ACROSS)
         # Not by MolsToGridImage, which returns something else within a kernel.
-        drawing = Draw.MolDraw2DSVG(ACROSS * width, rows * height, width, height)
+        drawing = Draw.MolDraw2DSVG(ACROSS * width, ROWS * height, width, height)
         drawing.drawOptions().drawMolsSameScale = False
         drawing.DrawMolecules(molecules, legends=captions)
         drawing.FinishDrawing()

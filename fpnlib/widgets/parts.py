@@ -3,7 +3,7 @@
 import asyncio
 import html
 import io
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -44,7 +44,7 @@ def png(image: Tensor) -> bytes:
 
 
 class Panel(widgets.VBox):  # type: ignore[misc]
-    """A panel over a network: room for a message, and the parts that it is laid out with.
+    """A panel over a network: a view of what its controls ask for, and room for a message.
 
     Args:
         network: with a plugin for conditions of the class ``kind``.
@@ -62,6 +62,7 @@ class Panel(widgets.VBox):  # type: ignore[misc]
             raise TypeError(f"the panel needs a plugin for {kind.__name__}, got one for {given}")
         room = widgets.Layout(height="60px", overflow="auto")  # three lines
         self.message = widgets.HTML(layout=room)
+        self._waiting = False  # whether ``show_soon`` is about to show
 
     @contextmanager
     def reported(self) -> Iterator[None]:
@@ -73,10 +74,28 @@ class Panel(widgets.VBox):  # type: ignore[misc]
             line = str(error).splitlines()[0] if str(error) else type(error).__name__
             self.message.value = f'<div style="{ERROR}">{html.escape(line)}</div>'
 
-    @staticmethod
-    def gathered(function: Callable[[], None]) -> Callable[..., None]:
-        """A callback that calls a function once, soon after the first of many changes."""
-        return _Gathered(function)
+    def drawn(self) -> Any:
+        """What the controls ask for, as the view takes it."""
+        raise NotImplementedError
+
+    def show(self) -> None:
+        """Draw what the controls ask for."""
+        with self.reported():
+            self.view.value = self.drawn()
+
+    def show_soon(self, change: object = None) -> None:
+        """Show once, soon after the first of many changes; at once without an event loop."""
+        if self._waiting:
+            return
+        try:
+            asyncio.get_running_loop().call_later(DELAY, self._show_late)
+            self._waiting = True
+        except RuntimeError:
+            self.show()
+
+    def _show_late(self) -> None:
+        self._waiting = False
+        self.show()
 
     @staticmethod
     def row(*parts: widgets.Widget) -> widgets.HBox:
@@ -102,7 +121,7 @@ class Panel(widgets.VBox):  # type: ignore[misc]
 
 
 class Explorer(Panel):
-    """A view of what its controls and a seed ask for, and a button that takes the next seed."""
+    """A panel with a seed among its controls, and a button that takes the next seed."""
 
     def arrange(self, view: widgets.Widget, controls: list[widgets.Widget], again: str) -> None:
         """Lay the panel out; the button is called ``again``."""
@@ -110,43 +129,14 @@ class Explorer(Panel):
         self.seed = widgets.BoundedIntText(0, min=0, max=2**31 - 1, description="seed")
         self.draw = widgets.Button(description=again, icon="random")
         self.draw.on_click(lambda button: self.again())
-        gathered, controls = self.gathered(self.show), [*controls, self.seed]
+        controls = [*controls, self.seed]
         for control in controls:
             for part in getattr(control, "children", None) or [control]:
-                part.observe(gathered, "value")
+                part.observe(self.show_soon, "value")
         column = [*controls, self.draw, self.message]
         self.children = [self.row(view, widgets.VBox(column, layout=self.column(PIXELS)))]
         self.show()
 
-    def drawn(self) -> Any:
-        """What the controls ask for, as the view takes it."""
-        raise NotImplementedError
-
-    def show(self) -> None:
-        """Draw what the controls ask for."""
-        with self.reported():
-            self.view.value = self.drawn()
-
     def again(self) -> None:
         """Draw by the next seed."""
         self.seed.value += 1
-
-
-class _Gathered:
-    """Call a function once, soon after the first of many calls; at once without an event loop."""
-
-    def __init__(self, function: Callable[[], None]):
-        self.function, self.waiting = function, False
-
-    def __call__(self, change: object = None) -> None:
-        if self.waiting:
-            return
-        try:
-            asyncio.get_running_loop().call_later(DELAY, self._run)
-            self.waiting = True
-        except RuntimeError:
-            self.function()
-
-    def _run(self) -> None:
-        self.waiting = False
-        self.function()
