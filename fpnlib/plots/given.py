@@ -26,8 +26,7 @@ def checked(values: Array, name: str, *shape: int | str) -> np.ndarray:
 
 def names_of(names: Sequence | None, count: int) -> list[str]:
     """``count`` names of classes; their indices if ``names`` is None."""
-    if names is None:
-        names = range(count)
+    names = range(count) if names is None else names
     if len(names) != count:
         raise ValueError(f"class_names must name {count} classes, got {len(names)}")
     return list(map(str, names))

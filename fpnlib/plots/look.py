@@ -46,8 +46,7 @@ def style() -> Iterator[None]:
         "axes.prop_cycle": cycler(color=COLORS),
         "mathtext.fontset": "cm",
     }
-    seaborns: dict[str, Any] = sns.axes_style("ticks") | sns.plotting_context("paper")
-    with mpl.rc_context(seaborns | look):  # type: ignore[arg-type]
+    with sns.axes_style("ticks"), sns.plotting_context("paper"), mpl.rc_context(look):  # type: ignore[arg-type]
         yield
 
 

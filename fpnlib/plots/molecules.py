@@ -42,14 +42,12 @@ def molecules(smiles: Sequence[str], captions: Sequence[str] = (), *, columns: i
     for one, molecule in zip(smiles, drawn):
         if molecule is None:
             raise ValueError(f"'{one}' is no molecule that RDKit can read")
-    look: dict[str, Any] = {
-        "molsPerRow": min(columns, len(drawn)),
-        "subImgSize": SIZE,
-        "useSVG": False,
-    }
     options = MolDrawOptions()
     options.drawMolsSameScale = False  # one long chain would make the others tiny
-    look |= {"drawOptions": options, "returnPNG": False}
+    count = checks.positive("the number of molecules", len(drawn))
+    across = min(checks.positive("columns", columns), count)
+    look: dict[str, Any] = {"molsPerRow": across, "subImgSize": SIZE, "drawOptions": options}
+    look |= {"useSVG": False, "returnPNG": False}
     image = Draw.MolsToGridImage(drawn, legends=captions, **look)
     fig, axes = new_figure(image.width / DPI, image.height / DPI, dpi=DPI)
     axes[0, 0].imshow(image)
@@ -78,8 +76,7 @@ def asked_and_got(
     fig, axes = new_figure(2.6 * len(asked) + 0.2, 2.6, 1, len(asked))
     for ax, name in zip(axes[0], asked):
         for given in (got, data):
-            if name not in given:
-                raise checks.unknown("quantity", name, given)
+            checks.known("quantity", name, given)
         x = checked(asked[name], "asked", "n")
         y = checked(got[name], "got", len(x))
         low, high = np.percentile(checked(data[name], "data", "m"), SPREAD)
@@ -96,7 +93,7 @@ def _means(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Means of x and y where x is about the same."""
     groups = np.unique(x, return_inverse=True)[1]
     if groups.max() >= MANY:
-        edges = np.quantile(x, np.linspace(0, 1, BINS + 1))
+        edges = np.unique(np.quantile(x, np.linspace(0, 1, BINS + 1)))
         groups = np.searchsorted(edges[1:-1], x)
     counts = np.bincount(groups)
     return np.bincount(groups, x) / counts, np.bincount(groups, y) / counts

@@ -177,17 +177,12 @@ def _label(
 ) -> None:
     """Show a panel with its labels."""
     height, width = panel.cell
-    for labels, count, name in (
-        (row_labels, panel.rows, "row"),
-        (column_labels, panel.columns, "column"),
-    ):
-        if labels is not None and len(labels) != count:
-            raise ValueError(f"{name}_labels must name {count} {name}s, got {len(labels)}")
+    rows = _texts(row_labels, panel.rows, "row")
+    words = _texts(column_labels, panel.columns, "column")
     ax.imshow(panel.canvas, interpolation="nearest", aspect="auto")
     ax.xaxis.tick_top()
     ax.tick_params(length=0)
     ax.spines[:].set_visible(False)
-    rows, words = list(map(str, row_labels or [])), list(map(str, column_labels or []))
     narrow = width / panel.dpi < NARROW
     down, across = panel.corner(np.arange(len(rows)), np.arange(len(words)))
     ax.set_yticks(down + (height - 1) / 2, rows)
@@ -195,6 +190,13 @@ def _label(
     for text in ax.get_xticklabels():
         if narrow and len(text.get_text()) > 4:
             text.set(rotation=40, ha="left", rotation_mode="anchor")
+
+
+def _texts(labels: Sequence | None, count: int, name: str) -> list[str]:
+    """The labels of all rows or columns; none if ``labels`` is None."""
+    if labels is not None and len(labels) != count:
+        raise ValueError(f"{name}_labels must name {count} {name}s, got {len(labels)}")
+    return [] if labels is None else list(map(str, labels))
 
 
 def _place(figure: Figure, axes: list[Axes], panels: list[_Panel]) -> None:

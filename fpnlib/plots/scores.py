@@ -5,7 +5,6 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
-import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
@@ -38,12 +37,11 @@ def training_curves(
     columns = 2 if count == 4 else min(3, count)
     rows, width = math.ceil(count / columns), 3.6 if apart else 5.2
     fig, axes = new_figure(width * columns, 3.1 * rows, rows, columns)
-    panels = list(axes.flat[:count])
     for ax in axes.flat[count:]:
         ax.remove()
     for i, (name, history) in enumerate(histories.items()):
         color, marker = COLORS[i % len(COLORS)], MARKERS[i % len(MARKERS)]
-        ax = panels[i % count]
+        ax = axes.flat[i % count]
         epoch, train, validation = _losses(name, history)
         best = int(validation.argmin())
         text = f"best: {validation[best]:.4g} (epoch {epoch[best]:g})"
@@ -53,7 +51,7 @@ def training_curves(
         label = text if apart else f"{name}, {text}"
         ax.plot(epoch[best], validation[best], label=label, **look)
         ax.set(xlabel="epoch", ylabel=labels[name], title=name if apart else "")
-    for ax in panels:
+    for ax in axes.flat[:count]:
         ax.xaxis.set_major_locator(MaxNLocator(integer=True))
         _clip_top(ax)
         kinds = [
@@ -115,7 +113,7 @@ def confusion(
     fig, axes = new_figure(0.43 * classes + 1.5, 0.4 * classes + 0.9)
     ax = axes[0, 0]
     ax.set_facecolor(FAINT)  # of the diagonal
-    shown = ax.imshow(off, cmap=sns.color_palette("YlOrBr", as_cmap=True), vmin=0, vmax=top)
+    shown = ax.imshow(off, cmap="YlOrBr", vmin=0, vmax=top)
     for i, j in np.ndindex(classes, classes):
         value = percent[i, j]
         if i == j or value >= 0.05:
@@ -155,22 +153,21 @@ def confusions(
     order = np.unravel_index(np.argsort(-total, axis=None, kind="stable"), total.shape)
     others = [(i, j) for i, j in zip(*order) if i != j and (i, j) not in first]
     pairs = [*first, *others][: checks.positive("top", top)]
-    rows = []
+    texts = []
     for i, j in pairs:
-        pair = f"{names[i]} → {names[j]}" + ("*" if (i, j) in first else "")
-        rows += [(pair, name, 100 * rate[i, j]) for name, rate in rates.items()]
-    table = pd.DataFrame(rows, columns=["pair", "model", "percent"])
+        star = "*" if (i, j) in first else ""
+        texts.append(f"{names[i]} → {names[j]}{star}")
     fig, axes = new_figure(4.6, 0.3 * len(pairs) * max(1, 0.45 * len(rates)) + 0.9)
     ax = axes[0, 0]
-    look = {"palette": COLORS[: len(rates)], "errorbar": None, "saturation": 1}
-    sns.barplot(table, y="pair", x="percent", hue="model", ax=ax, **look)
-    ax.set(xlabel="% of the first class taken for the second", ylabel="")
-    handles, labels = ax.get_legend_handles_labels()
-    for i, bars in enumerate(ax.containers):
-        for bar in (*bars, handles[i]):
-            bar.set(hatch=HATCHES[i % len(HATCHES)], edgecolor="white", linewidth=0.5)
-    ax.get_legend().remove()
-    fig.legend(handles, labels, loc="outside upper center", ncols=2)
+    places, height = np.arange(len(pairs)), 0.8 / len(rates)
+    for k, (name, rate) in enumerate(rates.items()):
+        percent = [100 * rate[pair] for pair in pairs]
+        look = {"color": COLORS[k % len(COLORS)], "hatch": HATCHES[k % len(HATCHES)]}
+        look |= {"edgecolor": "white", "linewidth": 0.5}
+        ax.barh(places - 0.4 + (k + 0.5) * height, percent, height, label=name, **look)
+    ax.set_yticks(places, texts)
+    ax.set(xlabel="% of the first class taken for the second", ylim=(len(pairs) - 0.5, -0.5))
+    fig.legend(loc="outside upper center", ncols=2)
     return fig
 
 

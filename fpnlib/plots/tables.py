@@ -86,8 +86,8 @@ def attribute_scores(
         high = 1.0 if highest > 0.5 else max(1.05 * highest, 0.01)
         for k, (editor, rows) in enumerate(others.groupby("editor", sort=False)):
             at = rows["place"] + 0.16 * (k - 1)
-            look = {"color": COLORS[k], "markersize": 4.5, "clip_on": False}
-            ax.plot(rows[column], at, MARKERS[k], label=editor, **look)
+            look = {"color": COLORS[k % len(COLORS)], "markersize": 4.5, "clip_on": False}
+            ax.plot(rows[column], at, MARKERS[k % len(MARKERS)], label=editor, **look)
         if (floors[column] > low).any():
             ax.plot(floors[column], floors["place"], "|", color=MUTED, label=floor)
         ax.set(xlabel=title, ylim=(len(names) - 0.4, -0.6), xlim=(low, high))
@@ -193,8 +193,7 @@ def spread(table: pd.DataFrame, *, across: Sequence[str] = ()) -> Figure:
     measures = list(table.assign(label=labels).groupby(parts[0], sort=False))
     measures.sort(key=lambda measure: measure[1]["paper"].isna().all())
     sizes = [group["label"].nunique() + 1.2 for _, group in measures]
-    size = 7.2, 0.27 * sum(sizes) + 0.5
-    fig, axes = new_figure(*size, len(measures), 1, height_ratios=sizes)
+    fig, axes = new_figure(7.2, 0.27 * sum(sizes) + 0.5, len(measures), 1, height_ratios=sizes)
     for ax, (measure, group) in zip(axes[:, 0], measures):
         ax.set_xlabel(measure)
         _draw_spread(ax, group)

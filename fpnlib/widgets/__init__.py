@@ -252,8 +252,7 @@ class ShapeExplorer(Explorer):
 
     def __init__(self, network: FlowPluginNetwork):
         super().__init__(network, Classes)
-        names = self.condition.names
-        self.category = widgets.Dropdown(options=names, description="category")
+        self.category = widgets.Dropdown(options=self.condition.names, description="category")
         self.temperature = self.slider("temperature", 0.0, 1.5, 1.0)
         self.arrange(widgets.HTML(), [self.category, self.temperature], "another shape")
 
