@@ -57,13 +57,24 @@ def plugin():
     return fitted(Classes("abc"), Y)
 
 
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "plugin.safetensors"
+
+
+def reloaded(plugin, path, asked, *flow):
+    """The plugin saved and loaded again, whose samples are the same to the bit."""
+    plugin.save(path)
+    loaded = FlowPlugin.load(path, *flow)
+    assert torch.equal(loaded.sample(asked, 20, seed=1), plugin.sample(asked, 20, seed=1))
+    return loaded
+
+
 @pytest.mark.parametrize(("kind", "flow"), FITTED)
-def test_a_loaded_plugin_is_the_one_saved(tmp_path, kind, flow):
+def test_a_loaded_plugin_is_the_one_saved(path, kind, flow):
     condition, y, asked = CASES[kind]
     plugin = fitted(condition, y, flow)
-    plugin.save(tmp_path / "plugin.safetensors")
-    loaded = FlowPlugin.load(tmp_path / "plugin.safetensors")
-    assert torch.equal(loaded.sample(asked, 20, seed=1), plugin.sample(asked, 20, seed=1))
+    loaded = reloaded(plugin, path, asked)
     assert loaded.condition.spec == plugin.condition.spec
     assert loaded.read(Z[:5]).equals(plugin.read(Z[:5]))
     assert type(loaded.labels(Z[:5])) is type(plugin.labels(Z[:5]))
@@ -71,21 +82,18 @@ def test_a_loaded_plugin_is_the_one_saved(tmp_path, kind, flow):
     assert loaded.history_ == plugin.history_ and not loaded.training
 
 
-def test_weights_that_a_run_keeps_hold_the_training_labels(tmp_path):
+def test_weights_that_a_run_keeps_hold_the_training_labels(path):
     plugin = fitted(Classes("abc", unknown=True), Y)
-    save_tensors(tmp_path / "plugin.safetensors", plugin.state_dict(), {})
+    save_tensors(path, plugin.state_dict(), {})
     loaded = FlowPlugin(2, Classes("abc", unknown=True), hidden_features=4, num_layers=2)
-    load_module(tmp_path / "plugin.safetensors", loaded.eval())
+    load_module(path, loaded.eval())
     assert len(loaded.training_values_) == 54
     assert torch.equal(loaded.sample(n=20, seed=1), plugin.sample(n=20, seed=1))
 
 
-def test_double_precision_survives(tmp_path):
-    torch.manual_seed(0)
+def test_double_precision_survives(path):
     plugin = FlowPlugin(2, Classes("abc"), hidden_features=4, num_layers=1).double()
-    plugin.fit(Z, Y, epochs=1, progress=False).save(tmp_path / "plugin.safetensors")
-    loaded = FlowPlugin.load(tmp_path / "plugin.safetensors")
-    assert torch.equal(loaded.sample(0, 9, seed=0), plugin.sample(0, 9, seed=0))
+    reloaded(plugin.fit(Z, Y, epochs=1, progress=False), path, 0)
 
 
 FRESH = """
@@ -99,8 +107,7 @@ assert "torch._dynamo" not in sys.modules, "a fit waits for torch's compiler"
 """
 
 
-def test_a_fresh_process_with_other_threads_gives_the_same_bits(tmp_path, plugin):
-    path = tmp_path / "plugin.safetensors"
+def test_a_fresh_process_with_other_threads_gives_the_same_bits(path, plugin):
     plugin.save(path)
     fresh = [sys.executable, "-c", FRESH, path]
     printed = subprocess.run(fresh, check=True, capture_output=True, text=True)
@@ -123,6 +130,14 @@ def test_the_kept_file_of_format_1_still_loads():
     assert list(plugin.labels(Z[:2])) == ["kind", "size"] and plugin.history_.best_epoch
     with safetensors.safe_open(KEPT, framework="pt") as file:
         assert file.metadata()["format"] == "1"
+
+
+@pytest.mark.parametrize("flow", ["maf", "realnvp"])
+def test_a_file_of_wide_latents_from_before_the_default_width_followed_them(path, flow):
+    plugin = FlowPlugin(48, Classes("abc"), flow, hidden_features=40, num_layers=1)
+    plugin.fit(torch.randn(60, 48), Y[:60], epochs=1, progress=False)
+    del plugin.config["hidden_features"]
+    reloaded(plugin, path, "a")
 
 
 def test_numbers_of_numpy_and_the_home_folder_are_taken(tmp_path, monkeypatch):
@@ -154,30 +169,23 @@ def test_a_network_says_that_the_base_is_another(tmp_path, recwarn):
         FlowPluginNetwork.load(path, model)
 
 
-def test_a_flow_of_the_users_own_is_given_again(tmp_path):
-    path = tmp_path / "plugin.safetensors"
-    plugin = fitted(Classes("abc"), Y, own_flow())
-    plugin.save(path)
+def test_a_flow_of_the_users_own_is_given_again(path):
+    reloaded(fitted(Classes("abc"), Y, own_flow()), path, "a", own_flow())
     with one_line(ValueError, "made with a flow of your own: pass flow, a NSF"):
         FlowPlugin.load(path)
     with one_line(ValueError, "is of another flow or damaged: Error"):
         FlowPlugin.load(path, own_flow(transforms=3))
-    loaded = FlowPlugin.load(path, own_flow())
-    assert torch.equal(loaded.sample("a", 9, seed=0), plugin.sample("a", 9, seed=0))
 
 
-def test_weights_that_two_layers_share_are_saved(tmp_path):
+def test_weights_that_two_layers_share_are_saved(path):
     flow = own_flow()
     flow.transform.transforms[1] = flow.transform.transforms[0]
-    plugin = fitted(Classes("abc"), Y, flow)
-    plugin.save(tmp_path / "plugin.safetensors")
-    loaded = FlowPlugin.load(tmp_path / "plugin.safetensors", own_flow())
-    assert torch.equal(loaded.sample("a", 9, seed=0), plugin.sample("a", 9, seed=0))
+    reloaded(fitted(Classes("abc"), Y, flow), path, "a", own_flow())
 
 
 @pytest.mark.parametrize("damage", ["truncated", "text", "no plugin", "another format"])
-def test_a_file_that_is_no_plugin_gets_one_line(tmp_path, plugin, damage):
-    path, weights = tmp_path / "plugin.safetensors", {"w": torch.zeros(1)}
+def test_a_file_that_is_no_plugin_gets_one_line(path, plugin, damage):
+    weights = {"w": torch.zeros(1)}
     plugin.save(path)
     whole = path.read_bytes()
     contents = {
@@ -191,24 +199,20 @@ def test_a_file_that_is_no_plugin_gets_one_line(tmp_path, plugin, damage):
         FlowPlugin.load(path)
 
 
-def test_paths_that_cannot_be_get_one_line(tmp_path, plugin):
+def test_paths_that_cannot_be_get_one_line(path, tmp_path, plugin):
     with pytest.raises(FileNotFoundError, match="no plugin at"):
-        FlowPlugin.load(tmp_path / "none.safetensors")
+        FlowPlugin.load(path)
     with pytest.raises(ValueError, match=r"kept as \.safetensors, got 'plugin\.pt'"):
         plugin.save(tmp_path / "plugin.pt")
     spline = FlowPlugin(2, Classes("ab"), "spline", activation=nn.Tanh)
     with pytest.raises(TypeError, match="got .*; pass a flow of your own"):
-        spline.save(tmp_path / "plugin.safetensors")
+        spline.save(path)
     with pytest.raises(ValueError, match="unknown condition 'Class'; did you mean 'Classes'"):
         from_spec({"type": "Class", "names": ["a"]})
 
 
-def test_nothing_is_unpickled(tmp_path, plugin, monkeypatch):
-    def refuse(*args, **kwargs):
-        raise AssertionError("a pickle")
-
-    path = tmp_path / "plugin.safetensors"
+def test_nothing_is_unpickled(path, plugin, monkeypatch):
     plugin.save(path)
-    for module, name in (("pickle", "Unpickler"), ("pickle", "loads"), ("torch", "load")):
-        monkeypatch.setattr(sys.modules[module], name, refuse)
+    for name in ("pickle.Unpickler", "pickle.loads", "torch.load"):
+        monkeypatch.setattr(name, lambda *_, **__: pytest.fail("a pickle"))
     assert FlowPlugin.load(path).latent_dim == 2

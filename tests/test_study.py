@@ -9,13 +9,14 @@ import threading
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from unittest.mock import Mock, create_autospec
 
 import matplotlib.pyplot as plt
 import pandas as pd
 import psutil
 import pytest
 import torch
-from laws import one_line
+from laws import one_line, same_state
 from vectors import VECTORS, Linear, load_vectors
 
 from fpnlib import store
@@ -29,8 +30,11 @@ from fpnlib.store.tensors import Checkpoint, load_tensors, save_tensors
 pytestmark = pytest.mark.filterwarnings("ignore:.*overflowed")  # the flows are hardly trained
 
 
-def start(folder, override="", notebook="one", seed=0, family=VECTORS):
-    return Study(Run(notebook, out=folder, override=override, seed=seed), family)
+def start(folder, override="", notebook="one", family=VECTORS, checksum="", **options):
+    made = Study(Run(notebook, out=folder, override=override, **options), family)
+    if checksum:
+        made.data = dataclasses.replace(made.data, checksum=checksum)
+    return made
 
 
 @pytest.fixture(scope="module")
@@ -44,8 +48,7 @@ def folder(tmp_path_factory):
 
 
 def same(one, other):
-    here, there = one.state_dict(), other.state_dict()
-    return all(torch.equal(value, there[key]) for key, value in here.items())
+    return same_state(one.state_dict(), other.state_dict())
 
 
 def publish(folder, pretrained, *names):
@@ -55,8 +58,7 @@ def publish(folder, pretrained, *names):
         save_tensors(pretrained / f"vectors_{name}.safetensors", tensors, meta)
 
 
-def untrained(*_, **__):
-    raise AssertionError("nothing should be trained here")
+untrained = Mock(side_effect=AssertionError("nothing should be trained here"))
 
 
 def test_a_toy_family_goes_through_every_step(tmp_path):
@@ -89,27 +91,35 @@ def test_what_fits_is_loaded(folder, capsys, monkeypatch):
     assert len(plugin.history_.epochs) == 2 and len(base.history_.epochs) == 2
 
 
-@pytest.mark.parametrize("change", [{"override": "vectors.epochs=1"}, {"seed": 1}])
-def test_another_setting_or_seed_makes_another_model(tmp_path, capsys, change):
+def with_base(**changes):
+    """The toy family with changes of its base model, and a setting more."""
+    base = dataclasses.replace(VECTORS.bases["Linear"], **changes)
+    settings = VECTORS.settings | {"new": 0}
+    return dataclasses.replace(VECTORS, settings=settings, bases={"Linear": base})
+
+
+ANOTHER = {
+    "setting": {"override": "vectors.epochs=1"},
+    "seed": {"seed": 1},
+    "data": {"checksum": "another"},
+    "version": {"family": with_base(version=2)},
+}
+
+
+@pytest.mark.parametrize("change", ANOTHER)
+def test_another_setting_seed_data_or_version_makes_another_model(tmp_path, capsys, change):
     first = start(tmp_path).base()
     assert same(first, start(tmp_path).base())
-    other = start(tmp_path, **change).base()
+    other = start(tmp_path, **ANOTHER[change]).base()
     assert "Linear: made with other settings or data; made anew" in capsys.readouterr().out
-    assert not same(first, other)
+    assert other.key_ != first.key_
+    assert same(first, other) == (change in ("data", "version")), "these are the key's alone"
 
 
 def test_plugins_of_other_seeds_share_the_base(tmp_path):
     one, other = start(tmp_path / "one"), start(tmp_path / "other", "vectors.flow_seed=1")
     assert one.base().key_ == other.base().key_ and same(one.base(), other.base())
     assert one.plugin().key_ != other.plugin().key_ and not same(one.plugin(), other.plugin())
-
-
-def test_other_data_make_other_models(tmp_path, capsys):
-    first = start(tmp_path).base()
-    other = start(tmp_path)
-    other.data = dataclasses.replace(other.data, checksum="another")
-    assert other.base().key_ != first.key_
-    assert "made with other settings or data" in capsys.readouterr().out
 
 
 def test_a_setting_that_others_depend_on_changes_their_keys_and_no_others(folder):
@@ -120,17 +130,8 @@ def test_a_setting_that_others_depend_on_changes_their_keys_and_no_others(folder
 
 def test_a_new_setting_at_its_default_changes_no_key(folder, monkeypatch):
     monkeypatch.setattr(Trained, "fit", untrained)
-    base = VECTORS.bases["Linear"]
-    wider = dataclasses.replace(base, settings=(*base.settings, "new"))
-    settings = VECTORS.settings | {"new": 0}
-    family = dataclasses.replace(VECTORS, settings=settings, bases={"Linear": wider})
+    family = with_base(settings=(*VECTORS.bases["Linear"].settings, "new"))
     assert start(folder, family=family).base().key_ == start(folder).base().key_
-
-
-def test_a_raised_version_makes_it_anew(tmp_path):
-    base = dataclasses.replace(VECTORS.bases["Linear"], version=2)
-    family = dataclasses.replace(VECTORS, bases={"Linear": base})
-    assert start(tmp_path, family=family).base().key_ != start(tmp_path).base().key_
 
 
 def test_steps_share_what_they_make(folder, capsys):
@@ -145,8 +146,7 @@ def test_pretrained_weights_serve_any_data(folder, tmp_path, monkeypatch, capsys
     """What is made of them is the run's own."""
     monkeypatch.setattr(study, "PRETRAINED", tmp_path)
     publish(folder, tmp_path, "Linear", "Linear_maf")
-    other = start(tmp_path / "run")
-    other.data = dataclasses.replace(other.data, checksum="another")
+    other = start(tmp_path / "run", checksum="another")
     base, plugin = other.base(), other.plugin()
     assert capsys.readouterr().out.count("loaded, pretrained") == 2
     assert not (tmp_path / "run" / "models").exists()
@@ -216,13 +216,8 @@ def test_workers_do_not_outlive_a_killed_parent(tmp_path):
 
 
 def test_two_notebooks_that_need_one_model_make_it_once(tmp_path, monkeypatch):
-    both, made, fit = threading.Barrier(2), [], Trained.fit
-
-    def counted(*given, **fitting):
-        made.append(1)
-        return fit(*given, **fitting)
-
-    monkeypatch.setattr(Trained, "fit", counted)
+    both = threading.Barrier(2)
+    monkeypatch.setattr(Trained, "fit", create_autospec(Trained.fit, side_effect=Trained.fit))
 
     def need(notebook):
         vectors = start(tmp_path, notebook=notebook)
@@ -231,7 +226,7 @@ def test_two_notebooks_that_need_one_model_make_it_once(tmp_path, monkeypatch):
 
     with ThreadPoolExecutor(2) as pool:
         one, other = pool.map(need, ("first", "second"))
-    assert len(made) == 1 and same(one, other)
+    assert Trained.fit.call_count == 1 and same(one, other)
 
 
 def test_a_model_of_another_version_of_the_library_is_loaded(folder, capsys, monkeypatch):
@@ -242,9 +237,7 @@ def test_a_model_of_another_version_of_the_library_is_loaded(folder, capsys, mon
 
 @pytest.mark.parametrize("fails", ["save_tensors", "load_module"])
 def test_what_was_fitted_is_not_lost_if_it_can_not_be_kept(tmp_path, monkeypatch, fails):
-    def full(*_, **__):
-        raise OSError(28, "No space left on device")
-
+    full = Mock(side_effect=OSError(28, "No space left on device"))
     with monkeypatch.context() as patch:
         patch.setattr(f"fpnlib.store.cache.{fails}", full)
         with pytest.raises(OSError, match="No space left"):
@@ -283,8 +276,7 @@ def test_the_seconds_of_a_model_count_all_sessions(tmp_path):
     assert "seconds" not in (tmp_path / "models" / "Linear.json").read_text()
 
 
-KEEPING = dataclasses.replace(VECTORS.bases["Linear"], keep_latents=True)
-KEPT = dataclasses.replace(VECTORS, bases={"Linear": KEEPING})
+KEPT = with_base(keep_latents=True)
 
 
 def test_latents_that_are_kept_are_encoded_once(tmp_path, monkeypatch):
@@ -362,15 +354,12 @@ def test_one_draw_from_each_posterior():
 
 
 def test_a_read_only_run_trains_and_writes_nothing(folder, tmp_path):
-    reader = Study(Run("reader", out=folder, read_only=True), VECTORS)
-    assert same(reader.plugin(), start(folder).plugin())
-    empty = Study(Run("reader", out=tmp_path, read_only=True), VECTORS)
+    assert same(start(folder, read_only=True).plugin(), start(folder).plugin())
     with pytest.raises(FileNotFoundError, match="no model 'Linear' is stored"):
-        empty.base()
-    other = Study(Run("reader", out=folder, override="vectors.epochs=1", read_only=True), VECTORS)
+        start(tmp_path, read_only=True).base()
     with pytest.raises(ValueError, match="was not made with the run's own parameters and data"):
-        other.base()
-    made = Study(Run("reader", out=folder, read_only=True), KEPT).latents().test
+        start(folder, "vectors.epochs=1", read_only=True).base()
+    made = start(folder, family=KEPT, read_only=True).latents().test
     assert torch.equal(made.mean, start(folder).latents().test.mean), "made, and not kept"
     assert not list(tmp_path.rglob("*.*")) and not list(folder.rglob("*latents*"))
 
