@@ -21,7 +21,6 @@ from safetensors.torch import load_file
 
 from fpnlib.flows import ConditionalFlow, build_flow
 from fpnlib.flows.engine import transform
-from fpnlib.flows.engine.weights import pack
 from fpnlib.store.cache import threads
 
 OUTPUTS = Path(__file__).resolve().parents[1] / "outputs"
@@ -42,13 +41,27 @@ VARIANTS = {
     "dropout and embedding": ("maf", {"dropout": 0.3, "embedding_features": 5}),
     "coupling": ("realnvp", {}),
     "coupling, odd D": ("realnvp", {"features": 7, "batch_norm": True, "embedding_features": 2}),
+    "random permutations": ("permuted", {}),
+    "random permutations, batch norm": ("permuted", {"batch_norm": True}),
 }
 
 
 def build(name, features=9, seed=0, **settings):
     torch.manual_seed(seed)
+    if name == "permuted":
+        return permuted(**settings)
     flow = build_flow(name, features, 4, **{"hidden_features": 22, "num_layers": 3} | settings)
     return shake(flow, 0.05)
+
+
+def permuted(batch_norm=False):
+    """A flow of one's own, with random permutations and perhaps batch norms between its layers."""
+    layers = [RandomPermutation(6), ReversePermutation(6)]
+    for _ in range(2):
+        layers.append(MaskedAffineAutoregressiveTransform(6, 12, context_features=4))
+        layers += [BatchNorm(6)] if batch_norm else []
+        layers.append(RandomPermutation(6))
+    return shake(ConditionalFlow(CompositeTransform(layers[:-1]), 6, 4), 0.05)
 
 
 def as_nflows(flow):
@@ -97,9 +110,9 @@ def assert_no_worse(ours, exact, *others):
 
 
 @torch.no_grad()
-def assert_as_exact_as_nflows(flow, z, context):
+def test_all_is_as_near_to_float64_as_nflows_is(flow):
     """Both directions and every class' density in float32, beside nflows in float32 and 64."""
-    theirs, exact = as_nflows(flow), as_nflows(flow).double()
+    theirs, exact, (z, context) = as_nflows(flow), as_nflows(flow).double(), batch(flow)
     every = torch.eye(flow.context_features)
 
     def results(module, dtype):
@@ -114,10 +127,6 @@ def assert_as_exact_as_nflows(flow, z, context):
     rounded = [results(rounding(exact), torch.float64) for _ in range(4)]
     right = results(exact, torch.float64)
     assert_no_worse(results(flow, z.dtype), right, results(theirs, z.dtype), *rounded)
-
-
-def test_all_is_as_near_to_float64_as_nflows_is(flow):
-    assert_as_exact_as_nflows(flow, *batch(flow))
 
 
 def trained(path):
@@ -174,13 +183,10 @@ def test_densities_and_samples_of_a_seed_are_those_of_nflows(flow):
 
 
 @pytest.mark.parametrize("training", [True, False])
-@pytest.mark.parametrize("variant", [*VARIANTS, "random permutations"])
+@pytest.mark.parametrize("variant", VARIANTS)
 def test_gradients_are_those_of_nflows(variant, training):
-    if variant == "random permutations":
-        flow = permuted(between=None)
-    else:
-        name, settings = VARIANTS[variant]
-        flow = build(name, **settings | ({"dropout": 0} if "dropout" in settings else {}))
+    name, settings = VARIANTS[variant]
+    flow = build(name, **settings | ({"dropout": 0} if "dropout" in settings else {}))
     flow.train(training)
     theirs, exact = as_nflows(flow), as_nflows(flow).double()
 
@@ -232,27 +238,6 @@ def test_training_with_dropout_and_batch_norm_is_that_of_nflows():
         assert torch.equal(mine, other), key
 
 
-def permuted(between=BatchNorm):
-    """A flow of one's own, with random permutations and perhaps batch norms between its layers."""
-    torch.manual_seed(0)
-    layers = [RandomPermutation(6), ReversePermutation(6)]
-    for _ in range(2):
-        layers.append(MaskedAffineAutoregressiveTransform(6, 12, context_features=4))
-        layers += [between(6)] if between else []
-        layers.append(RandomPermutation(6))
-    flow = ConditionalFlow(CompositeTransform(layers[:-1]), 6, 4).eval()
-    for key, buffer in flow.named_buffers():
-        if key.endswith("running_var"):
-            buffer.fill_(1.5)
-    return flow
-
-
-@pytest.mark.parametrize("between", [BatchNorm, None])
-def test_random_permutations_in_a_flow_of_ones_own(between):
-    flow = permuted(between)
-    assert_as_exact_as_nflows(flow, *batch(flow))
-
-
 @torch.no_grad()
 @pytest.mark.parametrize("variant", ["plain", "batch norm", "narrower than D", "wide", "coupling"])
 def test_float64_and_a_machine_without_numba_get_the_same_numbers(variant, monkeypatch):
@@ -260,19 +245,22 @@ def test_float64_and_a_machine_without_numba_get_the_same_numbers(variant, monke
     flow = build(name, features=20, **settings) if variant == "plain" else build(name, **settings)
     z, context = batch(flow)
     z *= 0.3
-    expected = flow.transform_from_noise(z, context), flow.class_log_prob(z, torch.eye(4))
+
+    def results(flow, *given):
+        every = torch.eye(4).to(given[0])
+        return flow.transform_from_noise(*given), flow.class_log_prob(given[0], every)
+
+    expected = results(flow, z, context)
     monkeypatch.setattr(numba.config, "DISABLE_JIT", 1)
-    without = flow.transform_from_noise(z, context), flow.class_log_prob(z, torch.eye(4))
-    double = copy.deepcopy(flow).double()
-    z64, context64, every64 = z.double(), context.double(), torch.eye(4).double()
-    exact = double.transform_from_noise(z64, context64), double.class_log_prob(z64, every64)
-    theirs = as_nflows(double)
+    without = results(flow, z, context)
+    double, given64 = copy.deepcopy(flow).double(), (z.double(), context.double())
+    exact = results(double, *given64)
     single = as_nflows(flow)._transform.inverse(z, context)[0]
     allowed = 4 * error(single, exact[0]) + 2e-5
     for mine, other, right in zip(expected, without, exact, strict=True):
         assert right.dtype == torch.float64
         assert max(error(mine, right), error(other, right)) <= allowed
-    slow = theirs._transform.inverse(z64, context64)[0]
+    slow = as_nflows(double)._transform.inverse(*given64)[0]
     torch.testing.assert_close(exact[0], slow, atol=1e-10, rtol=1e-10)
 
 
@@ -379,18 +367,6 @@ def test_changed_weights_change_the_samples(disable_jit, change, monkeypatch):
     assert not torch.equal(first, second)
     exact = as_nflows(flow)._transform.inverse(z, context)[0]
     torch.testing.assert_close(second, exact, atol=1e-4, rtol=1e-4)
-
-
-def test_frozen_weights_are_packed_once(monkeypatch):
-    calls = []
-    monkeypatch.setattr(transform, "pack", lambda layers: calls.append(1) or pack(layers))
-    flow = build("maf")
-    z, context = batch(flow)
-    with torch.no_grad():
-        for _ in range(3):
-            flow.transform_from_noise(z, context)
-            flow.log_prob(z, context)
-    assert len(calls) == 1
 
 
 @pytest.mark.parametrize("copied", [copy.deepcopy, lambda flow: pickle.loads(pickle.dumps(flow))])
