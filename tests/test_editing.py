@@ -188,30 +188,27 @@ def test_an_editor_that_always_changes_more_has_no_strength():
         chosen_strengths(curve, most=0.01)
 
 
-def test_editors_are_compared_edit_by_edit():
-    ours = torch.tensor([1.0, 1, 1, 0, 1, 1])
-    theirs = torch.tensor([1.0, 0, 1, 0, 0, 1])
-    frames = []
-    for name, values in ((OURS, ours), ("b", theirs), ("c", ours)):
-        frames.append(pd.DataFrame({"editor": name, "achieved": values.numpy()}))
-    table = paired_differences(pd.concat(frames)).set_index("editor")
-    apart = (ours - theirs).double()
-    assert table["difference"].tolist() == pytest.approx([1 / 3, 0])
-    expected = [apart.std().item() / 6**0.5, 0]
-    assert table["standard error"].tolist() == pytest.approx(expected)
+def successes(achieved):
+    """A table of edits from what each editor achieved in them."""
+    frames = [pd.DataFrame({"editor": name, "achieved": v}) for name, v in achieved.items()]
+    return pd.concat(frames, ignore_index=True)
 
 
-def test_the_difference_may_be_from_another_editor():
-    frames = [pd.DataFrame({"editor": [name], "achieved": v}) for name, v in (("a", 1), ("b", 0))]
-    both = pd.concat([pd.DataFrame({"editor": [OURS], "achieved": 0}), *frames])
-    table = paired_differences(both, ours="a").set_index("editor")
-    assert table["difference"].to_dict() == {OURS: 1, "b": 1}
+def test_editors_are_compared_edit_by_edit_with_ours_or_with_another():
+    ours = pd.Series([1.0, 1, 1, 0, 1, 1])
+    theirs = pd.Series([1.0, 0, 1, 0, 0, 1])
+    scores = successes({OURS: ours, "b": theirs, "c": ours})
+    table = paired_differences(scores).set_index("editor")
+    assert table["difference"].to_dict() == pytest.approx({"b": 1 / 3, "c": 0})
+    expected = (ours - theirs).std() / 6**0.5
+    assert table["standard error"].to_dict() == pytest.approx({"b": expected, "c": 0})
+    from_another = paired_differences(scores, ours="b").set_index("editor")
+    assert from_another["difference"].to_dict() == pytest.approx({OURS: -1 / 3, "c": -1 / 3})
 
 
 def test_shared_successes_are_edits_that_everyone_achieves_and_the_floor_does_not():
     done = {"ours": [1, 1, 1, 0], "theirs": [1, 1, 0, 1], "no edit": [0, 1, 0, 0]}
-    frames = [pd.DataFrame({"editor": name, "achieved": v}) for name, v in done.items()]
-    scores = pd.concat(frames, ignore_index=True)
+    scores = successes(done)
     shared = shared_successes(scores, floor="no edit")
     assert shared["editor"].tolist() == ["ours", "theirs"] and shared.index.tolist() == [0, 4]
     without = scores[scores["editor"] != "no edit"]
