@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence, Sized
 from contextlib import suppress
 from difflib import get_close_matches
 from numbers import Integral, Number
@@ -250,15 +250,18 @@ def fitting(name: str, value: object, default: object) -> object:
 
     Raises:
         TypeError: another type. A default of None takes anything.
+        ValueError: NaN, or an infinite number.
 
     >>> fitting("rate", "1e-3", 0.1)
     0.001
     """
-    if default is None or type(value) is type(default):
-        return value
     if isinstance(default, float) and not isinstance(value, bool):
         with suppress(TypeError, ValueError):
-            return float(value)  # type: ignore[arg-type]
+            value = float(value)  # type: ignore[arg-type]
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError(f"parameter '{name}' must be finite, got {value}")
+    if default is None or type(value) is type(default):
+        return value
     kinds: dict[type, str] = {
         bool: "true or false",
         int: "a whole number",
@@ -322,7 +325,7 @@ def class_indices(y: object) -> Tensor:
     return labels(y, range(1 + (int(most) if most > 0 else 0)))
 
 
-def same_length(a: Tensor, b: Tensor, names: tuple[str, str] = ("z", "y")) -> None:
+def same_length(a: Sized, b: Sized, names: tuple[str, str] = ("z", "y")) -> None:
     """Raise ValueError unless both have the same number of rows."""
     if len(a) != len(b):
         said = f"{names[0]} and {names[1]} must have the same length"

@@ -153,7 +153,9 @@ class FlowPluginNetwork(nn.Module):
                 self.plugin = FlowPlugin(mean.shape[1:], self.condition, **self._settings)
             self.plugin.to(mean.device)
         if validation is not None:
-            pair = isinstance(validation, tuple | list)
+            pair = isinstance(validation, tuple | list) and not isinstance(
+                validation[0], tuple | list
+            )
             objects, labels = validation if pair else (validation, None)
             held_out, spread, labels = self._encoded(objects, labels, progress)
             if spread is not None:  # what is held out is drawn, as the training latents are
@@ -216,10 +218,13 @@ class FlowPluginNetwork(nn.Module):
         Args:
             x: objects.
             prior: of classes, as in ``FlowPlugin.log_posterior``.
+
+        Raises:
+            TypeError: a prior for a plugin of another condition than classes.
         """
         z = self._latents(x)
         condition = self.plugin.condition
-        if isinstance(condition, Classes):
+        if isinstance(condition, Classes) or not isinstance(prior, str) or prior != "flat":
             return condition.labels(self.plugin.predict(z, prior).float()[:, None])
         return self.plugin.labels(z)
 

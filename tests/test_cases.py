@@ -9,7 +9,7 @@ import torch
 from laws import refusals
 from nflows.flows import MaskedAutoregressiveFlow
 
-from fpnlib import Attributes, Classes, FlowPlugin, Reals, Several
+from fpnlib import Attributes, Classes, FlowPlugin, Reals, Several, Vector
 
 Y = torch.arange(60) % 3
 Z = torch.randn(60, 4, generator=torch.Generator().manual_seed(0)) + 4 * Y[:, None]
@@ -155,3 +155,12 @@ BAD = [
     (lambda: FlowPlugin((), Classes("ab")), "latent_dim must be a positive whole number, got 0"),
 ]
 test_what_makes_no_sense_gets_one_line = refusals(BAD)
+
+
+def test_a_part_of_one_column_has_its_part_s_name_everywhere():
+    both = Several(tall=Attributes(["is_tall"], [("is_tall",)]), size=Vector(2, unknown=True))
+    values = both.values({"tall": [1, 0], "size": [[1.0, 2.0], None]})
+    torch.testing.assert_close(
+        values, torch.tensor([[1, 1, 2], [0, torch.nan, torch.nan]]), equal_nan=True
+    )
+    assert both.values({"tall": 1, "size": None}).isnan().tolist() == [[False, True, True]]

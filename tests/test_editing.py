@@ -204,6 +204,8 @@ def test_editors_are_compared_edit_by_edit_with_ours_or_with_another():
     assert table["standard error"].to_dict() == pytest.approx({"b": expected, "c": 0})
     from_another = paired_differences(scores, ours="b").set_index("editor")
     assert from_another["difference"].to_dict() == pytest.approx({OURS: -1 / 3, "c": -1 / 3})
+    with pytest.raises(ValueError, match="b and c must have the same length, got 6 and 5"):
+        paired_differences(scores[:-1], ours="b")
 
 
 def test_shared_successes_are_edits_that_everyone_achieves_and_the_floor_does_not():

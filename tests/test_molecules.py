@@ -23,7 +23,12 @@ from fpnlib.families.requests import (
     _rejection,
     targets,
 )
-from fpnlib.metrics.molecules import frechet_chemnet_distance, set_scores, similarity
+from fpnlib.metrics.molecules import (
+    frechet_chemnet_distance,
+    request_scores,
+    set_scores,
+    similarity,
+)
 from fpnlib.training import fit
 from fpnlib.widgets.molecules import MoleculeExplorer
 
@@ -220,6 +225,10 @@ def test_similarity_is_one_to_itself_and_less_to_others():
     found = similarity(SMILES, np.roll(SMILES, 1).tolist())
     assert similarity(SMILES, SMILES).tolist() == [1.0] * len(SMILES)
     assert (found < 1).all()
+    with pytest.raises(ValueError, match="smiles and others must have the same length"):
+        similarity(SMILES, SMILES[:1])
+    with pytest.raises(ValueError, match=r"found must have shape \(2, 3\), got \(2, 1\)"):
+        request_scores(torch.zeros(2, 1), torch.zeros(2, 3), torch.ones(3))
 
 
 def test_the_chemnet_distance_of_a_set_to_itself_is_zero():

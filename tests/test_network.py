@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from laws import refusals
+from laws import one_line, refusals, same_state
 from scipy.sparse import csr_matrix
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
@@ -85,7 +85,14 @@ def test_all_ways_to_give_the_data_fit_the_same(kind):
 def test_validation_may_be_a_loader_too():
     loader = DataLoader(TensorDataset(X[:30], Y[:30]), 16)
     by_pair = network().fit(X, Y, validation=(X[:30], Y[:30]), **QUICK).plugin.history_
-    assert network().fit(X, Y, validation=loader, **QUICK).plugin.history_ == by_pair
+    for batches in (loader, list(loader)):
+        assert network().fit(X, Y, validation=batches, **QUICK).plugin.history_ == by_pair
+
+
+def test_a_prior_is_of_classes():
+    fpn = network(condition=Attributes(BOTH)).fit(X, TWO, **QUICK)
+    with one_line(TypeError, "Bayes' rule chooses among Classes"):
+        fpn.classify(X, "train")
 
 
 TWO, BOTH = torch.stack([Y == 0, Y == 1], 1), ["red", "tall"]
@@ -305,8 +312,7 @@ def test_no_call_changes_the_base_and_its_mode_is_put_back(holder, mode):
     }
     for name, call in calls.items():
         call()
-        same = (torch.equal(value, before[key]) for key, value in net.state_dict().items())
-        assert all(same), name
+        assert same_state(net.state_dict(), before), name
         assert [part.training for part in net.modules()] == modes, name
         assert all(weight.grad is None for weight in net.parameters()), name
     assert not any(weight.requires_grad for weight in net.parameters())
@@ -403,10 +409,7 @@ test_what_cannot_be_gets_one_line = refusals(
         (lambda: adapted(lambda x: FLAT).fit(X, Y), "encode of Adapted returned Transformed"),
         (lambda: network().fit(X, Y[:9], **QUICK), "must have the same length, got 90 and 9"),
         (lambda: adapted(encode=lambda x: (x, x)).fit(X, Y), "encode of Adapted returned tuple"),
-        (
-            lambda: adapted(encode=torch.Tensor.cfloat).fit(X, Y),
-            "latents of Adapted must hold real",
-        ),
+        (lambda: adapted(torch.Tensor.cfloat).fit(X, Y), "latents of Adapted must hold real"),
         (lambda: network().fit(X[:, 1:], Y), r"encode of Base does not take .*32 \(90, 4\): "),
         (lambda: network().fit(X.byte(), Y), r"uint8 .*; for bytes pass x.float\(\) / 255"),
         (lambda: adapted(encode=lambda x: x[:, 0]).fit(X, Y), r"encode of Adapted returned shape"),

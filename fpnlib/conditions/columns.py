@@ -93,7 +93,15 @@ class Column(nn.Module):
 
 
 def _values(labels: Any, width: int, name: str, expected: str) -> Tensor:
-    """Numbers as values (n, width), float32; one row may come without its first axis."""
+    """Numbers as values (n, width), float32; one row may come without its first axis.
+
+    None stands for a row of which nothing is known.
+    """
+    nothing = [None] * width
+    if labels is None:
+        labels = nothing
+    elif width > 1 and isinstance(labels, list | tuple):
+        labels = [nothing if row is None else row for row in labels]
     try:
         values = checks.numbers(labels).float()
     except TypeError:

@@ -181,8 +181,9 @@ class Several(Condition):
             own = copy.deepcopy(part.columns)
             if len(own) == 1:
                 own[0].name = name
+            else:
+                exclusive += part.exclusive
             columns += list(own)
-            exclusive += part.exclusive
             specs[name] = part.spec
         _listed([column.name for column in columns], "several conditions")
         super().__init__(columns, {"parts": specs}, exclusive)

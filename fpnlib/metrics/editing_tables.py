@@ -7,6 +7,8 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 import pandas as pd
 
+from fpnlib import checks
+
 OURS = "C-MAF (ours)"
 STEP = 0.05  # between the strengths to choose from
 
@@ -111,6 +113,9 @@ def paired_differences(
     Returns:
         The columns ``editor``, ``difference`` and ``standard error``.
 
+    Raises:
+        ValueError: an editor with more or fewer edits than ours.
+
     >>> edits = pd.DataFrame({"editor": [OURS, OURS, "b", "b"], "achieved": [1.0, 1.0, 0.0, 1.0]})
     >>> paired_differences(edits)["difference"].tolist()
     [0.5]
@@ -118,6 +123,7 @@ def paired_differences(
     values = {name: part[column].to_numpy() for name, part in scores.groupby("editor", sort=False)}
     first, rows = values.pop(ours), []
     for editor, theirs in values.items():
+        checks.same_length(first, theirs, (ours, editor))
         difference = first - theirs
         error = difference.std(ddof=1) / len(difference) ** 0.5
         rows.append((editor, difference.mean(), error))

@@ -51,7 +51,7 @@ def request_scores(found: Tensor, asked: Tensor, spread: Tensor) -> dict[str, fl
     >>> request_scores(torch.tensor([[2.0, 9.0]]), torch.tensor([[1.0, torch.nan]]), torch.ones(2))
     {'error': 1.0, 'valid': 1.0, 'n': 1}
     """
-    checks.same_length(found, asked, ("found", "asked"))
+    checks.array(found, (len(asked), len(spread)), "found", missing=True)
     error = ((found - asked).abs() / spread).nanmean()
     valid = (~found.isnan().all(1)).double().mean()
     return {"error": error.item(), "valid": valid.item(), "n": len(found)}
@@ -74,9 +74,13 @@ def frechet_chemnet_distance(smiles: Sequence[str], others: Sequence[str]) -> fl
 def similarity(smiles: Sequence[str], others: Sequence[str]) -> np.ndarray:
     """Tanimoto similarity (n,), in [0, 1], of the Morgan fingerprints of molecules in pairs.
 
+    Raises:
+        ValueError: lengths that differ.
+
     >>> similarity(["CCO", "CCO"], ["CCO", "c1ccccc1"]).tolist()
     [1.0, 0.0]
     """
+    checks.same_length(smiles, others, ("smiles", "others"))
     make = rdFingerprintGenerator.GetMorganGenerator(RADIUS, fpSize=BITS).GetFingerprint
     found = []
     for one, other in zip(smiles, others):
