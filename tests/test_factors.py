@@ -49,6 +49,9 @@ def test_as_many_of_each_class_are_labelled_and_a_tenth_of_them_is_held_out():
     assert torch.equal(train.mean[:, 0].long() % 3, train.y)
     other, _ = factors._labelled(Latents(z, 0 * z, z, y), 3, 90, seed=2)
     assert not torch.equal(train.mean, other.mean)
+    for labelled in (5, 301):
+        with pytest.raises(ValueError, match=f"learns from 6 to 300 latents, not {labelled}"):
+            factors._labelled(Latents(z, 0 * z, z, y), 3, labelled, seed=1)
 
 
 def test_the_table_has_means_and_deviations_and_a_lead_is_paired():

@@ -337,6 +337,9 @@ def test_a_run_never_writes_where_its_notebooks_are(tiny, capsys, below):
         (["--set", "seed=0.5"], "parameter 'seed' must be a whole number like 0, got 0.5"),
         (["--set", "seed=true"], "parameter 'seed' must be a whole number like 0, got True"),
         (["--set", "scale=big"], "parameter 'scale' must be a number like 1.0, got 'big'"),
+        (["--set", "scale=.nan"], "parameter 'scale' must be finite, got nan"),
+        (["--out", "o{y}"], "out may have no braces, which papermill replaces; got 'o{y}'"),
+        (["--jobs", "0"], "jobs must be a positive whole number, got 0"),
         (["--set", "fail=1"], "parameter 'fail' must be true or false like False, got 1"),
         (["--set", "seed"], "--set takes name=value, got 'seed'"),
         (["--set", "seed=1", "seed=2"], "--set has seed twice; a list of values makes one run"),
@@ -742,6 +745,7 @@ def test_a_notebook_depends_on_the_groups_of_the_families_that_it_names(grouped)
     ("values", "said"),
     [
         ({"override": "flow_epochs=3"}, "like digits.flow_epochs=64, got 'flow_epochs=3'"),
+        ({"override": "digits.flow_epochs=[3"}, "override takes values in YAML, got 'digits.f"),
         ({"override": "digits.flow_epochs"}, "override takes pairs like digits.flow_epochs=64"),
         ({"digits.name": "a b"}, "'digits.name' must be a value without spaces, got 'a b'"),
         ({"profile": "paper"}, "the profile is set with --profile"),

@@ -133,7 +133,11 @@ def _fitted(
 def _labelled(latents: Latents, classes: int, labelled: int, seed: int) -> tuple[Latents, Latents]:
     """Return as many latents of each class, drawn by seed: nine tenths, and one to validate on."""
     order = torch.randperm(len(latents.y), generator=torch.Generator().manual_seed(seed))
-    y, each = latents.y.cpu()[order], (labelled or len(order)) // classes
+    labelled = labelled or len(order)
+    if not 2 * classes <= labelled <= len(order):
+        wanted = f"from {2 * classes} to {len(order):,} latents"
+        raise ValueError(f"a setup of {classes} classes learns {wanted}, not {labelled:,}")
+    y, each = latents.y.cpu()[order], labelled // classes
     chosen = first_of_each(y, each, range(classes))
     held_out = first_of_each(y, max(1, each // 10), range(classes))
     train = chosen[~torch.isin(chosen, held_out)]

@@ -70,7 +70,7 @@ def _rejection(plugin: FlowPlugin, train: Latents) -> Sampler:
         kept = []
         for number, some in enumerate(asked.split(1000)):
             n = CANDIDATES * len(some)
-            z = plugin.sample(n=n, temperature=temperature, seed=seed + number)
+            z = plugin.sample(n=n, temperature=temperature, seed=seed + number).cpu()
             read = torch.from_numpy(predictor.predict(z.numpy()))
             wanted = ((some - mean) / scale).repeat_interleave(CANDIDATES, 0)
             misses = (read - wanted).square().nan_to_num(0).sum(1)
@@ -114,7 +114,8 @@ def request_samplers(
         candidates: latents that are decoded for a request by the ways that read back.
         base: name of the base model; empty: the first.
     """
-    train, plugin = study.latents(base).train, study.plugin(base)
+    latents, plugin = study.latents(base).train, study.plugin(base)
+    train = Latents(*map(Tensor.cpu, vars(latents).values()))  # for NumPy and scikit-learn
     model, temperature = Frozen(study.base(base)), study.settings["temperature"]
 
     def ours(asked: Tensor, seed: int, **settings: float) -> Tensor:

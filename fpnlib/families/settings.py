@@ -62,7 +62,10 @@ def merge(
         family, dot, name = path.partition(".")
         if not (equals and dot and family and name):
             raise ValueError(f"override takes pairs like digits.flow_epochs=64, got '{pair}'")
-        merged.setdefault(family, {})[name] = yaml.safe_load(value)
+        try:
+            merged.setdefault(family, {})[name] = yaml.safe_load(value)
+        except yaml.YAMLError:
+            raise ValueError(f"override takes values in YAML, got '{pair}'") from None
     for family, settings in merged.items():
         checks.known("family", family, families)
         defaults = families[family].settings

@@ -62,7 +62,7 @@ def run(
             printed.
     """
     todo = plan(profile, out, only, values or {}, notebooks)
-    count = jobs() if side_by_side is None else checks.positive("side_by_side", side_by_side)
+    count = jobs() if side_by_side is None else checks.positive("jobs", side_by_side)
     manifest, started = Manifest(PROJECT / todo.out), perf_counter()
     if fresh:
         manifest.refuse_strangers()

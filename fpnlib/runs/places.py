@@ -47,7 +47,7 @@ def _named(places: list[tuple[re.Pattern, str]], node: Any) -> Any:
     if isinstance(node, dict):
         texts = dict(node)
         for key, value in node.items():
-            if not key.startswith("image/"):
+            if not str(key).startswith("image/"):
                 texts[key] = _named(places, value)
         return texts
     if isinstance(node, list):

@@ -61,6 +61,8 @@ def plan(
     given = {"out": f"outputs/{profile}"} | flat | given | {"profile": profile}
     given |= {"out": out} if out is not None else {}
     folder = str(checks.fitting("out", given["out"], "outputs/demo"))
+    if set("{}") & set(folder):
+        raise ValueError(f"out may have no braces, which papermill replaces; got '{folder}'")
     _refuse_sources(PROJECT / folder, notebooks.resolve())
     tasks = {path: _settings(path, names, given) for path, names in chosen.items()}
     return Plan(folder, tasks, _resolved(groups, given.get("override", "")))
