@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from fpnlib import checks
 from fpnlib.conditions import Classes, from_spec
-from fpnlib.density import LatentDensity
+from fpnlib.density import LEAST_WIDTH, SPREAD, LatentDensity
 from fpnlib.latents import draw_again, inference, standard_normal
 from fpnlib.reading import fill_values
 from fpnlib.store.tensors import load_plugin, save_plugin
@@ -195,12 +195,15 @@ class FlowPlugin(LatentDensity):
         if about["own_flow"] and flow is None:
             remedy = f"pass flow, a {about['flow']}"
             raise ValueError(f"{path} was made with a flow of your own: {remedy}")
+        settings = about["settings"]
+        if about["flow"] in SPREAD:  # files of earlier versions leave this default out
+            settings = {"hidden_features": LEAST_WIDTH} | settings
         plugin = cls(
             about["latent_shape"],
             from_spec(about["condition"]),
             about["flow"] if flow is None else flow,
             spread=about["spread"],
-            **about["settings"],
+            **settings,
         )
         plugin.condition.label_kind_ = about["labels"]["kind"]
         for column, indexed in zip(plugin.condition.columns, about["labels"]["indexed"]):

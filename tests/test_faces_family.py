@@ -59,12 +59,25 @@ def network(study):
     return study.network()
 
 
+@pytest.fixture(scope="module")
+def ways(study):
+    return editors(study, n=200)
+
+
+def flipped(study, n):
+    """Latents and labels of the first test faces, and the labels with one attribute flipped."""
+    latents = study.latents().test
+    z, y = latents.mean[:n], latents.y[:n].float()
+    to = y.clone()
+    to[:, 3] = 1 - to[:, 3]
+    return z, y, to
+
+
 def test_so_many_faces_and_no_more_are_trained_on(study):
     assert len(study.data.train) == 300
 
 
-def test_edits_are_scored_for_every_editor(study):
-    ways = editors(study, n=200)
+def test_edits_are_scored_for_every_editor(study, ways):
     scores = edit_scores(study, ways, strengths=[0.0, 1.0], each=1)
     assert list(ways) == list(dict.fromkeys(scores["editor"])) and len(ways) == 5
     assert set(scores["attribute"]) == set(study.names) and set(scores["edit"]) == {"+", "-"}
@@ -80,10 +93,7 @@ def test_edits_are_scored_for_every_editor(study):
 def test_edits_until_read_are_those_of_the_plugin_at_every_strength(study, folder):
     sure = start(folder, "faces.confidence=0.9")
     until_read = editors(sure, n=200)[f"{OURS}, until read"]
-    latents = study.latents().test
-    z, y = latents.mean[:20], latents.y[:20].float()
-    to = y.clone()
-    to[:, 3] = 1 - to[:, 3]
+    z, y, to = flipped(study, 20)
     torch.testing.assert_close(until_read(z, y, y), z, atol=1e-4, rtol=0)
     for strength in (0.5, 1.0):
         found = until_read(z, y, torch.lerp(y, to, strength))
@@ -92,11 +102,9 @@ def test_edits_until_read_are_those_of_the_plugin_at_every_strength(study, folde
         assert not torch.equal(found, study.plugin().edit(z, to, y, strength=strength))
 
 
-def test_an_edit_is_raised_to_the_first_strength_that_the_judge_confirms(study):
-    ways, strengths = editors(study, n=200), [0.5, 1.0, 4.0]
-    one = {"linear regression": ways["linear regression"]}
-    latents = study.latents().test
-    z, y = latents.mean[:30], latents.y[:30].float()
+def test_an_edit_is_raised_to_the_first_strength_that_the_judge_confirms(study, ways):
+    one, strengths = {"linear regression": ways["linear regression"]}, [0.5, 1.0, 4.0]
+    z, y, _ = flipped(study, 30)
     to = study.condition.set(y, {"Smiling": 1 - y[:, study.condition.column("Smiling")]})
     raised = until_judged(study, one, strengths)["linear regression"](z, y, to)
     left = torch.ones(30, dtype=torch.bool)
@@ -109,8 +117,8 @@ def test_an_edit_is_raised_to_the_first_strength_that_the_judge_confirms(study):
     torch.testing.assert_close(raised[left], edited[left])
 
 
-def test_edits_in_a_row_start_where_the_one_before_ended(study):
-    ways, names = editors(study, n=200), ["Smiling", "Eyeglasses", "Smiling"]
+def test_edits_in_a_row_start_where_the_one_before_ended(study, ways):
+    names = ["Smiling", "Eyeglasses", "Smiling"]
     one = {"linear regression": ways["linear regression"]}
     table = edits_in_a_row(study, one, names, n=10)
     assert table.groupby("edits").size().tolist() == [10, 10, 10]
@@ -122,23 +130,20 @@ def test_edits_in_a_row_start_where_the_one_before_ended(study):
     assert after[2]["moved"].tolist() == pytest.approx(alone["moved"].tolist(), abs=1e-3)
 
 
-def test_the_split_decides_whose_edits_are_scored(study, folder):
-    ways = {OURS: editors(study, n=200)[OURS]}
-    test = edit_scores(study, ways, [1.0], 2, "test")
-    validation = edit_scores(study, ways, [1.0], 2, "validation")
+def test_the_split_decides_whose_edits_are_scored(study, folder, ways):
+    ours = {OURS: ways[OURS]}
+    test = edit_scores(study, ours, [1.0], 2, "test")
+    validation = edit_scores(study, ours, [1.0], 2, "validation")
     other = start(folder)
     other.data = dataclasses.replace(study.data, test=study.data.validation)
-    assert edit_scores(other, ways, [1.0], 2).equals(validation)
+    assert edit_scores(other, ours, [1.0], 2).equals(validation)
     assert not test.equals(validation)
 
 
-def test_strength_is_the_way_from_where_the_latent_stands(study, network):
+def test_strength_is_the_way_from_where_the_latent_stands(study, network, ways):
     """Half an edit of MSP's is half of the whole, whatever M reads off the face."""
-    latents = study.latents().test
-    z, y = latents.mean[:6], latents.y[:6].float()
-    to = y.clone()
-    to[:, 3] = 1 - to[:, 3]
-    for name, editor in editors(study, n=200).items():
+    z, y, to = flipped(study, 6)
+    for name, editor in ways.items():
         if name in (OURS, "PluGeN"):
             continue  # they move along curves
         half, whole = (editor(z, y, torch.lerp(y, to, strength)) for strength in (0.5, 1.0))

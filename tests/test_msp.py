@@ -16,8 +16,6 @@ CLOSE = {"atol": 2e-5, "rtol": 0}
 def original(shared):
     """The reference's outputs, and our model from its checkpoint in the published form."""
     folder = shared / "reference"
-    if not (folder / "msp_celeba_nf8.pt").is_file():
-        pytest.skip("needs the original's outputs, shared/reference/msp_celeba_nf8.pt")
     reference = torch.load(folder / "msp_celeba_nf8.pt", weights_only=True)
     return reference, load_msp(folder / "msp_celeba_nf8.ckpt.pt")
 

@@ -35,7 +35,7 @@ class MoleculeExplorer(Explorer):
         self.names = self.condition.names
         self.asked: dict[str, widgets.Checkbox] = {}
         self.sliders: dict[str, widgets.FloatSlider] = {}
-        rows = []
+        rows: list[widgets.Widget] = []
         for column in self.condition.columns:
             first = not rows  # is asked for, so that there is something to see
             box = widgets.Checkbox(first, indent=False, layout=widgets.Layout(width="24px"))
