@@ -104,8 +104,8 @@ class Frozen:
             TypeError: ``decode`` returns no array.
             ValueError: the base model does not take z.
         """
-        decoded = (self._call("decode", part) for part in self.batches(z))
-        return torch.cat([_array_of(part, "decode", self.base) for part in decoded])
+        parts = self.batches(z)
+        return torch.cat([_array_of(self._call("decode", x), "decode", self.base) for x in parts])
 
     def round_trip(self, z: Tensor) -> Tensor:
         """Latents (n, …) of the objects that latents (n, …) decode to.
