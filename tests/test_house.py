@@ -162,6 +162,8 @@ def test_a_notebook_says_what_it_costs_sums_up_and_names_the_next(path):
         ("mnist_seeds/runs/digits.flow_seed=0/models/ConvVAE.safetensors", False),
         ("mnist_seeds/runs/digits.flow_seed=0/notebooks/08_classification.ipynb", False),
         ("mnist_seeds/runs/digits.flow_seed=0/.run.lock", False),
+        ("modelnet_seeds/runs/shapes.flow_seed=0/results/06_point_clouds.json", True),
+        ("modelnet_seeds/runs/shapes.flow_seed=0/models/PointFlow_maf.safetensors", False),
         ("paper/models/.ConvVAE.lock", False),
         ("pretrained/.manifest.json.lock", False),
         ("paper/report.html", False),

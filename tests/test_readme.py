@@ -149,24 +149,39 @@ def test_a_table_is_what_the_runs_recorded(header):
     assert len({*map(str, rows)}) == count, "a row is missing or there twice"
 
 
+OF_FLOW = "Table 2, FPN ({}), flat prior, test"
 SEEDS = {  # row: digits shown, and quantity of a flow
-    "test accuracy, one draw": (4, "Table 1, FPN ({}), draws, test accuracy"),
-    "test accuracy, *means*": (4, "Table 1, FPN ({}), means, test accuracy"),
-    "right class": (3, "right class, ConvVAE, {}"),
-    "right class, drawn again": (3, "right class, ConvVAE, {}, drawn again"),
+    "mnist_seeds": {
+        "test accuracy, one draw": (4, "Table 1, FPN ({}), draws, test accuracy"),
+        "test accuracy, *means*": (4, "Table 1, FPN ({}), means, test accuracy"),
+        "right class": (3, "right class, ConvVAE, {}"),
+        "right class, drawn again": (3, "right class, ConvVAE, {}, drawn again"),
+    },
+    "modelnet_seeds": {
+        "test accuracy": (4, f"{OF_FLOW} accuracy"),
+        "test, macro accuracy": (4, f"{OF_FLOW}, macro accuracy"),
+        "right class": (3, "right class, {}"),
+        "coverage": (3, "coverage, {}"),
+        "1-NNA": (3, "1-nna, {}"),
+        "right class, drawn again": (3, "right class, {}, drawn again"),
+        "coverage, drawn again": (3, "coverage, {}, drawn again"),
+        "1-NNA, drawn again": (3, "1-nna, {}, drawn again"),
+    },
 }
 
 
-def test_the_table_of_five_seeds_is_what_the_sweep_gathered():
-    found = pd.read_csv(ROOT / "outputs/mnist_seeds" / Manifest.SUMMARY).set_index("quantity")
+@pytest.mark.parametrize("sweep", SEEDS)
+def test_a_table_of_five_seeds_is_what_the_sweep_gathered(sweep):
+    found = pd.read_csv(ROOT / "outputs" / sweep / Manifest.SUMMARY).set_index("quantity")
     expected = []
-    for title, (digits, quantity) in SEEDS.items():
+    for title, (digits, quantity) in SEEDS[sweep].items():
         row = [title]
         for flow in ("C-MAF", "C-RNVP"):
             mean, deviation = found.loc[quantity.format(flow), ["mean", "standard deviation"]]
             row.append(f"{mean:.{digits}f} ± {deviation:.{digits}f}")
         expected.append(row)
-    assert rows_of("| five seeds |") == expected
+    data = {"mnist_seeds": "MNIST", "modelnet_seeds": "ModelNet"}[sweep]
+    assert rows_of(f"| {data}, five seeds |") == expected
 
 
 def test_the_model_that_automl_chose_is_named():
