@@ -23,13 +23,17 @@ def error_line(capsys):
     return line
 
 
-def refusals(rows, given=tuple, errors=(TypeError, ValueError)):
-    """A test that each row's call, with the arguments that ``given`` makes, fails in one line."""
+def refusals(rows, given=tuple):
+    """A test that each row's call, with the arguments that ``given`` makes, fails in one line.
 
-    @pytest.mark.parametrize(("call", "line"), rows)
-    def test(call, line):
+    A row is the call, what the line says, and the kind of error if it is no ValueError.
+    """
+
+    @pytest.mark.parametrize("row", rows)
+    def test(row):
+        call, line, kind = (*row, ValueError)[:3]
         arguments = given()
-        with one_line(errors, line):
+        with one_line(kind, line):
             call(*arguments)
 
     return test

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from fpnlib.families.profiles import read_profile
-from fpnlib.runs.plan import _parameters
+from fpnlib.runs.plan import parameters
 from fpnlib.store import PROJECT
 
 PARAMETERS, GROUPS = read_profile(Path(__file__).with_name("small.yaml"))
@@ -13,7 +13,7 @@ def small(*names: str) -> dict:
     """Those that the notebooks of these names have."""
     declared = set()
     for name in names:
-        declared |= _parameters(PROJECT / "notebooks" / f"{name}.ipynb").keys()
+        declared |= parameters(PROJECT / "notebooks" / f"{name}.ipynb").keys()
     sizes = []
     for family, settings in GROUPS.items():
         sizes += [f"{family}.{name}={value}" for name, value in settings.items()]

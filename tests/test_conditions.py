@@ -63,7 +63,7 @@ test_what_makes_no_sense_gets_one_line = refusals(
     [
         (lambda: TEN.encode(10), "class 10 is out of range; expected 0 to 9"),
         (lambda: TEN.encode([0, 12]), "class 12 is out of range"),
-        (lambda: TEN.encode(2.5), "whole numbers"),
+        (lambda: TEN.encode(2.5), "whole numbers", TypeError),
         (lambda: TEN.encode(torch.zeros(2, 2)), r"shape \(n,\)"),
         (lambda: SHAPES.encode("chiar"), "unknown class 'chiar'; did you mean 'chair'?"),
         (lambda: Classes([]), "at least one"),
@@ -72,7 +72,7 @@ test_what_makes_no_sense_gets_one_line = refusals(
         (lambda: Attributes(["Bald"], [("Bald", "Bold")]), "'Bold'; did you mean 'Bald'"),
         (lambda: FACE.encode(torch.zeros(3, 4)), r"must have shape \(n, 5\), got \(3, 4\)"),
         (lambda: FACE.encode(torch.full((1, 5), NAN)), "'Bald' of row 0 is unknown or unsaid"),
-        (lambda: FACE.encode([["a"] * 5]), "attributes must be numbers"),
+        (lambda: FACE.encode([["a"] * 5]), "attributes must be numbers", TypeError),
         (lambda: FACE.learn(ALL_BALD_ARE_0), "'Bald' is 0 in all 2 samples"),
         (lambda: FACE.learn(2 * ALL_BALD_ARE_0 - 1), r"for -1 and 1 pass \(y \+ 1\) / 2"),
         (lambda: FACE.set(torch.zeros(5), {"Bold": 1}), "did you mean 'Bald'"),

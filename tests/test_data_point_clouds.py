@@ -262,7 +262,6 @@ test_bad_requests_get_one_clear_line = refusals(
         (lambda: load_drawn_shapes(n=0), "n must be a positive whole number"),
         (lambda: load_drawn_shapes(points=0), "points must be a positive whole number"),
     ],
-    errors=ValueError,
 )
 
 

@@ -98,7 +98,7 @@ test_bad_input_gets_one_line = refusals(
         (lambda x, y: right_class_rate(digit_judge(), x * 255, y), r"\[0, 1\]"),
         (lambda x, y: right_class_rate(digit_judge(), x[..., :20], y), r"\(n, 1, 28, 28\)"),
         (lambda x, y: digit_judge().read(x * torch.nan), "NaN"),
-        (lambda x, y: digit_judge().read((x * 255).byte()), "uint8"),
+        (lambda x, y: digit_judge().read((x * 255).byte()), "uint8", TypeError),
         (lambda x, y: frechet_distance(x[:, 0, 0], x[:1, 0, 0]), "two objects or more of each"),
         (lambda x, y: frechet_distance(x[:, 0, 0], x[:, 0, 0, :4]), r"\(n, 28\), got \(20, 4\)"),
         (lambda x, y: diversity(x[:, 0, 0], 2 * y), "got 0 of class 1"),

@@ -117,7 +117,6 @@ test_bad_input_gets_one_clear_line = refusals(
         (lambda: cloud_judge(3)(torch.zeros(2, 4, 3)), "is degenerate"),
         (lambda: cloud_judge(0), "num_classes must be a positive"),
     ],
-    errors=ValueError,
 )
 
 

@@ -190,7 +190,7 @@ def test_the_spread_of_latents_is_sorted_and_adds_up_to_their_variance():
 
 
 ROWS = [(call, re.escape(line)) for line, call in BAD.items()]
-test_what_can_not_be_shown_is_said_in_one_line = refusals(ROWS, errors=ValueError)
+test_what_can_not_be_shown_is_said_in_one_line = refusals(ROWS)
 
 
 def test_in_a_trade_off_points_grow_with_the_dial():

@@ -102,5 +102,4 @@ test_bad_input_gets_one_line = refusals(
         (lambda: untrained(False).fit(torch.zeros(3, 2), torch.zeros(4, 1)), "same length"),
         (lambda: untrained(False).log_prob(torch.zeros(3, 4), torch.zeros(3, 1)), r"\(n, 2\)"),
     ],
-    errors=ValueError,
 )

@@ -419,7 +419,7 @@ def test_the_cells_of_a_table_are_recorded_by_name(tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-    ("call", "line"),
+    "row",
     [
         (lambda s: s.base("Linaer"), "unknown base model 'Linaer'; did you mean 'Linear'?"),
         (lambda s: s.plugin("Linear", "mfa"), "unknown flow 'mfa'; did you mean 'maf'?"),
@@ -430,9 +430,14 @@ def test_the_cells_of_a_table_are_recorded_by_name(tmp_path, capsys):
         (lambda s: start(s.run.folder, "vectros.epochs=3"), "did you mean 'vectors'"),
         (lambda s: Study(Run("x", out=s.run.folder, profile="dmeo"), VECTORS), "'demo'"),
         (lambda s: classification_table(s, {"rbf_smv": {}}), "did you mean 'rbf_svm'"),
-        (lambda s: start(s.run.folder, "vectors.epochs=x"), "a whole number like 2, got 'x'"),
+        (
+            lambda s: start(s.run.folder, "vectors.epochs=x"),
+            "a whole number like 2, got 'x'",
+            TypeError,
+        ),
     ],
 )
-def test_bad_input_gets_one_clear_line(folder, call, line):
-    with one_line((ValueError, TypeError), line):
+def test_bad_input_gets_one_clear_line(folder, row):
+    call, line, kind = (*row, ValueError)[:3]
+    with one_line(kind, line):
         call(start(folder))

@@ -42,7 +42,7 @@ class Column(nn.Module):
     def values(self, labels: Any) -> Tensor:
         """Values (n, width), float32, of a label or of labels (n,) or (n, width)."""
         expected = f"the value of '{self.name}' must be a number"
-        return _values(labels, self.width, f"'{self.name}'", expected)
+        return values_of(labels, self.width, f"'{self.name}'", expected)
 
     def context(self, values: Tensor) -> Tensor:
         """Codes (n, context_width) of values (n, width)."""
@@ -92,7 +92,7 @@ class Column(nn.Module):
             raise TypeError(f"the value of '{self.name}' must be a number, got '{value}'") from None
 
 
-def _values(labels: Any, width: int, name: str, expected: str) -> Tensor:
+def values_of(labels: Any, width: int, name: str, expected: str) -> Tensor:
     """Numbers as values (n, width), float32; one row may come without its first axis.
 
     None stands for a row of which nothing is known.
@@ -111,7 +111,7 @@ def _values(labels: Any, width: int, name: str, expected: str) -> Tensor:
     return checks.array(values, ("n", width), name, missing=True)
 
 
-class _Choice(Column):
+class Choice(Column):
     """One of K classes: an index, and a one-hot code, which is zero for an unknown class."""
 
     def __init__(self, name: str, unknown: bool, items: Sequence[Any]):
@@ -161,7 +161,7 @@ class _Choice(Column):
         return value
 
 
-class _Switch(Column):
+class Switch(Column):
     """A property that is there, 1, or not, 0, or to a degree."""
 
     def learn(self, values: Tensor) -> None:

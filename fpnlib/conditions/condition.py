@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from fpnlib import checks
-from fpnlib.conditions.columns import Column, _values
+from fpnlib.conditions.columns import Column, values_of
 
 SIGNS = "+-−–"
 
@@ -79,7 +79,7 @@ class Condition(nn.Module):
             unsaid = torch.full((1, self.width), self.unsaid)
             return self._with(unsaid.masked_fill(self.maskable(), torch.nan), y)
         expected = f"{self.kinds} must be numbers (n, {self.width}) or names"
-        return _values(y, self.width, self.kinds, expected)
+        return values_of(y, self.width, self.kinds, expected)
 
     def context(self, values: Tensor) -> Tensor:
         """Contexts (n, context_dim), float32, of values (n, width)."""

@@ -8,7 +8,7 @@ import pandas as pd
 from torch import Tensor
 
 from fpnlib import checks
-from fpnlib.conditions.columns import Column, Scaled, _Choice, _Switch
+from fpnlib.conditions.columns import Choice, Column, Scaled, Switch
 from fpnlib.conditions.condition import Condition
 
 
@@ -40,7 +40,7 @@ class Classes(Condition):
     def __init__(self, names: Iterable[object], unknown: bool = False):
         items = _listed(names, "classes")
         spec = {"names": items, "unknown": unknown}
-        super().__init__([_Choice("class", unknown, items)], spec)
+        super().__init__([Choice("class", unknown, items)], spec)
         self.items, self.names = items, tuple(map(str, items))
 
     def index(self, y: object) -> Tensor:
@@ -97,7 +97,7 @@ class Attributes(Condition):
         texts = _texts(names, self.kinds)
         groups = list(map(list, exclusive))
         spec = {"names": texts, "exclusive": groups, "unknown": unknown}
-        super().__init__([_Switch(name, unknown) for name in texts], spec, groups)
+        super().__init__([Switch(name, unknown) for name in texts], spec, groups)
 
 
 class Reals(Condition):

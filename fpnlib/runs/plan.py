@@ -79,7 +79,7 @@ def source_of(notebook: Path) -> NotebookNode:
         raise ValueError(f"{notebook} is no notebook that can be executed ({said:.120})") from None
 
 
-def _parameters(notebook: Path) -> dict[str, object]:
+def parameters(notebook: Path) -> dict[str, object]:
     """Return names and defaults in the cell tagged ``parameters``; empty if there is none.
 
     Raises:
@@ -112,7 +112,7 @@ def _declared(notebooks: Path) -> dict[Path, dict[str, object]]:
         raise ValueError(f"no notebooks found: fpnlib runs them from a checkout ({clone})")
     if not paths:
         raise ValueError(f"no notebooks found in {notebooks}; expected *.ipynb files")
-    return dict(zip(paths, map(_parameters, paths)))
+    return dict(zip(paths, map(parameters, paths)))
 
 
 def _select(declared: dict[Path, dict], only: Iterable[str]) -> dict[Path, dict]:

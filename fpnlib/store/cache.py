@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from fpnlib.store.files import _sealed, _unsealed, digest, library_digest, write
+from fpnlib.store.files import digest, library_digest, sealed, unsealed, write
 from fpnlib.store.locks import alone
 from fpnlib.store.tensors import Checkpoint, load_module, load_tensors, read_meta, save_tensors
 
@@ -136,7 +136,7 @@ class Cache:
     def values(self, name: str, key: Key, make: Callable[[], dict]) -> dict:
         """Return the kept JSON-able values, or those that ``make()`` returns."""
         path = self.folder / f"{name}.json"
-        kept = _unsealed(path, key=str, values=dict)
+        kept = unsealed(path, key=str, values=dict)
         if kept is not None and kept["key"] == key.digest:
             if _remark(kept):
                 print(f"{name}: loaded{_remark(kept)}")
@@ -144,7 +144,7 @@ class Cache:
             return kept["values"]
         values = make()
         if not self.read_only:
-            write(path, _sealed(path, _stamp(key) | {"values": values}))
+            write(path, sealed(path, _stamp(key) | {"values": values}))
             self.used(path)
         return values
 

@@ -101,27 +101,29 @@ def library_digest() -> str:
 def _replace(path: PathLike, data: bytes) -> Iterator[None]:
     """Put ``data`` on the disk beside ``path``, and in its place if the block ends well."""
     path = Path(path)
-    _make_folder(path.parent)
+    make_folder(path.parent)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with _in_one_line(path), open(temporary, "wb") as file:
+        with in_one_line(path), open(temporary, "wb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
         yield
-        with _in_one_line(path):
+        with in_one_line(path):
             os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
 
 
-def _make_folder(path: Path) -> None:
-    with _in_one_line(path):
+def make_folder(path: Path) -> None:
+    """Make a folder and those above it. Raises OSError, in one line, if that is impossible."""
+    with in_one_line(path):
         path.mkdir(parents=True, exist_ok=True)
 
 
 @contextmanager
-def _in_one_line(path: Path) -> Iterator[None]:
+def in_one_line(path: Path) -> Iterator[None]:
+    """Raise an OSError of this block in one line, which names the path and the reason."""
     try:
         yield
     except TimeoutError:  # of a lock
@@ -139,12 +141,12 @@ def _json_text(path: PathLike, obj: object) -> str:
     return text + "\n"
 
 
-def _schema(name: str) -> Callable[[object], Any]:
+def schema(name: str) -> Callable[[object], Any]:
     """Return a JSON schema of this folder as a function that checks an object and returns it."""
     return fastjsonschema.compile(read_json(Path(__file__).with_name(f"{name}.schema.json")))
 
 
-def _read_as(schema: Callable[[object], Any], path: PathLike) -> Any:
+def read_as(schema: Callable[[object], Any], path: PathLike) -> Any:
     """Read the object in a JSON file. Raises ValueError, in one line, if it has another schema."""
     try:
         return schema(read_json(path))
@@ -165,13 +167,13 @@ def _expect(path: PathLike, obj: object, **kinds: type) -> dict:
     return obj
 
 
-def _sealed(path: PathLike, content: Mapping) -> str:
-    """Return JSON of ``content`` with its digest, for :func:`_unsealed`."""
+def sealed(path: PathLike, content: Mapping) -> str:
+    """Return JSON of ``content`` with its digest, for :func:`unsealed`."""
     plain = json.loads(_json_text(path, content))
     return _json_text(path, {**plain, "digest": digest(plain)})
 
 
-def _unsealed(path: PathLike, **kinds: type) -> dict | None:
+def unsealed(path: PathLike, **kinds: type) -> dict | None:
     """Read the content of a sealed file and check its digest. Earlier versions wrote no digest.
 
     Args:

@@ -11,7 +11,7 @@ import psutil
 from filelock import FileLock, Timeout
 from tqdm.auto import tqdm
 
-from fpnlib.store.files import PathLike, _in_one_line, _make_folder, read_json, write_json
+from fpnlib.store.files import PathLike, in_one_line, make_folder, read_json, write_json
 
 MOMENT = 1.0
 """Seconds of waiting that need no message."""
@@ -74,8 +74,8 @@ def alone(path: PathLike) -> Iterator[None]:
 
 def _acquire(lock: FileLock, timeout: float) -> None:
     path = Path(lock.lock_file)
-    _make_folder(path.parent)
-    with _in_one_line(path):
+    make_folder(path.parent)
+    with in_one_line(path):
         lock.acquire(timeout=timeout)
 
 

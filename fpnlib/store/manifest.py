@@ -6,10 +6,10 @@ from pathlib import Path
 
 import fastjsonschema
 
-from fpnlib.store.files import PathLike, _read_as, _schema, damaged, sha256, write_json
+from fpnlib.store.files import PathLike, damaged, read_as, schema, sha256, write_json
 from fpnlib.store.locks import alone
 
-_SECTIONS = _schema("manifest")
+_SECTIONS = schema("manifest")
 _RUNS = fastjsonschema.compile({"type": "object", "additionalProperties": {"type": "object"}})
 
 
@@ -39,7 +39,7 @@ class Manifest:
         Raises:
             ValueError: a damaged file, in one line.
         """
-        sections = _read_as(_SECTIONS, self.path) if self.path.is_file() else {}
+        sections = read_as(_SECTIONS, self.path) if self.path.is_file() else {}
         for name in sections.get("notebooks", {}):
             if name.startswith(".") or Path(name).name != name:
                 raise damaged(self.path, f"'{name}' names no notebook")
@@ -135,7 +135,7 @@ class Manifest:
             ValueError: damaged, or a name that leads out of the folder; one line.
         """
         grid = self.folder / self.GRID
-        points = _read_as(_RUNS, grid) if grid.is_file() else {}
+        points = read_as(_RUNS, grid) if grid.is_file() else {}
         for name in points:
             _inside(self.folder / "runs", name)
         return points

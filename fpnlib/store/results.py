@@ -4,9 +4,9 @@ import math
 from pathlib import Path
 from typing import Any
 
-from fpnlib.store.files import PathLike, _read_as, _schema, write_json
+from fpnlib.store.files import PathLike, read_as, schema, write_json
 
-_RECORDS = _schema("results")
+_RECORDS = schema("results")
 
 
 class Results:
@@ -53,4 +53,4 @@ class Results:
             FileNotFoundError: no such file.
             ValueError: damaged, or a record without a quantity and a number; one line.
         """
-        return _read_as(_RECORDS, path)
+        return read_as(_RECORDS, path)

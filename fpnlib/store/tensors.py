@@ -16,9 +16,9 @@ from fpnlib.store.files import (
     _expect,
     _plain,
     _replace,
-    _sealed,
-    _unsealed,
     damaged,
+    sealed,
+    unsealed,
     write,
 )
 
@@ -51,7 +51,7 @@ def save_tensors(path: PathLike, tensors: Mapping[str, Tensor], meta: Mapping) -
         "sha256": hashlib.sha256(data).hexdigest(),
         "shapes": {name: list(tensor.shape) for name, tensor in tensors.items()},
     }
-    text = _sealed(described, content)
+    text = sealed(described, content)
     # Both are on the disk before either takes its place; the weights take theirs first.
     with _replace(described, text.encode()), _replace(path, data):
         described.unlink(missing_ok=True)
@@ -212,7 +212,7 @@ def _opened(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 def _described(path: PathLike) -> dict | None:
     """Return the content of the JSON beside the weights; None if there is none."""
-    return _unsealed(_json(path), meta=dict, sha256=str)
+    return unsealed(_json(path), meta=dict, sha256=str)
 
 
 def _json(path: PathLike) -> Path:

@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from fpnlib.store.files import PathLike, _make_folder
+from fpnlib.store.files import PathLike, make_folder
 
 
 class Uses:
@@ -65,7 +65,7 @@ class Uses:
         return sorted(files), data
 
     def _append(self, note: dict[str, str]) -> None:
-        _make_folder(self.path.parent)
+        make_folder(self.path.parent)
         line = json.dumps(note) + "\n"
         with open(self.path, "ab", buffering=0) as file:
             file.write(line.encode())
