@@ -273,6 +273,14 @@ def fitting(name: str, value: object, default: object) -> object:
     raise TypeError(f"parameter '{name}' must be {kind} like {default!r}, got {value!r}")
 
 
+def sampling(temperature: float = 1.0, confidence: float = 0.0) -> None:
+    """Raise ValueError for a temperature below 0, or a confidence outside [0, 1)."""
+    if not 0 <= temperature < math.inf:
+        raise ValueError(f"temperature must be 0 or more and finite, got {temperature}")
+    if not 0 <= confidence < 1:
+        raise ValueError(f"confidence must be 0 or more and below 1, got {confidence}")
+
+
 def latents(
     z: object, latent_dim: int | None = None, name: str = "z", *, keep: bool = False
 ) -> Tensor:

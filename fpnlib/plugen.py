@@ -120,6 +120,7 @@ class PluGeN(LatentSpace):
         NaN leaves an attribute open: a quantity then follows a normal distribution, and a binary
         attribute is there in half of the samples.
         """
+        checks.sampling(temperature)
         y = self._checked(None, y)
         generator = torch.Generator(y.device).manual_seed(int(seed))
         open_values = standard_normal(y, generator)

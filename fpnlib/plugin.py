@@ -249,8 +249,7 @@ class FlowPlugin(LatentDensity):
                 confidence outside [0, 1) or in vectors, or an unknown label.
         """
         checks.positive("n", n)
-        if not 0 <= temperature < float("inf"):
-            raise ValueError(f"temperature must be 0 or more and finite, got {temperature}")
+        checks.sampling(temperature, confidence)
         values = self.condition.values(y).to(self.loc_.device)
         values = self._requested(values).repeat_interleave(n, 0)
         generator = None if seed is None else self._generator(seed)

@@ -50,8 +50,9 @@ class _ClassDensities:
             read_back: as in ``FlowPlugin.sample``.
 
         Raises:
-            ValueError: a class out of range.
+            ValueError: a class out of range, or as ``FlowPlugin.sample``.
         """
+        checks.sampling(temperature, confidence)
         y = checks.labels(y, range(len(self.means))).cpu()
         generator = torch.Generator().manual_seed(int(seed))
 

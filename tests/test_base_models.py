@@ -5,12 +5,20 @@ from functools import partial
 
 import pytest
 import torch
-from laws import one_line
+from laws import one_line, refusals
 from torch.testing import assert_close
 from traps import Code
 
-from fpnlib.base_models import ConditionalVAE, ConvAE, ConvVAE, load_msp, load_pointflow
+from fpnlib.base_models import (
+    ConditionalVAE,
+    ConvAE,
+    ConvVAE,
+    SelfiesVAE,
+    load_msp,
+    load_pointflow,
+)
 from fpnlib.base_models.msp import MSP
+from fpnlib.metrics.judge import Judge, cloud_judge
 
 
 @pytest.fixture(params=[ConvVAE, ConvAE])
@@ -117,9 +125,16 @@ def test_any_floating_type_serves(base, given):
     assert base.double().encode(x).dtype == base.decode(z).dtype == torch.float64
 
 
-def test_latent_dim_must_be_positive():
-    with pytest.raises(ValueError, match="latent_dim"):
-        ConvAE(latent_dim=0)
+test_sizes_must_be_positive = refusals(
+    [
+        (lambda: ConvAE(latent_dim=0), "latent_dim must be a positive whole number"),
+        (lambda: ConditionalVAE(0), "latent_dim must be a positive whole number"),
+        (lambda: ConditionalVAE(classes=0), "classes must be a positive whole number"),
+        (lambda: SelfiesVAE(hidden=0), "hidden must be a positive whole number"),
+        (lambda: Judge(torch.nn.Flatten(), 4, outputs=0), "outputs must be a positive"),
+        (lambda: cloud_judge(3, widths=(4, 0)), "width must be a positive whole number"),
+    ]
+)
 
 
 @pytest.mark.parametrize("names", [("weight", "bias"), ("0.weight", "0.bias")])

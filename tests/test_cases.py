@@ -188,3 +188,8 @@ def test_a_part_of_one_column_has_its_part_s_name_everywhere():
         values, torch.tensor([[1, 1, 2], [0, torch.nan, torch.nan]]), equal_nan=True
     )
     assert both.values({"tall": 1, "size": None}).isnan().tolist() == [[False, True, True]]
+    for labels in ({"tall": [1, 0], "size": [[1.0, 2.0], None]}, pd.DataFrame({"tall": [1, 0]})):
+        labels["size"] = [np.array([1.0, 2.0]), None]
+        both.remember(labels)
+        returned = both.values(both.labels(values))
+        torch.testing.assert_close(returned, values, equal_nan=True)

@@ -152,6 +152,9 @@ def test_the_difference_of_means_is_exact_where_effects_add_up():
     assert torch.equal(editor(z, y, y), z)
     with pytest.raises(ValueError, match="attribute 2 is the same in all 16 latents"):
         MeanDifferences(z, y * torch.tensor([1, 1, 0, 1]))
+    for kind in (MeanDifferences, LinearRegression):
+        with pytest.raises(ValueError, match=r"for -1 and 1 pass \(y \+ 1\) / 2"):
+            kind(z, 2 * y - 1)
 
 
 def test_a_regression_finds_effects_that_come_together():

@@ -93,8 +93,12 @@ def test_molecules_that_do_not_fit_are_counted_and_named(moses):
     assert len(dataset.test) == len(SMILES)
 
 
-def test_a_missing_file_of_moses_is_named(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"train\.csv is not in .*; set FPN_DATA"):
+def test_a_missing_or_empty_file_of_moses_is_named(moses, tmp_path):
+    (moses / "moses" / "test.csv").write_text("SMILES\n")
+    with one_line(ValueError, r"test\.csv has no molecules; set FPN_DATA"):
+        data.load("moses", tmp_path)
+    (moses / "moses" / "train.csv").unlink()
+    with one_line(FileNotFoundError, r"train\.csv is not in .*; set FPN_DATA"):
         data.load("moses", tmp_path)
 
 
@@ -184,6 +188,9 @@ def test_neighbours_have_about_what_is_asked_for():
     z = _neighbours(joint(), 0.0, torch.tensor([[1.0, NAN], [NAN, -1.0]]), seed=0)
     assert z[0, 0].item() == pytest.approx(4.0, abs=0.5)
     assert z[1, 1].item() == pytest.approx(-1.0, abs=0.5)
+    few = joint(9)  # fewer than are looked for
+    z = _neighbours(few, 0.0, torch.full((5, 2), NAN), seed=0)
+    assert (z[:, None] == few.draw).all(2).any(1).all(), "any serves if nothing is asked for"
 
 
 def test_rejection_keeps_the_latent_that_is_read_nearest_to_the_request():

@@ -151,9 +151,10 @@ def test_ten_classes_have_ten_colours():
 
 
 def test_the_mass_of_an_interval_is_that_of_its_image():
-    fig = plots.change_of_variables(*TWICE, interval=(0, 1))
-    (text,) = texts(fig)
-    assert [line.split(": ")[1] for line in text.splitlines()[1:]] == ["0.3413", "0.3413"]
+    for factor in (2, -2):  # also if T decreases
+        fig = plots.change_of_variables(U, factor * U, P_U, P_U / 2, interval=(0, 1))
+        (text,) = texts(fig)
+        assert [line.split(": ")[1] for line in text.splitlines()[1:]] == ["0.3413", "0.3413"]
 
 
 def test_exact_zeros_of_a_jacobian_are_hatched():

@@ -99,6 +99,7 @@ test_bad_input_gets_one_line = refusals(
     [
         (lambda: PluGeN(2, 3), "attributes must be 1 to 2, got 3"),
         (lambda: untrained(False).sample(torch.zeros(3, 2)), r"y must have shape \(n, 1\)"),
+        (lambda: untrained(False).sample(torch.zeros(3, 1), temperature=-1), "temperature must"),
         (lambda: untrained(False).fit(torch.zeros(3, 2), torch.zeros(4, 1)), "same length"),
         (lambda: untrained(False).log_prob(torch.zeros(3, 4), torch.zeros(3, 1)), r"\(n, 2\)"),
     ],

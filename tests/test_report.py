@@ -216,6 +216,13 @@ def test_what_is_damaged_is_named_in_one_line(folder, capsys, file, content, sai
     assert said in error_line(capsys) and not (folder / "report.html").exists()
 
 
+@pytest.mark.parametrize("text", ["", "a,b\n1\n", "a,b\n1,2,3\n"])
+def test_a_table_with_uneven_rows_is_named(folder, capsys, text):
+    (folder / "tables" / "04_some_scores.csv").write_text(text)
+    assert main(["report", str(folder)]) == 2
+    assert "04_some_scores.csv is damaged (no table)" in error_line(capsys)
+
+
 def test_a_folder_without_a_page_keeps_no_other_from_its_own(folder, tmp_path_factory, capsys):
     empty = tmp_path_factory.mktemp("empty")
     assert main(["report", str(empty), str(folder)]) == 2

@@ -104,6 +104,8 @@ test_class_baselines_refuse_in_one_line = refusals(
         (lambda z, y: ClassMixtures(z, y[1:], 1), "same length"),
         (lambda z, y: ClassMixtures(z, y, components=0), "components"),
         (lambda z, y: ClassMixtures(z, y, 1).sample(torch.tensor([2])), "class 2 is out of range"),
+        (lambda z, y: ClassGaussians(z, y).sample(y, temperature=-1), "temperature must be 0 or"),
+        (lambda z, y: ClassGaussians(z, y).sample(y, confidence=2), "confidence must be 0 or"),
         (lambda z, y: ClassGaussians(z, y, 1.5), "pooled must be between 0 and 1"),
         (lambda z, y: likeliest(lambda share: ClassGaussians(z, y), [], z, y), "no option"),
     ],

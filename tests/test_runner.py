@@ -250,6 +250,16 @@ def test_changed_data_executes_the_notebooks_that_loaded_it(tiny, data, executed
     assert run(tiny) == (0, executed)
 
 
+def test_a_notebook_whose_files_are_not_noted_is_executed_again(tiny):
+    manifest = Manifest(tiny / "out")
+    entry = manifest.read()["notebooks"]["00_first"]
+    manifest.note("notebooks", {"00_first": {**entry, "files": {}}})
+    assert run(tiny) == (0, "1")
+    del entry["files"]
+    manifest.note("notebooks", {"00_first": entry})
+    assert run(tiny) == (0, "1")
+
+
 def test_a_changed_file_outside_the_folder_executes_the_notebooks_that_read_it(tiny, monkeypatch):
     weights = write_json(tiny / "elsewhere" / "weights.json", {"sha256": "1"})
     monkeypatch.setenv("FPN_DATA", str(weights.parent))
@@ -748,6 +758,7 @@ def test_a_notebook_depends_on_the_groups_of_the_families_that_it_names(grouped)
         ({"override": "digits.flow_epochs=[3"}, "override takes values in YAML, got 'digits.f"),
         ({"override": "digits.flow_epochs"}, "override takes pairs like digits.flow_epochs=64"),
         ({"digits.name": "a b"}, "'digits.name' must be a value without spaces, got 'a b'"),
+        ({"override": "digits.flow_epochs=-1"}, "'digits.flow_epochs' must be 0 or more, got -1"),
         ({"profile": "paper"}, "the profile is set with --profile"),
         ({"seed": -1}, "parameter 'seed' must be 0 or more, got -1"),
     ],

@@ -430,6 +430,8 @@ def test_the_cells_of_a_table_are_recorded_by_name(tmp_path, capsys):
         (lambda s: start(s.run.folder, "vectros.epochs=3"), "did you mean 'vectors'"),
         (lambda s: Study(Run("x", out=s.run.folder, profile="dmeo"), VECTORS), "'demo'"),
         (lambda s: classification_table(s, {"rbf_smv": {}}), "did you mean 'rbf_svm'"),
+        (lambda s: classification_table(s, {}, features=["means"]), "did you mean 'mean'"),
+        (lambda s: s.prepare(("plugni", "Linear")), "unknown step 'plugni'; did you mean 'plugin'"),
         (
             lambda s: start(s.run.folder, "vectors.epochs=x"),
             "a whole number like 2, got 'x'",

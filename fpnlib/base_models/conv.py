@@ -150,7 +150,8 @@ class ConditionalVAE(nn.Module):
     def __init__(self, latent_dim: int = 40, classes: int = 10):
         super().__init__()
         self.config = {"latent_dim": latent_dim, "classes": classes}
-        self.latent_dim, self.classes = latent_dim, classes
+        self.latent_dim = checks.positive("latent_dim", latent_dim)
+        self.classes = checks.positive("classes", classes)
         self.enc = _encoder(CHANNELS + classes)
         self.moments = nn.Linear(FEATURES, 2 * latent_dim)
         self.dec = _decoder(latent_dim + classes)

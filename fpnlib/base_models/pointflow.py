@@ -300,6 +300,8 @@ def _head(features: int, latent_dim: int) -> nn.Sequential:
 def dense_layers(widths: Sequence[int]) -> list[nn.Module]:
     """Linear layers between widths, each with a batch norm and a ReLU."""
     layers: list[nn.Module] = []
+    for width in widths:
+        checks.positive("width", width)
     for inputs, outputs in zip(widths, widths[1:]):
         layers += [nn.Linear(inputs, outputs), nn.BatchNorm1d(outputs), nn.ReLU()]
     return layers

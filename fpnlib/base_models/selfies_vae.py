@@ -63,8 +63,10 @@ class SelfiesVAE(nn.Module):
 
     def __init__(self, latent_dim: int = 64, hidden: int = 512, encoder_hidden: int = 192):
         super().__init__()
-        self.latent_dim = checks.positive("latent_dim", latent_dim)
         self.config = {"latent_dim": latent_dim, "hidden": hidden, "encoder_hidden": encoder_hidden}
+        for name, count in self.config.items():
+            checks.positive(name, count)
+        self.latent_dim = latent_dim
         self.embedding = nn.Embedding(PIECES + 1, EMBEDDING)
         self.encoder = nn.GRU(EMBEDDING, encoder_hidden, bidirectional=True)
         self.moments = nn.Linear(4 * encoder_hidden, 2 * latent_dim)

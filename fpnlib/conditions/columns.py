@@ -98,9 +98,10 @@ def values_of(labels: Any, width: int, name: str, expected: str) -> Tensor:
     None stands for a row of which nothing is known.
     """
     nothing = [None] * width
+    one_by_one = isinstance(labels, np.ndarray | pd.Series) and labels.dtype.kind == "O"
     if labels is None:
         labels = nothing
-    elif width > 1 and isinstance(labels, list | tuple):
+    elif width > 1 and (one_by_one or isinstance(labels, list | tuple)):
         labels = [nothing if row is None else row for row in labels]
     try:
         values = checks.numbers(labels).float()

@@ -206,8 +206,7 @@ class Condition(nn.Module):
             ValueError: a confidence below 0, or of 1 or more.
             TypeError: a condition with a vector, which has no probability.
         """
-        if not 0 <= confidence < 1:
-            raise ValueError(f"confidence must be 0 or more and below 1, got {confidence}")
+        checks.sampling(confidence=confidence)
         for column in self.columns:
             if confidence and column.width > 1:
                 raise TypeError(

@@ -170,6 +170,8 @@ def _drawn(path: Path, count: int, seed: int) -> list[str]:
     if not found.is_file():
         raise FileNotFoundError(f"MOSES: {path.name} is not in {path.parent}; {REMEDY}")
     smiles = pd.read_csv(found, usecols=[0], dtype=str, keep_default_na=False).to_numpy()[:, 0]
+    if not len(smiles):
+        raise ValueError(f"MOSES: {found} has no molecules; {REMEDY}")
     order = np.random.default_rng(seed).permutation(len(smiles))
     return smiles[order[:count]].tolist()
 

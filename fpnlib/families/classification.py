@@ -50,9 +50,11 @@ def classification_table(
         model's name says which. "predicted" has the classes of the test objects.
 
     Raises:
-        ValueError: an unknown baseline, with the nearest name.
+        ValueError: an unknown baseline or kind of features, with the nearest name.
     """
     base, recipe = study.recipe(base)
+    for kind in features:
+        checks.known("kind of features", kind, ("draw", "mean"))
     rows: list[dict] = []
     for name, settings in baselines.items():
         checks.known("baseline", name, BASELINES)

@@ -9,6 +9,7 @@ import torch
 from sklearn.neighbors import NearestNeighbors
 from sklearn.neural_network import MLPRegressor
 from torch import Tensor
+from torch.nn.functional import pad
 
 from fpnlib.base_models.frozen import Frozen
 from fpnlib.families.editing import plugen
@@ -49,11 +50,13 @@ def _neighbours(train: Latents, noise: float, asked: Tensor, seed: int) -> Tenso
     latents, y = train.draw[:LEARNED], train.y[:LEARNED]
     generator = torch.Generator().manual_seed(seed)
     z = noise * latents.std(0) * torch.randn(len(asked), latents.shape[1], generator=generator)
-    chosen = torch.randint(NEAREST, (len(asked),), generator=generator)
+    nearest = min(NEAREST, len(latents))
+    chosen = torch.randint(nearest, (len(asked),), generator=generator)
     for said in (~asked.isnan()).unique(dim=0):
         rows = (~asked.isnan() == said).all(1).nonzero()[:, 0]
-        search = NearestNeighbors(n_neighbors=NEAREST).fit((y / y.std(0))[:, said].numpy())
-        wanted = (asked / y.std(0))[rows][:, said]
+        scaled = pad((y / y.std(0))[:, said], (0, 1))  # with a column of zeros, if nothing is said
+        search = NearestNeighbors(n_neighbors=nearest).fit(scaled.numpy())
+        wanted = pad((asked / y.std(0))[rows][:, said], (0, 1))
         found = torch.from_numpy(search.kneighbors(wanted.numpy(), return_distance=False))
         z[rows] += latents[found[torch.arange(len(rows)), chosen[rows]]]
     return z

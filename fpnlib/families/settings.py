@@ -48,7 +48,8 @@ def merge(
         families: the known families by name.
 
     Raises:
-        ValueError: an unknown family or setting, with the nearest name, or a malformed pair.
+        ValueError: an unknown family or setting, with the nearest name, a malformed pair, or a
+            negative number.
         TypeError: a value of another type than the default's.
 
     >>> merge({"digits": {"vae_epochs": 3}}, "digits.flow_epochs=64 faces.msp_epochs=3")
@@ -73,5 +74,8 @@ def merge(
             if name not in defaults:
                 known = [f"{family}.{default}" for default in defaults]
                 raise checks.unknown("setting", f"{family}.{name}", known)
-            settings[name] = checks.fitting(f"{family}.{name}", value, defaults[name])
+            fitting = checks.fitting(f"{family}.{name}", value, defaults[name])
+            if isinstance(fitting, int | float) and fitting < 0:
+                raise ValueError(f"setting '{family}.{name}' must be 0 or more, got {fitting}")
+            settings[name] = fitting
     return merged

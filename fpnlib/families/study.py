@@ -234,8 +234,7 @@ class Study:
         On a GPU, or if at most one is missing, nothing is made here.
 
         Args:
-            steps: a method and its arguments, e.g. ``("plugin", "ConvVAE", "maf")``; keyword
-                arguments come last, in a dict.
+            steps: a method and its arguments, e.g. ``("plugin", "ConvVAE", {"flow": "maf"})``.
         """
         calls = [_call(*step) for step in steps]
         missing = [call for call in calls if not self.run.cache.has(self._kept_as(*call))]
@@ -332,6 +331,7 @@ def _from_prior(width: int, y: Tensor, seed: int, **unused: Any) -> Tensor:
 
 def _call(method: str, *arguments: Any) -> tuple[str, tuple, dict]:
     """Return a step's method, its arguments, and its keyword arguments."""
+    checks.known("step", method, ("base", "judge", "plugin"))
     if arguments and isinstance(arguments[-1], dict):
         return method, arguments[:-1], arguments[-1]
     return method, arguments, {}

@@ -25,6 +25,8 @@ class _Linear:
         z = checks.latents(z)
         has = checks.array(y, ("n", "attributes"), "y").to(z)
         checks.same_length(z, has)
+        if ((has < 0) | (has > 1)).any():
+            raise ValueError("y must lie between 0 and 1; for -1 and 1 pass (y + 1) / 2")
         self.directions = self._fit(z, has)
 
     def __call__(self, z: Tensor, y: Tensor, to: Tensor) -> Tensor:

@@ -59,7 +59,8 @@ class Judge(nn.Module):
         config: Mapping[str, Any] = {},
     ):
         super().__init__()
-        self.num_features, self.outputs, self.exclusive = num_features, outputs, exclusive
+        self.num_features = checks.positive("num_features", num_features)
+        self.outputs, self.exclusive = checks.positive("outputs", outputs), exclusive
         self.prepare, self.augment, self.config = prepare, augment, dict(config)
         self.body = body
         self.head = nn.Sequential(nn.Dropout(dropout), nn.Linear(num_features, outputs))

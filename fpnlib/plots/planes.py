@@ -164,7 +164,7 @@ def change_of_variables(
     below.sharex(middle)
     ends = np.linspace(*interval, 200)
     images = np.interp(ends, u, x)
-    mass_u, mass_x = np.interp(ends, u, density_u), np.interp(images, x, density_x)
+    mass_u, mass_x = np.interp(ends, u, density_u), np.interp(ends, u, density_x)
     middle.plot(u, x, color=INK)
     dashed: dict[str, Any] = {"color": COLORS[1], "linewidth": 0.8, "linestyle": (0, (3, 2))}
     for k in (0, -1):
@@ -179,7 +179,7 @@ def change_of_variables(
     left.set_xlim(None, 0)
     middle.set(title="$x = T(u)$", xlim=(u.min(), u.max()), ylim=(x.min(), x.max()))
     middle.tick_params(labelleft=False, labelbottom=False)
-    masses = np.trapezoid(mass_u, ends), np.trapezoid(mass_x, images)
+    masses = np.trapezoid(mass_u, ends), abs(np.trapezoid(mass_x, images))  # T may decrease
     text = f"shaded mass\nof $u$: {masses[0]:.4f}\nof $x$: {masses[1]:.4f}"
     look: dict[str, Any] = {"ha": "center", "va": "center", "linespacing": 1.6}
     axes[1, 0].text(0.5, 0.5, text, transform=axes[1, 0].transAxes, **look)

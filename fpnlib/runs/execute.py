@@ -164,7 +164,7 @@ class _Session:
 
     def _is_finished(self, entry: Mapping, key: str, settings: Mapping, copy: str) -> bool:
         """Whether a notebook's files are as it left them, and what it read is as it was."""
-        if entry.get("key") != key or copy not in entry["files"]:
+        if entry.get("key") != key or copy not in entry.get("files", {}):
             return False
         if self.manifest.files(entry["files"]) != entry["files"]:
             return False

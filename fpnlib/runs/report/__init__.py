@@ -274,8 +274,11 @@ def _csv(path: Path) -> tuple[list[str], list[list[str]]]:
     """A table's head and rows."""
     try:
         head, *rows = csv.reader(path.read_text(encoding="utf-8").splitlines())
+        even = {len(head)}.issuperset(map(len, rows))
     except (ValueError, csv.Error):
-        raise damaged(path, "no table") from None
+        even = False
+    if not even:
+        raise damaged(path, "no table")
     return head, rows
 
 
