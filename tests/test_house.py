@@ -120,7 +120,7 @@ def test_a_notebook_begins_with_its_parameters_a_dozen_at_most(path):
     first, *others = code(path)
     assert first.metadata.get("tags") == ["parameters"]
     assert not any("parameters" in cell.metadata.get("tags", ()) for cell in others)
-    defaults = plan._parameters(path)
+    defaults = plan.parameters(path)
     assert {"out", "seed"} <= defaults.keys() and len(defaults) <= 12
     described = papermill.inspect_notebook(str(path))
     assert described.keys() == defaults.keys()
@@ -180,7 +180,7 @@ def test_git_keeps_what_a_reader_wants_and_no_locks(name, kept):
 def test_parameters_of_one_name_have_one_default():
     seen = {}
     for path in NOTEBOOKS:
-        for name, default in plan._parameters(path).items():
+        for name, default in plan.parameters(path).items():
             first, value = seen.setdefault(name, (path.stem, default))
             same = (value, type(value)) == (default, type(default))
             assert same, f"{name} differs in {first} and {path.stem}"

@@ -404,14 +404,14 @@ def test_a_folder_inside_the_project_is_named_relative_to_it(tiny, monkeypatch):
 def test_parameters_are_plain_values(tmp_path):
     path = tmp_path / "x.ipynb"
     write_notebook(path, "a = -1  # help a\nb: str = 'x'\nc = [1, 2]\nd = None")
-    assert plan._parameters(path) == {"a": -1, "b": "x", "c": [1, 2], "d": None}
+    assert plan.parameters(path) == {"a": -1, "b": "x", "c": [1, 2], "d": None}
     write_notebook(path, "a = 1\nb = 2 * a")
     said = r"x.ipynb: .* got 'b = 2 \* a'; derive it in the next cell"
     with pytest.raises(ValueError, match=said):
-        plan._parameters(path)
+        plan.parameters(path)
     write_notebook(path, "a = 1\nb = (")
     with one_line(ValueError, "x.ipynb: its parameters are no Python: .*, line 2$"):
-        plan._parameters(path)
+        plan.parameters(path)
 
 
 def test_a_default_of_none_takes_anything_and_whole_numbers_serve_as_floats():
