@@ -14,6 +14,7 @@ from fpnlib.network import FlowPluginNetwork
 from fpnlib.widgets.parts import Explorer
 
 ROWS, ACROSS = 2, 3  # of molecules that are drawn at a time
+properties(["C"])  # reads the table behind SA now, so that a page's tabs share it
 SETTINGS: dict[str, Any] = {"candidates": 4, "temperature": 0.7}  # as in notebook 10
 SIZE = (230, 170)  # of a drawing in pixels
 REACH = 2.5  # deviations on each side of the mean that a slider goes
