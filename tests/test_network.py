@@ -2,6 +2,7 @@
 
 import warnings
 from collections import OrderedDict
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -291,13 +292,31 @@ HOLDERS = {
     "slots": Slots,
     "global": lambda net: adapt(None, encode=lambda x: GLOBAL.encode(x) + 0, decode=lambda z: z),
 }
+HIDDEN = {  # from a look at the object, so that only calls show the module
+    "list of a module": lambda net: Hiding(net),
+    "deep": lambda net: adapt(None, encode=partial(encode_by, [[[[[net]]]]]), decode=lambda z: z),
+    "default": lambda net: adapt(None, encode=lambda x, of=net: of.encode(x), decode=lambda z: z),
+}
+
+
+def encode_by(lists, x):
+    return lists[0][0][0][0][0].encode(x)
+
+
+class Hiding(nn.Module):
+    """A module that keeps another out of its state dict."""
+
+    def __init__(self, net):
+        super().__init__()
+        self.nets = [net]
+        self.encode, self.decode = net.encode, net.decode
 
 
 @pytest.mark.parametrize("mode", [True, False])
-@pytest.mark.parametrize("holder", HOLDERS)
+@pytest.mark.parametrize("holder", HOLDERS | HIDDEN)
 def test_no_call_changes_the_base_and_its_mode_is_put_back(holder, mode):
     net = GLOBAL if holder == "global" else Base()
-    built = network(HOLDERS[holder](net))
+    built = network((HOLDERS | HIDDEN)[holder](net))
     net.train(mode)
     net.encoder[2].eval()
     before = {key: value.clone() for key, value in net.state_dict().items()}
@@ -315,7 +334,7 @@ def test_no_call_changes_the_base_and_its_mode_is_put_back(holder, mode):
         assert same_state(net.state_dict(), before), name
         assert [part.training for part in net.modules()] == modes, name
         assert all(weight.grad is None for weight in net.parameters()), name
-    assert not any(weight.requires_grad for weight in net.parameters())
+    assert holder in HIDDEN or not any(weight.requires_grad for weight in net.parameters())
     assert all(weight.requires_grad for weight in built.plugin.parameters())
 
 

@@ -3,12 +3,14 @@
 import hashlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from threading import get_ident
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.module import register_module_forward_pre_hook
 
 from fpnlib import checks
 
@@ -124,13 +126,18 @@ class Frozen:
     @contextmanager
     def unchanged(self) -> Iterator[None]:
         """Set eval mode without gradients; then put the modes back."""
-        training = []
+        training, thread = [], get_ident()
+
+        def calm(module: nn.Module, *given: Any) -> None:
+            if module.training and get_ident() == thread:
+                training.append(module)
+                module.training = False
+
         for module in self.modules:
-            training += [part for part in module.modules() if part.training]
-        for module in training:
-            module.training = False
-        try:
-            with torch.no_grad():
+            for part in module.modules():
+                calm(part)
+        try:  # the hook finds modules wherever the base holds them
+            with torch.no_grad(), register_module_forward_pre_hook(calm):
                 yield
         finally:
             for module in training:
