@@ -292,11 +292,6 @@ HOLDERS = {
     "slots": Slots,
     "global": lambda net: adapt(None, encode=lambda x: GLOBAL.encode(x) + 0, decode=lambda z: z),
 }
-HIDDEN = {  # from a look at the object, so that only calls show the module
-    "list of a module": lambda net: Hiding(net),
-    "deep": lambda net: adapt(None, encode=partial(encode_by, [[[[[net]]]]]), decode=lambda z: z),
-    "default": lambda net: adapt(None, encode=lambda x, of=net: of.encode(x), decode=lambda z: z),
-}
 
 
 def encode_by(lists, x):
@@ -310,6 +305,13 @@ class Hiding(nn.Module):
         super().__init__()
         self.nets = [net]
         self.encode, self.decode = net.encode, net.decode
+
+
+HIDDEN = {  # from a look at the object, so that only calls show the module
+    "list of a module": Hiding,
+    "deep": lambda net: adapt(None, encode=partial(encode_by, [[[[[net]]]]]), decode=lambda z: z),
+    "default": lambda net: adapt(None, encode=lambda x, of=net: of.encode(x), decode=lambda z: z),
+}
 
 
 @pytest.mark.parametrize("mode", [True, False])
@@ -410,6 +412,7 @@ LOADER = DataLoader(TensorDataset(X))
 FLAT = torch.distributions.TransformedDistribution(
     torch.distributions.Normal(torch.zeros(90, 4), 1.0), torch.distributions.TanhTransform()
 )
+SQUEEZED = adapted(decode=torch.squeeze)
 READY = FlowPlugin(4, Classes("ab"))
 
 
@@ -432,6 +435,7 @@ test_what_cannot_be_gets_one_line = refusals(
         (lambda: network().fit(X[:, 1:], Y), r"encode of Base does not take .*32 \(90, 4\): "),
         (lambda: network().fit(X.byte(), Y), r"uint8 .*; for bytes pass x.float\(\) / 255"),
         (lambda: adapted(encode=lambda x: x[:, 0]).fit(X, Y), r"encode of Adapted returned shape"),
+        (lambda: SQUEEZED.fit(X, Y, **QUICK).generate(0), r"shape \(5,\) for 1 rows; expected \(1"),
         (lambda: adapted(decode=list).fit(X, Y, **QUICK).generate(0), "decode of Adapted returned"),
     ],
     errors=(TypeError, ValueError, AttributeError),

@@ -87,13 +87,13 @@ class Frozen:
         else:
             mean, std = _moments(self._call("encode", x))
         self.speaks_numpy |= isinstance(mean, np.ndarray) and not self.modules
-        mean, kind = _array_of(mean, "encode", base), type(base).__name__
+        mean, kind = _array_of(mean, "encode", base, x), type(base).__name__
         if mean.is_complex():
             raise TypeError(f"latents of {kind} must hold real numbers, got {mean.dtype}")
         if mean.ndim < 2:
             shape = tuple(mean.shape)
             raise ValueError(f"encode of {kind} returned shape {shape}; expected latents (n, …)")
-        return mean, None if std is None else _array_of(std, "encode", base)
+        return mean, None if std is None else _array_of(std, "encode", base, x)
 
     def encode(self, x: Any) -> Tensor:
         """Latents (n, …), in batches; of a distribution the means."""
@@ -104,10 +104,12 @@ class Frozen:
 
         Raises:
             TypeError: ``decode`` returns no array.
-            ValueError: the base model does not take z.
+            ValueError: the base model does not take z, or returns another number of rows.
         """
         parts = self.batches(z)
-        return torch.cat([_array_of(self._call("decode", x), "decode", self.base) for x in parts])
+        return torch.cat(
+            [_array_of(self._call("decode", x), "decode", self.base, x) for x in parts]
+        )
 
     def round_trip(self, z: Tensor) -> Tensor:
         """Latents (n, …) of the objects that latents (n, …) decode to.
@@ -211,18 +213,22 @@ def _refusal(name: str, base: object, given: Any, error: Exception) -> Exception
     return (TypeError if isinstance(error, TypeError) else ValueError)(message)
 
 
-def _array_of(found: object, name: str, base: object) -> Tensor:
-    """What a base model returned, as a tensor."""
-    if not isinstance(found, Tensor | np.ndarray):
-        kind = type(found).__name__
-        said = f"{name} of {type(base).__name__} returned {kind}, not an array"
-        raise TypeError(f"{said}; pass adapt(model, {name}=…) that returns one")
-    return checks.numbers(found, name)
+def _array_of(found: object, name: str, base: object, given: Any) -> Tensor:
+    """What a base model returned for a batch, as a tensor of as many rows."""
+    said = f"{name} of {type(base).__name__} returned"
+    if not hasattr(found, "shape"):
+        remedy = f"pass adapt(model, {name}=…) that returns one"
+        raise TypeError(f"{said} {type(found).__name__}, not an array; {remedy}")
+    array = checks.numbers(found, name)
+    if hasattr(given, "shape") and array.shape[:1] != given.shape[:1]:
+        shape, rows = tuple(array.shape), given.shape[0]
+        raise ValueError(f"{said} shape {shape} for {rows:,} rows; expected ({rows}, …)")
+    return array
 
 
 def _moments(found: object) -> tuple[Any, Any]:
     """Mean and deviation of a distribution; of other objects themselves and None."""
-    if isinstance(found, Tensor | np.ndarray):
+    if hasattr(found, "shape"):
         return found, None
     try:
         mean = getattr(found, "mean", found)
