@@ -91,6 +91,18 @@ def array(
     return tensor
 
 
+def pair(batch: Any) -> tuple[Any, Any]:
+    """A batch as objects and labels (n, …). Raises TypeError for other batches."""
+    if not isinstance(batch, tuple | list) or len(batch) != 2:
+        said = f"batches must be pairs (x, y), got {type(batch).__name__}"
+        raise TypeError(f"{said}; pass ((x, y) for … in batches)")
+    x, y = batch
+    if isinstance(y, str | Number | None) or not getattr(y, "ndim", 1):
+        said = f"a batch needs labels (n,), got {shown(y)}"
+        raise TypeError(f"{said}; if these are single objects, pass DataLoader(objects, 64)")
+    return x, y
+
+
 def joined(labels: Sequence[Any]) -> Any:
     """The labels of batches as one: tensors, arrays, lists or mappings of them."""
     first = labels[0]

@@ -1,6 +1,6 @@
 """``FlowPluginNetwork``: a frozen base model joined to a plugin (sections 3.3 to 3.5)."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Self
 
@@ -328,20 +328,17 @@ class FlowPluginNetwork(nn.Module):
             if isinstance(x, Tensor | np.ndarray):
                 raise TypeError("fit needs labels: fit(x, y), or batches (x, y)")
             batches = DataLoader(x, BATCH) if isinstance(x, Dataset) else x
-        elif hasattr(x, "__getitem__") and not isinstance(x, str | Mapping | Dataset):
-            batches = ((part, None) for part in self._frozen.batches(x) if len(part))
         else:
-            raise TypeError(f"x must be an array, got {type(x).__name__}; of batches pass no y")
+            batches = ((part, None) for part in self._frozen.batches(x) if len(part))
         means: list[Tensor] = []
         stds: list[Tensor] = []
         labels: list[Any] = []
         for batch in tqdm(batches, "encoding", unit="batch", leave=False, disable=not progress):
-            if not isinstance(batch, tuple | list) or len(batch) != 2:
-                raise TypeError(f"batches must be pairs (x, y), got {type(batch).__name__}")
-            mean, std = self._frozen.posterior(batch[0])
+            objects, own = checks.pair(batch) if y is None else batch
+            mean, std = self._frozen.posterior(objects)
             means.append(mean.detach().float())
             stds += [] if std is None else [std]
-            labels.append(batch[1])
+            labels.append(own)
         if not means:
             raise ValueError("fit needs objects, got none")
         deviations = torch.cat(stds).detach().float() if stds else None

@@ -1,7 +1,7 @@
 """A base model that is used and never changed: eval mode, batches, devices, a digest of weights."""
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from threading import get_ident
 from types import ModuleType, SimpleNamespace
@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_pre_hook
+from torch.utils.data import Dataset
 
 from fpnlib import checks
 
@@ -119,7 +120,14 @@ class Frozen:
         return self.encode(self.decode(z)) if self.encodes else z
 
     def batches(self, x: Any) -> list[Any]:
-        """Parts of objects, or of latents, that go through the base model together."""
+        """Parts of objects, or of latents, that go through the base model together.
+
+        Raises:
+            TypeError: x is no array, for example a DataLoader.
+        """
+        if not hasattr(x, "__getitem__") or isinstance(x, str | Mapping | Dataset):
+            remedy = "of batches pass no y to fit, and other methods one batch at a time"
+            raise TypeError(f"x must be an array, got {type(x).__name__}; {remedy}")
         if not isinstance(x, np.ndarray):
             with suppress(TypeError):  # objects that are no numbers stay as they are
                 x = checks.numbers(x)
