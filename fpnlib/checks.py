@@ -127,6 +127,8 @@ def numbers(x: object, name: str = "x") -> Tensor:
         return x if x.layout == torch.strided else x.to_dense()
     try:
         values = np.asarray(x.toarray() if hasattr(x, "toarray") else _filled(x))
+        if values.dtype == object and values.ndim and np.ndim(values.flat[0]):
+            values = np.stack(values.ravel().tolist())  # a column of arrays
         if values.dtype == object:
             values = np.where(pd.isna(values), np.nan, values).astype(np.float64)
         # torch takes neither negative strides, nor a foreign byte order, nor read-only memory.

@@ -67,6 +67,7 @@ OBJECTS = {
     "sparse": (X.to_sparse(), Y),
     "SciPy's sparse": (csr_matrix(X.numpy()), Y),
     "list of tensors": ([*X], [*Y]),
+    "column of arrays": (pd.Series([*X.numpy()]), Y),
     "table": (pd.DataFrame(X.numpy(), columns=[*"vwxyz"]), pd.Series(Y.numpy())),
     "DataLoader": (DataLoader(TensorDataset(X, Y), 40),),
     "Dataset": (TensorDataset(X, Y),),
@@ -96,6 +97,7 @@ def test_a_prior_is_of_classes():
         fpn.classify(X, "train")
 
 
+RECORDS = [{"k": name, "size": size} for name, size in zip(TEXTS, X[:, 0].tolist())]
 TWO, BOTH = torch.stack([Y == 0, Y == 1], 1), ["red", "tall"]
 KINDS = {
     **{f"{dtype}": (Classes(range(3)), Y.to(dtype)) for dtype in (torch.uint8, torch.int32)},
@@ -118,6 +120,8 @@ KINDS = {
     "ordered": (Reals(["size"]), OrderedDict(size=X[:, 0])),
     "reals": (Reals(["size"]), X[:, 0].numpy()),
     "vector": (Vector(5), X),
+    "column of vectors": (Vector(5), pd.Series([*X.numpy()])),
+    "records": (Several(k=Classes(NAMES), size=Reals(["size"])), RECORDS),
     "mapping": (Several(k=Classes(NAMES), size=Reals(["size"])), {"k": TEXTS, "size": X[:, 0]}),
 }
 

@@ -1,6 +1,6 @@
 """What a condition consists of: one class, one attribute, one quantity, or one vector."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from numbers import Number
 from typing import Any
 
@@ -100,7 +100,7 @@ def _values(labels: Any, width: int, name: str, expected: str) -> Tensor:
     nothing = [None] * width
     if labels is None:
         labels = nothing
-    elif width > 1 and isinstance(labels, list | tuple):
+    elif width > 1 and isinstance(labels, list | tuple | pd.Series):
         labels = [nothing if row is None else row for row in labels]
     try:
         values = checks.numbers(labels).float()
@@ -109,6 +109,22 @@ def _values(labels: Any, width: int, name: str, expected: str) -> Tensor:
     if values.ndim < 2:
         values = values.reshape(-1, 1) if width == 1 else values[None]
     return checks.array(values, ("n", width), name, missing=True)
+
+
+def _by_row(labels: Any) -> bool:
+    """Whether labels are a list of texts or mappings, one for each row."""
+    listed = isinstance(labels, list | tuple)
+    return listed and any(isinstance(row, str | Mapping) for row in labels)
+
+
+def _named(labels: Any, columns: Sequence[Column]) -> Any:
+    """A table's row as a mapping, and a table without names as an array; others as they are."""
+    if isinstance(labels, pd.Series) and len(columns) > 1 and labels.index.dtype.kind != "i":
+        return dict(labels)
+    if isinstance(labels, pd.DataFrame):
+        vector = len(columns) == 1 < columns[0].width
+        return labels.to_numpy() if vector or labels.columns.dtype.kind == "i" else labels
+    return labels
 
 
 class _Choice(Column):
