@@ -6,6 +6,7 @@ from collections.abc import Callable, Collection, Iterable, Sequence, Sized
 from contextlib import suppress
 from difflib import get_close_matches
 from numbers import Integral, Number
+from operator import index
 from typing import Any
 
 import numpy as np
@@ -30,6 +31,14 @@ def known(kind: str, given: object, choices: Collection[object]) -> None:
     """Raise :func:`unknown`'s error unless ``given`` is among ``choices``."""
     if given not in choices:
         raise unknown(kind, given, choices)
+
+
+def whole(name: str, value: Any) -> int:
+    """``value`` as an int. Raises TypeError unless it is a whole number of some kind."""
+    try:
+        return index(value)
+    except TypeError:
+        raise TypeError(f"{name} must be a whole number, got {shown(value)}") from None
 
 
 def positive(name: str, value: object) -> int:
@@ -89,18 +98,6 @@ def array(
     if count:
         raise ValueError(f"{name} has {count:,} NaN or infinite entries of {tensor.numel():,}")
     return tensor
-
-
-def pair(batch: Any) -> tuple[Any, Any]:
-    """A batch as objects and labels (n, …). Raises TypeError for other batches."""
-    if not isinstance(batch, tuple | list) or len(batch) != 2:
-        said = f"batches must be pairs (x, y), got {type(batch).__name__}"
-        raise TypeError(f"{said}; pass ((x, y) for … in batches)")
-    x, y = batch
-    if isinstance(y, str | Number | None) or not getattr(y, "ndim", 1):
-        said = f"a batch needs labels (n,), got {shown(y)}"
-        raise TypeError(f"{said}; if these are single objects, pass DataLoader(objects, 64)")
-    return x, y
 
 
 def joined(labels: Sequence[Any]) -> Any:

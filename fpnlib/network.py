@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
 
 from fpnlib import checks
-from fpnlib.base_models.frozen import BATCH, Frozen
+from fpnlib.base_models.frozen import BATCH, Frozen, pair
 from fpnlib.conditions import Attributes, Classes, Condition
 from fpnlib.latents import standard_normal, warn
 from fpnlib.plugin import FlowPlugin
@@ -148,8 +148,9 @@ class FlowPluginNetwork(nn.Module):
         """
         mean, std, y = self._encoded(x, y, progress)
         if "plugin" not in self._modules:
+            seed = checks.whole("seed", fitting.get("seed", 0))
             with torch.random.fork_rng([]):
-                torch.manual_seed(int(fitting.get("seed", 0)))  # a DataLoader moves torch's seed
+                torch.manual_seed(seed)  # a DataLoader moves torch's seed
                 self.plugin = FlowPlugin(mean.shape[1:], self.condition, **self._settings)
             self.plugin.to(mean.device)
         if validation is not None:
@@ -206,7 +207,7 @@ class FlowPluginNetwork(nn.Module):
             raise TypeError(f"{type(self.base).__name__} has no encode; leave candidates at 1")
         settings: Any = {"temperature": temperature, "confidence": confidence, "seed": seed}
         settings["read_back"] = self._frozen.round_trip
-        x = self.decode(self.plugin.sample(y, n * candidates, **settings))
+        x = self.decode(self.plugin.sample(y, checks.positive("n", n) * candidates, **settings))
         if candidates == 1:
             return x
         values = self.plugin.condition.values(y).repeat_interleave(n * candidates, 0)
@@ -334,7 +335,7 @@ class FlowPluginNetwork(nn.Module):
         stds: list[Tensor] = []
         labels: list[Any] = []
         for batch in tqdm(batches, "encoding", unit="batch", leave=False, disable=not progress):
-            objects, own = checks.pair(batch) if y is None else batch
+            objects, own = pair(batch) if y is None else batch
             mean, std = self._frozen.posterior(objects)
             means.append(mean.detach().float())
             stds += [] if std is None else [std]

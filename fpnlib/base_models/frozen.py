@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from numbers import Number
 from threading import get_ident
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -209,6 +210,18 @@ class Frozen:
                 dtype = weight.dtype if x.is_floating_point() else x.dtype
                 return x.to(weight.device, dtype)
         return x
+
+
+def pair(batch: Any) -> tuple[Any, Any]:
+    """A batch as objects and labels (n, …). Raises TypeError for other batches."""
+    if not isinstance(batch, tuple | list) or len(batch) != 2:
+        said = f"batches must be pairs (x, y), got {type(batch).__name__}"
+        raise TypeError(f"{said}; pass ((x, y) for … in batches)")
+    x, y = batch
+    if isinstance(y, str | Number | None) or not getattr(y, "ndim", 1):
+        said = f"a batch needs labels (n,), got {checks.shown(y)}"
+        raise TypeError(f"{said}; if these are single objects, pass DataLoader(objects, 64)")
+    return x, y
 
 
 def _refusal(name: str, base: object, given: Any, error: Exception) -> Exception:

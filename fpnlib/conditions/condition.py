@@ -223,7 +223,7 @@ class Condition(nn.Module):
                     f"'{column.name}' is a vector, which is not read with a probability"
                 )
         known = [~values[:, place].isnan().any(1) for _, place in self.places()]
-        return torch.stack(known, 1) & (confidence > 0)
+        return torch.stack(known, 1) & bool(confidence > 0)  # numpy's bools are no masks
 
     def masked(self, values: Tensor, generator: torch.Generator) -> Tensor:
         """Hide known columns at random, so that the flow learns to do without them.
