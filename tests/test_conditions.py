@@ -6,7 +6,7 @@ import pytest
 import torch
 from laws import one_line, refusals
 
-from fpnlib.conditions import Attributes, Classes, Vector
+from fpnlib.conditions import Attributes, Classes, Several, Vector
 
 SHAPES = Classes(["chair", "sofa", "table"])
 
@@ -98,6 +98,8 @@ test_what_makes_no_sense_gets_one_line = refusals(
         (lambda: Classes(["a", "b", "a"]), "'a' twice"),
         (lambda: Attributes([*"7767"]), "got '7' twice"),
         (lambda: Attributes(["Bald"], [("Bald", "Bold")]), "'Bold'; did you mean 'Bald'"),
+        (lambda: Attributes(["Bald", "Bangs"], ("Bald", "Bangs")), "exclusive groups need a list"),
+        (lambda: Several([SHAPES]), r"need names, as in Several\(kind=Classes"),
         (lambda: FACE.encode(torch.zeros(3, 4)), r"must have shape \(n, 5\), got \(3, 4\)"),
         (lambda: FACE.encode(torch.full((1, 5), NAN)), "'Bald' of row 0 is unknown or unsaid"),
         (lambda: FACE.encode(["Bald", "Bangs"]), r"an edit begins with \+ or -, got 'Bald'"),

@@ -80,7 +80,7 @@ class Attributes(Condition):
             the others from training labels. Contexts are then twice as wide.
 
     Raises:
-        TypeError: a single text instead of names.
+        TypeError: a single text instead of names, or names instead of groups of them.
         ValueError: no attributes, a name twice, or a group with an unknown name.
 
     Examples:
@@ -97,7 +97,7 @@ class Attributes(Condition):
         self, names: Iterable[str], exclusive: Iterable[Sequence[str]] = (), unknown: bool = False
     ):
         texts = _texts(names, self.kinds)
-        groups = list(map(list, exclusive))
+        groups = [_texts(group, "exclusive groups") for group in exclusive]
         spec = {"names": texts, "exclusive": groups, "unknown": unknown}
         super().__init__([_Switch(name, unknown) for name in texts], spec, groups)
 
@@ -162,7 +162,7 @@ class Several(Condition):
 
     Raises:
         ValueError: no parts, or two columns of one name.
-        TypeError: a part that is no condition.
+        TypeError: a part that is no condition, or parts without names.
 
     Examples:
         >>> digit = Several(digit=Classes(range(10)), ink=Reals(["ink"], unknown=True))
@@ -174,6 +174,8 @@ class Several(Condition):
     """
 
     def __init__(self, parts: Mapping[str, Condition] | None = None, /, **more: Condition):
+        if not isinstance(parts, Mapping | None):
+            raise TypeError("several conditions need names, as in Several(kind=Classes([…]), …)")
         columns: list[Column] = []
         exclusive: list[Sequence[str]] = []
         specs = {}
