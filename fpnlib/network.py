@@ -326,8 +326,10 @@ class FlowPluginNetwork(nn.Module):
     def _encoded(self, x: Any, y: object, progress: bool) -> tuple[Tensor, Tensor | None, object]:
         """Means, deviations and labels of objects or of batches of them."""
         if y is None:
-            if isinstance(x, Tensor | np.ndarray):
-                raise TypeError("fit needs labels: fit(x, y), or batches (x, y)")
+            listed = hasattr(x, "__iter__") or hasattr(x, "__getitem__")
+            if not listed or isinstance(x, Tensor | np.ndarray):
+                given = type(x).__name__
+                raise TypeError(f"fit needs labels: fit(x, y), or batches (x, y), got {given}")
             batches = DataLoader(x, BATCH) if isinstance(x, Dataset) else x
         else:
             batches = ((part, None) for part in self._frozen.batches(x) if len(part))

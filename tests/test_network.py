@@ -428,6 +428,7 @@ test_what_cannot_be_gets_one_line = refusals(
         (lambda: FlowPluginNetwork(nn.Linear(2, 2), Classes("ab")), "pass adapt"),
         (lambda: network().generate("cat"), "fit it first"),
         (lambda: network().fit(X, **QUICK), "fit needs labels"),
+        (lambda: network().fit(X, Y, validation=0.1, **QUICK), r"batches \(x, y\), got float"),
         (lambda: network().fit([X], **QUICK), r"be pairs \(x, y\), got Tensor; pass"),
         (lambda: network().fit([], **QUICK), "fit needs objects, got none"),
         (lambda: network().fit(LOADER, Y, **QUICK), "of batches pass no y"),

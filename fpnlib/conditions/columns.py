@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from numbers import Number
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 import pandas as pd
@@ -111,7 +111,7 @@ def _values(labels: Any, width: int, name: str, expected: str) -> Tensor:
     return checks.array(values, ("n", width), name, missing=True)
 
 
-def _by_row(labels: Any) -> bool:
+def _by_row(labels: Any) -> TypeGuard[Sequence[Any]]:
     """Whether labels are a list of texts or mappings, one for each row."""
     listed = isinstance(labels, list | tuple)
     return listed and any(isinstance(row, str | Mapping) for row in labels)
