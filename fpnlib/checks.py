@@ -6,6 +6,7 @@ from collections.abc import Callable, Collection, Iterable, Sequence, Sized
 from contextlib import suppress
 from difflib import get_close_matches
 from numbers import Integral, Number
+from operator import index
 from typing import Any
 
 import numpy as np
@@ -30,6 +31,14 @@ def known(kind: str, given: object, choices: Collection[object]) -> None:
     """Raise :func:`unknown`'s error unless ``given`` is among ``choices``."""
     if given not in choices:
         raise unknown(kind, given, choices)
+
+
+def whole(name: str, value: Any) -> int:
+    """``value`` as an int. Raises TypeError unless it is a whole number of some kind."""
+    try:
+        return index(value)
+    except TypeError:
+        raise TypeError(f"{name} must be a whole number, got {shown(value)}") from None
 
 
 def positive(name: str, value: object) -> int:
@@ -115,6 +124,8 @@ def numbers(x: object, name: str = "x") -> Tensor:
         return x if x.layout == torch.strided else x.to_dense()
     try:
         values = np.asarray(x.toarray() if hasattr(x, "toarray") else _filled(x))
+        if values.dtype == object and values.ndim and np.ndim(values.flat[0]):
+            values = np.stack(values.ravel().tolist())  # a column of arrays
         if values.dtype == object:
             values = np.where(pd.isna(values), np.nan, values).astype(np.float64)
         # torch takes neither negative strides, nor a foreign byte order, nor read-only memory.

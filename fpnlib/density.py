@@ -3,7 +3,7 @@
 import copy
 import functools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Self
 
 import torch
@@ -117,7 +117,7 @@ class LatentDensity(LatentSpace):
             ValueError, TypeError: bad latents or labels, or a class or attribute that never varies.
             FloatingPointError: the loss became NaN or infinite.
         """
-        train, held_out = self._sets(z, y, std, validation, int(seed))
+        train, held_out = self._sets(z, y, std, validation, checks.whole("seed", seed))
         n = len(train.mean)
         size = batch_size_for(n) if batch_size is None else batch_size
         batch_size = checks.positive("batch_size", size)
@@ -210,6 +210,7 @@ class LatentDensity(LatentSpace):
         self, z: object, y: object, std: object, validation: object, seed: int
     ) -> tuple[Posteriors, Posteriors]:
         """Training and held-out latents; takes scales and names from the training ones."""
+        y = list(y) if isinstance(y, Iterator) else y
         train = self._posteriors(z, y, std)
         self.condition.learn(train.values)
         if validation is None:
@@ -283,7 +284,7 @@ class LatentDensity(LatentSpace):
         return self.restore(self.flow.transform_from_noise(u, context))
 
     def _generator(self, seed: int) -> torch.Generator:
-        return torch.Generator(self.loc_.device).manual_seed(int(seed))
+        return torch.Generator(self.loc_.device).manual_seed(checks.whole("seed", seed))
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         """Move the plugin, as ``to()`` and ``half()`` ask for, but keep single precision."""

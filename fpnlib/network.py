@@ -1,6 +1,6 @@
 """``FlowPluginNetwork``: a frozen base model joined to a plugin (sections 3.3 to 3.5)."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Self
 
@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
 
 from fpnlib import checks
-from fpnlib.base_models.frozen import BATCH, Frozen
+from fpnlib.base_models.frozen import BATCH, Frozen, pair
 from fpnlib.conditions import Attributes, Classes, Condition
 from fpnlib.latents import standard_normal, warn
 from fpnlib.plugin import FlowPlugin
@@ -148,8 +148,9 @@ class FlowPluginNetwork(nn.Module):
         """
         mean, std, y = self._encoded(x, y, progress)
         if "plugin" not in self._modules:
+            seed = checks.whole("seed", fitting.get("seed", 0))
             with torch.random.fork_rng([]):
-                torch.manual_seed(int(fitting.get("seed", 0)))  # a DataLoader moves torch's seed
+                torch.manual_seed(seed)  # a DataLoader moves torch's seed
                 self.plugin = FlowPlugin(mean.shape[1:], self.condition, **self._settings)
             self.plugin.to(mean.device)
         if validation is not None:
@@ -206,7 +207,7 @@ class FlowPluginNetwork(nn.Module):
             raise TypeError(f"{type(self.base).__name__} has no encode; leave candidates at 1")
         settings: Any = {"temperature": temperature, "confidence": confidence, "seed": seed}
         settings["read_back"] = self._frozen.round_trip
-        x = self.decode(self.plugin.sample(y, n * candidates, **settings))
+        x = self.decode(self.plugin.sample(y, checks.positive("n", n) * candidates, **settings))
         if candidates == 1:
             return x
         values = self.plugin.condition.values(y).repeat_interleave(n * candidates, 0)
@@ -325,23 +326,22 @@ class FlowPluginNetwork(nn.Module):
     def _encoded(self, x: Any, y: object, progress: bool) -> tuple[Tensor, Tensor | None, object]:
         """Means, deviations and labels of objects or of batches of them."""
         if y is None:
-            if isinstance(x, Tensor | np.ndarray):
-                raise TypeError("fit needs labels: fit(x, y), or batches (x, y)")
+            listed = hasattr(x, "__iter__") or hasattr(x, "__getitem__")
+            if not listed or isinstance(x, Tensor | np.ndarray):
+                given = type(x).__name__
+                raise TypeError(f"fit needs labels: fit(x, y), or batches (x, y), got {given}")
             batches = DataLoader(x, BATCH) if isinstance(x, Dataset) else x
-        elif hasattr(x, "__getitem__") and not isinstance(x, str | Mapping | Dataset):
-            batches = ((part, None) for part in self._frozen.batches(x) if len(part))
         else:
-            raise TypeError(f"x must be an array, got {type(x).__name__}; of batches pass no y")
+            batches = ((part, None) for part in self._frozen.batches(x) if len(part))
         means: list[Tensor] = []
         stds: list[Tensor] = []
         labels: list[Any] = []
         for batch in tqdm(batches, "encoding", unit="batch", leave=False, disable=not progress):
-            if not isinstance(batch, tuple | list) or len(batch) != 2:
-                raise TypeError(f"batches must be pairs (x, y), got {type(batch).__name__}")
-            mean, std = self._frozen.posterior(batch[0])
+            objects, own = pair(batch) if y is None else batch
+            mean, std = self._frozen.posterior(objects)
             means.append(mean.detach().float())
             stds += [] if std is None else [std]
-            labels.append(batch[1])
+            labels.append(own)
         if not means:
             raise ValueError("fit needs objects, got none")
         deviations = torch.cat(stds).detach().float() if stds else None

@@ -195,25 +195,26 @@ class FlowPlugin(LatentDensity):
         if about["own_flow"] and flow is None:
             remedy = f"pass flow, a {about['flow']}"
             raise ValueError(f"{path} was made with a flow of your own: {remedy}")
-        settings = about["settings"]
-        if about["flow"] in SPREAD:  # files of earlier versions leave this default out
-            settings = {"hidden_features": LEAST_WIDTH} | settings
-        plugin = cls(
-            about["latent_shape"],
-            from_spec(about["condition"]),
-            about["flow"] if flow is None else flow,
-            spread=about["spread"],
-            **settings,
-        )
-        plugin.condition.label_kind_ = about["labels"]["kind"]
-        for column, indexed in zip(plugin.condition.columns, about["labels"]["indexed"]):
-            column.indexed = indexed
         try:
+            settings = about["settings"]
+            if about["flow"] in SPREAD:  # files of earlier versions leave this default out
+                settings = {"hidden_features": LEAST_WIDTH} | settings
+            plugin = cls(
+                about["latent_shape"],
+                from_spec(about["condition"]),
+                about["flow"] if flow is None else flow,
+                spread=about["spread"],
+                **settings,
+            )
+            plugin.condition.label_kind_ = about["labels"]["kind"]
+            for column, indexed in zip(plugin.condition.columns, about["labels"]["indexed"]):
+                column.indexed = indexed
+            plugin.history_ = History(**about["history"])
             plugin.to(tensors["loc_"].dtype).load_state_dict(tensors)
-        except (KeyError, RuntimeError) as error:
+        except (KeyError, RuntimeError, TypeError) as error:
             reason = " ".join(str(error).split())
             raise ValueError(f"{path} is of another flow or damaged: {reason:.200}") from None
-        plugin.history_, plugin.base_ = History(**about["history"]), base
+        plugin.base_ = base
         return plugin.eval()
 
     @inference

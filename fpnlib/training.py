@@ -15,7 +15,6 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from copy import deepcopy
 from dataclasses import asdict, dataclass, field
-from operator import index
 
 import torch
 from torch import Tensor, nn
@@ -117,7 +116,7 @@ def fit(
     draw = train if callable(train) else lambda generator: _tensors(train)
     parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
     optimizer = _AdamW(parameters, lr=learning_rate, weight_decay=weight_decay, fused=True)
-    settings = batch_size, optimizer, clip_norm, index(seed), description
+    settings = batch_size, optimizer, clip_norm, checks.whole("seed", seed), description
     trainer = _Trainer(module, loss, draw, validation, *settings)
     if one_cycle:
         trainer.schedule = OneCycleLR(optimizer, learning_rate, epochs * trainer.steps)

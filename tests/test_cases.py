@@ -73,6 +73,9 @@ def test_ten_samples_of_two_classes_hold_one_out():
         (pd.Series(["a", "b"]).astype("category").cat.categories, ("a", "b")),
         ({"dog": 1, "cat": 0}, ("cat", "dog")),
         ({1: "dog", 0: "cat"}, ("cat", "dog")),
+        ({"1": "dog", "0": "cat"}, ("cat", "dog")),
+        ({"2": 0, "0": 1, "1": 2}, ("2", "0", "1")),
+        (np.array([b"cat", b"dog"]), ("cat", "dog")),
         ((str(k) for k in range(2)), ("0", "1")),
         ([True, False], ("True", "False")),
     ],
@@ -127,6 +130,18 @@ def test_whole_numbers_of_any_kind_are_seeds(seed):
     assert torch.equal(plugin().fit(Z, Y, seed=seed, **QUICK).sample("a", 9, seed=seed), expected)
 
 
+def test_labels_of_an_iterator_are_names_too():
+    fitted = plugin().fit(Z, map("abc".__getitem__, Y.tolist()), **QUICK)
+    assert set(fitted.labels(Z)) <= set("abc")
+
+
+def test_numbers_of_numpy_are_confidences():
+    fitted = plugin().fit(Z, Y, **QUICK)
+    for kind in (np.float32, np.float64, torch.tensor):
+        sure = fitted.sample("a", 9, confidence=kind(0.25), seed=0)
+        assert torch.equal(sure, fitted.sample("a", 9, confidence=0.25, seed=0))
+
+
 SIZE, UNCONDITIONAL = Reals(["size"]), MaskedAutoregressiveFlow(4, 8, 2, 1)
 BAD = [
     (lambda: plugin().fit(Z, Y, std=torch.full_like(Z, -2.0)), r"\(0.5 \* logvar\).exp\(\)"),
@@ -151,6 +166,9 @@ BAD = [
     (lambda: plugin(SIZE).edit(Z[:2], 1.0, [1, None]), "of row 1 is unknown or unsaid"),
     (lambda: Classes(pd.Series(["a", None]).unique()), "name 1 of classes is missing"),
     (lambda: FlowPlugin(4, Classes("ab"), UNCONDITIONAL), "flow does not take 4 latents and a con"),
+    (lambda: plugin().fit(Z, Y, seed=None), "seed must be a whole number, got None", TypeError),
+    (lambda: plugin().sample("a", seed=1.5), "seed must be a whole number, got 1.5", TypeError),
+    (lambda: plugin().sample({"a": 0.5}), "unknown label 'a'; known: class"),
     (
         lambda: plugin().predict(Z, None),
         "prior must be 'flat', 'train' or 3 probabilities",

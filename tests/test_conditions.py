@@ -1,11 +1,12 @@
 """Names ⇄ contexts, and one clear line for every label that is none."""
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from laws import one_line, refusals
 
-from fpnlib.conditions import Attributes, Classes
+from fpnlib.conditions import Attributes, Classes, Several, Vector
 
 SHAPES = Classes(["chair", "sofa", "table"])
 
@@ -57,6 +58,33 @@ def test_what_excludes_it_goes_as_it_comes():
     assert FACE.edited(y.round(), "-Bald").tolist() == y.round().tolist()
 
 
+TABLE = pd.DataFrame({"tall": [0, 1], "red": [1, 0]})
+LOOK, RED_TALL = Attributes(["red", "tall"]), [[1, 0], [0, 1]]
+
+
+@pytest.mark.parametrize(
+    ("condition", "y", "expected"),
+    [
+        (LOOK, ["+red", "+tall"], RED_TALL),
+        (LOOK, [{"red": 1}, {"tall": 1}], RED_TALL),
+        (LOOK, TABLE, RED_TALL),
+        (LOOK, pd.DataFrame(RED_TALL), RED_TALL),
+        (LOOK, TABLE.iloc[0], [[1, 0]]),
+        (Vector(2), pd.DataFrame(RED_TALL, columns=["e0", "e1"]), RED_TALL),
+        (Vector(2), pd.Series([np.array(row) for row in RED_TALL]), RED_TALL),
+    ],
+)
+def test_rows_and_tables_have_their_names(condition, y, expected):
+    assert condition.values(y).tolist() == expected
+
+
+@pytest.mark.parametrize("to", [["+red", "-red"], [{"red": 1}, {"red": 0}], TABLE[["red"]]])
+def test_each_row_has_its_own_edit_which_changes_nothing_else(to):
+    assert LOOK.edited(torch.eye(2).flip(0), to).tolist() == [[1, 1], [0, 0]]
+    assert LOOK.edited([0, 1], to).tolist() == [[1, 1], [0, 1]]
+    assert LOOK.edited(torch.zeros(2, 2), TABLE.iloc[0][["red"]]).tolist() == [[1, 0], [1, 0]]
+
+
 TEN, NAN = Classes(range(10)), float("nan")
 ALL_BALD_ARE_0 = torch.tensor([[0.0, 1, 1, 0, 1], [0, 0, 0, 1, 0]])
 test_what_makes_no_sense_gets_one_line = refusals(
@@ -70,8 +98,16 @@ test_what_makes_no_sense_gets_one_line = refusals(
         (lambda: Classes(["a", "b", "a"]), "'a' twice"),
         (lambda: Attributes([*"7767"]), "got '7' twice"),
         (lambda: Attributes(["Bald"], [("Bald", "Bold")]), "'Bold'; did you mean 'Bald'"),
+        (
+            lambda: Attributes(["Bald", "Bangs"], ("Bald", "Bangs")),
+            "exclusive groups need a list",
+            TypeError,
+        ),
+        (lambda: Several([SHAPES]), r"need names, as in Several\(kind=Classes", TypeError),
         (lambda: FACE.encode(torch.zeros(3, 4)), r"must have shape \(n, 5\), got \(3, 4\)"),
         (lambda: FACE.encode(torch.full((1, 5), NAN)), "'Bald' of row 0 is unknown or unsaid"),
+        (lambda: FACE.encode(["Bald", "Bangs"]), r"an edit begins with \+ or -, got 'Bald'"),
+        (lambda: FACE.edited(torch.zeros(3, 5), ["+Bald", "-Bald"]), "y and to must have the same"),
         (lambda: FACE.encode([["a"] * 5]), "attributes must be numbers", TypeError),
         (lambda: FACE.learn(ALL_BALD_ARE_0), "'Bald' is 0 in all 2 samples"),
         (lambda: FACE.learn(2 * ALL_BALD_ARE_0 - 1), r"for -1 and 1 pass \(y \+ 1\) / 2"),

@@ -2,6 +2,7 @@
 
 import warnings
 from collections import OrderedDict
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -66,6 +67,7 @@ OBJECTS = {
     "sparse": (X.to_sparse(), Y),
     "SciPy's sparse": (csr_matrix(X.numpy()), Y),
     "list of tensors": ([*X], [*Y]),
+    "column of arrays": (pd.Series([*X.numpy()]), Y),
     "table": (pd.DataFrame(X.numpy(), columns=[*"vwxyz"]), pd.Series(Y.numpy())),
     "DataLoader": (DataLoader(TensorDataset(X, Y), 40),),
     "Dataset": (TensorDataset(X, Y),),
@@ -95,6 +97,7 @@ def test_a_prior_is_of_classes():
         fpn.classify(X, "train")
 
 
+RECORDS = [{"k": name, "size": size} for name, size in zip(TEXTS, X[:, 0].tolist())]
 TWO, BOTH = torch.stack([Y == 0, Y == 1], 1), ["red", "tall"]
 KINDS = {
     **{f"{dtype}": (Classes(range(3)), Y.to(dtype)) for dtype in (torch.uint8, torch.int32)},
@@ -117,6 +120,8 @@ KINDS = {
     "ordered": (Reals(["size"]), OrderedDict(size=X[:, 0])),
     "reals": (Reals(["size"]), X[:, 0].numpy()),
     "vector": (Vector(5), X),
+    "column of vectors": (Vector(5), pd.Series([*X.numpy()])),
+    "records": (Several(k=Classes(NAMES), size=Reals(["size"])), RECORDS),
     "mapping": (Several(k=Classes(NAMES), size=Reals(["size"])), {"k": TEXTS, "size": X[:, 0]}),
 }
 
@@ -293,11 +298,31 @@ HOLDERS = {
 }
 
 
+def encode_by(lists, x):
+    return lists[0][0][0][0][0].encode(x)
+
+
+class Hiding(nn.Module):
+    """A module that keeps another out of its state dict."""
+
+    def __init__(self, net):
+        super().__init__()
+        self.nets = [net]
+        self.encode, self.decode = net.encode, net.decode
+
+
+HIDDEN = {  # from a look at the object, so that only calls show the module
+    "list of a module": Hiding,
+    "deep": lambda net: adapt(None, encode=partial(encode_by, [[[[[net]]]]]), decode=lambda z: z),
+    "default": lambda net: adapt(None, encode=lambda x, of=net: of.encode(x), decode=lambda z: z),
+}
+
+
 @pytest.mark.parametrize("mode", [True, False])
-@pytest.mark.parametrize("holder", HOLDERS)
+@pytest.mark.parametrize("holder", HOLDERS | HIDDEN)
 def test_no_call_changes_the_base_and_its_mode_is_put_back(holder, mode):
     net = GLOBAL if holder == "global" else Base()
-    built = network(HOLDERS[holder](net))
+    built = network((HOLDERS | HIDDEN)[holder](net))
     net.train(mode)
     net.encoder[2].eval()
     before = {key: value.clone() for key, value in net.state_dict().items()}
@@ -315,7 +340,7 @@ def test_no_call_changes_the_base_and_its_mode_is_put_back(holder, mode):
         assert same_state(net.state_dict(), before), name
         assert [part.training for part in net.modules()] == modes, name
         assert all(weight.grad is None for weight in net.parameters()), name
-    assert not any(weight.requires_grad for weight in net.parameters())
+    assert holder in HIDDEN or not any(weight.requires_grad for weight in net.parameters())
     assert all(weight.requires_grad for weight in built.plugin.parameters())
 
 
@@ -391,6 +416,7 @@ LOADER = DataLoader(TensorDataset(X))
 FLAT = torch.distributions.TransformedDistribution(
     torch.distributions.Normal(torch.zeros(90, 4), 1.0), torch.distributions.TanhTransform()
 )
+SQUEEZED = adapted(decode=torch.squeeze)
 READY = FlowPlugin(4, Classes("ab"))
 
 
@@ -407,13 +433,30 @@ test_what_cannot_be_gets_one_line = refusals(
         (lambda: network().generate("cat"), "fit it first", AttributeError),
         (lambda: network().fit(X, **QUICK), "fit needs labels", TypeError),
         (
-            lambda: network().fit([X], **QUICK),
-            r"batches must be pairs \(x, y\), got Tensor",
+            lambda: network().fit(X, Y, validation=0.1, **QUICK),
+            r"batches \(x, y\), got float",
             TypeError,
         ),
+        (lambda: network().fit([X], **QUICK), r"be pairs \(x, y\), got Tensor; pass", TypeError),
         (lambda: network().fit([], **QUICK), "fit needs objects, got none"),
         (lambda: network().fit(LOADER, Y, **QUICK), "of batches pass no y", TypeError),
         (lambda: network().fit({"x": X}, Y, **QUICK), "x must be an array, got dict", TypeError),
+        (
+            lambda: SQUEEZED.encode(LOADER),
+            "got DataLoader; of batches pass .* one batch at a time",
+            TypeError,
+        ),
+        (lambda: SQUEEZED.encode(None), "x must be an array, got NoneType", TypeError),
+        (
+            lambda: network().fit([*TensorDataset(X, Y)], **QUICK),
+            r"single objects, pass DataLoader",
+            TypeError,
+        ),
+        (
+            lambda: network().fit([(X, None)], **QUICK),
+            r"a batch needs labels \(n,\), got None",
+            TypeError,
+        ),
         (
             lambda: adapted(lambda x: FLAT).fit(X, Y),
             "encode of Adapted returned Transformed",
@@ -433,6 +476,7 @@ test_what_cannot_be_gets_one_line = refusals(
         (lambda: network().fit(X[:, 1:], Y), r"encode of Base does not take .*32 \(90, 4\): "),
         (lambda: network().fit(X.byte(), Y), r"uint8 .*; for bytes pass x.float\(\) / 255"),
         (lambda: adapted(encode=lambda x: x[:, 0]).fit(X, Y), r"encode of Adapted returned shape"),
+        (lambda: SQUEEZED.fit(X, Y, **QUICK).generate(0), r"shape \(5,\) for 1 rows; expected \(1"),
         (
             lambda: adapted(decode=list).fit(X, Y, **QUICK).generate(0),
             "decode of Adapted returned",

@@ -15,7 +15,7 @@ from torch import nn
 
 from fpnlib import Attributes, Classes, FlowPlugin, FlowPluginNetwork, Reals, Several, Vector, adapt
 from fpnlib.conditions import from_spec
-from fpnlib.store.tensors import load_module, save_tensors
+from fpnlib.store.tensors import _opened, load_module, save_tensors
 
 pytestmark = pytest.mark.filterwarnings("ignore:the flow describes", "ignore:.*overflowed")
 
@@ -183,19 +183,27 @@ def test_weights_that_two_layers_share_are_saved(path):
     reloaded(fitted(Classes("abc"), Y, flow), path, "a", own_flow())
 
 
-@pytest.mark.parametrize("damage", ["truncated", "text", "no plugin", "another format"])
+DAMAGES = ["truncated", "text", "no plugin", "another format", "one bit", "a setting of later"]
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
 def test_a_file_that_is_no_plugin_gets_one_line(path, plugin, damage):
     weights = {"w": torch.zeros(1)}
     plugin.save(path)
     whole = path.read_bytes()
+    tensors, about = _opened(path)
+    about["plugin"] = about["plugin"].replace('"num_layers"', '"layers"')
+    del about["sha256"]
     contents = {
         "truncated": whole[:-9],
         "text": b"hello",
         "no plugin": safetensors.torch.save(weights),
         "another format": safetensors.torch.save(weights, {"format": "2", "plugin": "{}"}),
+        "one bit": whole[:-9] + bytes([whole[-9] ^ 1]) + whole[-8:],
+        "a setting of later": safetensors.torch.save(tensors, about),
     }
     path.write_bytes(contents[damage])
-    with one_line(ValueError, "truncated or damaged|no plugin of format 1"):
+    with one_line(ValueError, "damaged|no plugin of format 1"):
         FlowPlugin.load(path)
 
 

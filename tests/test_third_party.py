@@ -98,8 +98,8 @@ base = adapt(model, encode=lambda x: posterior(model.encode(x)), decode=model.de
 """,
         (4,),
     ),
-    "PCA": (
-        lambda: PCA(4).fit(torch.rand(40, 64).numpy()),
+    "PCA that returns tables": (
+        lambda: PCA(4).set_output(transform="pandas").fit(torch.rand(40, 64).numpy()),
         """
 base = adapt(model, encode=lambda x: model.transform(x.flatten(1)),
              decode=lambda z: model.inverse_transform(z).reshape(-1, 1, 8, 8))

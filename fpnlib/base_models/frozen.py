@@ -1,14 +1,18 @@
 """A base model that is used and never changed: eval mode, batches, devices, a digest of weights."""
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from numbers import Number
+from threading import get_ident
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.module import register_module_forward_pre_hook
+from torch.utils.data import Dataset
 
 from fpnlib import checks
 
@@ -85,13 +89,13 @@ class Frozen:
         else:
             mean, std = _moments(self._call("encode", x))
         self.speaks_numpy |= isinstance(mean, np.ndarray) and not self.modules
-        mean, kind = _array_of(mean, "encode", base), type(base).__name__
+        mean, kind = _array_of(mean, "encode", base, x), type(base).__name__
         if mean.is_complex():
             raise TypeError(f"latents of {kind} must hold real numbers, got {mean.dtype}")
         if mean.ndim < 2:
             shape = tuple(mean.shape)
             raise ValueError(f"encode of {kind} returned shape {shape}; expected latents (n, …)")
-        return mean, None if std is None else _array_of(std, "encode", base)
+        return mean, None if std is None else _array_of(std, "encode", base, x)
 
     def encode(self, x: Any) -> Tensor:
         """Latents (n, …), in batches; of a distribution the means."""
@@ -102,10 +106,12 @@ class Frozen:
 
         Raises:
             TypeError: ``decode`` returns no array.
-            ValueError: the base model does not take z.
+            ValueError: the base model does not take z, or returns another number of rows.
         """
         parts = self.batches(z)
-        return torch.cat([_array_of(self._call("decode", x), "decode", self.base) for x in parts])
+        return torch.cat(
+            [_array_of(self._call("decode", x), "decode", self.base, x) for x in parts]
+        )
 
     def round_trip(self, z: Tensor) -> Tensor:
         """Latents (n, …) of the objects that latents (n, …) decode to.
@@ -115,7 +121,14 @@ class Frozen:
         return self.encode(self.decode(z)) if self.encodes else z
 
     def batches(self, x: Any) -> list[Any]:
-        """Parts of objects, or of latents, that go through the base model together."""
+        """Parts of objects, or of latents, that go through the base model together.
+
+        Raises:
+            TypeError: x is no array, for example a DataLoader.
+        """
+        if not hasattr(x, "__getitem__") or isinstance(x, str | Mapping | Dataset):
+            remedy = "of batches pass no y to fit, and other methods one batch at a time"
+            raise TypeError(f"x must be an array, got {type(x).__name__}; {remedy}")
         if not isinstance(x, np.ndarray):
             with suppress(TypeError):  # objects that are no numbers stay as they are
                 x = checks.numbers(x)
@@ -124,13 +137,18 @@ class Frozen:
     @contextmanager
     def unchanged(self) -> Iterator[None]:
         """Set eval mode without gradients; then put the modes back."""
-        training = []
+        training, thread = [], get_ident()
+
+        def calm(module: nn.Module, *given: Any) -> None:
+            if module.training and get_ident() == thread:
+                training.append(module)
+                module.training = False
+
         for module in self.modules:
-            training += [part for part in module.modules() if part.training]
-        for module in training:
-            module.training = False
-        try:
-            with torch.no_grad():
+            for part in module.modules():
+                calm(part)
+        try:  # the hook finds modules wherever the base holds them
+            with torch.no_grad(), register_module_forward_pre_hook(calm):
                 yield
         finally:
             for module in training:
@@ -194,6 +212,18 @@ class Frozen:
         return x
 
 
+def pair(batch: Any) -> tuple[Any, Any]:
+    """A batch as objects and labels (n, …). Raises TypeError for other batches."""
+    if not isinstance(batch, tuple | list) or len(batch) != 2:
+        said = f"batches must be pairs (x, y), got {type(batch).__name__}"
+        raise TypeError(f"{said}; pass ((x, y) for … in batches)")
+    x, y = batch
+    if isinstance(y, str | Number | None) or not getattr(y, "ndim", 1):
+        said = f"a batch needs labels (n,), got {checks.shown(y)}"
+        raise TypeError(f"{said}; if these are single objects, pass DataLoader(objects, 64)")
+    return x, y
+
+
 def _refusal(name: str, base: object, given: Any, error: Exception) -> Exception:
     """The error for what a base model does not take, in one line that says what it was given."""
     kind, shape = getattr(given, "dtype", type(given).__name__), tuple(getattr(given, "shape", ()))
@@ -204,18 +234,22 @@ def _refusal(name: str, base: object, given: Any, error: Exception) -> Exception
     return (TypeError if isinstance(error, TypeError) else ValueError)(message)
 
 
-def _array_of(found: object, name: str, base: object) -> Tensor:
-    """What a base model returned, as a tensor."""
-    if not isinstance(found, Tensor | np.ndarray):
-        kind = type(found).__name__
-        said = f"{name} of {type(base).__name__} returned {kind}, not an array"
-        raise TypeError(f"{said}; pass adapt(model, {name}=…) that returns one")
-    return checks.numbers(found, name)
+def _array_of(found: object, name: str, base: object, given: Any) -> Tensor:
+    """What a base model returned for a batch, as a tensor of as many rows."""
+    said = f"{name} of {type(base).__name__} returned"
+    if not hasattr(found, "shape"):
+        remedy = f"pass adapt(model, {name}=…) that returns one"
+        raise TypeError(f"{said} {type(found).__name__}, not an array; {remedy}")
+    array = checks.numbers(found, name)
+    if hasattr(given, "shape") and array.shape[:1] != given.shape[:1]:
+        shape, rows = tuple(array.shape), given.shape[0]
+        raise ValueError(f"{said} shape {shape} for {rows:,} rows; expected ({rows}, …)")
+    return array
 
 
 def _moments(found: object) -> tuple[Any, Any]:
     """Mean and deviation of a distribution; of other objects themselves and None."""
-    if isinstance(found, Tensor | np.ndarray):
+    if hasattr(found, "shape"):
         return found, None
     try:
         mean = getattr(found, "mean", found)

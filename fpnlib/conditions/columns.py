@@ -1,8 +1,8 @@
 """What a condition consists of: one class, one attribute, one quantity, or one vector."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from numbers import Number
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 import pandas as pd
@@ -101,7 +101,7 @@ def values_of(labels: Any, width: int, name: str, expected: str) -> Tensor:
     one_by_one = isinstance(labels, np.ndarray | pd.Series) and labels.dtype.kind == "O"
     if labels is None:
         labels = nothing
-    elif width > 1 and (one_by_one or isinstance(labels, list | tuple)):
+    elif width > 1 and (one_by_one or isinstance(labels, list | tuple | pd.Series)):
         labels = [nothing if row is None else row for row in labels]
     try:
         values = checks.numbers(labels).float()
@@ -110,6 +110,22 @@ def values_of(labels: Any, width: int, name: str, expected: str) -> Tensor:
     if values.ndim < 2:
         values = values.reshape(-1, 1) if width == 1 else values[None]
     return checks.array(values, ("n", width), name, missing=True)
+
+
+def by_row(labels: Any) -> TypeGuard[Sequence[Any]]:
+    """Whether labels are a list of texts or mappings, one for each row."""
+    listed = isinstance(labels, list | tuple)
+    return listed and any(isinstance(row, str | Mapping) for row in labels)
+
+
+def named(labels: Any, columns: Sequence[Column]) -> Any:
+    """A table's row as a mapping, and a table without names as an array; others as they are."""
+    if isinstance(labels, pd.Series) and len(columns) > 1 and labels.index.dtype.kind != "i":
+        return dict(labels)
+    if isinstance(labels, pd.DataFrame):
+        vector = len(columns) == 1 < columns[0].width
+        return labels.to_numpy() if vector or labels.columns.dtype.kind == "i" else labels
+    return labels
 
 
 class Choice(Column):

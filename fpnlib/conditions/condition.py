@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from fpnlib import checks
-from fpnlib.conditions.columns import Column, values_of
+from fpnlib.conditions.columns import Column, by_row, named, values_of
 
 SIGNS = "+-−–"
 
@@ -19,9 +19,10 @@ class Condition(nn.Module):
     """Named columns, all of which hold together (section 3.2).
 
     Labels are a table or a mapping from names to labels, values (n, width), or for a request a text
-    such as ``"digit=7 +Smiling"``. They become values, in which NaN stands for unknown, and values
-    become contexts (n, context_dim), which a flow takes. Names need not have the case, the spaces
-    and the underscores with which they were given first, unless two differ in nothing else.
+    such as ``"digit=7 +Smiling"``; or a list of mappings or texts. They become values, in which NaN
+    stands for unknown, and values become contexts (n, context_dim), which a flow takes. Names need
+    not have the case, the spaces and the underscores with which they were given first, unless two
+    differ in nothing else.
 
     Attributes:
         kind, kinds: what errors call a column, and several.
@@ -73,8 +74,9 @@ class Condition(nn.Module):
         """
         if y is None:
             return torch.full((1, self.width), torch.nan)
-        if isinstance(y, str):
-            y = self.parse(y)
+        if by_row(y):
+            return torch.cat(list(map(self.values, y)))
+        y = self.parse(y) if isinstance(y, str) else named(y, self.columns)
         if isinstance(y, Mapping | pd.DataFrame):
             unsaid = torch.full((1, self.width), self.unsaid)
             return self._with(unsaid.masked_fill(self.maskable(), torch.nan), y)
@@ -108,13 +110,20 @@ class Condition(nn.Module):
 
         Args:
             y: what the objects have, as :meth:`values` takes it.
-            to: edits as :meth:`parse` takes them, or labels for all columns.
+            to: edits as :meth:`parse` takes them, or a list or table of edits, one for each object;
+                or labels for all columns.
 
         Raises:
             ValueError, TypeError: as :meth:`values` and :meth:`parse`.
         """
-        if isinstance(to, str | Mapping):
+        to = named(to, self.columns)
+        if isinstance(to, str | Mapping | pd.DataFrame):
             return self.set(y, self.parse(to))
+        if by_row(to):
+            values = self.values(y)
+            rows = values.expand(len(to), -1) if len(values) == 1 else values
+            checks.same_length(rows, to, ("y", "to"))
+            return torch.cat([self.edited(row[None], own) for row, own in zip(rows, to)])
         return self.known(self.values(to))
 
     def set(self, y: object, labels: Mapping[str, Any]) -> Tensor:
@@ -213,7 +222,7 @@ class Condition(nn.Module):
                     f"'{column.name}' is a vector, which is not read with a probability"
                 )
         known = [~values[:, place].isnan().any(1) for _, place in self.places()]
-        return torch.stack(known, 1) & (confidence > 0)
+        return torch.stack(known, 1) & bool(confidence > 0)  # numpy's bools are no masks
 
     def masked(self, values: Tensor, generator: torch.Generator) -> Tensor:
         """Hide known columns at random, so that the flow learns to do without them.
@@ -230,7 +239,9 @@ class Condition(nn.Module):
 
     def remember(self, y: object) -> None:
         """Note what the labels of a fit are, so that :meth:`labels` returns the same kind."""
-        first = next(iter(y), "") if isinstance(y, list) else ""
+        first = next(iter(y), "") if isinstance(y, list | tuple) else ""
+        container = "records" if isinstance(first, Mapping) else ""
+        y = pd.DataFrame(y) if container else y
         dtype = str(getattr(y, "dtype", type(first).__name__)).removeprefix("torch.")
         kinds = {"dict": Mapping, "Tensor": Tensor, "ndarray": np.ndarray}
         alike = (name for name, kind in kinds.items() if isinstance(y, kind))
@@ -246,7 +257,7 @@ class Condition(nn.Module):
             self.label_kind_[column.name] = str(getattr(own, "dtype", "")).removeprefix("torch.")
             if own is not None:
                 column.remember(own)
-        container = next(alike, type(y).__name__)
+        container = container or next(alike, type(y).__name__)
         self.label_kind_ |= {"type": container, "dtype": dtype, "heading": heading}
 
     def named(self, values: Tensor) -> dict[str, np.ndarray]:
@@ -260,9 +271,10 @@ class Condition(nn.Module):
         """Labels of values (n, width), of the kind that the fit had: tensor, list, table."""
         kind, columns = self.label_kind_, self.named(values)
         container, dtype = kind.get("type", "Tensor"), kind.get("dtype", "")
-        if container in ("dict", "DataFrame"):
+        if container in ("dict", "DataFrame", "records"):
             columns = {name: _cast(own, kind.get(name, dtype)) for name, own in columns.items()}
-            return columns if container == "dict" else pd.DataFrame(columns)
+            table = pd.DataFrame(columns)
+            return {"dict": columns, "records": table.to_dict("records")}.get(container, table)
         first, *others = columns.values()
         array = np.stack([first, *others], 1) if others else first
         if self.width > len(self.columns) == 1:
@@ -271,7 +283,7 @@ class Condition(nn.Module):
         if container == "Tensor":
             return torch.from_numpy(array) if array.dtype.kind in "iufb" else array
         if container == "Series":
-            return pd.Series(array)
+            return pd.Series([*array] if array.ndim > 1 else array)
         return array if container == "ndarray" else array.tolist()
 
     def _with(self, values: Tensor, labels: Mapping[str, Any] | pd.DataFrame) -> Tensor:

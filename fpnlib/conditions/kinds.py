@@ -54,8 +54,10 @@ class Classes(Condition):
 
     def values(self, y: object) -> Tensor:
         """Class indices (n, 1), float32; NaN where they are unknown. ``{"class": y}`` is y."""
-        if isinstance(y, Mapping) and set(y) == {"class"}:
-            y = y["class"]
+        if isinstance(y, Mapping):
+            for name in y:
+                checks.known("label", name, ("class",))
+            y = y.get("class")
         return super().values(y) if y is None else self.columns[0].values(y)
 
     def edited(self, y: object, to: object) -> Tensor:
@@ -78,7 +80,7 @@ class Attributes(Condition):
             the others from training labels. Contexts are then twice as wide.
 
     Raises:
-        TypeError: a single text instead of names.
+        TypeError: a single text instead of names, or names instead of groups of them.
         ValueError: no attributes, a name twice, or a group with an unknown name.
 
     Examples:
@@ -95,7 +97,7 @@ class Attributes(Condition):
         self, names: Iterable[str], exclusive: Iterable[Sequence[str]] = (), unknown: bool = False
     ):
         texts = _texts(names, self.kinds)
-        groups = list(map(list, exclusive))
+        groups = [_texts(group, "exclusive groups") for group in exclusive]
         spec = {"names": texts, "exclusive": groups, "unknown": unknown}
         super().__init__([Switch(name, unknown) for name in texts], spec, groups)
 
@@ -160,7 +162,7 @@ class Several(Condition):
 
     Raises:
         ValueError: no parts, or two columns of one name.
-        TypeError: a part that is no condition.
+        TypeError: a part that is no condition, or parts without names.
 
     Examples:
         >>> digit = Several(digit=Classes(range(10)), ink=Reals(["ink"], unknown=True))
@@ -172,6 +174,8 @@ class Several(Condition):
     """
 
     def __init__(self, parts: Mapping[str, Condition] | None = None, /, **more: Condition):
+        if not isinstance(parts, Mapping | None):
+            raise TypeError("several conditions need names, as in Several(kind=Classes([…]), …)")
         columns: list[Column] = []
         exclusive: list[Sequence[str]] = []
         specs = {}
@@ -191,7 +195,8 @@ class Several(Condition):
 
 def _by_index(names: Mapping) -> list[Any]:
     """Names by index, of torchvision's ``class_to_idx`` or transformers' ``id2label``."""
-    for by_index in (names, {index: name for name, index in names.items()}):
+    of_json = {int(index): name for index, name in names.items() if str(index).isdecimal()}
+    for by_index in (names, {index: name for name, index in names.items()}, of_json):
         if set(by_index) == set(range(len(names))):
             return [by_index[index] for index in range(len(names))]
     return list(names)
@@ -215,6 +220,7 @@ def _listed(names: object, what: str) -> list[Any]:
         plain = item.item() if hasattr(item, "item") else item
         if pd.api.types.is_scalar(plain) and pd.isna(plain):
             raise ValueError(f"name {place} of {what} is missing ({plain}); leave it out")
+        plain = plain.decode() if isinstance(plain, bytes) else plain
         items[place] = plain if isinstance(plain, int | float) else str(plain)
     texts = list(map(str, items))
     if len(set(texts)) < len(texts):

@@ -171,8 +171,10 @@ def save_plugin(
         OSError: as ``store.write``.
     """
     path = _weights(Path(path).expanduser())
+    contiguous = _contiguous(tensors)
     metadata = {"format": PLUGIN_FORMAT, "plugin": _text(plugin), "base": _text(base)}
-    write(path, safetensors.torch.save(_contiguous(tensors), metadata))
+    metadata["sha256"] = _sha256(contiguous, metadata["plugin"] + metadata["base"])
+    write(path, safetensors.torch.save(contiguous, metadata))
 
 
 def load_plugin(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any], dict[str, Any]]:
@@ -189,9 +191,12 @@ def load_plugin(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any], di
         tensors, metadata = _opened(path)
     except safetensors.SafetensorError:
         raise ValueError(f"{path} is truncated or damaged; save the plugin again") from None
-    if metadata.get("format") != PLUGIN_FORMAT or "plugin" not in metadata:
+    if metadata.get("format") != PLUGIN_FORMAT or not {"plugin", "base"} <= metadata.keys():
         found = metadata.get("format", "none")
         raise ValueError(f"{path} holds no plugin of format {PLUGIN_FORMAT}; its format is {found}")
+    found = _sha256(tensors, metadata["plugin"] + metadata["base"])
+    if metadata.get("sha256", found) != found:  # files of earlier versions have none
+        raise ValueError(f"{path} is damaged: its sha256 is that of another content")
     return tensors, json.loads(metadata["plugin"]), json.loads(metadata["base"])
 
 
