@@ -274,6 +274,7 @@ def test_similarity_is_one_to_itself_and_less_to_others():
         similarity(["CCO"], ["C1CC"])
     with pytest.raises(ValueError, match=r"found must have shape \(2, 3\), got \(2, 1\)"):
         request_scores(torch.zeros(2, 1), torch.zeros(2, 3), torch.ones(3))
+    assert request_scores(np.ones((2, 1)), np.zeros((2, 1)), np.ones(1))["error"] == 1
 
 
 def test_the_chemnet_distance_of_a_set_to_itself_is_zero():

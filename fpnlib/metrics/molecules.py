@@ -52,7 +52,8 @@ def request_scores(found: Tensor, asked: Tensor, spread: Tensor) -> dict[str, fl
     >>> request_scores(torch.tensor([[2.0, 9.0]]), torch.tensor([[1.0, torch.nan]]), torch.ones(2))
     {'error': 1.0, 'valid': 1.0, 'n': 1}
     """
-    checks.array(found, (len(asked), len(spread)), "found", missing=True)
+    found = checks.array(found, (len(asked), len(spread)), "found", missing=True)
+    asked, spread = checks.numbers(asked).to(found), checks.numbers(spread).to(found)
     error = ((found - asked).abs() / spread).nanmean()
     valid = (~found.isnan().all(1)).double().mean()
     return {"error": error.item(), "valid": valid.item(), "n": len(found)}
