@@ -100,6 +100,11 @@ def array(
     return tensor
 
 
+def attributes(y: object, shape: Sequence[int | str], name: str = "y") -> Tensor:
+    """Attributes of 0 and 1, or of False and True, as floats. Arguments and errors of ``array``."""
+    return array(numbers(y, name) + 0, shape, name)
+
+
 def joined(labels: Sequence[Any]) -> Any:
     """The labels of batches as one: tensors, arrays, lists or mappings of them."""
     first = labels[0]

@@ -117,9 +117,27 @@ def test_what_other_programs_leave_is_passed_over(tmp_path):
     (folder / "thumbnails").mkdir()
     (folder / "thumbnails" / "000.png").write_bytes(b"PNG")
     (folder / "bed" / "train" / "._000.npy").write_bytes(b"Mac OS X")
-    after = load_modelnet(tmp_path, points=20)
+    with pytest.warns(UserWarning, match="thumbnails has no .npy files and is left out"):
+        after = load_modelnet(tmp_path, points=20)
     assert after.classes == before.classes == ("bed",)
     assert after.checksum == before.checksum
+
+
+@pytest.mark.parametrize(
+    ("folder", "splits"),
+    [
+        ("bed", {"validation": 2}),  # a name of another's: its shapes would be lost
+        ("bed", {"": 2}),  # beside folders of splits
+        ("", {"": 2}),
+        ("", {"train": 3, "test": 3}),  # would be categories
+        ("train", {"desk": 3}),
+    ],
+)
+def test_a_cloud_that_would_not_be_read_is_named(tmp_path, folder, splits):
+    write(tmp_path / "modelnet" / "bed", {"train": 3, "test": 1})
+    write(tmp_path / "modelnet" / folder, splits)
+    with one_line(ValueError, r"/\d+.npy would not be read; expected <category>/<shape>.npy or"):
+        load_modelnet(tmp_path, points=20)
 
 
 def broken(cloud):

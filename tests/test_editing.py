@@ -3,7 +3,7 @@
 import pandas as pd
 import pytest
 import torch
-from laws import untrained_judge
+from laws import one_line, untrained_judge
 from torch import nn
 from torch.testing import assert_close
 
@@ -49,12 +49,13 @@ def faces(y):
 
 
 def scored(before, after, y, to):
-    return score_edits(reader().read(before), reader().read(after), y, to)
+    """Scores of attributes in an array, and of wanted ones that are True or False."""
+    return score_edits(reader().read(before), reader().read(after), y.numpy(), to.bool())
 
 
 def test_single_edits_turn_one_attribute_into_its_opposite():
     y = torch.tensor([[0, 1, 0, 0], [0, 0, 1, 1], [1, 0, 0, 1], [0, 0, 0, 0]])
-    edits = SingleEdits(FOUR, y, each=2)
+    edits = SingleEdits(FOUR, y.numpy(), each=2)
     before = y[edits.rows]
     m = torch.arange(len(edits.rows))
     assert len(m) == 8
@@ -129,7 +130,9 @@ def test_thresholds_are_put_where_they_tell_most():
     nobody = torch.zeros(31, dtype=torch.bool)
     y = torch.stack([x[:, 0, 0, 0] > -1.45, torch.arange(31) % 2 == 0, nobody], 1).long()
     before = judge.head[1].bias.tolist()
-    assert judge.calibrate(x, y) is judge
+    assert judge.calibrate(x, y.numpy()) is judge
+    with one_line(ValueError, r"y must have shape \(31, 3\), got \(31, 1\)"):
+        judge.calibrate(x, y[:, :1])
     assert accuracy_per_attribute(judge, x, y, balanced=True)[0] == 1
     assert judge.head[1].bias[0].item() == pytest.approx(1.45, abs=0.051)
     assert accuracy_per_attribute(judge, x, y, balanced=True)[1] > 0.5

@@ -242,6 +242,12 @@ def as_csv(folder):
     attributes.unlink(), partition.unlink()
 
 
+def semicolons(folder):
+    as_csv(folder)
+    for path in folder.glob("*.csv"):
+        path.write_text(path.read_text().replace(",", "; "))
+
+
 def below_a_folder(folder, name="archive"):
     moved = folder.rename(folder.with_name("moved"))
     folder.mkdir()
@@ -258,6 +264,14 @@ def as_png(folder):
         path.unlink()
 
 
+def mixed_with_webp(folder):
+    deeper = folder / "img_align_celeba" / "more"
+    deeper.mkdir()
+    for path in sorted((folder / "img_align_celeba").glob("*.jpg"))[5:]:
+        Image.open(path).save(deeper / f"{path.stem}.webp", lossless=True)
+        path.unlink()
+
+
 def csv_named_txt(folder):
     as_csv(folder)
     for path in folder.glob("*.csv"):
@@ -265,9 +279,11 @@ def csv_named_txt(folder):
 
 
 @pytest.mark.parametrize(
-    "change", [as_csv, csv_named_txt, one_deeper, below_a_folder, as_png], ids=lambda f: f.__name__
+    "change",
+    [as_csv, csv_named_txt, semicolons, one_deeper, below_a_folder, as_png, mixed_with_webp],
+    ids=lambda change: change.__name__,
 )
-def test_kaggles_layouts_are_read(tmp_path, change):
+def test_other_layouts_are_read(tmp_path, change):
     folder = write_celeba(tmp_path)
     official = load_celeba(tmp_path, size=16)
     change(folder)
@@ -311,6 +327,18 @@ def test_a_copy_of_another_crop_or_size_is_passed_over(tmp_path, about):
     assert same(load_celeba(tmp_path, size=16), originals)
 
 
+def test_images_without_a_copy_are_counted_and_own_faces_need_none(tmp_path):
+    folder = write_celeba(tmp_path, skip=(1, 3))
+    prepare_celeba(tmp_path, size=16)
+    write_celeba(tmp_path / "whole")
+    shutil.copytree(tmp_path / "whole" / "celeba", folder, dirs_exist_ok=True)
+    with pytest.warns(UserWarning, match="_16 has no copies of 2 images; python -m fpnlib data"):
+        assert len(load_celeba(tmp_path, size=16).train) == 2
+    write_faces(tmp_path / "own")
+    with one_line(ValueError, "have 16×16 pixels already; no copy is needed"):
+        prepare_celeba(tmp_path / "own", size=16)
+
+
 def write_faces(root, n=30, attributes=True, size=16):
     """A user's own faces, with a list of attributes or without."""
     images = root / "celeba" / "img_align_celeba"
@@ -336,6 +364,16 @@ def test_own_faces_are_read_as_they_are(tmp_path):
     found = [split.y[(split.data == place).flatten(1).all(1)].tolist() for split in splits]
     assert sum(found, []) == [[0, 0]]
     assert not same(faces, data.load("celeba", tmp_path, seed=1, size=16))
+
+
+def test_chosen_faces_may_have_spaces_in_their_names(tmp_path):
+    write_faces(tmp_path)
+    chosen = tmp_path / "celeba" / "list_chosen.txt"
+    chosen.write_bytes(b"\xef\xbb\xbf" + b"\r\n".join(b"anna %02d.png" % k for k in range(20)))
+    assert len(data.load("celeba", tmp_path, size=16).train) == 16
+    chosen.write_text("\n")
+    with one_line(ValueError, "list_chosen.txt names no image"):
+        data.load("celeba", tmp_path, size=16)
 
 
 def test_own_faces_need_no_list_of_attributes(tmp_path):
@@ -379,6 +417,16 @@ def a_second_row(folder):
         attributes.write("000001.jpg 1 1 1\n")
 
 
+def another_encoding(folder):
+    path = folder / "list_attr_celeba.txt"
+    path.write_text(path.read_text().replace("Bald", "Älter"), encoding="latin-1")
+
+
+def headless(folder):
+    path = folder / "list_attr_celeba.txt"
+    path.write_text("\n".join(path.read_text().splitlines()[2:]))
+
+
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
@@ -388,6 +436,9 @@ def a_second_row(folder):
         (an_image("RGB", (64, 64)), "000002.jpg must be 178×218 or 16×16 pixels in RGB, got 64×64"),
         (an_image("RGB", (178, 218), "000777.jpg"), "list_attr_celeba.txt has no row for 000777"),
         (a_second_row, "000001 has two rows"),
+        (an_image("RGB", (178, 218), "000001.png"), "two images are called 000001"),
+        (another_encoding, "list_attr_celeba.txt is damaged .'utf-8' codec can't decode"),
+        (headless, "list_attr_celeba.txt has no line of attributes' names"),
         (lambda f: (f / "list_attr_celeba.txt").unlink(), "CelebA: list_attr_celeba.txt is not in"),
     ],
 )

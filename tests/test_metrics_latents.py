@@ -32,6 +32,12 @@ def test_one_embedding_holds_both_and_follows_its_seed():
     assert (embed(real, sampled)[0] == left).all()
 
 
+def test_few_latents_and_other_widths():
+    assert class_separation(normal(4), torch.zeros(4, dtype=torch.int64)) == 1
+    with pytest.raises(ValueError, match=r"sampled must have shape \(n, .*got \(10, 1\)"):
+        two_sample_accuracy(normal(10), normal(10)[:, :1])
+
+
 @pytest.mark.parametrize(
     "call", [lambda z: two_sample_accuracy(z, z[:3]), lambda z: class_separation(z, torch.zeros(3))]
 )

@@ -93,6 +93,42 @@ def test_molecules_that_do_not_fit_are_counted_and_named(moses):
     assert len(dataset.test) == len(SMILES)
 
 
+@pytest.mark.parametrize("header", ["smiles,logP", "SMILES,SPLIT", ",Smiles", '"id","SMILES"'])
+def test_the_column_of_smiles_is_told_by_its_name(moses, header):
+    first = data.load("moses", moses)
+    columns = header.replace('"', "").split(",")
+    place = next(k for k, name in enumerate(columns) if name.lower() == "smiles")
+    rows = ["".join([one, ",7"] if place == 0 else ["7,", one]) for one in SMILES]
+    for part in ("train", "test"):
+        (moses / "moses" / f"{part}.csv").write_text("\r\n".join([header, *rows]), "utf-8-sig")
+    assert torch.equal(data.load("moses", moses).test.x, first.test.x)
+
+
+def test_of_few_molecules_a_tenth_is_held_out(moses, monkeypatch):
+    monkeypatch.setattr(molecules, "VALIDATION", 5_000)
+    dataset = data.load("moses", moses)
+    assert [len(dataset.train), len(dataset.validation)] == [len(SMILES) - 1, 1]
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("\n".join(SMILES).encode(), "train.csv has no column SMILES"),
+        (b"SMILES;id\nCCO;7", "train.csv has no column SMILES"),
+        ("SMILES\nCCO".encode("utf-16"), "train.csv is damaged .*utf-8.*; expected CSV"),
+        (b"", "train.csv is damaged .No columns"),
+    ],
+)
+def test_a_file_of_moses_that_cannot_be_read_is_named(moses, content, said):
+    (moses / "moses" / "train.csv").write_bytes(content)
+    with one_line(ValueError, said):
+        data.load("moses", moses)
+
+
+def test_one_molecule_may_come_without_a_list():
+    assert torch.equal(properties("CCO"), properties(["CCO"]))
+
+
 def test_a_missing_or_empty_file_of_moses_is_named(moses, tmp_path):
     (moses / "moses" / "test.csv").write_text("SMILES\n")
     with one_line(ValueError, r"test\.csv has no molecules; set FPN_DATA"):
@@ -224,7 +260,7 @@ def test_targets_are_what_real_molecules_have():
 
 
 def test_set_scores_count_what_they_say():
-    scores = set_scores(["CCO", "CCO", "C", ""], ["C"])
+    scores = set_scores(["CCO", "CCO", "C", None], ["C"])
     assert scores == {"valid": 0.75, "unique": pytest.approx(2 / 3), "novel": 0.5, "n": 4}
 
 
@@ -234,8 +270,11 @@ def test_similarity_is_one_to_itself_and_less_to_others():
     assert (found < 1).all()
     with pytest.raises(ValueError, match="smiles and others must have the same length"):
         similarity(SMILES, SMILES[:1])
+    with one_line(ValueError, "'C1CC' is no molecule"):
+        similarity(["CCO"], ["C1CC"])
     with pytest.raises(ValueError, match=r"found must have shape \(2, 3\), got \(2, 1\)"):
         request_scores(torch.zeros(2, 1), torch.zeros(2, 3), torch.ones(3))
+    assert request_scores(np.ones((2, 1)), np.zeros((2, 1)), np.ones(1))["error"] == 1
 
 
 def test_the_chemnet_distance_of_a_set_to_itself_is_zero():

@@ -127,13 +127,17 @@ def test_sizes_that_do_not_work_are_refused():
         MSP(5, size=16, features=1)
 
 
-def test_checkpoints_are_read_and_others_refused_in_one_line(small, tmp_path):
+def test_checkpoints_are_read_and_others_refused_in_one_line(small, tmp_path, monkeypatch):
     path, wide = tmp_path / "MSP_CelebA.tch", MSP(5, size=16, features=4, decoder_features=6)
     for model in (small, wide):
         torch.save(model.state_dict(), path)
         read = load_msp(path)
         assert read.config == model.config
         assert_close(read.state_dict(), model.state_dict())
+    wrapped = {f"module.{name}": tensor for name, tensor in small.state_dict().items()}
+    torch.save({"state_dict": wrapped, "epoch": 3}, path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert_close(load_msp(f"~/{path.name}").state_dict(), small.state_dict())
     torch.save({k: v for k, v in small.state_dict().items() if k != "fc2.bias"}, path)
     with one_line(ValueError, "holds another architecture than MSP: Missing key.*fc2.bias"):
         load_msp(path)

@@ -17,6 +17,7 @@ IMAGES = torch.rand(4, 3, 1, 28, 28, generator=torch.Generator().manual_seed(0))
 HISTORY = [
     {"epoch": i + 1, "train": 5.0 - i, "validation": v} for i, v in enumerate([5.0, 3.0, 4.0])
 ]
+CURVES = pd.DataFrame(HISTORY)
 COUNTS = torch.tensor([[90, 10, 0], [0, 100, 0], [1, 1, 48]])
 POINTS = torch.tensor([[0.0, 0], [1, 1], [2, 2], [10, 10], [11, 11], [12, 12]])
 LABELS = torch.tensor([0, 0, 0, 1, 1, 1])
@@ -43,8 +44,8 @@ FIGURES = {
     "grid of panels": lambda: plots.grid({"base": IMAGES, "plugin": IMAGES}, {"plugin": "abcd"}),
     "grid of labelled panels": lambda: plots.grid({"a": IMAGES}, "abcd", row_title="class"),
     "grid of clouds": lambda: plots.grid(torch.rand(2, 3, 50, 3), row_labels="ab"),
-    "posteriors": lambda: plots.posteriors(IMAGES[0], HALF.log(), labels=[0, 1, 1]),
-    "training_curves": lambda: plots.training_curves({"a": HISTORY, "b": HISTORY}, "nats"),
+    "posteriors": lambda: plots.posteriors(IMAGES[0], HALF.log(), "ab", labels=["a", "b", "b"]),
+    "training_curves": lambda: plots.training_curves({"a": HISTORY, "b": CURVES}, "nats"),
     "training_curves apart": lambda: plots.training_curves({"a": HISTORY}, {"a": "error"}),
     "latent_spread": lambda: plots.latent_spread(POINTS, torch.ones(6, 2)),
     "confusion": lambda: plots.confusion(COUNTS, ["a", "b", "c"], "title"),
@@ -167,6 +168,8 @@ def test_exact_zeros_of_a_jacobian_are_hatched():
 
 BAD = {
     "sum to 1": lambda: plots.posteriors(IMAGES[0], torch.zeros(3, 2), labels=[0, 1, 1]),
+    "class 2 is out of range": lambda: plots.posteriors(IMAGES[0], HALF.log(), labels=[0, 1, 2]),
+    "class -1 is out of range": lambda: plots.posteriors(IMAGES[0], HALF.log(), labels=[0, 1, -1]),
     "shape (3, K), got (2, 2)": lambda: plots.posteriors(IMAGES[0], HALF[:2], labels=[0, 1]),
     "unknown column 'train'": lambda: plots.training_curves({"a": [{"epoch": 1}]}, "loss"),
     "must have shape (K, K), got (2, 3)": lambda: plots.confusion(torch.ones(2, 3)),

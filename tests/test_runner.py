@@ -380,6 +380,7 @@ CUT = '{"cells": [], "metadata": {}, "nbform'
         (PROFILE, "training:\n  digits:\n    seed: 3", "'training' must hold 'name: value'"),
         (PROFILE, "- seed", "must be a mapping"),
         (PROFILE, "seed: [", "is not valid YAML"),
+        (PROFILE, "name: \udce4", "small.yaml is not valid YAML: .utf-8"),  # ä in Latin-1
         *(
             (SOURCE, text, NO_NOTEBOOK)
             for text in ("[]", "{}", "", CUT, '{"cells": 1, "nbformat": 4}')
@@ -388,7 +389,7 @@ CUT = '{"cells": [], "metadata": {}, "nbform'
     ],
 )
 def test_a_wrong_or_damaged_file_is_one_line_before_anything_runs(tiny, capsys, file, text, said):
-    (tiny / file).write_text(text)
+    (tiny / file).write_text(text, errors="surrogateescape")
     assert run(tiny) == (2, "")
     assert re.search(said.format(tiny / file), error_line(capsys))
 
@@ -542,6 +543,12 @@ def test_a_time_that_is_none_is_refused(tiny, capsys, text):
     with pytest.raises(SystemExit, match="2"):
         run(tiny, f"--limit={text}")
     assert f"like 90s, 15m or 2h, got '{text}'" in capsys.readouterr().err
+
+
+def test_a_folder_without_a_name_is_not_the_working_directory(tiny, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        run(tiny, "--out", "")  # a variable of the shell that is not set
+    assert "argument --out: expected a folder, got an empty name" in capsys.readouterr().err
 
 
 def test_side_by_side_failures_are_all_said_and_the_first_comes_last(capsys):

@@ -20,6 +20,8 @@ from fpnlib.base_models.pointflow import PointFlow
 State = dict[str, Tensor]
 
 DAMAGED = (RuntimeError, UnpicklingError, EOFError, ValueError, KeyError, OSError, BadZipFile)
+STATES = ("model", "state_dict", "model_state_dict")  # what holds the weights in a training's file
+WRAPPERS = r"(^|\.)(?:module|_orig_mod)\."  # DataParallel's in names, and torch.compile's
 MEAN_FILE, STD_FILE = "train_set_mean.npy", "train_set_std.npy"
 # PointFlow's heads: of the deterministic encoder, and of the stochastic one.
 HEADS = {None: "mean", "_m": "mean", "_v": "log_variance"}
@@ -33,7 +35,7 @@ def load_msp(path: str | Path) -> MSP:
         FileNotFoundError: no such file.
         ValueError: a damaged file, or another architecture.
     """
-    path = Path(path)
+    path = Path(path).expanduser()
     state = _read(path)
     try:
         encoder = [state[name] for name in state if name.startswith("encoder.main")]
@@ -58,8 +60,8 @@ def load_pointflow(
     out, with a warning, because a plugin takes its place.
 
     Args:
-        path: a state dict, or {'epoch', 'model', 'optimizer'}, with or without DataParallel's
-            ``.module.`` in its names.
+        path: a state dict, or one in a dict as "model" or "state_dict", e.g. {'epoch', 'model',
+            'optimizer'}, with or without DataParallel's ``.module.`` in its names.
         mean: of the training set, per axis (3,); None: ``train_set_mean.npy`` beside the
             checkpoint.
         std: of the training set, one for all axes; None: ``train_set_std.npy`` beside the
@@ -70,8 +72,8 @@ def load_pointflow(
         FileNotFoundError: no checkpoint, or no statistics beside it.
         ValueError: a damaged file, or another architecture.
     """
-    path = Path(path)
-    theirs = {re.sub(r"(^|\.)module\.", r"\1", name): t for name, t in _read(path).items()}
+    path = Path(path).expanduser()
+    theirs = _read(path)
     if any(name.startswith("latent_cnf.") for name in theirs):
         said = "its latent flow was left out, because a plugin takes its place"
         warnings.warn(f"{path}: {said}", stacklevel=2)
@@ -101,11 +103,11 @@ def _read(path: Path) -> State:
         state = torch.load(path, map_location="cpu", weights_only=True)  # noqa: TID251 (tensors)
     except DAMAGED:
         raise ValueError(f"{path} is damaged or no checkpoint of tensors alone") from None
-    if isinstance(state, dict):
-        state = state.get("model", state)
-    if not isinstance(state, dict) or not all(isinstance(t, Tensor) for t in state.values()):
+    for key in STATES:
+        state = state.get(key, state) if isinstance(state, dict) else None
+    if state is None or not all(isinstance(t, Tensor) for t in state.values()):
         raise ValueError(f"{path} holds no state dict")
-    return state
+    return {re.sub(WRAPPERS, r"\1", name): tensor for name, tensor in state.items()}
 
 
 def _filled(model: nn.Module, state: State, path: Path) -> Any:

@@ -3,6 +3,8 @@
 import hashlib
 import io
 import re
+import warnings
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +27,7 @@ IMAGES = "img_align_celeba"
 ATTRIBUTES, PARTITION = "list_attr_celeba", "list_eval_partition"  # .txt, or Kaggle's .csv
 CHOSEN = "list_chosen.txt"  # a file of ours: one image name a line
 HELD_OUT = 0.1  # of your own faces, for validation and again for test
-SUFFIXES = (".jpg", ".jpeg", ".png")
+SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 PREPARED = "prepared.json"  # beside prepared images: how they were made
 REMEDY = (
     f"set FPN_DATA to the folder that has celeba/{IMAGES}/, celeba/{ATTRIBUTES}.txt "
@@ -99,12 +101,16 @@ def prepare_celeba(root: Root = None, size: int = 64) -> Path:
         The folder of the copies: ``celeba/img_align_celeba_<size>``.
 
     Raises:
-        FileNotFoundError, ValueError: as :func:`load_celeba`.
+        FileNotFoundError, ValueError: as :func:`load_celeba`; images that have this size already.
         OSError: the folder cannot be written to.
     """
     folder = data_root(root) / "celeba"
     target = folder / f"{IMAGES}_{checks.positive('size', size)}"
-    bar = tqdm(_images(folder, IMAGES), "preparing", unit="image", dynamic_ncols=True)
+    images = _images(folder, IMAGES)
+    if _has_size(images[0], size):
+        said = f"have {size}×{size} pixels already; no copy is needed"
+        raise ValueError(f"CelebA: the images in {images[0].parent} {said}")
+    bar = tqdm(images, "preparing", unit="image", dynamic_ncols=True)
     Parallel(n_jobs=-1)(delayed(_prepare)(path, target, size) for path in bar)
     write_json(target / PREPARED, {"from": IMAGES, "crop": CROP, "size": size})
     return target
@@ -120,30 +126,44 @@ def _prepare(path: Path, target: Path, size: int) -> None:
 
 
 def _prepared(folder: Path, size: int) -> list[Path]:
-    """The images of a complete prepared copy of this size, if there is one."""
+    """The images of a complete prepared copy of this size, if there is one.
+
+    Warns if images were added to the originals since.
+    """
     name = f"{IMAGES}_{size}"
     about = folder / name / PREPARED
     how: Any = read_json(about) if about.is_file() else {}
     fits = (how.get("crop"), how.get("size")) == (CROP, size)
-    return _images(folder, name) if fits else []
+    images = _images(folder, name) if fits else []
+    with suppress(FileNotFoundError):  # the originals need not be there
+        lacking = {path.stem for path in _images(folder, IMAGES)} - {path.stem for path in images}
+        if fits and lacking:
+            said = f"CelebA: {name} has no copies of {len(lacking):,} images"
+            remedy = f"python -m fpnlib data celeba --size {size} adds them"
+            warnings.warn(f"{said}; {remedy}", stacklevel=3)
+    return images
 
 
 def _images(folder: Path, name: str) -> list[Path]:
     """The images to read in the folder ``name``, sorted. They may lie a folder deeper."""
     images: list[Path] = []
-    for pattern in (f"{name}/*", f"{name}/*/*", f"*/{name}/*", f"*/{name}/*/*"):
-        images = images or [p for p in entries(folder, pattern) if p.suffix.lower() in SUFFIXES]
+    for place in (name, f"*/{name}"):
+        found = entries(folder, f"{place}/*", f"{place}/*/*")
+        images = images or [path for path in found if path.suffix.lower() in SUFFIXES]
     if not images:
         raise FileNotFoundError(f"CelebA: no images in {folder / name}; {REMEDY}")
     chosen = folder / CHOSEN
     if not chosen.is_file():
         return images
     by_name, wanted = {path.stem: path for path in images}, []
-    for name in sorted(set(chosen.read_text().split())):
+    lines = map(str.strip, chosen.read_text(encoding="utf-8-sig").splitlines())
+    for name in sorted(set(filter(None, lines))):
         if Path(name).stem not in by_name:
             fault = f"{name}, which {chosen} names, is not in {images[0].parent}"
             raise FileNotFoundError(f"CelebA: {fault}; {REMEDY}")
         wanted.append(by_name[Path(name).stem])
+    if not wanted:
+        raise ValueError(f"CelebA: {chosen} names no image; delete it, or write one name a line")
     return wanted
 
 
@@ -161,6 +181,8 @@ def _read_attributes(folder: Path, images: list[str], own: bool) -> pd.DataFrame
     if path is None:
         return pd.DataFrame(index=images)
     table = _rows_of(images, _read_table(path), path).apply(pd.to_numeric, errors="coerce")
+    if pd.api.types.is_integer_dtype(table.columns):
+        raise ValueError(f"CelebA: {path} has no line of attributes' names above its rows")
     wrong = ~table.isin([-1, 0, 1]).all(axis=1)
     if wrong.any() or not len(table.columns):
         where = f"the row of {wrong.idxmax()}" if wrong.any() else "its second line"
@@ -185,9 +207,14 @@ def _read_partition(folder: Path, images: list[str], own: bool, seed: int) -> np
 
 def _rows_of(images: list[str], table: pd.DataFrame, path: Path) -> pd.DataFrame:
     """The rows of these images, in their order."""
-    missing = pd.Index(images).difference(table.index)
+    names = pd.Index(images)
+    if not names.is_unique:
+        twice = names[names.duplicated()][0]
+        raise ValueError(f"CelebA: two images are called {twice}, for which {path} has one row")
+    missing = names.difference(table.index)
     if len(missing):
-        raise ValueError(f"CelebA: {path} has no row for {missing[0]}; get the whole list")
+        said = f"has no row for {missing[0]} but rows like {table.index[0]}; get the whole list"
+        raise ValueError(f"CelebA: {path} {said}")
     return table.loc[images]
 
 
@@ -202,20 +229,26 @@ def _list(folder: Path, name: str, optional: bool) -> Path | None:
 def _read_table(path: Path) -> pd.DataFrame:
     """A list of CelebA's as text, indexed by the images' names without their endings.
 
-    It may be laid out officially, with spaces and perhaps a count in the first line, or as CSV.
+    It may be laid out officially, with spaces and perhaps a count in the first line, or with
+    commas, semicolons or tabs.
     """
-    with path.open(encoding="utf-8-sig") as file:
-        lines = [file.readline(), file.readline()]
-    counted = lines[0].strip().isdigit()
-    first = lines[counted]
-    last = re.split(r"[\s,]+", first.strip())[-1]
-    layout: dict[str, Any] = {"sep": "," if "," in first else r"\s+", "skiprows": int(counted)}
-    layout["header"] = None if last.lstrip("-").isdigit() else 0
+    layout: dict[str, Any] = {"index_col": 0, "dtype": str, "skipinitialspace": True}
     try:
-        table = pd.read_csv(path, index_col=0, dtype=str, encoding="utf-8-sig", **layout)
-    except ValueError as error:  # pandas' ParserError is one
+        with path.open(encoding="utf-8-sig") as file:
+            lines = [file.readline(), file.readline()]
+            layout["skiprows"] = int(lines[0].strip().isdigit())
+            first = lines[layout["skiprows"]]
+            separators = [mark for mark in ",;\t" if mark in first]
+            layout["sep"] = separators[0] if separators else r"\s+"
+            last = re.split(r"[\s,;]+", first.strip())[-1]
+            layout["header"] = None if last.lstrip("-").isdigit() else 0
+            file.seek(0)
+            table = pd.read_csv(file, **layout)
+    except ValueError as error:  # pandas' ParserError is one, and so is another encoding
         reason = " ".join(str(error).split())
-        raise ValueError(f"CelebA: {path} is damaged ({reason:.120})") from None
+        raise ValueError(
+            f"CelebA: {path} is damaged ({reason:.99}); expected CSV in UTF-8"
+        ) from None
     table.index = table.index.astype(str).str.strip().str.replace(r"\.\w+$", "", regex=True)
     if not table.index.is_unique:
         twice = table.index[table.index.duplicated()][0]

@@ -48,8 +48,9 @@ def load_moses(
 ) -> Dataset:
     """Load MOSES (Polykovskiy et al. 2020, arXiv:1811.12823): a draw of its official splits.
 
-    30,000 of the test molecules are drawn, and 5,000 training molecules for validation. Tokens
-    and properties are computed once and kept in ``outputs/prepared``.
+    30,000 of the test molecules are drawn, and 5,000 training molecules for validation, or a tenth
+    if there are few. Tokens and properties are computed once and kept in ``outputs/prepared``.
+    Your own molecules serve too, in a column ``SMILES`` of the same files.
 
     Args:
         root: folder that has ``moses/``; None: see :func:`data_root`.
@@ -62,12 +63,15 @@ def load_moses(
 
     Raises:
         FileNotFoundError: a file is missing.
+        ValueError: a damaged file, or one without a column ``SMILES``.
     """
     folder = data_root(root) / "moses"
     count = checks.positive("molecules", molecules) + VALIDATION
     drawn = _drawn(folder / "train.csv", count, seed)
     test = _drawn(folder / "test.csv", TEST, seed)
-    parts = {"train": drawn[VALIDATION:], "validation": drawn[:VALIDATION], "test": test}
+    few = len(drawn) < count  # your own, perhaps
+    held_out = min(VALIDATION, max(1, len(drawn) // 10)) if few else VALIDATION
+    parts = {"train": drawn[held_out:], "validation": drawn[:held_out], "test": test}
     return _prepared("moses", parts)
 
 
@@ -95,7 +99,7 @@ def load_nci(
     return _prepared("nci", parts | {"train": train})
 
 
-def to_tokens(smiles: Iterable[str]) -> Tensor:
+def to_tokens(smiles: str | Iterable[str]) -> Tensor:
     """Token numbers (n, 52), int16, of molecules.
 
     Raises:
@@ -104,8 +108,7 @@ def to_tokens(smiles: Iterable[str]) -> Tensor:
     >>> to_tokens(["CCO"])[0, :4].tolist()
     [16, 16, 22, 0]
     """
-    given = [smiles] if isinstance(smiles, str) else smiles
-    return torch.tensor([_tokens(one) for one in given], dtype=torch.int16)
+    return torch.tensor([_tokens(one) for one in _several(smiles)], dtype=torch.int16)
 
 
 def to_smiles(tokens: Tensor) -> list[str]:
@@ -124,7 +127,7 @@ def to_smiles(tokens: Tensor) -> list[str]:
     return found
 
 
-def properties(smiles: Sequence[str]) -> Tensor:
+def properties(smiles: str | Iterable[str]) -> Tensor:
     """The ``PROPERTIES`` (n, 5) of molecules; NaN for one without atoms.
 
     Raises:
@@ -134,12 +137,16 @@ def properties(smiles: Sequence[str]) -> Tensor:
     tensor([[-1.4000e-03,  2.0230e+01],
             [ 1.6866e+00,  0.0000e+00]])
     """
-    return torch.tensor([_properties(_molecule(one)) for one in smiles])
+    return torch.tensor([_properties(_molecule(one)) for one in _several(smiles)])
+
+
+def _several(smiles: str | Iterable[str]) -> Iterable[str]:
+    return [smiles] if isinstance(smiles, str) else smiles
 
 
 def _molecule(smiles: str) -> Chem.Mol:
     """RDKit's molecule. Raises ValueError for text that is none."""
-    found = Chem.MolFromSmiles(smiles)
+    found = Chem.MolFromSmiles(smiles) if isinstance(smiles, str) else None
     if found is None:
         raise ValueError(f"'{smiles}' is no molecule that RDKit can read; expected SMILES like CCO")
     return found
@@ -169,11 +176,22 @@ def _drawn(path: Path, count: int, seed: int) -> list[str]:
     found = path if path.is_file() else path.with_name(f"{path.name}.gz")
     if not found.is_file():
         raise FileNotFoundError(f"MOSES: {path.name} is not in {path.parent}; {REMEDY}")
-    smiles = pd.read_csv(found, usecols=[0], dtype=str, keep_default_na=False).to_numpy()[:, 0]
+    try:
+        table = pd.read_csv(found, dtype=str, keep_default_na=False, usecols=_is_smiles)
+    except (ValueError, OSError, EOFError) as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(f"MOSES: {found} is damaged ({reason:.120}); expected CSV") from None
+    if table.shape[1] != 1:
+        raise ValueError(f"MOSES: {found} has no column SMILES, which its first line should name")
+    smiles = table.to_numpy()[:, 0]
     if not len(smiles):
         raise ValueError(f"MOSES: {found} has no molecules; {REMEDY}")
     order = np.random.default_rng(seed).permutation(len(smiles))
     return smiles[order[:count]].tolist()
+
+
+def _is_smiles(column: str) -> bool:
+    return checks.plain_name(column) == "smiles"
 
 
 def _prepared(name: str, parts: Mapping[str, Sequence[str]]) -> Dataset:

@@ -80,14 +80,11 @@ def load_modelnet(
     """Load ModelNet (Wu et al. 2015, arXiv:1406.5670) from ``modelnet/``, with z up on disk.
 
     Clouds of your own serve too: ``modelnet/<category>/<shape>.npy``, with or without folders of
-    splits. The categories are in alphabetical order. Arguments and errors are those of
-    :func:`load_shapenet`.
+    splits. The categories are in alphabetical order. A folder without clouds is left out, with a
+    warning. Arguments and errors are those of :func:`load_shapenet`.
     """
     folder = _folder(root, MODELNET, "ModelNet", "with <category>/<split>/<shape>.npy in it")
-    found = [path for path in entries(folder, "*") if entries(path, *SPLITS, "*.npy")]
-    if not found:
-        raise ValueError(f"{folder} has no category: a folder with .npy files or with splits")
-    return _read_clouds("modelnet", {path.name: path for path in found}, points, seed, up)
+    return _read_clouds("modelnet", _categories(folder), points, seed, up)
 
 
 def draw_points(x: Tensor, points: int, generator: torch.Generator) -> Tensor:
@@ -109,6 +106,26 @@ def _folder(root: Root, name: str, title: str, hint: str) -> Path:
         return folder
     remedy = f"set FPN_DATA to the folder that has {name}/ {hint}"
     raise FileNotFoundError(f"{title}: no folder {folder}; {remedy}")
+
+
+def _categories(folder: Path) -> dict[str, Path]:
+    """The folders of the categories by name. Raises ValueError for a cloud outside of them."""
+    found, clouds = {}, set()
+    for path in filter(Path.is_dir, entries(folder, "*")):
+        splits = entries(path, *SPLITS)
+        files = entries(path, *[f"{split}/*.npy" for split in SPLITS] if splits else ["*.npy"])
+        if path.name not in SPLITS and (splits or files):
+            found[path.name] = path
+            clouds.update(files)
+        elif not entries(path, "*.npy", "*/*.npy"):
+            warnings.warn(f"{path} has no .npy files and is left out", stacklevel=3)
+    everything = entries(folder, "*.npy", "*/*.npy", "*/*/*.npy")
+    stray = next((path for path in everything if path not in clouds), None)
+    if stray or not found:
+        said = f"{stray} would not be read" if stray else f"{folder} has no category"
+        layout = "<category>/<shape>.npy or <category>/<train, val or test>/<shape>.npy"
+        raise ValueError(f"{said}; expected {layout}")
+    return found
 
 
 def _read_clouds(name: str, folders: dict[str, Path], points: int, seed: int, up: str) -> Dataset:

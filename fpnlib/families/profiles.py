@@ -22,7 +22,7 @@ def read_profile(path: Path) -> tuple[dict[str, Any], dict[str, dict]]:
         raise checks.unknown("profile", path.stem, known)
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ValueError(f"{path.name} is not valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(content, dict):
         raise ValueError(f"{path.name} must be a mapping, one 'name: value' a line")

@@ -1,5 +1,6 @@
 """3D shapes (sections 5.1.2 and 5.2.2): drawn shapes, ModelNet or ShapeNet, and PointFlow."""
 
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -54,8 +55,8 @@ def _build(data: Dataset, settings: Settings) -> PointFlow:
 
 
 def _released(settings: Settings) -> nn.Module | None:
-    path = settings["checkpoint"]
-    if not path:
+    path = Path(settings["checkpoint"]).expanduser()
+    if not settings["checkpoint"]:
         return None
     model: Any = load_pointflow(path)
     about = {"checkpoint": store.sha256(path)} | _options(settings)

@@ -31,7 +31,8 @@ class _Linear:
 
     def __call__(self, z: Tensor, y: Tensor, to: Tensor) -> Tensor:
         """Move latents z (n, D) along the directions by which ``to`` (n, A) differs from y."""
-        return z + (to - y).to(z) @ self.directions
+        z, y, to = map(checks.numbers, (z, y, to))
+        return z + (to - y).to(z) @ self.directions.to(z)
 
     def _fit(self, z: Tensor, has: Tensor) -> Tensor:
         """Directions (A, D) from latents (n, D) and their attributes (n, A)."""
@@ -108,6 +109,7 @@ class SingleEdits:
 
     def __init__(self, attributes: Condition, y: Tensor, each: int):
         rows, columns, to = [], [], []
+        y = checks.attributes(y, ("n", len(attributes.names)))
         for column, name in enumerate(attributes.names):
             for value in (0, 1):
                 chosen = (y[:, column] == value).nonzero()[:, 0][: max(1, each // 2)]
@@ -134,9 +136,9 @@ def score_edits(before: Reading, after: Reading, y: Tensor, to: Tensor) -> dict[
     Raises:
         ValueError: lengths that differ.
     """
-    for name, tensor in (("after", after.features), ("y", y), ("to", to)):
-        checks.same_length(before.features, tensor, ("before", name))
-    y, to = y.cpu(), to.cpu()
+    checks.same_length(before.features, after.features, ("before", "after"))
+    shape = before.logits.shape
+    y, to = checks.attributes(y, shape).cpu(), checks.attributes(to, shape, "to").cpu()
     changed = to != y
     seen, seen_before = after.logits > 0, before.logits > 0
     right = seen == (to > 0.5)
@@ -171,7 +173,7 @@ def accuracy_per_attribute(judge: Judge, x: Tensor, y: Tensor, balanced: bool = 
             an attribute in which all faces agree NaN.
     """
     checks.same_length(x, y, ("x", "y"))
-    has = (checks.array(y, ("n", judge.outputs), "y") > 0.5).cpu()
+    has = (checks.attributes(y, ("n", judge.outputs)) > 0.5).cpu()
     right = judge.predict(x) == has
     if not balanced:
         return right.float().mean(0)

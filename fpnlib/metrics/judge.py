@@ -123,6 +123,7 @@ class Judge(nn.Module):
 
         linear: Any = self.head[1]
         logits = self.read(x).logits
+        y = checks.attributes(y, logits.shape)
         for k, (scores, has) in enumerate(zip(logits.T, y.T.cpu() > 0.5)):
             if has.all() or not has.any():
                 continue

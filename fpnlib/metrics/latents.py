@@ -51,7 +51,8 @@ def two_sample_accuracy(real: Tensor, sampled: Tensor) -> float:
     >>> two_sample_accuracy(real, real + 100)
     1.0
     """
-    real, sampled = checks.latents(real, name="real"), checks.latents(sampled, name="sampled")
+    real = checks.latents(real, name="real")
+    sampled = checks.latents(sampled, real.shape[1], "sampled")
     checks.same_length(real, sampled, ("real", "sampled"))
     origin = np.repeat([0, 1], len(real))
     nearest = _nearest(torch.cat([real, sampled.to(real)]), 1)[:, 0]
@@ -59,11 +60,14 @@ def two_sample_accuracy(real: Tensor, sampled: Tensor) -> float:
 
 
 def class_separation(z: Tensor, y: Tensor) -> float:
-    """Share of a latent's five nearest others that have its class, averaged over z (n, D)."""
+    """Share of a latent's five nearest others that have its class, averaged over z (n, D).
+
+    If there are fewer others, all of them count.
+    """
     z, y = checks.latents(z), checks.class_indices(y)
     checks.same_length(z, y)
     classes = y.cpu().numpy()
-    return float((classes[_nearest(z, 5)] == classes[:, None]).mean())
+    return float((classes[_nearest(z, min(5, len(z) - 1))] == classes[:, None]).mean())
 
 
 def _nearest(z: Tensor, neighbors: int) -> np.ndarray:

@@ -27,7 +27,8 @@ def set_scores(smiles: Sequence[str], known: Sequence[str]) -> dict[str, float]:
     >>> set_scores(["CCO", "CCO", "C", ""], ["C"])
     {'valid': 0.75, 'unique': 0.6666666666666666, 'novel': 0.5, 'n': 4}
     """
-    valid = [one for one in smiles if one and Chem.MolFromSmiles(one) is not None]
+    texts = [one for one in smiles if isinstance(one, str) and one]  # a table's gaps are none
+    valid = [one for one in texts if Chem.MolFromSmiles(one) is not None]
     unique = set(valid)
     return {
         "valid": len(valid) / len(smiles),
@@ -51,7 +52,8 @@ def request_scores(found: Tensor, asked: Tensor, spread: Tensor) -> dict[str, fl
     >>> request_scores(torch.tensor([[2.0, 9.0]]), torch.tensor([[1.0, torch.nan]]), torch.ones(2))
     {'error': 1.0, 'valid': 1.0, 'n': 1}
     """
-    checks.array(found, (len(asked), len(spread)), "found", missing=True)
+    found = checks.array(found, (len(asked), len(spread)), "found", missing=True)
+    asked, spread = checks.numbers(asked).to(found), checks.numbers(spread).to(found)
     error = ((found - asked).abs() / spread).nanmean()
     valid = (~found.isnan().all(1)).double().mean()
     return {"error": error.item(), "valid": valid.item(), "n": len(found)}
@@ -75,7 +77,7 @@ def similarity(smiles: Sequence[str], others: Sequence[str]) -> np.ndarray:
     """Tanimoto similarity (n,), in [0, 1], of the Morgan fingerprints of molecules in pairs.
 
     Raises:
-        ValueError: lengths that differ.
+        ValueError: lengths that differ, or no molecule; which.
 
     >>> similarity(["CCO", "CCO"], ["CCO", "c1ccccc1"]).tolist()
     [1.0, 0.0]
@@ -84,6 +86,8 @@ def similarity(smiles: Sequence[str], others: Sequence[str]) -> np.ndarray:
     make = rdFingerprintGenerator.GetMorganGenerator(RADIUS, fpSize=BITS).GetFingerprint
     found = []
     for one, other in zip(smiles, others):
-        pair = [make(Chem.MolFromSmiles(text)) for text in (one, other)]
-        found.append(DataStructs.TanimotoSimilarity(*pair))
+        pair = [Chem.MolFromSmiles(text) for text in (one, other)]
+        if None in pair:
+            raise ValueError(f"'{(one, other)[pair.index(None)]}' is no molecule; leave it out")
+        found.append(DataStructs.TanimotoSimilarity(*map(make, pair)))
     return np.array(found)

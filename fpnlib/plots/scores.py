@@ -18,13 +18,13 @@ HATCHES = ("", "////", "....", "xxxx")
 
 @style()
 def training_curves(
-    histories: Mapping[str, Sequence[Mapping]], ylabel: str | Mapping[str, str]
+    histories: Mapping[str, Sequence[Mapping] | pd.DataFrame], ylabel: str | Mapping[str, str]
 ) -> Figure:
     """Training (dashed) and validation (solid) loss against the epoch, the best epoch marked.
 
     Args:
         histories: name → rows with "epoch", "train" and "validation", as
-            ``training.History.epochs`` has them.
+            ``training.History.epochs`` has them, or a table of these columns.
         ylabel: the loss and its unit. A mapping name → label draws each history in its own panel.
 
     >>> history = [{"epoch": 1, "train": 2.0, "validation": 2.5}]
@@ -181,7 +181,7 @@ def posteriors(
         images: (n, channels, h, w) in [0, 1].
         log_posterior: natural logarithms (n, K); each row's exponentials sum to one.
         class_names: K names; None: the indices.
-        labels: true class indices (n,), which are marked with a triangle.
+        labels: true classes (n,), names or indices, which are marked with a triangle.
     """
     images = checked(images, "images", "n", "channels", "h", "w")
     probabilities = checked(checks.numbers(log_posterior).exp(), "log_posterior", len(images), "K")
@@ -189,7 +189,8 @@ def posteriors(
         raise ValueError("log_posterior's rows must be logarithms of probabilities that sum to 1")
     n, classes = probabilities.shape
     names = names_of(class_names, classes)
-    true = checked(labels, "labels", n).astype(int)
+    true = checks.labels(labels, names).numpy(force=True)
+    checks.same_length(images, true, ("images", "labels"))
     columns = min(5, n)
     bands = math.ceil(n / columns)
     heights = [1.3, 1] * bands
@@ -226,9 +227,9 @@ def _percent(probability: float) -> str:
     return f"{100 * probability:.0f} %" if probability < 0.995 else "> 99 %"
 
 
-def _losses(name: str, history: Sequence[Mapping]) -> list[np.ndarray]:
+def _losses(name: str, history: Sequence[Mapping] | pd.DataFrame) -> list[np.ndarray]:
     """The columns epoch, train and validation of a history."""
-    table, columns = pd.DataFrame(list(history)), ("epoch", "train", "validation")
+    table, columns = pd.DataFrame(history), ("epoch", "train", "validation")
     need_columns(table, *columns)
     return [checked(table[column], f"history '{name}', {column},", "n") for column in columns]
 

@@ -195,6 +195,8 @@ def _runs() -> list[Path]:
 
 def _path(text: str) -> Path:
     """A path as the shell means it: relative to the working directory, ``~`` is the user's home."""
+    if not text:  # a variable of the shell that is not set
+        raise argparse.ArgumentTypeError("expected a folder, got an empty name")
     return Path(os.path.abspath(os.path.expanduser(text)))
 
 
