@@ -49,7 +49,7 @@ def merge(
 
     Raises:
         ValueError: an unknown family or setting, with the nearest name, a malformed pair, or a
-            negative number.
+            number below 0, of counts below 1, unless the default is.
         TypeError: a value of another type than the default's.
 
     >>> merge({"digits": {"vae_epochs": 3}}, "digits.flow_epochs=64 faces.msp_epochs=3")
@@ -74,8 +74,11 @@ def merge(
             if name not in defaults:
                 known = [f"{family}.{default}" for default in defaults]
                 raise checks.unknown("setting", f"{family}.{name}", known)
-            fitting = checks.fitting(f"{family}.{name}", value, defaults[name])
-            if isinstance(fitting, int | float) and fitting < 0:
-                raise ValueError(f"setting '{family}.{name}' must be 0 or more, got {fitting}")
-            settings[name] = fitting
+            default = defaults[name]
+            settings[name] = checks.fitting(f"{family}.{name}", value, default)
+            if type(default) in (int, float):
+                least = min(default, int(type(default) is int))  # counts begin at 1
+                if settings[name] < least:
+                    said = f"must be {least} or more, got {settings[name]}"
+                    raise ValueError(f"setting '{family}.{name}' {said}")
     return merged
