@@ -196,6 +196,21 @@ def test_the_spread_of_latents_is_sorted_and_adds_up_to_their_variance():
 ROWS = [(call, re.escape(line)) for line, call in BAD.items()]
 test_what_can_not_be_shown_is_said_in_one_line = refusals(ROWS)
 
+NOTHING = [
+    lambda: plots.training_curves({}, {}),
+    lambda: plots.confusions({}),
+    lambda: plots.embedding({}),
+    lambda: plots.densities({}, (0, 1, 0, 1)),
+    lambda: plots.deformations({}),
+    lambda: plots.attribute_scores(EDITS, {}),
+    lambda: plots.accuracies(TABLE[:0]),
+    lambda: plots.asked_and_got({}, {}, {}),
+    lambda: plots.grid({}),
+]
+test_nothing_to_draw_is_said_in_one_line = refusals(
+    [(call, "must not be empty: there is nothing to draw") for call in NOTHING]
+)
+
 
 def test_in_a_trade_off_points_grow_with_the_dial():
     rows = [("a", 1.0, 1.0), ("a", 0.5, 0.5), ("b", 1.0, 2.0), ("b", 0.5, 1.5)]

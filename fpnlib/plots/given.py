@@ -1,6 +1,6 @@
 """What all figures check of what they are given."""
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Sized
 from typing import Any
 
 import numpy as np
@@ -32,7 +32,14 @@ def names_of(names: Sequence | None, count: int) -> list[str]:
     return list(map(str, names))
 
 
+def need_entries(entries: Sized, name: str) -> None:
+    """Raise ValueError if there is nothing to draw."""
+    if not len(entries):
+        raise ValueError(f"{name} must not be empty: there is nothing to draw")
+
+
 def need_columns(table: pd.DataFrame, *names: str) -> None:
-    """Raise ValueError if a table lacks one of these columns."""
+    """Raise ValueError if a table has no rows, or lacks one of these columns."""
+    need_entries(table, "the table")
     for name in names:
         checks.known("column", name, table)

@@ -7,7 +7,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from fpnlib import checks
-from fpnlib.plots.given import Array, checked
+from fpnlib.plots.given import Array, checked, need_entries
 from fpnlib.plots.look import COLORS, DASHED, FAINT, INK, new_figure, style
 
 SIZE = (250, 190)  # of a drawing in dots
@@ -73,6 +73,7 @@ def asked_and_got(
     Raises:
         ValueError: a quantity that is missing, arrays of other lengths or with NaN.
     """
+    need_entries(asked, "asked")
     fig, axes = new_figure(2.6 * len(asked) + 0.2, 2.6, 1, len(asked))
     for ax, name in zip(axes[0], asked):
         for given in (got, data):

@@ -14,7 +14,7 @@ from PIL import Image
 
 from fpnlib import checks
 from fpnlib.plots.clouds import render
-from fpnlib.plots.given import Array, checked
+from fpnlib.plots.given import Array, checked, need_entries
 from fpnlib.plots.look import COLORS, EDGE, new_figure, style
 
 SIZES = {"gray": 0.48, "color": 0.82, "cloud": 1.0}  # inches of a picture's height
@@ -59,6 +59,7 @@ def grid(
     """
     several = isinstance(pictures, Mapping)
     panels = dict(pictures) if several else {title or "": pictures}
+    need_entries(panels, "pictures")
     labels = row_labels if isinstance(row_labels, Mapping) else dict.fromkeys(panels, row_labels)
     drawn = []
     for objects in panels.values():

@@ -12,7 +12,7 @@ from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 
 from fpnlib import checks
-from fpnlib.plots.given import Array, checked, names_of
+from fpnlib.plots.given import Array, checked, names_of, need_entries
 from fpnlib.plots.look import COLORS, HALO, INK, key, new_figure, style
 
 SHORT = 2  # characters of a name that hides few of the points that it is written on
@@ -38,6 +38,7 @@ def embedding(
         numbered: write each class's name among its points, a longer one above most of them.
         ticks: show the axes' numbers, which have no meaning in UMAP.
     """
+    need_entries(panels, "panels")
     halves = [_labelled(*panel) for panel in panels.values()]
     all_points, all_labels = map(np.concatenate, zip(*halves))
     present = np.unique(all_labels).tolist()
@@ -115,7 +116,7 @@ def densities(
         samples: title → points (n, 2) drawn in that panel.
     """
     values = _all_checked(panels, "density", "m", "k")
-    points = _all_checked(samples or {}, "samples", "n", 2)
+    points = _all_checked(samples, "samples", "n", 2) if samples else {}
     for title in points:
         checks.known("panel", title, values)
     columns = min(4, len(values))
@@ -244,6 +245,7 @@ def _all_checked(
     panels: Mapping[str, Array], kind: str, *shape: int | str
 ) -> dict[str, np.ndarray]:
     """The panels' arrays, checked."""
+    need_entries(panels, "panels")
     return {title: checked(values, f"{kind} '{title}'", *shape) for title, values in panels.items()}
 
 

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from fpnlib import checks
-from fpnlib.plots.given import Array, checked, names_of, need_columns
+from fpnlib.plots.given import Array, checked, names_of, need_columns, need_entries
 from fpnlib.plots.look import COLORS, DASHED, FAINT, INK, MARKERS, MUTED, key, new_figure, style
 
 HATCHES = ("", "////", "....", "xxxx")
@@ -31,6 +31,7 @@ def training_curves(
     >>> training_curves({"C-MAF": history}, "nats").axes[0].get_xlabel()
     'epoch'
     """
+    need_entries(histories, "histories")
     apart = not isinstance(ylabel, str)
     labels = dict.fromkeys(histories, ylabel) if isinstance(ylabel, str) else ylabel
     count = len(histories) if apart else 1
@@ -146,6 +147,7 @@ def confusions(
         first: pairs (class, taken for) to show first, however rare, marked with a star.
         top: how many pairs to show; the others are ordered by their sum over the models.
     """
+    need_entries(matrices, "matrices")
     rates = {name: _rates(matrix) for name, matrix in matrices.items()}
     classes = len(next(iter(rates.values())))
     names = names_of(class_names, classes)

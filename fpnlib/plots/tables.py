@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, LogLocator
 
-from fpnlib.plots.given import checked, need_columns
+from fpnlib.plots.given import checked, need_columns, need_entries
 from fpnlib.plots.look import COLORS, DASHED, FAINT, INK, MARKERS, MUTED, key, new_figure, style
 
 RUN: dict[str, Any] = {"marker": "o", "color": COLORS[0], "alpha": 0.6, "markeredgewidth": 0}
@@ -73,6 +73,7 @@ def attribute_scores(
     Raises:
         ValueError: a missing column.
     """
+    need_entries(panels, "panels")
     need_columns(table, "editor", "attribute", *panels)
     places, names = pd.factorize(table["attribute"])
     table = table.assign(place=places)
