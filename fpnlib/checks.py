@@ -50,6 +50,14 @@ def positive(name: str, value: object) -> int:
     return int(value)
 
 
+def widths(name: str, values: Sequence[int]) -> None:
+    """Raise an error unless ``values`` are one or more positive whole numbers."""
+    if not len(values):
+        raise ValueError(f"{name} must have at least one width, got none")
+    for value in values:
+        positive(f"a width of {name}", value)
+
+
 def shown(value: object) -> str:
     """The beginning of a value's text, in one line."""
     return " ".join(repr(value).split())[:80]

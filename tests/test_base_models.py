@@ -132,7 +132,9 @@ test_sizes_must_be_positive = refusals(
         (lambda: ConditionalVAE(classes=0), "classes must be a positive whole number"),
         (lambda: SelfiesVAE(hidden=0), "hidden must be a positive whole number"),
         (lambda: Judge(torch.nn.Flatten(), 4, outputs=0), "outputs must be a positive"),
-        (lambda: cloud_judge(3, widths=(4, 0)), "width must be a positive whole number"),
+        (lambda: cloud_judge(3, widths=(4, 0)), "a width of widths must be a positive"),
+        (lambda: cloud_judge(3, head_widths=()), "head_widths must have at least one width"),
+        (lambda: MSP(3, decoder_features=0), "decoder_features must be a positive whole number"),
     ]
 )
 

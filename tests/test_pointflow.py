@@ -284,7 +284,8 @@ BAD = [
     (lambda m: PointFlow(method="dopri"), ValueError, "solver 'dopri'; did you mean 'dopri5'"),
     (lambda m: PointFlow(tolerance=0), ValueError, "tolerance must lie between 0 and 1, got 0"),
     (lambda m: PointFlow(seen=0), ValueError, "seen must be a positive"),
-    (lambda m: PointFlow(hidden=(8, 0)), ValueError, "hidden must be a positive"),
+    (lambda m: PointFlow(hidden=(8, 0)), ValueError, "a width of hidden must be a positive"),
+    (lambda m: PointFlow(encoder_widths=()), ValueError, "encoder_widths must have at least one"),
     (lambda m: PointFlow(latent_dim=0), ValueError, "latent_dim must be a positive"),
     (lambda m: small(num_blocks=2).matching_loss(clouds()), ValueError, "has 2; use loss"),
 ]

@@ -48,7 +48,7 @@ class MSP(nn.Module):
     ):
         super().__init__()
         self.config = {"attributes": attributes, "size": size, "features": features}
-        self.config["decoder_features"] = decoder_features or features
+        self.config["decoder_features"] = features if decoder_features is None else decoder_features
         for name, count in self.config.items():
             checks.positive(name, count)
         self.attributes, self.size = attributes, size
@@ -58,7 +58,7 @@ class MSP(nn.Module):
         if attributes > self.latent_dim:
             said = f"{attributes} attributes do not fit a latent of {self.latent_dim}"
             raise ValueError(f"{said}; take more features")
-        widths = _widths(size, decoder_features or features)[::-1]
+        widths = _widths(size, self.config["decoder_features"])[::-1]
         self.encoder = nn.ModuleDict({"main": _encoder(_widths(size, features))})
         self.decoder = nn.ModuleDict({"main": _decoder(self.latent_dim, widths)})
         self.fc1 = nn.Linear(self.latent_dim, self.latent_dim)  # mean

@@ -72,6 +72,8 @@ class PointFlow(nn.Module):
         self.seen = None if seen is None else checks.positive("seen", seen)
         self.solver = Solver(**solver)
         widths = {"hidden": list(hidden), "encoder_widths": list(encoder_widths)}
+        for name, values in widths.items():
+            checks.widths(name, values)
         self.config = {"latent_dim": latent_dim, **widths, "num_blocks": num_blocks}
         self.config |= {"stochastic": stochastic, "points": points, "seen": seen, **solver}
         self.encoder = _PointEncoder(latent_dim, encoder_widths, stochastic)
@@ -300,8 +302,6 @@ def _head(features: int, latent_dim: int) -> nn.Sequential:
 def dense_layers(widths: Sequence[int]) -> list[nn.Module]:
     """Linear layers between widths, each with a batch norm and a ReLU."""
     layers: list[nn.Module] = []
-    for width in widths:
-        checks.positive("width", width)
     for inputs, outputs in zip(widths, widths[1:]):
         layers += [nn.Linear(inputs, outputs), nn.BatchNorm1d(outputs), nn.ReLU()]
     return layers

@@ -167,8 +167,6 @@ class _Field(nn.Module):
 
     def __init__(self, hidden: Sequence[int], latent_dim: int):
         super().__init__()
-        for width in hidden:
-            checks.positive("hidden", width)
         widths = (DIMENSIONS, *hidden, DIMENSIONS)
         layers = [_ConcatSquash(*pair, latent_dim) for pair in zip(widths, widths[1:])]
         with torch.no_grad():

@@ -214,6 +214,8 @@ def cloud_judge(
     torch.Size([2, 3])
     """
     checks.positive("num_classes", num_classes)
+    checks.widths("widths", widths)
+    checks.widths("head_widths", head_widths)
     config = {"num_classes": num_classes, "widths": list(widths), "head_widths": list(head_widths)}
     return Judge(
         _CloudBody(widths, head_widths),
