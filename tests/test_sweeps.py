@@ -125,6 +125,10 @@ def test_tables_that_somebody_edited_do_not_hold(swept, tmp_path):
     note_files(copy)  # the manifest vouches for them
     said = [f"tables/{name}.csv is not what the runs' results give" for name in ("runs", "summary")]
     assert verify.verify(copy) == said
+    for text in ("", "a,b\n1,2,3\n1\n"):
+        (copy / "tables" / "runs.csv").write_text(text)
+        note_files(copy)
+        assert verify.verify(copy) == said
 
 
 @pytest.mark.parametrize(("points", "workers"), [(4, 3), (3, 8)])

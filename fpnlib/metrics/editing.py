@@ -47,7 +47,8 @@ class MeanDifferences(_Linear):
         y: their attributes (n, A), 0 or 1.
 
     Raises:
-        ValueError: lengths that differ, or an attribute that all latents have, or none.
+        ValueError: lengths that differ, attributes outside [0, 1], or one that all latents have,
+            or none.
 
     >>> z, y = torch.tensor([[0.0], [3.0]]), torch.tensor([[0], [1]])
     >>> MeanDifferences(z, y)(z, y, 1 - y).tolist()
@@ -76,7 +77,7 @@ class LinearRegression(_Linear):
         y: their attributes (n, A), 0 or 1.
 
     Raises:
-        ValueError: lengths that differ.
+        ValueError: lengths that differ, or attributes outside [0, 1].
 
     >>> z, y = torch.tensor([[0.0], [3.0]]), torch.tensor([[0], [1]])
     >>> LinearRegression(z, y)(z, y, 1 - y).round().tolist()
