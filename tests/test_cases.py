@@ -211,3 +211,25 @@ def test_a_part_of_one_column_has_its_part_s_name_everywhere():
         both.remember(labels)
         returned = both.values(both.labels(values))
         torch.testing.assert_close(returned, values, equal_nan=True)
+
+
+VALUES = torch.tensor([[1.0, 1, 2], [0, torch.nan, torch.nan]])
+VECTORS = pd.Series([np.array([1.0, 2.0]), None])
+
+
+@pytest.mark.parametrize(
+    ("condition", "labels"),
+    [
+        (Several(digit=Classes([3, 5]), size=Vector(2, unknown=True)), VALUES),
+        (Several(digit=Classes([3, 5]), size=Vector(2, unknown=True)), VALUES.numpy()),
+        (Several(digit=Classes([3, 5]), size=Vector(2, unknown=True)), VALUES.tolist()),
+        (Several(digit=Classes([3, 5]), size=Reals(["x", "y"], unknown=True)), VALUES),
+        (Vector(2, unknown=True), VECTORS),
+    ],
+)
+def test_labels_that_are_returned_are_accepted_as_labels(condition, labels):
+    condition.remember(labels)
+    values = condition.values(labels)
+    returned = condition.labels(values)
+    assert type(returned) is type(labels)
+    torch.testing.assert_close(condition.values(returned), values, equal_nan=True)

@@ -128,7 +128,6 @@ def test_what_other_programs_leave_is_passed_over(tmp_path):
     [
         ("bed", {"validation": 2}),  # a name of another's: its shapes would be lost
         ("bed", {"": 2}),  # beside folders of splits
-        ("", {"": 2}),
         ("", {"train": 3, "test": 3}),  # would be categories
         ("train", {"desk": 3}),
     ],

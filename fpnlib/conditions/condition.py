@@ -275,10 +275,8 @@ class Condition(nn.Module):
             columns = {name: _cast(own, kind.get(name, dtype)) for name, own in columns.items()}
             table = pd.DataFrame(columns)
             return {"dict": columns, "records": table.to_dict("records")}.get(container, table)
-        first, *others = columns.values()
-        array = np.stack([first, *others], 1) if others else first
-        if self.width > len(self.columns) == 1:
-            array = values.cpu().numpy()  # a vector
+        # Without names, several columns and vectors are given as values.
+        array = values.cpu().numpy() if self.width > 1 else next(iter(columns.values()))
         array = _cast(array, dtype)
         if container == "Tensor":
             return torch.from_numpy(array) if array.dtype.kind in "iufb" else array

@@ -109,18 +109,21 @@ def _folder(root: Root, name: str, title: str, hint: str) -> Path:
 
 
 def _categories(folder: Path) -> dict[str, Path]:
-    """The folders of the categories by name. Raises ValueError if there are none."""
-    found = {}
+    """The folders of the categories by name. Raises ValueError for a cloud outside of them."""
+    found, clouds = {}, set()
     for path in filter(Path.is_dir, entries(folder, "*")):
         splits = entries(path, *SPLITS)
         files = entries(path, *[f"{split}/*.npy" for split in SPLITS] if splits else ["*.npy"])
         if path.name not in SPLITS and (splits or files):
             found[path.name] = path
+            clouds.update(files)
         elif not entries(path, "*.npy", "*/*.npy"):
             warnings.warn(f"{path} has no .npy files and is left out", stacklevel=3)
-    if not found:
-        stray = entries(folder, "*.npy", "*/*.npy", "*/*/*.npy")
-        said = f"{stray[0]} would not be read" if stray else f"{folder} has no category"
+    # Arrays beside the categories may be something else, like PointFlow's means.
+    everything = entries(folder, *[] if found else ["*.npy"], "*/*.npy", "*/*/*.npy")
+    stray = next((path for path in everything if path not in clouds), None)
+    if stray or not found:
+        said = f"{stray} would not be read" if stray else f"{folder} has no category"
         layout = "<category>/<shape>.npy or <category>/<train, val or test>/<shape>.npy"
         raise ValueError(f"{said}; expected {layout}")
     return found
