@@ -187,7 +187,9 @@ class LatentDensity(LatentSpace):
         return rows
 
     def _requested(self, values: Tensor) -> Tensor:
-        """Values (n, V) that are asked for. Warns if they are outside the range of the fit."""
+        """Values (n, V) that are asked for. Warns if the fit has not seen the like of them."""
+        if self.low_.isinf().any():
+            warn("the plugin is not fitted, so its samples and edits mean nothing; call fit first")
         values = self.condition.known(values)
         for column, place in self.condition.places():
             remark = column.outside(values[:, place])

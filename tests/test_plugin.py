@@ -239,6 +239,8 @@ def test_the_warning_points_at_the_line_that_asked(plugin):
 
 def test_a_plugin_that_is_not_fitted_never_hands_nan_on():
     plugin = FlowPlugin(2, THREE, hidden_features=8, num_layers=2)
+    with pytest.warns(UserWarning, match="the plugin is not fitted"):
+        plugin.sample(0)
     plugin.flow = Overflowing(plugin.flow, bad=1, times=10**6, value=float("nan"))
     with pytest.raises(FloatingPointError, match="fit the plugin"):
         plugin.sample(0, n=5)
