@@ -113,20 +113,6 @@ def attributes(y: object, shape: Sequence[int | str], name: str = "y") -> Tensor
     return array(numbers(y, name) + 0, shape, name)
 
 
-def joined(labels: Sequence[Any]) -> Any:
-    """The labels of batches as one: tensors, arrays, lists or mappings of them."""
-    first = labels[0]
-    if isinstance(first, Tensor):
-        return torch.cat(list(map(numbers, labels)))
-    if isinstance(first, dict):
-        return {key: joined([label[key] for label in labels]) for key in first}
-    if isinstance(first, pd.DataFrame | pd.Series):
-        return pd.concat(labels)
-    if isinstance(first, list | tuple):
-        return [label for batch in labels for label in batch]
-    return np.concatenate(list(map(np.asarray, labels)))
-
-
 def numbers(x: object, name: str = "x") -> Tensor:
     """A dense tensor of an array, a table or nested lists of numbers; None and pd.NA become NaN.
 

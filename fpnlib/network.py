@@ -14,6 +14,7 @@ from tqdm.auto import tqdm
 from fpnlib import checks
 from fpnlib.base_models.frozen import BATCH, Frozen, pair
 from fpnlib.conditions import Attributes, Classes, Condition
+from fpnlib.conditions.columns import joined
 from fpnlib.latents import standard_normal, warn
 from fpnlib.plugin import FlowPlugin
 from fpnlib.reading import best_of
@@ -345,4 +346,4 @@ class FlowPluginNetwork(nn.Module):
         if not means:
             raise ValueError("fit needs objects, got none")
         deviations = torch.cat(stds).detach().float() if stds else None
-        return torch.cat(means), deviations, checks.joined(labels) if y is None else y
+        return torch.cat(means), deviations, joined(labels) if y is None else y

@@ -112,6 +112,20 @@ def values_of(labels: Any, width: int, name: str, expected: str) -> Tensor:
     return checks.array(values, ("n", width), name, missing=True)
 
 
+def joined(labels: Sequence[Any]) -> Any:
+    """The labels of batches as one: tensors, arrays, lists or mappings of them."""
+    first = labels[0]
+    if isinstance(first, Tensor):
+        return torch.cat(list(map(checks.numbers, labels)))
+    if isinstance(first, dict):
+        return {key: joined([label[key] for label in labels]) for key in first}
+    if isinstance(first, pd.DataFrame | pd.Series):
+        return pd.concat(labels)
+    if isinstance(first, list | tuple):
+        return [label for batch in labels for label in batch]
+    return np.concatenate(list(map(np.asarray, labels)))
+
+
 def by_row(labels: Any) -> TypeGuard[Sequence[Any]]:
     """Whether labels are a list of texts or mappings, one for each row."""
     listed = isinstance(labels, list | tuple)

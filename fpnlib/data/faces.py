@@ -5,6 +5,7 @@ import io
 import re
 import warnings
 from contextlib import suppress
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -136,7 +137,8 @@ def _prepared(folder: Path, size: int) -> list[Path]:
     fits = (how.get("crop"), how.get("size")) == (CROP, size)
     images = _images(folder, name) if fits else []
     with suppress(FileNotFoundError):  # the originals need not be there
-        lacking = {path.stem for path in _images(folder, IMAGES)} - {path.stem for path in images}
+        stem = attrgetter("stem")
+        lacking = set(map(stem, _images(folder, IMAGES))) - set(map(stem, images))
         if fits and lacking:
             said = f"CelebA: {name} has no copies of {len(lacking):,} images"
             remedy = f"python -m fpnlib data celeba --size {size} adds them"
@@ -238,7 +240,7 @@ def _read_table(path: Path) -> pd.DataFrame:
             lines = [file.readline(), file.readline()]
             layout["skiprows"] = int(lines[0].strip().isdigit())
             first = lines[layout["skiprows"]]
-            separators = [mark for mark in ",;\t" if mark in first]
+            separators = list(filter(first.__contains__, ",;\t"))
             layout["sep"] = separators[0] if separators else r"\s+"
             last = re.split(r"[\s,;]+", first.strip())[-1]
             layout["header"] = None if last.lstrip("-").isdigit() else 0

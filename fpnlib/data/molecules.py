@@ -108,7 +108,7 @@ def to_tokens(smiles: str | Iterable[str]) -> Tensor:
     >>> to_tokens(["CCO"])[0, :4].tolist()
     [16, 16, 22, 0]
     """
-    return torch.tensor([_tokens(one) for one in _several(smiles)], dtype=torch.int16)
+    return torch.tensor(list(map(_tokens, _several(smiles))), dtype=torch.int16)
 
 
 def to_smiles(tokens: Tensor) -> list[str]:

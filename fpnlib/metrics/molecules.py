@@ -28,7 +28,7 @@ def set_scores(smiles: Sequence[str], known: Sequence[str]) -> dict[str, float]:
     {'valid': 0.75, 'unique': 0.6666666666666666, 'novel': 0.5, 'n': 4}
     """
     texts = [one for one in smiles if isinstance(one, str) and one]  # a table's gaps are none
-    valid = [one for one in texts if Chem.MolFromSmiles(one) is not None]
+    valid = list(filter(Chem.MolFromSmiles, texts))
     unique = set(valid)
     return {
         "valid": len(valid) / len(smiles),
