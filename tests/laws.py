@@ -23,15 +23,20 @@ def error_line(capsys):
     return line
 
 
+def refusal(row):
+    """A call, what the line of its error says, and the error's kind: ValueError unless given."""
+    return (*row, ValueError)[:3]
+
+
 def refusals(rows, given=tuple):
     """A test that each row's call, with the arguments that ``given`` makes, fails in one line.
 
-    A row is the call, what the line says, and the kind of error if it is no ValueError.
+    :func:`refusal` says what a row is.
     """
 
     @pytest.mark.parametrize("row", rows)
     def test(row):
-        call, line, kind = (*row, ValueError)[:3]
+        call, line, kind = refusal(row)
         arguments = given()
         with one_line(kind, line):
             call(*arguments)

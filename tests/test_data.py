@@ -7,7 +7,7 @@ from types import ModuleType
 
 import pytest
 import torch
-from laws import one_line
+from laws import one_line, refusal
 
 from fpnlib import data
 from fpnlib.data import Dataset, Split
@@ -116,7 +116,7 @@ def test_a_users_dataset_is_loaded_by_its_name_or_by_its_loader(own_module, monk
     ],
 )  # fmt: skip
 def test_a_users_dataset_that_does_not_fit_gets_one_line(own_module, row):
-    made, said, kind = (*row, ValueError)[:3]
+    made, said, kind = refusal(row)
     own_module.made = made()
     with one_line(kind, said):
         data.load("pets_of_mine:load")

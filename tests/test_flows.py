@@ -5,7 +5,7 @@ from functools import partial
 import pytest
 import torch
 import zuko
-from laws import one_line, shake
+from laws import one_line, refusal, shake
 from nflows.flows import Flow
 
 from fpnlib.flows import FLOWS, build_flow
@@ -142,6 +142,6 @@ BAD = [
 @pytest.mark.parametrize("row", BAD)
 @pytest.mark.parametrize("name", FLOWS)
 def test_bad_input_gets_one_clear_line(name, row):
-    call, line, kind = (*row, ValueError)[:3]
+    call, line, kind = refusal(row)
     with one_line(kind, line):
         call(build_flow(name, 5, 3, hidden_features=8))

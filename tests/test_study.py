@@ -16,7 +16,7 @@ import pandas as pd
 import psutil
 import pytest
 import torch
-from laws import one_line, same_state
+from laws import one_line, refusal, same_state
 from vectors import VECTORS, Linear, load_vectors
 
 from fpnlib import store
@@ -440,6 +440,6 @@ def test_the_cells_of_a_table_are_recorded_by_name(tmp_path, capsys):
     ],
 )
 def test_bad_input_gets_one_clear_line(folder, row):
-    call, line, kind = (*row, ValueError)[:3]
+    call, line, kind = refusal(row)
     with one_line(kind, line):
         call(start(folder))
