@@ -244,6 +244,7 @@ def test_a_judge_learns_and_refuses_what_is_no_face_of_its_size():
     fit(judge, judge.loss, (x, y), (x, y), epochs=30, batch_size=128, learning_rate=2e-2)
     assert (accuracy_per_attribute(judge, x, y) > 0.95).all()
     assert judge.features(x).shape == (128, judge.num_features)
+    torch.testing.assert_close(judge.read(x).logits, judge.read(x.flip(3)).logits)
     with pytest.raises(ValueError, match=r"must have shape \(n, 3, 16, 16\), got \(2, 3, 64, 64\)"):
         judge(torch.zeros(2, 3, 64, 64))
     with pytest.raises(ValueError, match="multiple of 16"):

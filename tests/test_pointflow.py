@@ -48,6 +48,17 @@ def test_the_published_size():
     assert sum(parameter.numel() for parameter in PointFlow().parameters()) == 1_292_697
 
 
+def test_truncated_noise_has_no_far_points():
+    whole, cut = identity(small(points=3000)), identity(small(points=3000, truncated=2.0))
+    z = torch.zeros(1, 5)
+    farthest = [model.decode(z).abs().max() for model in (whole, cut)]
+    assert farthest[0] > 2.5 and 1.9 < farthest[1] <= 2
+    inner = whole.decode(z)[whole.decode(z).abs() < 2]
+    assert cut.decode(z).std().item() == pytest.approx(inner.std().item(), abs=0.03)
+    with one_line(ValueError, "truncated must be above 0, or None, got -1"):
+        PointFlow(truncated=-1)
+
+
 @pytest.mark.parametrize("num_blocks", [1, 2])
 @pytest.mark.parametrize("method", ["dopri5", "rk4"])
 def test_points_come_back_from_noise(num_blocks, method):

@@ -39,10 +39,12 @@ class PointFlow(nn.Module):
         seen: points that the encoder sees together. The latent of a larger cloud is the mean over
             its parts, because maxima over more points than in training are larger. None: all, as in
             PointFlow.
+        truncated: deviations within which :meth:`decode` draws its noise, an option of PointFlow's
+            code: the farther ones become stray points. None: all noise.
         solver: settings of :class:`Solver` (method, tolerance, steps).
 
     Raises:
-        ValueError: a width below 1, or an unknown solver.
+        ValueError: a width below 1, no deviations, or an unknown solver.
 
     Examples:
         >>> shape = {"hidden": (8,), "encoder_widths": (4, 4, 4, 8)}
@@ -64,18 +66,24 @@ class PointFlow(nn.Module):
         stochastic: bool = False,
         points: int = 2048,
         seen: int | None = None,
+        truncated: float | None = None,
         **solver: Any,
     ):
         super().__init__()
         self.latent_dim = checks.positive("latent_dim", latent_dim)
         self.num_points = checks.positive("points", points)
         self.seen = None if seen is None else checks.positive("seen", seen)
+        self.truncated = truncated
         self.solver = Solver(**solver)
         widths = {"hidden": list(hidden), "encoder_widths": list(encoder_widths)}
         for name, values in widths.items():
             checks.widths(name, values)
         self.config = {"latent_dim": latent_dim, **widths, "num_blocks": num_blocks}
         self.config |= {"stochastic": stochastic, "points": points, "seen": seen, **solver}
+        if truncated is not None:
+            if not truncated > 0:
+                raise ValueError(f"truncated must be above 0, or None, got {truncated}")
+            self.config["truncated"] = truncated
         self.encoder = _PointEncoder(latent_dim, encoder_widths, stochastic)
         self.decoder = PointCNF(latent_dim, hidden, checks.positive("num_blocks", num_blocks))
         self.register_buffer("mean_", torch.zeros(DIMENSIONS))
@@ -151,6 +159,9 @@ class PointFlow(nn.Module):
         noise = torch.randn(shape, generator=generator, device=z.device, dtype=z.dtype)
         if not len(z):
             return noise
+        if self.truncated:
+            limits = {"a": -self.truncated, "b": self.truncated}
+            nn.init.trunc_normal_(noise, **limits, generator=generator)
         solve = partial(self.decoder.inverse, solver=self.solver)
         parts = _in_batches(solve, points, noise, z)
         return torch.cat(parts) * self.std_ + self.mean_

@@ -98,10 +98,10 @@ def values_of(labels: Any, width: int, name: str, expected: str) -> Tensor:
     None stands for a row of which nothing is known.
     """
     nothing = [None] * width
-    one_by_one = isinstance(labels, np.ndarray | pd.Series) and labels.dtype.kind == "O"
+    listed = isinstance(labels, list | tuple | pd.Series)
     if labels is None:
         labels = nothing
-    elif width > 1 and (one_by_one or isinstance(labels, list | tuple | pd.Series)):
+    elif width > 1 and (listed or getattr(labels, "dtype", None) == np.dtype(object)):
         labels = [nothing if row is None else row for row in labels]
     try:
         values = checks.numbers(labels).float()
@@ -132,7 +132,7 @@ def by_row(labels: Any) -> TypeGuard[Sequence[Any]]:
     return listed and any(isinstance(row, str | Mapping) for row in labels)
 
 
-def named(labels: Any, columns: Sequence[Column]) -> Any:
+def from_table(labels: Any, columns: Sequence[Column]) -> Any:
     """A table's row as a mapping, and a table without names as an array; others as they are."""
     if isinstance(labels, pd.Series) and len(columns) > 1 and labels.index.dtype.kind != "i":
         return dict(labels)

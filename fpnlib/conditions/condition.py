@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from fpnlib import checks
-from fpnlib.conditions.columns import Column, by_row, named, values_of
+from fpnlib.conditions.columns import Column, by_row, from_table, values_of
 
 SIGNS = "+-−–"
 
@@ -76,7 +76,7 @@ class Condition(nn.Module):
             return torch.full((1, self.width), torch.nan)
         if by_row(y):
             return torch.cat(list(map(self.values, y)))
-        y = self.parse(y) if isinstance(y, str) else named(y, self.columns)
+        y = self.parse(y) if isinstance(y, str) else from_table(y, self.columns)
         if isinstance(y, Mapping | pd.DataFrame):
             unsaid = torch.full((1, self.width), self.unsaid)
             return self._with(unsaid.masked_fill(self.maskable(), torch.nan), y)
@@ -116,7 +116,7 @@ class Condition(nn.Module):
         Raises:
             ValueError, TypeError: as :meth:`values` and :meth:`parse`.
         """
-        to = named(to, self.columns)
+        to = from_table(to, self.columns)
         if isinstance(to, str | Mapping | pd.DataFrame):
             return self.set(y, self.parse(to))
         if by_row(to):

@@ -168,6 +168,7 @@ FACES = Family(
         settings=("train_faces", "judge_epochs"),
         view=_view,
         after=_calibrate,
+        version=2,
     ),
     score=_scores,
     prepare=lambda data, s: dataclasses.replace(data, train=data.train.first(s["train_faces"])),

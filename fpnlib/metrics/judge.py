@@ -39,6 +39,7 @@ class Judge(nn.Module):
         prepare: checks and scales objects before the body.
         augment: changes prepared objects at random while training; None: nothing.
         dropout: share of the features dropped while training.
+        both_sides: read an image and its mirror image, and take the mean of the two.
         config: JSON-able description of the architecture.
 
     >>> judge = Judge(nn.Flatten(), 4, outputs=3)
@@ -56,9 +57,11 @@ class Judge(nn.Module):
         prepare: Callable[[Any], Tensor] = torch.as_tensor,
         augment: Callable[[Tensor], Tensor] | None = None,
         dropout: float = 0.0,
+        both_sides: bool = False,
         config: Mapping[str, Any] = {},
     ):
         super().__init__()
+        self.both_sides = both_sides
         self.num_features = checks.positive("num_features", num_features)
         self.outputs, self.exclusive = checks.positive("outputs", outputs), exclusive
         self.prepare, self.augment, self.config = prepare, augment, dict(config)
@@ -104,6 +107,9 @@ class Judge(nn.Module):
             raise ValueError("there are no objects to judge")
         parts = x.split(max(1, AT_ONCE // x[0].numel()))
         features = torch.cat(list(map(self.body, parts)))
+        if self.both_sides:
+            mirrored = [self.body(part.flip(-1)) for part in parts]
+            features = (features + torch.cat(mirrored)) / 2
         return Reading(features.cpu(), self.head(features).cpu())
 
     def predict(self, x: Tensor) -> Tensor:
@@ -165,7 +171,7 @@ def face_judge(num_attributes: int, size: int = 64, width: int = 16) -> Judge:
     """A small convolutional judge of attributes of faces (n, 3, size, size) in [0, 1].
 
     In training the faces are shifted by up to two pixels and half of them blurred, because
-    autoencoders blur.
+    autoencoders blur. A face is read together with its mirror image.
 
     Args:
         num_attributes: A.
@@ -192,7 +198,8 @@ def face_judge(num_attributes: int, size: int = 64, width: int = 16) -> Judge:
         prepare=partial(checks.images, channels=3, size=size),
         augment=_shifted_or_blurred,
         dropout=0.2,
-        config=config | {"dropout": 0.2},
+        both_sides=True,
+        config=config | {"dropout": 0.2, "both_sides": True},
     )
 
 
