@@ -56,7 +56,7 @@ ROWS = {
     "ConvAE, reconstructions": "ConvAE, test images",
     "real test images": "–, test images themselves",
 }
-TOLD_WELL = "29 attributes told well"
+TOLD_WELL = "31 attributes told well"
 FOUND = "right class, {}", "coverage, {}", "1-nna, {}"
 RAISED = [f"{score}, each edit at its own strength" for score in ("succeeded", "others", "moved")]
 RAISED = [f"{of}, {{}}" for of in (*RAISED, "moved after 5 edits in a row")]
@@ -235,7 +235,7 @@ AHEAD = [
     ("the RBF SVM is ahead of both flows, by", OF_TABLE_1, "RBF SVM, means", "FPN .*, means"),
     ("flows drawn again are ahead of", ON_VAE, "C-.*, drawn again", "class mixtures.*"),
     ("The RBF SVM has the highest accuracy", OF_TABLE_2, "RBF SVM", "(?!RBF).*"),
-    ("the plugin is ahead of MSP's own editing (MSP", EDITED, "C-.*", "MSP's own|PluGeN"),
+    ("the plugin is ahead of MSP's own editing (MSP", EDITED, "C-.*", "MSP's own"),
     ("Raised strengths put it ahead of all", EDITED, "C-.*, until read", "(?!.*until).*"),
     ("are ahead of the mixtures in both scores", ON_AE, "C-.*, drawn again", "class mixtures.*"),
 ]
@@ -271,10 +271,10 @@ def test_editors_of_photographs_differ_as_is_said():
     table["errors"] = table["difference"] / table["standard error"]
     errors = table.set_index(["ours", "editor"])["errors"]
     plain = errors["C-MAF (ours)"]
-    said = "the plugin is ahead of MSP's own editing, of the difference of means, and of PluGeN"
-    assert said in FLAT
-    assert plain[["MSP's own", "difference of means", "PluGeN"]].min() > 2
-    assert "It is level with linear regression." in FLAT and abs(plain["linear regression"]) < 2
+    assert "the plugin is ahead of MSP's own editing and of the difference of means" in FLAT
+    assert plain[["MSP's own", "difference of means"]].min() > 2
+    assert "It is level with linear regression and with PluGeN" in FLAT
+    assert plain[["linear regression", "PluGeN"]].abs().max() < 2
     assert "with it, the plugin is ahead of all other editors" in FLAT
     assert errors["C-MAF (ours), until read"].min() > 2
     raised = pd.read_csv(ROOT / "outputs/paper/tables/07_attribute_editing_raised.csv")
